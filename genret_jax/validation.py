@@ -1,0 +1,67 @@
+"""Configurations check themselves: gin accepts any value for any name, so the dataclasses must not."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, Union
+
+from genret_jax.errors import InputError, nearest
+
+
+def check_fields(config: Any) -> None:
+    """Check every field of a dataclass instance against its annotation; call it first in ``__post_init__``.
+
+    Understands bool, int, float (an int is accepted), str, None, tuples, ``Literal``, unions and classes; other
+    annotations are not checked.
+
+    Raises:
+        InputError: Naming the class, the field, the value found and the type expected.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _matches(value, hints[field.name]):
+            reject(config, field.name, _describe(hints[field.name], value))
+
+
+def reject(config: Any, field: str, expected: str) -> typing.NoReturn:
+    """Raise an :class:`InputError` about one field of a configuration."""
+    name = type(config).__name__
+    raise InputError(f"{name}.{field} is {getattr(config, field)!r}", expected=expected, fix=f"change {name}.{field}")
+
+
+def require(config: Any, field: str, condition: bool, expected: str) -> None:
+    """Reject a field unless the condition holds."""
+    if not condition:
+        reject(config, field, expected)
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_matches(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(_matches(i, a) for i, a in zip(value, arguments, strict=True))
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _describe(hint: Any, value: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        options = typing.get_args(hint)
+        hinted = nearest(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else ""
+        return f"one of {', '.join(map(repr, options))}{f' ({hinted})' if hinted else ''}"
+    return getattr(hint, "__name__", str(hint)).replace("NoneType", "None")
