@@ -1,0 +1,1 @@
+"""What a user would pick instead of a generative index, on the same data: BM25 and a dual encoder."""
