@@ -1,0 +1,191 @@
+"""The ``genret`` command: finds the subcommand, and turns what users do wrong into one line instead of a traceback.
+
+Each subcommand is a module of this package with ``HELP`` (one line), ``configure(parser)`` and ``run(args)``, which
+returns the exit code. Only the module of the subcommand that is run is imported, and none of them imports jax,
+TensorFlow or the like before ``run``, so that ``--help`` answers at once.
+"""
+
+import argparse
+import contextlib
+import errno
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, Protocol, cast
+
+from genret_jax import __version__
+from genret_jax.errors import InputError, nearest
+
+COMMANDS = ("corpus", "docids", "examples", "train", "evaluate", "search", "doctor")  # in the order of a first use
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+_EPILOG = """
+examples:
+  genret corpus python-docs --out corpus        a first corpus, from this Python's own documentation
+  genret docids --help                          what a command does, with an example
+  genret doctor                                 versions, devices, and what is missing
+"""
+
+
+class Command(Protocol):
+    """What a module of this package offers."""
+
+    HELP: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser with laid-out epilogs, no abbreviations, and errors that name the nearest option."""
+
+    def __init__(self, **options: Any):
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(**options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        misspelt = next((text for text in unknown if text.startswith("--")), None)
+        if misspelt:  # here, in the innermost parser, because only it knows its options
+            hint = nearest(misspelt.split("=")[0], self._option_string_actions)
+            self.error(f"no option {misspelt}{f'; {hint}' if hint else ''}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, fix=f"see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``genret`` and return its exit code: 0, 2 for input that cannot be used, 130 when interrupted.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on stderr otherwise
+    with _one_line_warnings():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()  # while a broken pipe or a full disk can still be reported
+            return code
+        except InputError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            print("genret: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            _forget_stdout()
+            return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if _explain_os_error(error) is None:
+                raise
+            _forget_stdout()
+            return _fail(str(_explain_os_error(error)))
+
+
+def load(name: str) -> Command:
+    """Import the module of a subcommand."""
+    return cast(Command, importlib.import_module(f"{__name__}.{name}"))
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """Build the parser of a subcommand."""
+    command = load(name)
+    parser = _Parser(prog=f"genret {name}", description=command.HELP)
+    command.configure(parser)
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else EXIT_INPUT
+    name, *rest = arguments
+    if name == "--version":
+        print(f"genret {__version__}")
+        return 0
+    if name not in COMMANDS:
+        what = "option" if name.startswith("-") else "command"
+        raise InputError(
+            f"no {what} {name!r}",
+            expected=f"one of {', '.join(COMMANDS)}",
+            fix=nearest(name, COMMANDS) or "see 'genret --help'",
+        )
+    try:
+        args = build_parser(name).parse_args(rest)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    return load(name).run(args)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = (f"  {name:<{width}}{load(name).HELP}" for name in COMMANDS)
+    return textwrap.dedent("""\
+        usage: genret [--help] [--version] COMMAND ...
+
+        Generative retrieval in JAX: train a model to write the docid of the document that answers.
+
+        commands:
+        {}
+        {}""").format("\n".join(lines), _EPILOG.rstrip())
+
+
+def _fail(message: str) -> int:
+    if os.environ.get("GENRET_TRACEBACK"):
+        traceback.print_exc()
+    print(f"genret: error: {message}", file=sys.stderr)
+    return EXIT_INPUT
+
+
+def _explain_os_error(error: OSError) -> InputError | None:
+    """Say in one line what the machine refused, or return None where that would hide a mistake of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(
+            "no space left on the disk",
+            file=error.filename,
+            fix="free some space or choose another folder, then run again",
+        )
+    fixes = {
+        errno.EACCES: "check who may read or write it",
+        errno.EPERM: "check who may read or write it",
+        errno.EROFS: "choose a folder that can be written",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.EISDIR: "give a file, not a folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    if error.errno not in fixes or error.filename is None:
+        return None
+    reason = (error.strerror or "cannot be used").lower()
+    return InputError(reason, file=os.fsdecode(error.filename), fix=fixes[error.errno])
+
+
+def _forget_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not fail again on its last flush."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"genret: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module="genret_jax")
+        warnings.showwarning = cast(Any, show)
+        yield
