@@ -1,0 +1,1 @@
+"""Corpora in, vocabularies, document vectors, and the example store."""

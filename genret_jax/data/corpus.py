@@ -1,0 +1,248 @@
+"""Corpora: documents, queries and judgements, read from and written to the BEIR folder layout.
+
+A BEIR folder (Thakur et al. 2021, arXiv 2104.08663) holds ``corpus.jsonl`` (``_id``, ``title``, ``text``),
+``queries.jsonl`` (``_id``, ``text``) and ``qrels/<split>.tsv`` (header ``query-id corpus-id score``). Beside them
+``queries_generated.jsonl`` may give pseudo-queries from any tool: ``_id`` of a document with ``text`` or ``queries``.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from genret_jax.data.qrels import read_qrels, write_qrels
+from genret_jax.data.records import claim_id, id_field, read_json_lines, require_known, text_field
+from genret_jax.errors import InputError
+from genret_jax.storage import atomic_folder, fingerprint
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Documents with the queries and judgements that belong to them.
+
+    Attributes:
+        name: What reports call it; the folder's name when read.
+        doc_ids: External document ids, n of them, in the order of the file.
+        titles: Titles, aligned with ``doc_ids``; may be empty strings.
+        texts: Bodies, aligned with ``doc_ids``; may be empty strings.
+        queries: Query id to text, of all splits together.
+        qrels: Split to query id to document id to grade (above 0).
+        generated_queries: Document id to pseudo-queries made by any tool.
+        source: The folder it came from, or what made it.
+    """
+
+    name: str
+    doc_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    texts: tuple[str, ...]
+    queries: Mapping[str, str] = field(default_factory=dict)
+    qrels: Mapping[str, Qrels] = field(default_factory=dict)
+    generated_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.doc_ids) == len(self.titles) == len(self.texts):
+            raise ValueError(f"{len(self.doc_ids)} ids, {len(self.titles)} titles, {len(self.texts)} texts")
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+    def document_text(self, index: int) -> str:
+        """Return ``"title. text"``; the text alone where it has no title or begins with it already."""
+        title, text = self.titles[index].strip(), self.texts[index].strip()
+        if not title or _begins_with(text, title):
+            return text
+        if not text:
+            return title
+        return f"{title}{'' if title[-1] in '.!?' else '.'} {text}"
+
+    @cached_property
+    def document_index(self) -> dict[str, int]:
+        """Document id to its position."""
+        return {doc_id: index for index, doc_id in enumerate(self.doc_ids)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What changes exactly when a document's id, title, text or place changes."""
+        return fingerprint("corpus", list(self.doc_ids), list(self.titles), list(self.texts))
+
+    @cached_property
+    def empty_documents(self) -> tuple[int, ...]:
+        """Positions of the documents with neither title nor text."""
+        return tuple(i for i in range(len(self)) if not (self.titles[i].strip() or self.texts[i].strip()))
+
+
+def _begins_with(text: str, title: str) -> bool:
+    rest = text[len(title) : len(title) + 1]
+    return text.startswith(title) and not rest.isalnum()
+
+
+def seen_and_unseen(corpus: Corpus, split: str) -> tuple[list[str], list[str]]:
+    """Divide a split's queries by whether training asked for one of their relevant documents.
+
+    Args:
+        corpus: The corpus.
+        split: The split to divide, e.g. ``"test"``.
+
+    Returns:
+        Ids of the seen queries (some relevant document has a query in ``train``) and of the unseen ones.
+    """
+    trained = {doc_id for grades in corpus.qrels.get("train", {}).values() for doc_id in grades}
+    seen: list[str] = []
+    unseen: list[str] = []
+    for query_id, grades in corpus.qrels[split].items():
+        (unseen if trained.isdisjoint(grades) else seen).append(query_id)
+    return seen, unseen
+
+
+def read_beir(folder: str | PathLike[str]) -> Corpus:
+    """Read a BEIR folder; ``queries.jsonl``, ``qrels/`` and ``queries_generated.jsonl`` may be absent.
+
+    Documents without title and text are kept, with a warning. Judgements of grade 0 and below are dropped. Fields
+    beyond those of the layout are ignored.
+
+    Raises:
+        InputError: Naming file and line, if anything cannot be used.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            "this is not a folder" if folder.exists() else "the folder is missing",
+            file=folder,
+            expected="a BEIR folder with corpus.jsonl, queries.jsonl and qrels/*.tsv",
+            fix="check the path, or make one with 'genret corpus python-docs --out DIR'",
+        )
+    doc_ids, titles, texts = _read_documents(folder / "corpus.jsonl")
+    known = set(doc_ids)
+    files = _qrels_files(folder)
+    queries = _read_queries(folder / "queries.jsonl") if files or (folder / "queries.jsonl").exists() else {}
+    corpus = Corpus(
+        name=folder.resolve().name,
+        doc_ids=doc_ids,
+        titles=titles,
+        texts=texts,
+        queries=queries,
+        qrels={file.stem: read_qrels(file, queries, known) for file in files},
+        generated_queries=_read_generated_queries(folder / "queries_generated.jsonl", known),
+        source=fspath(folder),
+    )
+    _warn_about(corpus)
+    return corpus
+
+
+def _read_documents(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    lines: dict[str, int] = {}
+    titles: list[str] = []
+    texts: list[str] = []
+    for line, record in read_json_lines(path):
+        claim_id(id_field(record, "_id", path, line), lines, path, line)
+        titles.append(text_field(record, "title", path, line, default=""))
+        texts.append(text_field(record, "text", path, line, default="" if "text" in record else None))
+    if not lines:
+        raise InputError("no documents", file=path, expected="one JSON object a line", fix="check how it was made")
+    if not any(title.strip() or text.strip() for title, text in zip(titles, texts, strict=True)):
+        raise InputError(
+            f"none of the {len(lines):,} documents has any text",
+            file=path,
+            expected="'title' or 'text' with words",
+            fix="check how it was made",
+        )
+    return tuple(lines), tuple(titles), tuple(texts)
+
+
+def _read_queries(path: Path) -> dict[str, str]:
+    lines: dict[str, int] = {}
+    queries: dict[str, str] = {}
+    for line, record in read_json_lines(path):
+        query_id = id_field(record, "_id", path, line)
+        claim_id(query_id, lines, path, line)
+        queries[query_id] = text_field(record, "text", path, line)
+        if not queries[query_id].strip():
+            raise InputError(
+                f"query {query_id!r} has no text", file=path, line=line, fix="remove it here and in the judgements"
+            )
+    return queries
+
+
+def _qrels_files(folder: Path) -> list[Path]:
+    # Hidden files are what other systems leave behind ("._test.tsv").
+    return sorted(file for file in (folder / "qrels").glob("*.tsv") if not file.name.startswith("."))
+
+
+def _read_generated_queries(path: Path, documents: set[str]) -> dict[str, tuple[str, ...]]:
+    generated: dict[str, list[str]] = {}
+    if not path.exists():
+        return {}
+    for line, record in read_json_lines(path):
+        doc_id = id_field(record, "doc_id" if "doc_id" in record else "_id", path, line)
+        require_known(doc_id, "document", "corpus.jsonl", documents, path, line)
+        generated.setdefault(doc_id, []).extend(q for q in _generated(record, path, line) if q.strip())
+    return {doc_id: tuple(queries) for doc_id, queries in generated.items() if queries}
+
+
+def _generated(record: dict[str, Any], path: Path, line: int) -> list[str]:
+    queries = record.get("queries")
+    if queries is None:
+        return [text_field(record, "text", path, line)]
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise InputError(
+            f"'queries' is {str(queries)[:60]!r}",
+            file=path,
+            line=line,
+            expected="a list of strings",
+            fix='write it as {"_id": "d1", "queries": ["...", "..."]}',
+        )
+    return queries
+
+
+def _warn_about(corpus: Corpus) -> None:
+    if corpus.empty_documents:
+        some = ", ".join(repr(corpus.doc_ids[i]) for i in corpus.empty_documents[:5])
+        warnings.warn(
+            f"{corpus.source}: {len(corpus.empty_documents)} of {len(corpus):,} documents have neither title nor text "
+            f"({some}{', …' * (len(corpus.empty_documents) > 5)}); they keep their docids, but nothing can be learnt "
+            "of them",
+            stacklevel=3,
+        )
+    train = corpus.qrels.get("train", {})
+    for split, qrels in corpus.qrels.items():
+        shared = len(train.keys() & qrels.keys())
+        if split != "train" and shared:
+            warnings.warn(
+                f"{corpus.source}: {shared:,} of the {len(qrels):,} queries of split '{split}' are training queries "
+                "too; scores on it will be too good",
+                stacklevel=3,
+            )
+
+
+def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
+    """Write a corpus as a BEIR folder, whole or not at all.
+
+    Raises:
+        InputError: If something is there already, or the disk is full.
+    """
+    with atomic_folder(folder) as partial:
+        documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
+        _write_json_lines(
+            partial / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in documents)
+        )
+        _write_json_lines(partial / "queries.jsonl", ({"_id": i, "text": t} for i, t in corpus.queries.items()))
+        (partial / "qrels").mkdir()
+        for split, qrels in corpus.qrels.items():
+            write_qrels(partial / "qrels" / f"{split}.tsv", qrels)
+        if corpus.generated_queries:
+            _write_json_lines(
+                partial / "queries_generated.jsonl",
+                ({"_id": doc_id, "queries": list(q)} for doc_id, q in corpus.generated_queries.items()),
+            )
+
+
+def _write_json_lines(path: Path, records: Any) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as handle:
+        handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,0 +1,201 @@
+"""Lines of text files that know where they stand, so that every complaint can name its line."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from genret_jax.errors import InputError, nearest
+
+_SHOW_PROGRESS_FROM_BYTES = 64 * 2**20
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield one-based line numbers and the lines of a UTF-8 file, without line ends and empty lines.
+
+    Lines end at LF only (CR LF is accepted): the further separators of Unicode may stand inside a JSON string. Files
+    of 64 MiB and more show a progress bar on a terminal.
+
+    Raises:
+        InputError: If the file is missing, cannot be read or holds bytes that are not UTF-8.
+    """
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 (closed below; the error message belongs to the opening alone)
+    except FileNotFoundError:
+        raise InputError("the file is missing", file=path, fix="check the path") from None
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", file=path, fix="check it") from None
+    with handle:
+        size = path.stat().st_size
+        # disable=None: tqdm shows itself on a terminal only.
+        disable = True if size < _SHOW_PROGRESS_FROM_BYTES else None
+        with tqdm(total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", disable=disable) as progress:
+            for number, raw in enumerate(handle, start=1):
+                progress.update(len(raw))
+                line = _decode(raw, path, number).rstrip("\r\n")
+                if line.strip():
+                    yield number, line
+
+
+def _decode(raw: bytes, path: Path, number: int) -> str:
+    try:
+        # A byte order mark at the start of a file is an editor's habit, not content.
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not UTF-8",
+            file=path,
+            line=number,
+            expected="UTF-8 text",
+            fix="convert the file, e.g. with 'iconv -f LATIN1 -t UTF-8'",
+        ) from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield one-based line numbers and the JSON objects of a JSON Lines file.
+
+    Raises:
+        InputError: As :func:`read_lines`, or if a line is not a JSON object.
+    """
+    for number, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise InputError(
+                f"broken JSON ({reason}{place})",
+                file=path,
+                line=number,
+                expected="one JSON object a line",
+                fix="repair this line; the file may have been cut off while it was written or downloaded",
+            ) from None
+        if not isinstance(record, dict):
+            raise InputError(
+                f"a JSON {_json_name(record)}",
+                file=path,
+                line=number,
+                expected='a JSON object such as {"_id": "d1", "text": "..."}',
+                fix="repair this line",
+            )
+        if "\\ud" in line.lower():
+            _reject_lone_surrogates(record, path, number)
+        yield number, record
+
+
+def _reject_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> None:
+    """JSON can escape half a surrogate pair, which no UTF-8 file that we write later could hold."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            "an escaped half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            file=path,
+            line=number,
+            expected="Unicode text",
+            fix="remove or replace it",
+        ) from None
+
+
+def _json_name(value: Any) -> str:
+    names = {list: "array", dict: "object", str: "string", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names[type(value)]
+
+
+def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, default: str | None = None) -> str:
+    """Return a string field of a record.
+
+    Args:
+        record: The JSON object.
+        name: The field's name.
+        path: Its file, for errors.
+        line: Its line, for errors.
+        default: What stands for a missing or null field; None means that it must be there.
+
+    Raises:
+        InputError: If it is missing without a default, or is not a string.
+    """
+    value = record.get(name)
+    if value is None and default is not None:
+        return default
+    if name not in record:
+        raise InputError(
+            f"a record without '{name}' (it has {', '.join(map(repr, record)) or 'no fields'})",
+            file=path,
+            line=line,
+            expected=f"a string field '{name}'",
+            fix=f"add or rename the field to '{name}'",
+        )
+    if not isinstance(value, str):
+        raise InputError(
+            f"'{name}' is a {_json_name(value)}",
+            file=path,
+            line=line,
+            expected="a string",
+            fix=f"put the value of '{name}' in quotes",
+        )
+    return value
+
+
+def id_field(record: dict[str, Any], name: str, path: Path, line: int) -> str:
+    """Return an identifier: a string that survives tab-separated judgements and TREC run files.
+
+    Raises:
+        InputError: If it is missing, not a string, empty, or holds white space.
+    """
+    value = text_field(record, name, path, line)
+    if not value or value.split() != [value] or not value.isprintable():
+        raise InputError(
+            f"'{name}' is {value!r}",
+            file=path,
+            line=line,
+            expected="an id with at least one character and no white space (run files are separated by it)",
+            fix="rename it, e.g. with '_' for spaces, here and in the judgements",
+        )
+    return value
+
+
+def claim_id(identifier: str, lines: dict[str, int], path: Path, line: int) -> None:
+    """Note the line of an id in ``lines``, or reject it if an earlier line has it.
+
+    Raises:
+        InputError: Naming both lines.
+    """
+    first = lines.setdefault(identifier, line)
+    if first != line:
+        raise InputError(
+            f"'_id' {identifier!r} again, first on line {first}",
+            file=path,
+            line=line,
+            expected="every id once",
+            fix="remove or rename one of the two",
+        )
+
+
+def require_known(identifier: str, what: str, where: str, known: Collection[str], path: Path, line: int) -> None:
+    """Reject an identifier that nothing defines.
+
+    Args:
+        identifier: What was found.
+        what: What it should name, e.g. ``"document"``.
+        where: The file whose ids it should be one of.
+        known: Those ids.
+        path: The file it was found in.
+        line: Its line.
+
+    Raises:
+        InputError: If it is unknown, with the nearest known id.
+    """
+    if identifier in known:
+        return
+    # Looking for a near miss in millions of ids would take longer than reading them.
+    hint = nearest(identifier, known) if len(known) <= 20_000 else ""
+    raise InputError(
+        f"unknown {what} {identifier!r}{f' ({hint})' if hint else ''}",
+        file=path,
+        line=line,
+        expected=f"an '_id' of {where}",
+        fix=f"remove this line or add the {what}",
+    )
