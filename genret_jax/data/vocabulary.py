@@ -1,0 +1,358 @@
+"""Vocabularies: text to words to tokens and back, without TensorFlow.
+
+Token 0 pads, 1 ends a sequence, 2 is unknown (T5's layout, Raffel et al. 2020, arXiv 1910.10683), and the last
+``extra_ids`` tokens are sentinels, number 0 the highest, as in seqio. How text becomes words belongs to the vocabulary
+and is saved with it, because a query must be treated as the training text was:
+
+- ``"words"``: lower-cased words with camelCase and snake_case split (:func:`genret_jax.data.words.normalized_words`).
+- ``"none"``: the model's own normalisation, for pretrained models; text becomes exactly the tokens they were trained on.
+"""
+
+import abc
+import functools
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import sentencepiece
+
+from genret_jax.data.words import normalized_words, valid_unicode
+from genret_jax.errors import InputError
+from genret_jax.storage import atomic_folder, fingerprint, read_json, write_json
+
+PAD, EOS, UNKNOWN = 0, 1, 2
+Normalization = Literal["words", "none"]
+
+_DESCRIPTION, _MODEL = "vocabulary.json", "sentencepiece.model"
+_BYTE_OFFSET = 3  # ByT5: byte 0 is token 3 (Xue et al. 2022, arXiv 2105.13626)
+_LONGEST_RESEGMENTED_WORD = 64  # characters; the search for further segmentations grows fast with length
+_SPACE = "\u2581"  # how SentencePiece writes a space
+
+
+class Vocabulary(abc.ABC):
+    """Text to tokens, word by word: the tokens of a text are those of its words, one after the other.
+
+    Attributes:
+        size: Number of tokens, sentinels included.
+        extra_ids: Number of sentinels.
+        normalization: ``"words"`` or ``"none"``.
+    """
+
+    kind: str
+
+    def __init__(self, size: int, normalization: str, extra_ids: int):
+        if normalization not in ("words", "none"):
+            raise InputError(f"normalization {normalization!r}", expected="'words' or 'none'")
+        if extra_ids < 0:
+            raise InputError(f"extra_ids {extra_ids}", expected="0 or more")
+        self.size = size + extra_ids
+        self.extra_ids = extra_ids
+        self.normalization = normalization
+
+    @abc.abstractmethod
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text after normalisation; each becomes at least one token."""
+
+    @abc.abstractmethod
+    def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
+        """Return up to ``limit`` ways to write a word in tokens, the best first."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """What changes exactly when some text would become other tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, without EOS."""
+        return [token for word in self.words(text) for token in self.segmentations(word, 1)[0]]
+
+    def sentinel(self, number: int) -> int:
+        """Return the token of sentinel ``number``; 0 is the highest token, as in seqio."""
+        if not 0 <= number < self.extra_ids:
+            raise InputError(
+                f"sentinel {number} of a vocabulary with {self.extra_ids}",
+                fix="build the vocabulary with --extra-ids 100",
+            )
+        return self.size - 1 - number
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the vocabulary as a folder, whole or not at all."""
+        with atomic_folder(folder) as partial:
+            self._save_model(partial)
+            described = {"kind": self.kind, "normalization": self.normalization, "extra_ids": self.extra_ids}
+            write_json(partial / _DESCRIPTION, described | {"size": self.size, "fingerprint": self.fingerprint})
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> "Vocabulary":
+        """Read a folder written by :meth:`save`.
+
+        Raises:
+            InputError: If it is missing, damaged, or of an unknown kind.
+        """
+        folder = Path(folder)
+        described = read_json(folder / _DESCRIPTION)
+        options = {"normalization": described["normalization"], "extra_ids": described["extra_ids"]}
+        vocabulary: Vocabulary
+        if described["kind"] == ByteVocabulary.kind:
+            vocabulary = ByteVocabulary(**options)
+        elif described["kind"] == SentencePieceVocabulary.kind:
+            vocabulary = from_model_file(folder / _MODEL, **options)
+        else:
+            raise InputError(f"vocabulary of kind {described['kind']!r}", file=folder / _DESCRIPTION)
+        if vocabulary.fingerprint != described["fingerprint"]:
+            raise InputError("the vocabulary is not the one that was saved", file=folder, fix="restore or rebuild it")
+        return vocabulary
+
+    def _save_model(self, folder: Path) -> None:
+        """Write what the description does not hold."""
+
+    def _decode_parts(self, ids: Iterable[int]) -> Iterator[tuple[bool, Any]]:
+        """Yield ``(True, sentinel's text)`` and ``(False, run of ordinary tokens)``; padding and EOS are left out."""
+        first_sentinel = self.size - self.extra_ids
+        kept = (int(i) for i in ids if i not in (PAD, EOS))
+        for is_sentinel, run in itertools.groupby(kept, lambda i: first_sentinel <= i < self.size):
+            if is_sentinel:
+                yield from ((True, f"<extra_id_{self.size - 1 - i}>") for i in run)
+            else:
+                yield False, list(run)
+
+
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece model (Kudo & Richardson 2018, arXiv 1808.06226) with T5's special tokens.
+
+    Args:
+        model: The serialised model.
+        normalization: ``"words"`` or ``"none"``.
+        extra_ids: Sentinels to add above the model's pieces.
+        source: The file it came from, for messages.
+
+    Raises:
+        InputError: If it is not such a model, its special tokens are not T5's, or, with ``"none"``, its pieces cross
+            words, so that the tokens of a text are not those of its words.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        normalization: str = "none",
+        extra_ids: int = 0,
+        source: str | os.PathLike[str] | None = None,
+    ):
+        self._model = bytes(model)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        except RuntimeError:
+            raise InputError("not a SentencePiece model", file=source, fix="give a .model file") from None
+        super().__init__(self._processor.get_piece_size(), normalization, extra_ids)
+        self._check_special_tokens(source)
+        if normalization == "none":
+            self._check_words_are_independent(source)
+        self._has_alternatives = self._supports_alternatives()
+
+    def _check_special_tokens(self, source: str | os.PathLike[str] | None) -> None:
+        found = {"pad": self._processor.pad_id(), "eos": self._processor.eos_id(), "unk": self._processor.unk_id()}
+        expected = {"pad": PAD, "eos": EOS, "unk": UNKNOWN}
+        if found != expected:
+            raise InputError(f"special tokens {found}", file=source, expected=f"T5's, {expected}")
+
+    def _check_words_are_independent(self, source: str | os.PathLike[str] | None) -> None:
+        """Words are counted, dropped and drawn one by one, so no piece may reach over a space.
+
+        That holds if every word gets a space in front, repeated spaces are removed, and no piece has a space after
+        another character. T5's and mT5's models are such; models trained without ``split_by_whitespace`` are not.
+        """
+        count = self._processor.get_piece_size()
+        pieces = (self._processor.id_to_piece(i) for i in range(count) if not self._processor.is_control(i))
+        crossing = next((p for p in pieces if _SPACE in p.lstrip(_SPACE)), None)
+        normal = self._processor.normalize(" a  b ")
+        if crossing is not None or normal != f"{_SPACE}a{_SPACE}b":
+            reason = f"piece {crossing!r}" if crossing is not None else f"' a  b ' normalised to {normal!r}"
+            raise InputError(
+                f"a model whose words depend on their neighbours ({reason})",
+                file=source,
+                expected="a space before each word and none inside pieces, as in T5's models",
+                fix="use --normalization words, or another model",
+            )
+
+    def _supports_alternatives(self) -> bool:
+        try:  # only unigram models have them
+            return bool(self._processor.nbest_encode_as_ids("a", 2))
+        except RuntimeError:
+            return False
+
+    @property
+    def model(self) -> bytes:
+        """The serialised SentencePiece model."""
+        return self._model
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What changes exactly when some text would become other tokens."""
+        return fingerprint("vocabulary", self.kind, self._model, self.normalization, self.extra_ids)
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text after normalisation; each becomes at least one token."""
+        if self.normalization == "words":
+            return normalized_words(text)
+        return [word for word in self._processor.normalize(valid_unicode(text)).split(_SPACE) if word]
+
+    def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
+        """Return up to ``limit`` ways to write a word in tokens, the best first."""
+        best: list[int] = self._processor.encode(word) or [UNKNOWN]
+        if limit == 1 or not self._has_alternatives or len(word) > _LONGEST_RESEGMENTED_WORD:
+            return [best]
+        found = self._processor.nbest_encode_as_ids(word, limit)
+        return [best, *(ids for ids in found if ids and ids != best)][:limit]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, without EOS."""
+        if self.normalization == "none":
+            return list(self._processor.encode(valid_unicode(text)))
+        return super().encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
+        known = self.size - self.extra_ids
+        parts = (
+            part if is_text else self._processor.decode([i if 0 <= i < known else UNKNOWN for i in part])
+            for is_text, part in self._decode_parts(ids)
+        )
+        return " ".join(parts)
+
+    def _save_model(self, folder: Path) -> None:
+        (folder / _MODEL).write_bytes(self._model)
+
+
+class ByteVocabulary(Vocabulary):
+    """UTF-8 bytes as tokens 3 to 258, as ByT5 has them (Xue et al. 2022, arXiv 2105.13626).
+
+    A word carries the white space before it; with ``"words"`` that is one space each, so that a word has the same
+    tokens wherever it stands.
+
+    Args:
+        normalization: ``"words"`` or ``"none"``.
+        extra_ids: Sentinels to add above the bytes (ByT5 has 125).
+    """
+
+    kind = "bytes"
+
+    def __init__(self, *, normalization: str = "none", extra_ids: int = 0):
+        super().__init__(_BYTE_OFFSET + 256, normalization, extra_ids)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What changes exactly when some text would become other tokens."""
+        return fingerprint("vocabulary", self.kind, self.normalization, self.extra_ids)
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text after normalisation; each becomes at least one token."""
+        if self.normalization == "words":
+            return [f" {word}" for word in normalized_words(text)]
+        return re.findall(r"\s*\S+|\s+\Z", valid_unicode(text))
+
+    def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
+        """Return the one way to write a word in bytes."""
+        return [[byte + _BYTE_OFFSET for byte in word.encode("utf-8")]]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
+        return "".join(
+            part
+            if is_text
+            else bytes(i - _BYTE_OFFSET for i in part if i >= _BYTE_OFFSET and i < _BYTE_OFFSET + 256).decode(
+                "utf-8", errors="replace"
+            )
+            for is_text, part in self._decode_parts(ids)
+        )
+
+
+def from_model_file(
+    path: str | os.PathLike[str], *, normalization: str = "none", extra_ids: int = 0
+) -> SentencePieceVocabulary:
+    """Read an existing SentencePiece ``.model`` file; T5's published one has 100 ``extra_ids`` on top.
+
+    Raises:
+        InputError: If it is missing, or see :class:`SentencePieceVocabulary`.
+    """
+    try:
+        model = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None
+    return SentencePieceVocabulary(model, normalization=normalization, extra_ids=extra_ids, source=path)
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    *,
+    size: int = 8000,
+    normalization: str = "words",
+    extra_ids: int = 0,
+    character_coverage: float = 0.9995,
+) -> SentencePieceVocabulary:
+    """Train a unigram SentencePiece model (Kudo 2018, arXiv 1804.10959); the same texts give the same model.
+
+    Args:
+        texts: The texts; read once, one at a time.
+        size: Most pieces, sentinels not counted. A small corpus gives fewer.
+        normalization: ``"words"`` or ``"none"`` (then SentencePiece's ``nmt_nfkc``).
+        extra_ids: Sentinels to add.
+        character_coverage: Share of the characters that get a piece of their own; the rest is unknown.
+
+    Raises:
+        InputError: If there is no text, or ``size`` does not even hold the characters.
+    """
+    model = io.BytesIO()
+    lines = _training_lines(texts, normalization)
+    first = next(lines, None)
+    if first is None:
+        raise InputError("no text to train a vocabulary on", fix="check that the documents have titles or texts")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain([first], lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNKNOWN,
+            bos_id=-1,
+            character_coverage=character_coverage,
+            normalization_rule_name="identity" if normalization == "words" else "nmt_nfkc",
+            num_threads=4,  # stated, as the sums' order and so the model depend on it
+            max_sentence_length=_LINE_BYTES,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"no vocabulary of {size} pieces ({_reason(error)})", fix="choose another --vocabulary-size, or bytes"
+        ) from None
+    return SentencePieceVocabulary(model.getvalue(), normalization=normalization, extra_ids=extra_ids)
+
+
+_LINE_WORDS, _LINE_BYTES = 64, 1 << 16
+
+
+def _training_lines(texts: Iterable[str], normalization: str) -> Iterator[str]:
+    """Cut texts into lines that SentencePiece accepts; it skips longer ones without a word."""
+    for text in texts:
+        words = normalized_words(text) if normalization == "words" else valid_unicode(text).split()
+        for start in range(0, len(words), _LINE_WORDS):
+            line = " ".join(words[start : start + _LINE_WORDS])
+            if len(line.encode("utf-8")) < _LINE_BYTES:
+                yield line
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).rpartition("] ")[2].strip() or "SentencePiece failed"
