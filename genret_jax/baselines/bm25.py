@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,13 +10,18 @@ from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
 
+@runtime_checkable
 class Documents(Protocol):
     """What is searched; a ``data.corpus.Corpus`` is one."""
 
     @property
-    def doc_ids(self) -> Sequence[str]: ...
+    def doc_ids(self) -> Sequence[str]:
+        """External ids, [n]."""
+        ...
 
-    def document_text(self, index: int, /) -> str: ...
+    def document_text(self, index: int, /) -> str:
+        """Title and text of a document as one string."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class Bm25:
         if not any(tokens):
             raise InputError("no document with a word to index", expected="documents with text")
         self._index = self._bm25s.BM25(method="lucene", k1=self.config.k1, b=self.config.b, backend="numpy")
-        self._index.index(tokens, show_progress=False)
+        self._index.index(tokens, show_progress=False, create_empty_token=False)
 
     def search(self, queries: Mapping[str, str], k: int) -> dict[str, list[tuple[str, float]]]:
         """Rank documents for queries.
@@ -79,22 +84,28 @@ class Bm25:
             Query id to (document id, score) from best to worst; ties by order in the corpus. Documents that share no
             word with the query are not results.
         """
-        depth = min(k, len(self.doc_ids))
-        tokens = self._tokenize(list(queries.values()))
-        # bm25s would take its jax backend wherever jax is installed, and compile for each query length.
-        found, scores = self._index.retrieve(tokens, k=depth, show_progress=False, backend_selection="numpy")
-        order = np.lexsort((found, -scores))
-        found, scores = np.take_along_axis(found, order, 1), np.take_along_axis(scores, order, 1)
-        return {
-            query: [(self.doc_ids[d], s) for d, s in zip(row.tolist(), row_scores.tolist(), strict=True) if s > 0]
-            for query, row, row_scores in zip(queries, found, scores, strict=True)
-        }
+        rankings = {}
+        for query, tokens in zip(queries, self._tokenize(list(queries.values())), strict=True):
+            found, scores = _best(self._index.get_scores(tokens), k) if tokens else ((), ())
+            rankings[query] = [(self.doc_ids[d], float(s)) for d, s in zip(found, scores, strict=True)]
+        return rankings
 
     def _tokenize(self, texts: list[str]) -> list[list[str]]:
         stop_words = "english" if self.config.stop_words else []
-        return self._bm25s.tokenize(
-            texts, stopwords=stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False, allow_empty=False
+        tokens = self._bm25s.tokenize(
+            texts, stopwords=stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
         )
+        return [[token for token in text if token] for text in tokens]  # a text without words comes back as [""]
+
+
+def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the documents of the k highest positive scores and the scores; ties by order in the corpus."""
+    found = np.flatnonzero(scores > 0)
+    if len(found) > k:
+        kth = np.partition(scores[found], len(found) - k)[len(found) - k]
+        found = found[scores[found] >= kth]  # all that tie for the last place, of which the first remain below
+    found = found[np.argsort(-scores[found], kind="stable")][:k]
+    return found, scores[found]
 
 
 def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
