@@ -1,0 +1,7 @@
+"""T5 and its output heads."""
+
+from genret_jax.models.config import T5Config
+from genret_jax.models.heads import IMPOSSIBLE, NodeTree
+from genret_jax.models.network import T5
+
+__all__ = ["IMPOSSIBLE", "T5", "NodeTree", "T5Config"]

@@ -1,0 +1,99 @@
+"""The shape of a T5 network, and where it departs from T5."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from genret_jax.validation import check_fields, require
+
+_ACTIVATIONS = ("gelu", "relu", "linear", "silu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """Shape and options of :class:`genret_jax.models.network.T5`; the defaults are T5 1.1 small.
+
+    Two public families (Raffel et al. 2020, arXiv 1910.10683, and the T5 1.1 checkpoints):
+
+    * T5 1.1: ``activations=("gelu", "linear")``, ``tie_embeddings=False``, ``scale_decoder_outputs=False``;
+    * T5 1.0: ``activations=("relu",)``, ``tie_embeddings=True``, ``scale_decoder_outputs=True``.
+
+    Attributes:
+        vocab_size: Rows of the token embedding (the encoder's, and the decoder's unless it has its own).
+        decoder_vocab_size: Tokens the decoder reads and writes, with an embedding of their own; None shares the
+            encoder's embedding, as T5 does.
+        d_model: Width of the residual stream.
+        d_kv: Width of one attention head.
+        num_heads: Attention heads in every layer.
+        d_ff: Width of the feed-forward layers.
+        num_encoder_layers: Encoder layers.
+        num_decoder_layers: Decoder layers.
+        activations: One projection per entry, multiplied together.
+        dropout_rate: Rate everywhere T5 has dropout.
+        relative_attention_num_buckets: Rows of the relative position bias.
+        relative_attention_max_distance: Distances from here on share a bucket.
+        tie_embeddings: Use the decoder's token embedding (``head="vocabulary"``) or its node embedding
+            (``head="prefix"``) as the output layer too.
+        scale_decoder_outputs: Multiply the decoder's output by ``d_model**-0.5`` before the output layer.
+        layer_norm_epsilon: Added to the mean square in RMS norm.
+        encoder_final_norm: Normalise the encoder's output. False is a departure from T5 for networks that start from
+            a linear model; such networks cannot be written in public layouts.
+        dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
+        remat: Recompute each layer in the backward pass instead of storing its activations.
+        head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
+        num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents.
+    """
+
+    vocab_size: int = 32128
+    decoder_vocab_size: int | None = None
+    d_model: int = 512
+    d_kv: int = 64
+    num_heads: int = 6
+    d_ff: int = 1024
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.1
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    tie_embeddings: bool = False
+    scale_decoder_outputs: bool = False
+    layer_norm_epsilon: float = 1e-6
+    encoder_final_norm: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    head: Literal["vocabulary", "prefix"] = "vocabulary"
+    num_nodes: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field, so that a wrong binding fails here and not inside a compiled function."""
+        check_fields(self)
+        # gin hands over lists; a tuple keeps the configuration hashable, so that jit can take it as static.
+        object.__setattr__(self, "activations", tuple(self.activations))
+        positive = ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers")
+        for field in positive:
+            require(self, field, getattr(self, field) > 0, "a positive integer")
+        require(
+            self, "decoder_vocab_size", self.decoder_vocab_size is None or self.decoder_vocab_size > 1, "None or more"
+        )
+        known = bool(self.activations) and all(name in _ACTIVATIONS for name in self.activations)
+        require(self, "activations", known, f"one or more of {', '.join(_ACTIVATIONS)}")
+        require(self, "dropout_rate", 0 <= self.dropout_rate < 1, "a rate from 0 to below 1")
+        buckets = self.relative_attention_num_buckets
+        require(self, "relative_attention_num_buckets", buckets >= 4 and buckets % 4 == 0, "a multiple of 4")
+        far = self.relative_attention_max_distance > buckets // 2
+        require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
+        require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
+        needs_nodes = self.head == "prefix"
+        require(self, "num_nodes", (self.num_nodes > 1) == needs_nodes, "the tree's nodes with head='prefix', else 0")
+
+    @property
+    def output_vocab_size(self) -> int:
+        """Width of the logits."""
+        return self.vocab_size if self.decoder_vocab_size is None else self.decoder_vocab_size
+
+    @property
+    def compute_dtype(self) -> Any:
+        """The ``dtype`` field as JAX knows it."""
+        return jnp.dtype(self.dtype)

@@ -1,0 +1,170 @@
+"""What the decoder reads and writes: tokens of a vocabulary, or nodes of the docid tree.
+
+Both heads have the same three methods, so the decoder does not know which one it has:
+
+* ``embed(tokens, nodes)``: the decoder's input vectors;
+* ``logits(hidden, nodes, tree)``: of a teacher-forced sequence, whose position 0 is always at the root;
+* ``step_logits(hidden, nodes, tree, at_root)``: of one position of every beam.
+"""
+
+import typing
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from flax.linen.partitioning import param_with_axes
+from jaxtyping import Array, Float, Int
+
+from genret_jax.models.config import T5Config
+from genret_jax.models.layers import Embed
+
+# Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
+IMPOSSIBLE = -1e7
+
+
+@typing.no_type_check
+@struct.dataclass
+class NodeTree:
+    """The docid tree as device arrays, in compressed rows: node ``x`` has the edges ``child_offsets[x:x+2]``.
+
+    Attributes:
+        child_offsets: int32 [s + 1]; where the edges of each node begin.
+        child_nodes: int32 [e]; the node at the end of each edge.
+        child_tokens: int32 [e]; the decoder token of each edge, ascending within a node.
+        root_fanout: Edges of the root (node 0); static.
+        max_fanout: Most edges of any other node; static, the window that later positions read.
+        root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
+    """
+
+    child_offsets: Array
+    child_nodes: Array
+    child_tokens: Array
+    root_fanout: int = struct.field(pytree_node=False)
+    max_fanout: int = struct.field(pytree_node=False)
+    root_first_node: int = struct.field(pytree_node=False, default=-1)
+
+    @classmethod
+    def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
+        """Make a tree from host arrays and work out what is static about it."""
+        fanout = np.diff(np.asarray(child_offsets))
+        root = np.asarray(child_nodes)[: int(fanout[0])]
+        consecutive = len(root) > 0 and bool(np.all(np.diff(root) == 1))
+        return cls(
+            child_offsets=jnp.asarray(child_offsets, jnp.int32),
+            child_nodes=jnp.asarray(child_nodes, jnp.int32),
+            child_tokens=jnp.asarray(child_tokens, jnp.int32),
+            root_fanout=int(fanout[0]),
+            max_fanout=int(fanout[1:].max(initial=0)),
+            root_first_node=int(root[0]) if consecutive else -1,
+        )
+
+
+class VocabularyHead(nn.Module):
+    """T5's own: token embeddings in, a dense layer (or the embedding again) out.
+
+    Attributes:
+        config: The network's shape.
+        embedding: The decoder's token embedding.
+    """
+
+    config: T5Config
+    embedding: Embed
+
+    def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
+        """Look the decoder's input tokens up."""
+        return self.embedding(tokens)
+
+    @nn.compact
+    def logits(
+        self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"] | None, tree: NodeTree | None
+    ) -> Float[Array, "b m v"]:
+        """Return a logit for every token of the vocabulary, in float32."""
+        if self.config.tie_embeddings:
+            return self.embedding.attend(hidden)
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        shape = (self.config.d_model, self.config.output_vocab_size)
+        kernel = param_with_axes("kernel", init, shape, jnp.float32, axes=("embed", "vocab"))
+        return jnp.matmul(hidden.astype(jnp.float32), kernel)
+
+    def step_logits(
+        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"] | None, tree: NodeTree | None, at_root: bool
+    ) -> Float[Array, "b k v"]:
+        """Return the logits of one position of every beam."""
+        return self.logits(hidden, nodes, tree)
+
+
+class PrefixHead(nn.Module):
+    """A vector per tree node: the prefix decides what the next code means.
+
+    The logit of a code after a prefix is the inner product with the vector of the node it leads to; codes that lead
+    nowhere get :data:`IMPOSSIBLE`. The decoder reads the vector of the node it stands on instead of a token's. The
+    idea is that of NCI's prefix-aware decoder (Wang et al. 2022, arXiv 2206.02743, section 3.3), with a table instead
+    of a network. Atomic docids are the case of one level.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declare the tables; one serves as both if the embeddings are tied."""
+        shape = (self.config.num_nodes, self.config.d_model)
+        axes = ("nodes", "embed")
+        self.input_nodes = param_with_axes(
+            "input_nodes", nn.initializers.normal(stddev=1.0), shape, jnp.float32, axes=axes, module=self
+        )
+        if self.config.tie_embeddings:
+            self.output_nodes = self.input_nodes
+            return
+        init = nn.initializers.normal(stddev=self.config.d_model**-0.5)
+        self.output_nodes = param_with_axes("output_nodes", init, shape, jnp.float32, axes=axes, module=self)
+
+    def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"]) -> Float[Array, "b m d"]:
+        """Look the prefixes' nodes up; the root's row is the start symbol."""
+        return jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
+
+    def logits(self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"], tree: NodeTree) -> Float[Array, "b m v"]:
+        """Return ordinary logits over the decoder's vocabulary, in float32.
+
+        Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
+        whose fan-out is small, gather the rows of their children.
+        """
+        first = self._root_logits(hidden[:, :1], tree)
+        if hidden.shape[1] == 1:
+            return first
+        return jnp.concatenate([first, self._window_logits(hidden[:, 1:], nodes[:, 1:], tree)], axis=1)
+
+    def step_logits(
+        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"], tree: NodeTree, at_root: bool
+    ) -> Float[Array, "b k v"]:
+        """Return the logits of one position of every beam; all of them at the root, or none."""
+        return self._root_logits(hidden, tree) if at_root else self._window_logits(hidden, nodes, tree)
+
+    def _root_logits(self, hidden: Float[Array, "b q d"], tree: NodeTree) -> Float[Array, "b q v"]:
+        fanout, first = tree.root_fanout, tree.root_first_node
+        if first >= 0:  # a slice: atomic docids would otherwise copy the whole table
+            rows = self.output_nodes[first : first + fanout]
+        else:
+            rows = jnp.take(self.output_nodes, tree.child_nodes[:fanout], axis=0, mode="clip")
+        scores = jnp.matmul(hidden.astype(jnp.float32), rows.T)
+        empty = jnp.full((*hidden.shape[:-1], self.config.output_vocab_size), IMPOSSIBLE, jnp.float32)
+        return empty.at[..., tree.child_tokens[:fanout]].set(scores, mode="drop", unique_indices=True)
+
+    def _window_logits(
+        self, hidden: Float[Array, "b q d"], nodes: Int[Array, "b q"], tree: NodeTree
+    ) -> Float[Array, "b q v"]:
+        vocab_size = self.config.output_vocab_size
+        empty = jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
+        if tree.max_fanout == 0:
+            return empty
+        start = jnp.take(tree.child_offsets, nodes, mode="clip")
+        end = jnp.take(tree.child_offsets, nodes + 1, mode="clip")
+        window = jnp.arange(tree.max_fanout, dtype=jnp.int32)
+        edges = start[..., None] + window[None, None]  # --> [b, q, fanout]
+        exists = edges < end[..., None]
+        children = jnp.take(tree.child_nodes, edges, mode="clip")
+        rows = jnp.take(self.output_nodes, children, axis=0, mode="clip")  # --> [b, q, fanout, d]
+        scores = jnp.einsum("bqd,bqfd->bqf", hidden.astype(jnp.float32), rows)
+        # Edges beyond the node's own point past the vocabulary, each elsewhere, and are dropped there.
+        tokens = jnp.where(exists, jnp.take(tree.child_tokens, edges, mode="clip"), vocab_size + window[None, None])
+        b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
+        return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)

@@ -1,0 +1,312 @@
+"""T5: an encoder-decoder Transformer (Raffel et al. 2020, arXiv 1910.10683), with t5x's parameter names."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from genret_jax.models.config import T5Config
+from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
+from genret_jax.models.layers import (
+    Attention,
+    Embed,
+    LayerNorm,
+    Mlp,
+    RelativePositionBias,
+    causal_bias,
+    constrain,
+    dropout,
+    padding_bias,
+)
+
+Cache = dict[str, Any]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each on the normalised residual stream."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declare the sublayers under t5x's names."""
+        self.pre_attention_layer_norm = LayerNorm(self.config)
+        self.attention = Attention(self.config)
+        self.pre_mlp_layer_norm = LayerNorm(self.config)
+        self.mlp = Mlp(self.config)
+        self.dropout = dropout(self.config)
+
+    def __call__(
+        self, x: Float[Array, "b l d"], bias: Float[Array, "#b h l l"], deterministic: bool
+    ) -> Float[Array, "b l d"]:
+        """Apply the layer to a batch of sequences."""
+        normed = self.pre_attention_layer_norm(x)
+        mixed = self.attention.attend(normed, *self.attention.keys_values(normed), bias, deterministic)
+        x = x + self.dropout(mixed, deterministic=deterministic)
+        mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder, and feed-forward."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declare the sublayers under t5x's names."""
+        self.pre_self_attention_layer_norm = LayerNorm(self.config)
+        self.self_attention = Attention(self.config)
+        self.pre_cross_attention_layer_norm = LayerNorm(self.config)
+        self.encoder_decoder_attention = Attention(self.config)
+        self.pre_mlp_layer_norm = LayerNorm(self.config)
+        self.mlp = Mlp(self.config)
+        self.dropout = dropout(self.config)
+
+    def __call__(
+        self,
+        x: Float[Array, "b m d"],
+        encoded: Float[Array, "b l d"],
+        bias: Float[Array, "1 h m m"],
+        cross_bias: Float[Array, "b 1 1 l"],
+        deterministic: bool,
+    ) -> Float[Array, "b m d"]:
+        """Apply the layer to whole target sequences."""
+        normed = self.pre_self_attention_layer_norm(x)
+        mixed = self.self_attention.attend(normed, *self.self_attention.keys_values(normed), bias, deterministic)
+        x = x + self.dropout(mixed, deterministic=deterministic)
+        return self._attend_encoded(x, self.cross_keys_values(encoded), cross_bias, deterministic)
+
+    def cross_keys_values(self, encoded: Float[Array, "b l d"]) -> tuple[Array, Array]:
+        """Project the encoder's output for this layer's attention to it."""
+        return self.encoder_decoder_attention.keys_values(encoded)
+
+    def step(
+        self,
+        x: Float[Array, "b k d"],
+        own: dict[str, Array],
+        cross: tuple[Array, Array],
+        position: Int[Array, ""] | int,
+        bias: Float[Array, "h m"],
+        cross_bias: Float[Array, "b 1 1 l"],
+    ) -> tuple[Float[Array, "b k d"], dict[str, Array]]:
+        """Apply the layer to one new position of every beam, and return its grown keys and values too.
+
+        To the encoder's output the beams of a query are like positions of one sequence, so they share its keys.
+        """
+        normed = self.pre_self_attention_layer_norm(x)
+        mixed, keys, values = self.self_attention.attend_own_past(normed, own["key"], own["value"], position, bias)
+        return self._attend_encoded(x + mixed, cross, cross_bias, True), {"key": keys, "value": values}
+
+    def _attend_encoded(self, x: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool) -> Array:
+        mixed = self.encoder_decoder_attention.attend(
+            self.pre_cross_attention_layer_norm(x), *cross, cross_bias, deterministic
+        )
+        x = x + self.dropout(mixed, deterministic=deterministic)
+        mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
+
+
+class Encoder(nn.Module):
+    """The stack of encoder layers."""
+
+    config: T5Config
+    embedding: Embed
+
+    def setup(self) -> None:
+        """Declare the layers and the position bias that they share."""
+        layer = nn.remat(EncoderLayer, static_argnums=(3,)) if self.config.remat else EncoderLayer
+        self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
+        self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
+        if self.config.encoder_final_norm:
+            self.encoder_norm = LayerNorm(self.config)
+        self.dropout = dropout(self.config)
+
+    def __call__(self, tokens: Int[Array, "b l"], deterministic: bool) -> Float[Array, "b l d"]:
+        """Encode token sequences; what stands at padding means nothing."""
+        x = self.dropout(self.embedding(tokens), deterministic=deterministic)
+        x = constrain(x, "batch", "length", "embed")
+        bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
+        for layer in self.layers:
+            x = layer(x, bias, deterministic)
+        if self.config.encoder_final_norm:
+            x = self.encoder_norm(x)
+        return self.dropout(x, deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """The stack of decoder layers with its output head.
+
+    Attributes:
+        config: The network's shape.
+        embedding: The decoder's token embedding; None with the prefix head, which has its own input vectors.
+    """
+
+    config: T5Config
+    embedding: Embed | None
+
+    def setup(self) -> None:
+        """Declare the layers, their position bias and the head."""
+        layer = nn.remat(DecoderLayer, static_argnums=(5,)) if self.config.remat else DecoderLayer
+        self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
+        self.layers = [layer(self.config) for _ in range(self.config.num_decoder_layers)]
+        self.decoder_norm = LayerNorm(self.config)
+        self.dropout = dropout(self.config)
+        if self.config.head == "prefix":
+            self.head = PrefixHead(self.config, name="prefix_head")
+        else:
+            self.head = VocabularyHead(self.config, self.embedding, name="logits_dense")
+
+    def __call__(
+        self,
+        encoded: Float[Array, "b l d"],
+        encoder_input_tokens: Int[Array, "b l"],
+        tokens: Int[Array, "b m"],
+        nodes: Int[Array, "b m"] | None,
+        tree: NodeTree | None,
+        deterministic: bool,
+    ) -> Float[Array, "b m v"]:
+        """Return the logits of whole target sequences."""
+        x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
+        length = tokens.shape[1]
+        bias = self.relpos_bias(length) + causal_bias(length)
+        cross_bias = padding_bias(encoder_input_tokens > 0)
+        for layer in self.layers:
+            x = layer(x, encoded, bias, cross_bias, deterministic)
+        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
+        return constrain(self.head.logits(self._scaled(x), nodes, tree), "batch", "length", "vocab")
+
+    def _scaled(self, x: Array) -> Array:
+        return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
+
+    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
+        """Return the cache of an empty prefix; see :meth:`T5.init_cache`."""
+        shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
+        empty = jnp.zeros(shape, self.config.compute_dtype)
+        cross = {f"layers_{i}": layer.cross_keys_values(encoded) for i, layer in enumerate(self.layers)}
+        return {
+            "beams": {name: {"key": empty, "value": empty} for name in cross},
+            "shared": {"layers": cross, "bias": padding_bias(encoder_input_tokens > 0)},
+            "position": None,
+        }
+
+    def step(
+        self, tokens: Int[Array, "b k"], nodes: Int[Array, "b k"] | None, cache: Cache, tree: NodeTree | None
+    ) -> tuple[Float[Array, "b k v"], Cache]:
+        """Return the logits of the next position of every beam; see :meth:`T5.step`."""
+        at_root = cache["position"] is None
+        position = 0 if at_root else cache["position"]
+        length = cache["beams"]["layers_0"]["key"].shape[2]
+        bias = (self.relpos_bias(length) + causal_bias(length))[0]
+        bias = jax.lax.dynamic_index_in_dim(bias, position, axis=1, keepdims=False)  # --> [h, m]
+        x, beams = self.head.embed(tokens, nodes), {}
+        for i, layer in enumerate(self.layers):
+            name = f"layers_{i}"
+            own, cross = cache["beams"][name], cache["shared"]["layers"][name]
+            x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
+        logits = self.head.step_logits(self._scaled(self.decoder_norm(x)), nodes, tree, at_root)
+        return logits, {"beams": beams, "shared": cache["shared"], "position": position + 1}
+
+
+class T5(nn.Module):
+    """The whole network.
+
+    Initialise it with ``T5(config).init(rng, encoder_input_tokens, decoder_input_tokens, nodes, tree)``: the result
+    has ``params`` and ``params_axes``, the logical axis names of every parameter. Dropout draws from the ``dropout``
+    stream, by JAX's partitionable generator, so the masks do not depend on how a batch is spread over devices.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declare the embeddings and the two stacks."""
+        config = self.config
+        self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype)
+        decoder_embedding = self.token_embedder if config.head == "vocabulary" else None
+        if config.head == "vocabulary" and config.decoder_vocab_size is not None:
+            self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
+            decoder_embedding = self.decoder_token_embedder
+        self.encoder = Encoder(config, self.token_embedder)
+        self.decoder = Decoder(config, decoder_embedding)
+
+    def __call__(
+        self,
+        encoder_input_tokens: Int[Array, "b l"],
+        decoder_input_tokens: Int[Array, "b m"],
+        decoder_prefix_nodes: Int[Array, "b m"] | None = None,
+        tree: NodeTree | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b m v"]:
+        """Return the logits of target sequences given their sources.
+
+        Args:
+            encoder_input_tokens: Sources, padded with 0.
+            decoder_input_tokens: Targets shifted right, beginning with 0; not read by the prefix head.
+            decoder_prefix_nodes: The tree's node before each target token, the root (0) first; for the prefix head.
+            tree: The docid tree; for the prefix head.
+            deterministic: Without dropout.
+
+        Returns:
+            Logits in float32.
+        """
+        encoded = self.encode(encoder_input_tokens, deterministic=deterministic)
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_prefix_nodes,
+            tree,
+            deterministic=deterministic,
+        )
+
+    def encode(self, encoder_input_tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b l d"]:
+        """Return the encoder's output; what stands at padding (token 0) means nothing."""
+        return self.encoder(encoder_input_tokens, deterministic)
+
+    def decode(
+        self,
+        encoded: Float[Array, "b l d"],
+        encoder_input_tokens: Int[Array, "b l"],
+        decoder_input_tokens: Int[Array, "b m"],
+        decoder_prefix_nodes: Int[Array, "b m"] | None = None,
+        tree: NodeTree | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b m v"]:
+        """Return the logits of target sequences given encoded sources; arguments as for calling the network."""
+        return self.decoder(
+            encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic
+        )
+
+    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
+        """Return what :meth:`step` needs of the encoder's output, and room for ``length`` positions of one beam.
+
+        Returns:
+            ``beams``: keys and values of each beam's own past, leaves ``[b, 1, length, h, d_kv]``. Whoever reorders,
+            copies or drops beams does so on axis 1 of these leaves and nowhere else.
+            ``shared``: keys and values of the encoder's output, once per query however many beams it has.
+            ``position``: positions decoded so far. None, which is part of the pytree's structure and not a value,
+            until the first step: so the first step, where all beams stand at the root, is known when it is compiled.
+        """
+        return self.decoder.init_cache(encoded, encoder_input_tokens, length)
+
+    def step(
+        self,
+        tokens: Int[Array, "b k"],
+        prefix_nodes: Int[Array, "b k"] | None,
+        cache: Cache,
+        tree: NodeTree | None = None,
+    ) -> tuple[Float[Array, "b k v"], Cache]:
+        """Decode one position of every beam.
+
+        Args:
+            tokens: The token before this position, 0 at the first; not read by the prefix head.
+            prefix_nodes: The node each beam stands on, 0 at the first; for the prefix head.
+            cache: From :meth:`init_cache` (one beam) or the step before, with as many beams as ``tokens``.
+            tree: The docid tree; for the prefix head.
+
+        Returns:
+            Logits in float32, and the cache of the next step.
+        """
+        return self.decoder.step(tokens, prefix_nodes, cache, tree)
