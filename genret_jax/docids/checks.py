@@ -1,0 +1,36 @@
+"""Checks that every docid strategy makes of what it is given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from genret_jax.errors import InputError
+
+
+def require_vectors(doc_ids: Sequence[str], vectors: np.ndarray | None, *, strategy: str) -> Float32[np.ndarray, "n d"]:
+    """Return the document vectors as float32 after checking them.
+
+    Args:
+        doc_ids: The documents' external ids.
+        vectors: One vector a document.
+        strategy: Name of the strategy, for the message.
+
+    Raises:
+        InputError: If there are no vectors, of the wrong count or shape, or with values that are not finite.
+    """
+    if vectors is None:
+        raise InputError(f"{strategy} without document vectors", expected="one vector a document", fix="give vectors")
+    if vectors.ndim != 2 or not vectors.shape[1] or not np.issubdtype(vectors.dtype, np.number):
+        raise InputError(f"vectors {vectors.dtype}{list(vectors.shape)}", expected="a numeric array [documents, width]")
+    if len(vectors) != len(doc_ids):
+        raise InputError(f"{len(vectors)} vectors for {len(doc_ids)} documents", expected="one vector a document")
+    vectors = np.asarray(vectors, np.float32)
+    if not (finite := np.isfinite(vectors).all(1)).all():
+        first = int(np.flatnonzero(~finite)[0])
+        raise InputError(
+            f"the vector of document {doc_ids[first]!r} (row {first}) has values that are not finite",
+            expected="finite numbers",
+            fix="compute the vectors again",
+        )
+    return vectors

@@ -1,0 +1,239 @@
+"""From codes to decoder tokens and back out as a tree: what a model reads and writes for a docid."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from genret_jax.docids import code_tree
+from genret_jax.docids.table import DocidTable
+from genret_jax.errors import InputError
+from genret_jax.validation import check_fields, require
+
+PAD, EOS = 0, 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DocidTree:
+    """The children of every node in CSR form, sorted by token, and the token on the edge to every node.
+
+    Attributes:
+        child_offsets: Children of node x are at ``child_offsets[x]:child_offsets[x + 1]``.
+        child_nodes: Their node ids.
+        child_tokens: Their tokens.
+        node_token: Token that leads to a node; 0 at the root.
+        root_fanout: Number of children of the root.
+        max_fanout: Largest number of children of any other node.
+    """
+
+    child_offsets: Int32[np.ndarray, " s_plus_1"]
+    child_nodes: Int32[np.ndarray, " e"]
+    child_tokens: Int32[np.ndarray, " e"]
+    node_token: Int32[np.ndarray, " s"]
+    root_fanout: int
+    max_fanout: int
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes, the root included."""
+        return len(self.node_token)
+
+    @classmethod
+    def from_parents(cls, parent: Int32[np.ndarray, " s"], node_token: Int32[np.ndarray, " s"]) -> "DocidTree":
+        """Build from every node's parent (-1 at the root, node 0) and the token that leads to it."""
+        children = np.lexsort((node_token[1:], parent[1:])) + 1
+        fanout = np.bincount(parent[1:], minlength=len(parent))
+        return cls(
+            child_offsets=np.concatenate([[0], np.cumsum(fanout)]).astype(np.int32),
+            child_nodes=children.astype(np.int32),
+            child_tokens=node_token[children],
+            node_token=node_token,
+            root_fanout=int(fanout[0]),
+            max_fanout=int(fanout[1:].max(initial=0)),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedDocids:
+    """Docids as token sequences, row for row as in their table.
+
+    Attributes:
+        tokens: Tokens with EOS where the codec puts one, padded with 0.
+        lengths: Number of tokens of every row.
+        prefix_nodes: Tree node in which each token is emitted (the root for the first), padded with 0.
+        document: Document index of every row.
+        tree: The tree of all rows; its node ids are those of ``prefix_nodes``.
+    """
+
+    tokens: Int32[np.ndarray, "r m"]
+    lengths: Int32[np.ndarray, " r"]
+    prefix_nodes: Int32[np.ndarray, "r m"]
+    document: Int32[np.ndarray, " r"]
+    tree: DocidTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DocidCodec:
+    """The map from codes to tokens. 0 pads, 1 is EOS.
+
+    ``per_level`` gives every level tokens of its own, ``shared`` one set of tokens to all levels (the nodes of the
+    tree are then those of the table), and ``text`` writes the codes as a decimal string, as the original DSI does
+    (Tay et al. 2022, arXiv 2202.06991, section 3.2), through the vocabulary of the text. In that string every level
+    has a fixed width, so that different docids are different strings.
+
+    Attributes:
+        kind: ``"per_level"``, ``"shared"`` or ``"text"``.
+        first_token: First token after those of text (at least 2, after padding and EOS).
+        level_sizes: Codebook sizes; larger than the table's where room for later documents is wanted.
+        eos: ``"needed"``: only where a docid is a prefix of another; ``"always"``; text docids always end with EOS.
+        encode_text: For ``text``: string to vocabulary ids, without EOS.
+    """
+
+    kind: Literal["per_level", "shared", "text"] = "per_level"
+    first_token: int
+    level_sizes: tuple[int, ...]
+    eos: Literal["needed", "always"] = "needed"
+    encode_text: Callable[[str], Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "first_token", self.first_token > EOS, "at least 2: 0 pads and 1 is EOS")
+        require(self, "level_sizes", min(self.level_sizes, default=0) > 0, "at least one level, each of at least 1")
+        require(self, "encode_text", (self.kind == "text") == callable(self.encode_text), "a callable for 'text' only")
+
+    @property
+    def vocab_size(self) -> int:
+        """The first token after the last docid token: the decoder's vocabulary size."""
+        extra = {"per_level": sum(self.level_sizes), "shared": max(self.level_sizes), "text": 0}
+        return self.first_token + extra[self.kind]
+
+    def encode(self, table: DocidTable) -> EncodedDocids:
+        """Return the table's docids as tokens, with their tree.
+
+        With ``eos="always"`` a docid that needs no EOS to be told apart gets an end node behind the table's nodes.
+        Such a node is an only child, so its output vector never matters and may move when the table grows.
+
+        Raises:
+            InputError: If a code does not fit the codec's levels, or two docids become one text.
+        """
+        self._check_table(table)
+        if self.kind == "text":
+            return self._encode_text(table)
+        lengths = table.lengths
+        parent, code = np.asarray(table.node_parent), np.asarray(table.node_code)
+        if self.eos == "always":
+            at = code_tree.ends_in_need(parent, code, np.asarray(table.row_node), always=True)
+            parent, code = code_tree.add_ends(parent, code, at)
+        level = code_tree.depths(parent) - 1  # of the edge that leads to a node
+        node_token = np.where(code == code_tree.EOS_CODE, EOS, self._first_tokens()[level] + code).astype(np.int32)
+        node_token[code_tree.ROOT] = PAD
+        return _encoded(parent, node_token, np.asarray(table.row_node), lengths, np.asarray(table.document))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values for :meth:`from_json`; a text codec's callable is given again there."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["encode_text"]
+        return fields | {"level_sizes": list(self.level_sizes)}
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Any], encode_text: Callable[[str], Sequence[int]] | None = None
+    ) -> "DocidCodec":
+        """Rebuild a codec.
+
+        Args:
+            values: From :meth:`to_json`.
+            encode_text: For a text codec, its vocabulary's encoding.
+        """
+        return cls(**{**values, "level_sizes": tuple(values["level_sizes"])}, encode_text=encode_text)
+
+    def _first_tokens(self) -> np.ndarray:
+        """Return the token of code 0 at every level (one entry more than levels, for ends below the last one)."""
+        if self.kind == "shared":
+            return np.full(len(self.level_sizes) + 1, self.first_token)
+        return self.first_token + np.cumsum([0, *self.level_sizes])
+
+    def _check_table(self, table: DocidTable) -> None:
+        if len(table.level_sizes) > len(self.level_sizes) or any(
+            needed > size for needed, size in zip(table.level_sizes, self.level_sizes, strict=False)
+        ):
+            raise InputError(
+                f"docids with levels of sizes {table.level_sizes}",
+                expected=f"at most the codec's {self.level_sizes}",
+                fix="make the codec with larger level_sizes, or the docids with fewer codes",
+            )
+
+    def _encode_text(self, table: DocidTable) -> EncodedDocids:
+        assert self.encode_text is not None
+        strings = render(table, self.level_sizes)
+        pieces = [self.encode_text(string) for string in strings]
+        lengths = np.fromiter(map(len, pieces), np.int32, len(pieces))
+        inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        tokens = np.zeros(inside.shape, np.int64)
+        tokens[inside] = np.fromiter(itertools.chain.from_iterable(pieces), np.int64, lengths.sum())
+        if (wrong := inside & ((tokens <= EOS) | (tokens >= self.first_token))).any() or not lengths.all():
+            row = np.flatnonzero(wrong.any(1) | (lengths == 0))[0]
+            raise InputError(
+                f"the vocabulary writes docid {strings[row]!r} as {list(pieces[row])}",
+                expected=f"one or more tokens from {EOS + 1} to {self.first_token - 1}",
+                fix="use a vocabulary that knows the digits 0 to 9",
+            )
+        parent, code, row_node = code_tree.insert(*code_tree.lone_root(), tokens, lengths)
+        _check_distinct(strings, np.asarray(table.row_node), row_node)
+        parent, code = code_tree.add_ends(parent, code, code_tree.ends_in_need(parent, code, row_node, always=True))
+        node_token = np.where(code == code_tree.EOS_CODE, EOS, code).astype(np.int32)
+        node_token[code_tree.ROOT] = PAD
+        return _encoded(parent, node_token, row_node, lengths, np.asarray(table.document))
+
+
+def render(table: DocidTable, level_sizes: Sequence[int] | None = None) -> list[str]:
+    """Return every row as a decimal string with a fixed width a level: (3, 7) of levels (10, 100) is ``"307"``.
+
+    Args:
+        table: The docids.
+        level_sizes: Sizes that decide the widths; the table's by default.
+    """
+    sizes = table.level_sizes if level_sizes is None else level_sizes
+    columns = []
+    for size, codes in zip(sizes, table.padded().T, strict=False):
+        digits = np.char.zfill(np.maximum(codes, 0).astype(str), len(str(size - 1)))
+        columns.append(np.where(codes >= 0, digits, ""))
+    return ["".join(parts) for parts in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _check_distinct(strings: list[str], table_node: np.ndarray, text_node: np.ndarray) -> None:
+    """Refuse a vocabulary that writes two docids alike: pairs (docid, text) must not outnumber the texts."""
+    pairs, first = np.unique(np.stack([text_node, table_node], 1), axis=0, return_index=True)
+    if (same := np.flatnonzero(pairs[1:, 0] == pairs[:-1, 0])).size:
+        one, other = (strings[row] for row in first[same[0] : same[0] + 2])
+        raise InputError(
+            f"the vocabulary writes the docids {one!r} and {other!r} alike",
+            fix="use a vocabulary that keeps digits apart, or another kind of docid codec",
+        )
+
+
+def _encoded(
+    parent: Int32[np.ndarray, " s"],
+    node_token: Int32[np.ndarray, " s"],
+    row_node: Int32[np.ndarray, " r"],
+    lengths: Int[np.ndarray, " r"],
+    document: Int32[np.ndarray, " r"],
+) -> EncodedDocids:
+    """Read the rows' tokens off the tree; a row ends with EOS where its last node has an EOS child."""
+    tree = DocidTree.from_parents(parent, node_token)
+    has_end = np.zeros(len(parent), bool)
+    has_end[parent[node_token == EOS]] = True
+    with_end = has_end[row_node]
+    nodes = code_tree.paths(parent, row_node, lengths)  # --> [r, m + 1]
+    total = lengths + with_end
+    width = int(total.max(initial=0))
+    tokens = np.zeros((len(row_node), width), np.int32)
+    tokens[:, : nodes.shape[1] - 1] = node_token[nodes[:, 1:]]
+    tokens[with_end, lengths[with_end]] = EOS
+    prefix_nodes = np.where(np.arange(width) < total[:, None], nodes[:, :width], 0).astype(np.int32)
+    return EncodedDocids(
+        tokens=tokens, lengths=total.astype(np.int32), prefix_nodes=prefix_nodes, document=document, tree=tree
+    )
