@@ -1,0 +1,58 @@
+"""From docids to documents: several documents may share a docid, and one may have several."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from genret_jax.decoding.index import DocidIndex
+from genret_jax.decoding.result import INVALID, BeamResult
+
+
+class RankedDocuments(NamedTuple):
+    """Documents of each query, best first, each once."""
+
+    documents: np.ndarray  # int32[b, limit]    document numbers as given to DocidIndex.build; -1 where there is none
+    scores: np.ndarray  # float32[b, limit]  score of the document's best docid; INVALID where there is none
+    valid: np.ndarray  # bool[b, limit]
+
+    def of(self, query: int) -> list[tuple[int, float]]:
+        """Return the documents of one query as (document, score) pairs."""
+        kept = self.valid[query]
+        return list(zip(self.documents[query, kept].tolist(), self.scores[query, kept].tolist(), strict=True))
+
+
+def rank_documents(result: BeamResult, index: DocidIndex, *, limit: int | None = None) -> RankedDocuments:
+    """Turn docids into documents: each once, with its best score.
+
+    Documents that share a docid share its score and stay in their stated order, so how they rank among each other is
+    the index builder's decision.
+
+    Args:
+        result: Of a search with this index.
+        index: The index.
+        limit: Documents of each query at most; the number of beams when left out.
+
+    Returns:
+        The documents, ``[b, limit]``, by descending score.
+    """
+    docids, scores = np.asarray(result.docids), np.asarray(result.scores)
+    limit = docids.shape[1] if limit is None else limit
+    query, beam = np.nonzero(np.asarray(result.valid))  # row-major: best first within a query
+    start, stop = (np.asarray(index.row_offsets)[docids[query, beam] + after] for after in (0, 1))
+    sharing = stop - start
+    nth = np.arange(sharing.sum()) - np.repeat(np.cumsum(sharing) - sharing, sharing)
+    documents = np.asarray(index.documents)[np.repeat(start, sharing) + nth]
+    query, beam = np.repeat(query, sharing), np.repeat(beam, sharing)
+    # np.unique gives the first place of each (query, document), which is its best.
+    first = np.sort(np.unique(query.astype(np.int64) << 32 | documents, return_index=True)[1])
+    query, beam, documents = query[first], beam[first], documents[first]
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    query, beam, documents, place = (array[place < limit] for array in (query, beam, documents, place))
+    ranked = RankedDocuments(
+        documents=np.full((len(docids), limit), -1, np.int32),
+        scores=np.full((len(docids), limit), INVALID, np.float32),
+        valid=np.zeros((len(docids), limit), bool),
+    )
+    ranked.documents[query, place], ranked.scores[query, place] = documents, scores[query, beam]
+    ranked.valid[query, place] = True
+    return ranked

@@ -1,0 +1,34 @@
+"""What a search asks of a model: a callable for one step, and a cache whose rows it can reorder."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import Array, Float, Int
+
+Cache = Mapping[str, Any]
+
+
+class Step(Protocol):
+    """A model's next-token logits.
+
+    The first call of a search has one beam for every query, with token 0 and the root's prefix node, and
+    ``first=True``, so that a model may treat the root in its own way. The cache is a mapping: leaves under ``"beams"``
+    have leading axes ``[b, k]`` and follow their beams; everything else (``"shared"``, ``"position"``) stays as the
+    step returns it. Shapes and dtypes of the cache must not change from call to call.
+    """
+
+    def __call__(
+        self, tokens: Int[Array, "b k"], prefix_nodes: Int[Array, "b k"], cache: Cache, *, first: bool
+    ) -> tuple[Float[Array, "b k v"], Cache]:
+        """Return the logits that follow these tokens, and the cache that holds them."""
+
+
+def take_beams(leaf: Array, beams: Int[Array, "b k"]) -> Array:
+    """Choose beams of each query from a ``[b, j, ...]`` leaf: ``[b, k, ...]``."""
+    return jax.vmap(lambda of_query, chosen: of_query[chosen])(leaf, beams)
+
+
+def reorder(cache: Cache, parents: Int[Array, "b k"]) -> Cache:
+    """Give each new beam the cache of its parent."""
+    return {**cache, "beams": jax.tree.map(lambda leaf: take_beams(leaf, parents), cache["beams"])}
