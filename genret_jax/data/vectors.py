@@ -1,0 +1,193 @@
+"""Document vectors: what k-means groups into semantic docids and the dual encoder is compared with."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.lsa import lsa
+from genret_jax.data.words import normalized_words
+from genret_jax.errors import InputError
+from genret_jax.validation import check_fields, require
+
+
+class DocumentVectors(Protocol):
+    """A source of one vector a document."""
+
+    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+        """Return a float32 vector for every document of a corpus, in its order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpyVectors:
+    """Vectors from a NumPy file, row i for document i of the corpus.
+
+    Attributes:
+        path: A ``.npy`` file with numbers of shape [n, d].
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+        """Read and check the file.
+
+        Raises:
+            InputError: If it is missing or damaged, or does not hold one finite vector a document.
+        """
+        path = Path(self.path)
+        try:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise InputError("the file is missing", file=path, fix="check the path") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
+        if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "fiu" or not stored.size:
+            found = f"{stored.dtype}{list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive of arrays"
+            raise InputError(found, file=path, expected="numbers of shape [documents, dimensions]", fix="save it anew")
+        return _checked(np.asarray(stored, dtype=np.float32), corpus, file=path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LsaVectors:
+    """Vectors from the corpus's own words: TF-IDF and truncated SVD, rows of unit length.
+
+    Attributes:
+        dimensions: Length of the vectors.
+        seed: Seed of the SVD's random projection.
+        min_documents: Words in fewer documents than this are left out; a word of one document groups nothing.
+    """
+
+    dimensions: int = 64
+    seed: int = 0
+    min_documents: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "dimensions", self.dimensions >= 1, "at least 1")
+        require(self, "seed", 0 <= self.seed < 2**32, "a number from 0 to 2**32 - 1")
+        require(self, "min_documents", self.min_documents >= 1, "at least 1")
+
+    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+        """Compute the vectors; documents without a known word get zeros, with a warning."""
+        counts = count_words(map(corpus.document_text, range(len(corpus))))
+        in_documents = np.bincount(counts.indices, minlength=counts.shape[1])
+        common = in_documents >= self.min_documents
+        # A corpus that shares no word at all (a handful of documents) still gets what it has.
+        documents = lsa(counts[:, common] if common.any() else counts, self.dimensions, self.seed).documents
+        norms = np.linalg.norm(documents, axis=1, keepdims=True)
+        return _checked(documents / np.where(norms > 0, norms, 1.0), corpus, file=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceTransformerVectors:
+    """Vectors of unit length from a model of the sentence-transformers library.
+
+    Attributes:
+        model: A name of the model hub, or a folder.
+        batch_size: Documents at a time.
+    """
+
+    model: str
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
+
+    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+        """Encode ``title. text`` of every document.
+
+        Raises:
+            InputError: If the library or the model is missing.
+        """
+        try:
+            import sentence_transformers
+        except ImportError:
+            raise InputError(
+                "sentence-transformers is not installed", fix="pip install 'genret_jax[embed]', or give a .npy file"
+            ) from None
+        try:
+            model = sentence_transformers.SentenceTransformer(self.model)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the sentence-transformers model {self.model!r} cannot be loaded ({error})",
+                expected="a name of the model hub or a folder",
+                fix="check the name and the network, or download the model and give its folder",
+            ) from error
+        encoded = model.encode(
+            [corpus.document_text(index) for index in range(len(corpus))],
+            batch_size=self.batch_size,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=len(corpus) > 1000,
+        )
+        return _checked(np.asarray(encoded, dtype=np.float32), corpus, file=None)
+
+
+def count_words(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
+    """Count normalised words.
+
+    Args:
+        texts: Documents.
+
+    Returns:
+        Occurrences [n, v]; columns in order of first appearance.
+    """
+    columns: dict[str, int] = {}
+    indices: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    lengths = [0]
+    for text in texts:
+        occurrences = Counter(normalized_words(text))
+        known = (columns.setdefault(word, len(columns)) for word in occurrences)
+        indices.append(np.fromiter(known, np.int32, len(occurrences)))
+        counts.append(np.fromiter(occurrences.values(), np.int32, len(occurrences)))
+        lengths.append(len(occurrences))
+    empty = [np.zeros(0, np.int32)]
+    return scipy.sparse.csr_matrix(
+        (np.concatenate(list(chain(empty, counts))), np.concatenate(list(chain(empty, indices))), np.cumsum(lengths)),
+        shape=(len(indices), len(columns)),
+    )
+
+
+def _checked(vectors: Float[np.ndarray, "r d"], corpus: Corpus, *, file: Path | None) -> Float[np.ndarray, "r d"]:
+    """Check that there is one finite vector a document; warn of zeros, which have no direction to cluster by."""
+    if len(vectors) != len(corpus):
+        raise InputError(
+            f"{len(vectors):,} vectors",
+            file=file,
+            expected=f"{len(corpus):,}, one for each document of {corpus.source or corpus.name}",
+            fix="compute the vectors again from this corpus",
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise InputError(
+            f"row {row} (document {corpus.doc_ids[row]!r}) holds NaN or infinity, as do "
+            f"{len(vectors) - int(finite.sum()) - 1:,} other rows",
+            file=file,
+            expected="finite numbers",
+            fix="compute the vectors again; float16 overflows beyond 65,504",
+        )
+    zero = ~vectors.any(axis=1)
+    zero[list(corpus.empty_documents)] = False  # the reader has warned of those
+    if zero.any():
+        row = int(np.argmax(zero))
+        warnings.warn(
+            f"{file or corpus.source or corpus.name}: {int(zero.sum()):,} of {len(vectors):,} document vectors are "
+            f"zero (first: document {corpus.doc_ids[row]!r}); such documents are grouped together",
+            stacklevel=3,
+        )
+    return vectors
