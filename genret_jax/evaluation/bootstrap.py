@@ -1,6 +1,7 @@
 """How far a mean over queries could be off: bootstrap intervals (Sakai, SIGIR 2006)."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -46,41 +47,60 @@ def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     return np.concatenate(means)
 
 
-def bootstrap_interval(values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> Interval:
-    """Return the mean over queries with its percentile bootstrap interval.
+def bootstrap_intervals(
+    values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """Return the means over queries with their percentile bootstrap intervals.
 
     Args:
-        values: One metric of every query, [q], at least one.
+        values: Metrics of every query, [q, metrics], at least one query.
         level: Confidence.
         samples: Number of resamples.
-        seed: Makes the interval repeatable.
+        seed: Makes the intervals repeatable.
     """
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(resampled_means(np.asarray(values, np.float64), samples, seed), tails)
-    return Interval(mean=float(np.mean(values)), low=float(low), high=float(high))
+    values = np.asarray(values, np.float64)
+    low, high = _tails(resampled_means(values, samples, seed), level)
+    rows = zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Interval(mean=mean, low=low, high=high) for mean, low, high in rows]
 
 
-def paired_bootstrap(
+def paired_bootstraps(
     first: np.ndarray, second: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> Difference:
+) -> list[Difference]:
     """Compare two systems on the same queries.
 
     Args:
-        first: One metric of every query for one system, [q].
-        second: The same queries for the other, [q].
-        level: Confidence of the interval.
+        first: Metrics of every query for one system, [q, metrics].
+        second: The same queries and metrics for the other, [q, metrics].
+        level: Confidence of the intervals.
         samples: Number of resamples.
         seed: Makes the result repeatable.
 
     Returns:
-        Mean of ``first - second`` with its interval and p-value. The p-value is the share of resamples, centred at
-        zero, whose mean is at least as far from zero, counting the observed one.
+        Means of ``first - second`` with intervals and p-values. A p-value is the share of resamples, centred at zero,
+        whose mean is at least as far from zero as the observed one, which is counted among them.
     """
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    observed = differences.mean()
+    observed = differences.mean(0)
     means = resampled_means(differences, samples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = _tails(means, level)
     # Rounding must not make a resample that equals the observed mean look smaller than it.
-    extreme = np.abs(means - observed) >= np.abs(observed) - 1e-12
-    p_value = (1 + int(extreme.sum())) / (samples + 1)
-    return Difference(mean=float(observed), low=float(low), high=float(high), p_value=p_value)
+    extreme = np.abs(means - observed[None]) >= np.abs(observed)[None] - 1e-12
+    p_values = (1 + extreme.sum(0)) / (samples + 1)
+    rows = zip(observed.tolist(), low.tolist(), high.tolist(), p_values.tolist(), strict=True)
+    return [Difference(mean=mean, low=low, high=high, p_value=p) for mean, low, high, p in rows]
+
+
+def bootstrap_interval(values: np.ndarray, **options: Any) -> Interval:
+    """Return the mean and interval of one metric, [q]; options as for :func:`bootstrap_intervals`."""
+    return bootstrap_intervals(np.asarray(values)[:, None], **options)[0]
+
+
+def paired_bootstrap(first: np.ndarray, second: np.ndarray, **options: Any) -> Difference:
+    """Compare one metric, [q], of two systems; options as for :func:`paired_bootstraps`."""
+    return paired_bootstraps(np.asarray(first)[:, None], np.asarray(second)[:, None], **options)[0]
+
+
+def _tails(means: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

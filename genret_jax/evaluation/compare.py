@@ -1,0 +1,191 @@
+"""Measure several systems on the same queries, with intervals and paired differences."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from genret_jax.data.corpus import Corpus, seen_and_unseen
+from genret_jax.errors import InputError, nearest
+from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstraps
+from genret_jax.evaluation.metrics import DEFAULT_KS, QueryMetrics, evaluate_queries
+from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
+from genret_jax.evaluation.trec import Qrels, Run
+
+CONFIDENCE = 0.95
+MEMORISATION = "memorisation"
+_TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSplit:
+    """Judged queries, and parts of them that are reported beside the whole.
+
+    Attributes:
+        name: Name of the whole.
+        qrels: Query id to document id to grade.
+        parts: Name of a part to its query ids.
+        description: What the queries are, as a phrase.
+    """
+
+    name: str
+    qrels: Qrels
+    parts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    description: str = ""
+
+
+def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
+    """Return a split of a corpus, in parts by whether training had queries for its documents, where both exist.
+
+    Raises:
+        InputError: If the corpus has no such split or it is empty.
+    """
+    if not corpus.qrels.get(split):
+        raise InputError(
+            f"no judgements for split '{split}' ({nearest(split, corpus.qrels) or 'none similar'})",
+            file=corpus.source or corpus.name,
+            expected=f"one of {', '.join(sorted(corpus.qrels)) or 'none'}",
+            fix=f"give qrels/{split}.tsv or another split",
+        )
+    seen, unseen = seen_and_unseen(corpus, split)
+    parts = {f"{split}, seen": seen, f"{split}, unseen": unseen} if seen and unseen else {}
+    return EvaluationSplit(name=split, qrels=corpus.qrels[split], parts=parts)
+
+
+def memorisation_split(doc_ids: Iterable[str]) -> EvaluationSplit:
+    """Return the split in which every document asks for itself: a query's id is the document's."""
+    return EvaluationSplit(
+        name=MEMORISATION,
+        qrels={doc_id: {doc_id: 1} for doc_id in doc_ids},
+        description="each document as the query for its own docid",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SystemRun:
+    """What a system answered on a split.
+
+    Attributes:
+        system: Its name, description and details.
+        run: A ranking for each query, or a TREC run file.
+        depth: Results asked for a query (beam size); metrics at larger k are left out.
+        milliseconds_per_query: Time of a query within a batch, after compilation.
+    """
+
+    system: System
+    run: Run | str | os.PathLike[str]
+    depth: int
+    milliseconds_per_query: float | None = None
+
+
+def timed_search(
+    search: Callable[[Mapping[str, str], int], Run], queries: Mapping[str, str], depth: int
+) -> tuple[Run, float]:
+    """Search all queries, then some of them again for the time, when everything is compiled.
+
+    Args:
+        search: Takes queries (id to text) and the number of results.
+        queries: Query id to text, at least one.
+        depth: Number of results.
+
+    Returns:
+        The run, and milliseconds a query.
+    """
+    run = search(queries, depth)
+    again = dict(list(queries.items())[:_TIMED_QUERIES])
+    started = time.perf_counter()
+    search(again, depth)
+    return run, (time.perf_counter() - started) * 1e3 / len(again)
+
+
+def compare(
+    dataset: Dataset,
+    answers: Sequence[tuple[EvaluationSplit, Sequence[SystemRun]]],
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    reference: str | None = None,
+    budget: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Measure systems on splits and their parts.
+
+    Args:
+        dataset: What was searched.
+        answers: Splits with what each system answered on them.
+        ks: Cutoffs.
+        reference: Name of the system that the others are compared with, on the splits that it answered.
+        budget: What training was given, for the report.
+        environment: Versions and hardware, for the report.
+        notes: Sentences for the reader.
+    """
+    splits: list[Split] = []
+    measurements: list[Measurement] = []
+    systems: dict[str, System] = {}
+    for split, runs in answers:
+        described = {split.name: _describe(split, split.qrels)}
+        described |= {name: _describe(split, ids, name) for name, ids in split.parts.items()}
+        splits += described.values()
+        systems |= {run.system.name: run.system for run in runs}
+        by_query = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
+        for name in described:
+            for run in runs:
+                measurements.append(_measure(name, run, by_query, split.parts.get(name), reference))
+    return Report(
+        dataset=dataset,
+        splits=tuple(splits),
+        systems=tuple(systems.values()),
+        measurements=tuple(measurements),
+        reference=reference if reference in systems else None,
+        confidence=CONFIDENCE,
+        budget=dict(budget or {}),
+        environment=dict(environment or {}),
+        notes=tuple(notes),
+    )
+
+
+def _describe(split: EvaluationSplit, query_ids: Iterable[str], name: str | None = None) -> Split:
+    relevant = [sum(grade > 0 for grade in split.qrels[query].values()) for query in query_ids]
+    return Split(
+        name=name or split.name,
+        queries=len(relevant),
+        relevant=float(np.mean(relevant)),
+        one_relevant=set(relevant) == {1},
+        description="" if name else split.description,
+    )
+
+
+def _measure(
+    name: str,
+    run: SystemRun,
+    by_query: Mapping[str, QueryMetrics],
+    part: Sequence[str] | None,
+    reference: str | None,
+) -> Measurement:
+    ours = _part(by_query[run.system.name], part)
+    intervals = bootstrap_intervals(_columns(ours, tuple(ours.values)), level=CONFIDENCE)
+    versus = {}
+    if reference in by_query and reference != run.system.name:
+        theirs = _part(by_query[reference], part)
+        common = tuple(metric for metric in ours.values if metric in theirs.values)
+        differences = paired_bootstraps(_columns(ours, common), _columns(theirs, common), level=CONFIDENCE)
+        versus = dict(zip(common, differences, strict=True))
+    return Measurement(
+        system=run.system.name,
+        split=name,
+        metrics=dict(zip(ours.values, intervals, strict=True)),
+        depth=run.depth,
+        milliseconds_per_query=run.milliseconds_per_query,
+        versus_reference=versus,
+    )
+
+
+def _part(metrics: QueryMetrics, query_ids: Sequence[str] | None) -> QueryMetrics:
+    return metrics if query_ids is None else metrics.only(query_ids)
+
+
+def _columns(metrics: QueryMetrics, names: Sequence[str]) -> np.ndarray:
+    return np.stack([metrics.values[name] for name in names], axis=1)

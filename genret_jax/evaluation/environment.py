@@ -1,0 +1,51 @@
+"""Versions and hardware, so that a figure can be read years later."""
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+
+PACKAGES = ("genret_jax", "jax", "jaxlib", "flax", "optax", "numpy", "bm25s", "faiss-cpu", "ir-measures")
+
+
+def environment() -> dict[str, object]:
+    """Return the versions of what was used, the processor, its cores, the memory and JAX's devices, as JSON values."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "processor": _processor(),
+        "cores": _cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package == "genret_jax":  # run from a clone that is not installed
+            from genret_jax import __version__
+
+            return __version__
+        return None
+
+
+def _cores() -> int:
+    """Return the cores this process may use, which in a container are fewer than the machine's."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        model = None
+    return model.group(1) if model else platform.processor() or platform.machine()

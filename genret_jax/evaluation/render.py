@@ -1,0 +1,183 @@
+"""Tables for people, made from a report: Markdown for files, plain text for the terminal."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+
+from genret_jax.evaluation.report import Measurement, Report, Split
+
+Table = Sequence[Sequence[str]]  # the first row is the head, the first column the names
+
+_ABSENT = "–"
+_COLUMNS = ("hits@1", "hits@5", "hits@10", "hits@100", "mrr@10", "mrr@100", "recall@10", "recall@100", "ndcg@10")
+_BRIEF = ("hits@1", "hits@10", "hits@100", "mrr@10", "recall@100", "ndcg@10")  # what a terminal has room for
+_COMPARED = ("hits@1", "hits@10", "mrr@10", "ndcg@10")
+_FAMILIES = {"hits": "Hits", "mrr": "MRR", "recall": "Recall", "ndcg": "NDCG"}
+
+
+def markdown(report: Report) -> str:
+    """Return the report as a Markdown page."""
+    parts = [f"# Evaluation on {report.dataset.name}", _dataset_line(report)]
+    for split in report.splits:
+        parts.append(f"## {_split_line(split)}")
+        parts += [_markdown_table(table) for table in _tables(report, split, _COLUMNS)]
+    parts.append("## How to read this")
+    parts.append("\n".join(f"- {line}" for line in _legend(report)))
+    if report.systems:
+        parts.append("## Systems")
+        parts.append("\n".join(f"- {line}" for line in _system_lines(report)))
+    facts = _facts(report)
+    if facts:
+        parts.append("## Budget, versions and hardware")
+        parts.append("\n".join(f"- {line}" for line in facts))
+    return "\n\n".join(parts) + "\n"
+
+
+def terminal(report: Report, width: int = 120) -> str:
+    """Return the report's tables as plain text, with fewer columns than the page has.
+
+    Args:
+        report: What was found.
+        width: Columns to wrap running text at; tables are as wide as they are.
+    """
+    parts = [f"{report.dataset.name}: {_dataset_line(report)}"]
+    for split in report.splits:
+        tables = [_plain_table(table) for table in _tables(report, split, _BRIEF)]
+        parts.append("\n\n".join([_split_line(split), *tables]))
+    parts.append("\n".join(textwrap.fill(line, width) for line in _legend(report)))
+    return "\n\n".join(parts) + "\n"
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name as the field writes it: ``"hits@10"`` is ``"Hits@10"``."""
+    family, _, k = metric.partition("@")
+    return f"{_FAMILIES.get(family, family)}@{k}" if k else metric
+
+
+def _dataset_line(report: Report) -> str:
+    dataset = report.dataset
+    told = [f"{dataset.documents:,} documents"]
+    told += [f"from {dataset.source}"] if dataset.source else []
+    told += [f"fingerprint {dataset.fingerprint}"] if dataset.fingerprint else []
+    return ", ".join(told)
+
+
+def _split_line(split: Split) -> str:
+    about = f" ({split.description})" if split.description else ""
+    queries = f"{split.queries:,} {'query' if split.queries == 1 else 'queries'}"
+    if split.one_relevant:
+        return f"{split.name}{about}: {queries}, one relevant document each"
+    return f"{split.name}{about}: {queries}, {split.relevant:.2g} relevant documents each on average"
+
+
+def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]:
+    rows = [measured for system in report.systems if (measured := report.find(system.name, split.name))]
+    tables = [_scores(rows, split, columns)]
+    if any(measured.versus_reference for measured in rows):
+        tables.append(_differences(report, rows, split))
+    return tables
+
+
+def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
+    """Return which metrics some row has, without the recall that with one relevant document says what Hits says."""
+    telling = [name for name in names if not (split.one_relevant and name.startswith("recall"))]
+    return [name for name in telling if any(name in row.metrics for row in rows)]
+
+
+def _scores(rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
+    shown = _shown(columns, rows, split)
+    timed = any(row.milliseconds_per_query is not None for row in rows)
+    table = [["system", *map(metric_title, shown), *(["ms/query"] if timed else [])]]
+    for row in rows:
+        cells = [_score(row, name) for name in shown]
+        if timed:
+            cells.append(_ABSENT if row.milliseconds_per_query is None else f"{row.milliseconds_per_query:.3g}")
+        table.append([row.system, *cells])
+    return table
+
+
+def _score(row: Measurement, metric: str) -> str:
+    if metric not in row.metrics:
+        return _ABSENT
+    found = row.metrics[metric]
+    return f"{100 * found.mean:.1f} ±{50 * (found.high - found.low):.1f}"
+
+
+def _differences(report: Report, rows: Sequence[Measurement], split: Split) -> Table:
+    shown = _shown(_COMPARED, rows, split)
+    table = [[f"against {report.reference}", *map(metric_title, shown)]]
+    for row in rows:
+        if row.versus_reference:
+            table.append([row.system, *(_difference(report, row, name) for name in shown)])
+    return table
+
+
+def _difference(report: Report, row: Measurement, metric: str) -> str:
+    if metric not in row.versus_reference:
+        return _ABSENT
+    found = row.versus_reference[metric]
+    ratio = report.ratio(row.system, row.split, metric)
+    times = "" if ratio is None else f" ({ratio:.2f}×)"
+    return f"{100 * found.mean:+.1f} ±{50 * (found.high - found.low):.1f}{times}"
+
+
+def _legend(report: Report) -> list[str]:
+    level = f"{100 * report.confidence:g}%"
+    lines = [f"Values are per cent; ± is half the width of the {level} bootstrap interval over queries."]
+    if any(split.one_relevant for split in report.splits):
+        lines.append("With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).")
+    if not all(split.one_relevant for split in report.splits):
+        lines.append("Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.")
+    if report.reference:
+        lines.append(
+            f"Against {report.reference}: difference in points, paired by query, and (×) the value divided by "
+            f"{report.reference}'s."
+        )
+    cells = [_scores([m for m in report.measurements if m.split == s.name], s, _COLUMNS) for s in report.splits]
+    if any(_ABSENT in row for table in cells for row in table):
+        lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results a query.")
+    return [*lines, *report.notes]
+
+
+def _system_lines(report: Report) -> list[str]:
+    lines = []
+    for system in report.systems:
+        details = [f"{name} {_value(value)}" for name, value in system.details.items()]
+        told = "; ".join([*([system.description] if system.description else []), *details])
+        lines.append(f"**{system.name}**{': ' + told if told else ''}")
+    return lines
+
+
+def _facts(report: Report) -> list[str]:
+    return [f"{name}: {_value(value)}" for part in (report.budget, report.environment) for name, value in part.items()]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(table: Table) -> list[list[str]]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        [cell.rjust(widths[column]) if column else cell.ljust(widths[column]) for column, cell in enumerate(row)]
+        for row in table
+    ]
+
+
+def _markdown_table(table: Table) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    head, *rows = _aligned(escaped)
+    rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _plain_table(table: Table) -> str:
+    head, *rows = _aligned(table)
+    rule = ["─" * len(cell) for cell in head]
+    return "\n".join("  ".join(row).rstrip() for row in (head, rule, *rows))

@@ -1,0 +1,174 @@
+"""The one data structure that holds what an evaluation found; tables and pages are made from it.
+
+It is JSON first: :meth:`Report.save` writes all numbers in full, :mod:`genret_jax.evaluation.render` rounds them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from genret_jax.errors import InputError
+from genret_jax.evaluation.bootstrap import Difference, Interval
+from genret_jax.storage import read_json, write_json
+
+KIND, VERSION = "evaluation_report", 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What was searched.
+
+    Attributes:
+        name: Name of the corpus.
+        documents: Number of documents.
+        source: Where it came from.
+        fingerprint: Of its documents.
+    """
+
+    name: str
+    documents: int
+    source: str = ""
+    fingerprint: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """Queries that are averaged over.
+
+    Attributes:
+        name: ``"test"``, ``"test, seen"``, ``"memorisation"``, …
+        queries: Number of queries.
+        relevant: Mean number of relevant documents a query.
+        one_relevant: Every query has exactly one relevant document, so that Recall@k = Hits@k.
+        description: What the queries are, as a phrase.
+    """
+
+    name: str
+    queries: int
+    relevant: float
+    one_relevant: bool
+    description: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """Something that ranks documents.
+
+    Attributes:
+        name: As in the tables.
+        description: One line: what it is and its settings.
+        details: Further JSON values, such as its number of parameters or the efSearch of its index.
+    """
+
+    name: str
+    description: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One system on one split.
+
+    Attributes:
+        system: Its name.
+        split: Its name.
+        metrics: Metric name to mean with interval, as fractions of 1. Metrics beyond the depth are absent.
+        depth: Results asked for a query (beam size).
+        milliseconds_per_query: Time of a query within a batch, after compilation.
+        versus_reference: Metric name to the paired difference from the reference system.
+    """
+
+    system: str
+    split: str
+    metrics: Mapping[str, Interval]
+    depth: int
+    milliseconds_per_query: float | None = None
+    versus_reference: Mapping[str, Difference] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """All of an evaluation.
+
+    Attributes:
+        dataset: What was searched.
+        splits: In the order of the tables.
+        systems: In the order of the rows.
+        measurements: Systems on splits.
+        reference: Name of the system that others are compared with, query by query.
+        confidence: Level of the intervals.
+        budget: What training was given: steps, batch size, seconds, …
+        environment: Versions and hardware; see :func:`genret_jax.evaluation.environment.environment`.
+        notes: Sentences for the reader, such as what limited the run.
+    """
+
+    dataset: Dataset
+    splits: tuple[Split, ...]
+    systems: tuple[System, ...]
+    measurements: tuple[Measurement, ...]
+    reference: str | None = None
+    confidence: float = 0.95
+    budget: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def find(self, system: str, split: str) -> Measurement | None:
+        """Return the measurement of a system on a split, or None where there is none."""
+        matching = (m for m in self.measurements if (m.system, m.split) == (system, split))
+        return next(matching, None)
+
+    def ratio(self, system: str, split: str, metric: str) -> float | None:
+        """Return a system's metric divided by the reference's, or None where either is missing or zero."""
+        ours = self.find(system, split)
+        theirs = self.find(self.reference, split) if self.reference else None
+        if not (ours and theirs and metric in ours.metrics and metric in theirs.metrics):
+            return None
+        divisor = theirs.metrics[metric].mean
+        return ours.metrics[metric].mean / divisor if divisor else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"kind": KIND, "version": VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Report":
+        """Return the report that :meth:`to_json` described."""
+        fields = {name: v for name, v in value.items() if name not in ("kind", "version")}
+        fields["dataset"] = Dataset(**fields["dataset"])
+        fields["splits"] = tuple(Split(**split) for split in fields["splits"])
+        fields["systems"] = tuple(System(**system) for system in fields["systems"])
+        fields["measurements"] = tuple(_measurement(measured) for measured in fields["measurements"])
+        fields["notes"] = tuple(fields["notes"])
+        return cls(**fields)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Report":
+        """Read a report.
+
+        Raises:
+            InputError: If it is missing, not JSON, or not a report of this version.
+        """
+        value = read_json(path)
+        found = (value.get("kind"), value.get("version")) if isinstance(value, dict) else (None, None)
+        if found != (KIND, VERSION):
+            raise InputError(
+                f"kind {found[0]}, version {found[1]}",
+                file=path,
+                expected=f"an {KIND} of version {VERSION}",
+                fix="run 'genret evaluate' again",
+            )
+        try:
+            return cls.from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"a damaged report ({error})", file=path, fix="run 'genret evaluate' again") from None
+
+
+def _measurement(value: Mapping[str, Any]) -> Measurement:
+    metrics = {name: Interval(**interval) for name, interval in value["metrics"].items()}
+    versus = {name: Difference(**difference) for name, difference in value["versus_reference"].items()}
+    return Measurement(**{**value, "metrics": metrics, "versus_reference": versus})
