@@ -1,0 +1,26 @@
+"""Training on a mesh of devices: ``train(task, TrainerConfig(...), folder)``, and ``restore_params(folder)``."""
+
+from genret_jax.training.config import TrainerConfig
+from genret_jax.training.loop import TrainResult, train
+from genret_jax.training.mesh import make_mesh
+from genret_jax.training.metrics_log import read_metrics
+from genret_jax.training.optimizers import Adafactor, AdamW
+from genret_jax.training.restore import restore_params
+from genret_jax.training.schedules import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay
+from genret_jax.training.task import TrainingTask
+
+__all__ = [
+    "Adafactor",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "InverseSquareRoot",
+    "LinearWarmupLinearDecay",
+    "TrainResult",
+    "TrainerConfig",
+    "TrainingTask",
+    "make_mesh",
+    "read_metrics",
+    "restore_params",
+    "train",
+]

@@ -1,0 +1,129 @@
+"""Batches made ahead of time in a thread, while the device computes."""
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from genret_jax.errors import InputError
+from genret_jax.training.config import TrainerConfig
+from genret_jax.training.mesh import DATA
+from genret_jax.training.task import Batch, DeviceBatch, TrainingTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """Steps that go to the device together.
+
+    Attributes:
+        first: The first of them.
+        count: How many.
+        batches: Their batches, stacked; each array ``[steps_per_dispatch, b, ...]``, of which ``count`` are used.
+    """
+
+    first: int
+    count: int
+    batches: DeviceBatch
+
+    @property
+    def end(self) -> int:
+        """Updates made once these are done."""
+        return self.first + self.count
+
+
+def spans(start: int, config: TrainerConfig) -> Iterator[tuple[int, int]]:
+    """Yield ``(first, count)``; no span crosses a step where something is logged, evaluated or saved."""
+    periods = [p for p in (config.log_every, config.evaluate_every, config.checkpoint_every) if p]
+    while start < config.steps:
+        stop = min([start - start % period + period for period in periods] + [config.steps])
+        count = min(config.steps_per_dispatch, stop - start)
+        yield start, count
+        start += count
+
+
+def check_batch(batch: Batch, config: TrainerConfig, mesh: Mesh) -> None:
+    """Check that the rows of a batch are those that the configuration says and divide over the devices.
+
+    Raises:
+        InputError: If not.
+    """
+    for name, array in batch.items():
+        rows = array.shape[0] if array.ndim else 0
+        if rows != config.batch_size:
+            raise InputError(
+                f"the task's batch has {rows} rows in '{name}'",
+                expected=f"TrainerConfig.batch_size={config.batch_size}",
+                fix="give the task and the trainer the same batch size",
+            )
+    parts = mesh.shape[DATA] * config.gradient_accumulation
+    if config.batch_size % parts:
+        raise InputError(
+            f"a batch of {config.batch_size} rows for {mesh.shape[DATA]} data-parallel devices"
+            + (f" in {config.gradient_accumulation} parts" if config.gradient_accumulation > 1 else ""),
+            expected=f"a multiple of {parts}",
+            fix="change TrainerConfig.batch_size, data_parallel or gradient_accumulation",
+        )
+
+
+class Prefetcher:
+    """Iterates over the dispatches of a run; an error in the thread is raised where they are used.
+
+    Args:
+        task: Its ``batch`` is called in the thread, once a step, in order.
+        config: The run's.
+        mesh: Where the batches go, split over ``'data'``.
+        start: First step.
+        ahead: Dispatches kept ready.
+    """
+
+    def __init__(self, task: TrainingTask, config: TrainerConfig, mesh: Mesh, *, start: int, ahead: int = 2):
+        self._task, self._config, self._start = task, config, start
+        self._sharding = NamedSharding(mesh, PartitionSpec(None, DATA))
+        self._ready: queue.Queue[Dispatch | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="batches", daemon=True)
+
+    def __enter__(self) -> "Prefetcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Dispatch]:
+        while (item := self._ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _fill(self) -> None:
+        try:
+            for first, count in spans(self._start, self._config):
+                batches = [self._task.batch(step) for step in range(first, first + count)]
+                stacked = {name: self._stack([b[name] for b in batches]) for name in batches[0]}
+                if not self._put(Dispatch(first, count, jax.device_put(stacked, self._sharding))):
+                    return
+            self._put(None)
+        except BaseException as error:  # the thread that uses the batches must see it, whatever it is
+            self._put(error)
+
+    def _stack(self, arrays: list[np.ndarray]) -> np.ndarray:
+        # Always the same shape, so that there is one program; what is beyond the count is not read.
+        stacked = np.zeros((self._config.steps_per_dispatch, *arrays[0].shape), arrays[0].dtype)
+        for row, array in enumerate(arrays):
+            stacked[row] = array
+        return stacked
+
+    def _put(self, item: Dispatch | BaseException | None) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False

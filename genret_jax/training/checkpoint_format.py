@@ -1,0 +1,167 @@
+"""What a checkpoint holds: items of arrays, and JSON that describes them with a checksum for each item.
+
+Orbax writes under a temporary name and renames, so a half-written checkpoint never has the name of a step. The
+checksums catch what may still happen to a finished one: lost, cut or changed files.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, UInt32
+
+from genret_jax.errors import InputError
+from genret_jax.storage import fingerprint as digest
+
+VERSION = 1
+CHECKPOINTS_FOLDER = "checkpoints"
+METADATA = "metadata"
+SHOWN_DIFFERENCES = 4
+
+Described = dict[str, list[Any]]
+
+
+class DamagedError(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+def describe(tree: Any) -> Described:
+    """Return dtype and shape of every array by its path: ``{'decoder/logits/kernel': ['float32', [64, 100]]}``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [str(leaf.dtype), list(leaf.shape)]
+        for path, leaf in leaves
+    }
+
+
+def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], *, found_in: str, wanted_in: str) -> str:
+    """Return the first differences of two described trees as a phrase, or an empty string.
+
+    Args:
+        found: From :func:`describe`.
+        wanted: From :func:`describe`.
+        found_in: What to call the first: ``'checkpoint'``.
+        wanted_in: What to call the second: ``'model'``.
+    """
+
+    def show(value: Any) -> str:
+        return "nothing" if value is None else f"{value[0]}{value[1]}"
+
+    paths = [path for path in [*wanted, *(p for p in found if p not in wanted)] if found.get(path) != wanted.get(path)]
+    phrases = [
+        f"{path}: {found_in} {show(found.get(path))}, {wanted_in} {show(wanted.get(path))}"
+        for path in paths[:SHOWN_DIFFERENCES]
+    ]
+    more = f" and {len(paths) - SHOWN_DIFFERENCES} more" if len(paths) > SHOWN_DIFFERENCES else ""
+    return ", ".join(phrases) + more
+
+
+@jax.jit
+def _checksum(tree: Any) -> UInt32[Array, ""]:
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        width = leaf.dtype.itemsize * 8
+        bits = lax.bitcast_convert_type(leaf.reshape(-1), f"uint{width}").astype(jnp.uint32)
+        # Odd factors are invertible modulo 2**32, so a change of any one number changes the sum.
+        factors = 2 * lax.iota(jnp.uint32, bits.size) + 1
+        total = total * jnp.uint32(31) + jnp.sum(bits * factors, dtype=jnp.uint32)
+    return total
+
+
+def checksum(tree: Any) -> int:
+    """Return a number that depends on every bit of the arrays, and not on the devices they lie on."""
+    return int(_checksum(tree))
+
+
+def make_metadata(items: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """Return the JSON that goes with a checkpoint: what it holds, the facts given, and a digest of itself."""
+    metadata = {
+        "version": VERSION,
+        **facts,
+        "shapes": {name: describe(item) for name, item in items.items()},
+        "checksums": {name: checksum(item) for name, item in items.items()},
+    }
+    return {**metadata, "digest": digest(metadata)}
+
+
+def read_metadata(manager: Any, step: int) -> dict[str, Any]:
+    """Read a checkpoint's JSON.
+
+    Raises:
+        DamagedError: If it is missing or changed.
+    """
+    import orbax.checkpoint as ocp
+
+    with _any_failure_is_damage():
+        metadata = dict(manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[METADATA])
+        if metadata.pop("digest") != digest(metadata):
+            raise DamagedError("its metadata was changed")
+    return metadata
+
+
+def read_items(manager: Any, step: int, like: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Read items of a checkpoint and verify them.
+
+    Args:
+        manager: Orbax's.
+        step: The checkpoint's.
+        like: Shapes and shardings of the items to read.
+        metadata: From :func:`read_metadata`.
+
+    Raises:
+        DamagedError: If files are missing, cut or changed.
+    """
+    import orbax.checkpoint as ocp
+
+    arguments = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+    with _any_failure_is_damage():
+        restored = manager.restore(step, args=ocp.args.Composite(**arguments))
+        items = {name: restored[name] for name in like}
+        for name, item in items.items():
+            if checksum(item) != metadata["checksums"][name]:
+                raise DamagedError(f"the arrays of '{name}' were changed")
+    return items
+
+
+@contextlib.contextmanager
+def _any_failure_is_damage() -> Iterator[None]:
+    try:
+        yield
+    except (DamagedError, MemoryError):
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds for files that are missing, cut or changed
+        raise DamagedError(f"{type(error).__name__}: {str(error)[:160]}") from error
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a full disk, in whatever form Orbax reports it, into an :class:`InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "Disk quota exceeded" in str(error):
+            raise InputError(
+                "no space left on the disk for a checkpoint",
+                file=Path(path),
+                fix="free some space, then run again: training goes on from the last whole checkpoint",
+            ) from error
+        raise
+
+
+def to_shapes(described: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the arrays' shapes and dtypes by path from what :func:`describe` wrote."""
+    return {path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(_dtype(dtype))) for path, (dtype, shape) in described.items()}
+
+
+def _dtype(name: str) -> Any:
+    return jnp.dtype(name)  # knows bfloat16, which NumPy by itself does not

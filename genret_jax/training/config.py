@@ -1,0 +1,69 @@
+"""The settings of a training run that do not belong to its task."""
+
+import dataclasses
+from typing import Literal
+
+from genret_jax.training.optimizers import AdamW, Optimizer
+from genret_jax.validation import check_fields, require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, how large, on which mesh, and what is written when.
+
+    Attributes:
+        steps: Updates in the whole run; a resumed run goes on to this number.
+        batch_size: Rows in the task's batches, over all devices.
+        gradient_accumulation: Parts a batch is computed in, one after the other, to save memory; the update is the
+            whole batch's.
+        optimizer: ``AdamW(...)`` or ``Adafactor(...)``, with its schedule.
+        clip_norm: Largest global norm of the gradient; None leaves it alone.
+        average_decay: Decay of an exponential moving average of the parameters, which evaluators then get and
+            ``restore_params`` returns; None keeps no average.
+        seed: Of the initial parameters and the dropout masks.
+        model_parallel: Devices that share one copy of the parameters.
+        data_parallel: Copies that share the batch; None takes all devices there are.
+        steps_per_dispatch: Steps handed to the device in one call. Pays where a step takes about a millisecond;
+            results are the same.
+        log_every: Steps between records in metrics.jsonl; each holds means over the steps since the last.
+        evaluate_every: Steps between evaluations; None evaluates at the end only.
+        evaluate_at_start: Evaluate the initial parameters as step 0.
+        checkpoint_every: Steps between checkpoints; None saves at the end (and when interrupted) only.
+        keep: Number of latest checkpoints kept, beside the best.
+        best_metric: ``"evaluator/metric"`` whose best evaluation is checkpointed and kept; None keeps no best.
+        best_mode: Whether a high or a low value is good.
+        tensorboard: Write TensorBoard event files beside metrics.jsonl.
+    """
+
+    steps: int
+    batch_size: int
+    gradient_accumulation: int = 1
+    optimizer: Optimizer = AdamW()
+    clip_norm: float | None = 1.0
+    average_decay: float | None = None
+    seed: int = 0
+    model_parallel: int = 1
+    data_parallel: int | None = None
+    steps_per_dispatch: int = 1
+    log_every: int = 50
+    evaluate_every: int | None = None
+    evaluate_at_start: bool = False
+    checkpoint_every: int | None = 500
+    keep: int = 2
+    best_metric: str | None = None
+    best_mode: Literal["max", "min"] = "max"
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        counts = ("steps", "batch_size", "gradient_accumulation", "model_parallel", "steps_per_dispatch", "log_every")
+        for name in (*counts, "data_parallel", "evaluate_every", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            require(self, name, value is None or value >= 1, "at least 1")
+        require(self, "optimizer", hasattr(self.optimizer, "build"), "an optimizer such as AdamW()")
+        require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "a norm above 0, or None")
+        decay = self.average_decay
+        require(self, "average_decay", decay is None or 0 < decay < 1, "a number between 0 and 1, or None")
+        require(self, "seed", 0 <= self.seed < 2**32, "a seed from 0 to 2**32 - 1")
+        divides = self.batch_size % self.gradient_accumulation == 0
+        require(self, "gradient_accumulation", divides, f"a divisor of batch_size {self.batch_size}")

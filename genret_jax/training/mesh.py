@@ -1,0 +1,142 @@
+"""Where arrays live: a mesh of devices, and rules from the model's logical axes to the mesh's.
+
+The parameters carry names for their axes (``'vocab'``, ``'mlp'``, …); the rules say which of them are split over the
+``'model'`` axis of the mesh. Batches are split over ``'data'``. The compiler inserts the communication.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+from flax.linen import partitioning
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from genret_jax.errors import InputError
+
+DATA, MODEL = "data", "model"
+
+# The one-dimensional layout of T5X's standard rules: activations and weights are split along heads, hidden units and
+# vocabulary; the residual stream stays whole.
+LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
+    ("batch", DATA),
+    ("vocab", MODEL),
+    ("nodes", MODEL),
+    ("mlp", MODEL),
+    ("heads", MODEL),
+    ("joined_kv", MODEL),
+    ("kv", None),
+    ("embed", None),
+    ("relpos_buckets", None),
+    ("length", None),
+)
+
+
+def make_mesh(*, model_parallel: int = 1, data_parallel: int | None = None) -> Mesh:
+    """Return a mesh with axes ``('data', 'model')``.
+
+    Args:
+        model_parallel: Devices that share one copy of the parameters.
+        data_parallel: Copies of the parameters; None takes as many as the devices allow.
+
+    Raises:
+        InputError: If the devices do not suffice or do not divide.
+    """
+    devices = jax.devices()
+    if data_parallel is None and len(devices) % model_parallel:
+        raise InputError(
+            f"model_parallel={model_parallel} does not divide the {len(devices)} devices",
+            expected="a divisor of the number of devices",
+            fix="change TrainerConfig.model_parallel, or set data_parallel to use fewer devices",
+        )
+    data_parallel = data_parallel or len(devices) // model_parallel
+    if data_parallel * model_parallel > len(devices):
+        raise InputError(
+            f"a mesh of {data_parallel}×{model_parallel} devices, but there are {len(devices)}",
+            fix="lower TrainerConfig.data_parallel or model_parallel",
+        )
+    # Auto: the compiler places what the constraints leave open. The default of make_mesh is Explicit.
+    return jax.make_mesh(
+        (data_parallel, model_parallel),
+        (DATA, MODEL),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices[: data_parallel * model_parallel],
+    )
+
+
+def logical_axes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    """Return the names of the axes of every parameter that has some, by its path.
+
+    Args:
+        variables: Linen variables, or their shapes, with a ``params_axes`` collection or without.
+    """
+    if "params_axes" not in variables:
+        return {}
+    names = flax.core.unfreeze(partitioning.get_axis_names(variables["params_axes"]))
+    return {path: tuple(axes) for path, axes in flax.traverse_util.flatten_dict(names).items()}
+
+
+def param_shardings(mesh: Mesh, params: Any, axes: Mapping[tuple[str, ...], Sequence[str | None]]) -> Any:
+    """Return a tree like ``params`` of shardings.
+
+    An axis whose size the mesh does not divide is kept whole on every device, as are parameters without names.
+
+    Args:
+        mesh: From :func:`make_mesh`.
+        params: Nested dict of arrays or of their shapes.
+        axes: From :func:`logical_axes`.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    specs = {path: _spec(mesh, leaf.shape, axes.get(path, (None,) * len(leaf.shape))) for path, leaf in flat.items()}
+    return flax.traverse_util.unflatten_dict({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+
+
+def _spec(mesh: Mesh, shape: tuple[int, ...], names: Sequence[str | None]) -> PartitionSpec:
+    used: set[str] = set()
+    spec: list[str | None] = []
+    rules = dict(LOGICAL_AXIS_RULES)
+    for size, name in zip(shape, names, strict=True):
+        axis = rules.get(name) if name is not None else None
+        if axis is None or axis in used or size % mesh.shape[axis]:
+            spec.append(None)
+        else:
+            used.add(axis)
+            spec.append(axis)
+    return PartitionSpec(*spec)
+
+
+def optimizer_shardings(mesh: Mesh, optimizer_state: Any, params: Any, shardings: Any) -> Any:
+    """Return a tree like ``optimizer_state`` of shardings: what belongs to a parameter is split as it is.
+
+    Adafactor's factored moments lack one axis of their parameter and follow the others.
+
+    Args:
+        mesh: From :func:`make_mesh`.
+        optimizer_state: Shapes of the optimizer's state, holding trees that mirror ``params``.
+        params: Shapes of the parameters.
+        shardings: From :func:`param_shardings`.
+    """
+    shapes = {_names(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    specs = {_names(path): s.spec for path, s in jax.tree_util.tree_leaves_with_path(shardings)}
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = _names(path)
+        owner = next((names[i:] for i in range(len(names)) if names[i:] in shapes), None)
+        if owner is None:
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, _matching_spec(leaf.shape, shapes[owner], specs[owner]))
+
+    return jax.tree_util.tree_map_with_path(place, optimizer_state)
+
+
+def _matching_spec(shape: tuple[int, ...], owner: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:
+    if shape == owner:
+        return spec
+    for dropped in range(len(owner)):
+        if shape == owner[:dropped] + owner[dropped + 1 :]:
+            return PartitionSpec(*spec[:dropped], *spec[dropped + 1 :])
+    return PartitionSpec()
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))

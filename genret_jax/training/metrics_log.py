@@ -1,0 +1,111 @@
+"""metrics.jsonl and TensorBoard: a record a line, none twice, also after a run was killed and resumed."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genret_jax.errors import InputError
+from genret_jax.storage import atomic_file
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the records of a run in order; a line cut short by a kill is left out.
+
+    Args:
+        folder: The run's folder. Records have ``step``, ``kind`` (``'train'`` or ``'evaluation'``) and metrics.
+    """
+    path = Path(folder) / METRICS_FILE
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):  # only the last line can have been cut, and then no line end follows it
+                raise InputError(
+                    f"not valid JSON ({error})", file=path, line=number, fix="repair or remove the line"
+                ) from None
+    return records
+
+
+class MetricsLog:
+    """Appends records to ``folder/metrics.jsonl`` and, if wanted, to TensorBoard event files.
+
+    Args:
+        folder: The run's folder.
+        step: Step the run goes on from; records beyond it are dropped, since they will be written again.
+        tensorboard: Whether to write event files, to ``folder/tensorboard``.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, step: int, tensorboard: bool = False):
+        self._folder, self._step, self._tensorboard = Path(folder), step, tensorboard
+        self._path = self._folder / METRICS_FILE
+        self._events: Any = None
+        if self._path.exists():
+            kept = [record for record in read_metrics(folder) if record["step"] <= step]
+            with atomic_file(self._path) as handle:
+                handle.writelines(json.dumps(record) + "\n" for record in kept)
+        self._handle = open(self._path, "a", encoding="utf-8", newline="\n")
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
+        """Append a record; numbers that are not finite become null.
+
+        Raises:
+            InputError: If the disk is full.
+        """
+        finite = {name: _finite(value) for name, value in metrics.items()}
+        try:
+            self._handle.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
+            self._handle.flush()
+            self._write_events(step, kind, finite)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    "no space left on the disk", file=self._path, fix="free some space, then run again to resume"
+                ) from error
+            raise
+
+    def sync(self) -> None:
+        """Bring the records to the disk, before a checkpoint that relies on them."""
+        os.fsync(self._handle.fileno())
+
+    def _write_events(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
+        if not self._tensorboard:
+            return
+        if self._events is None:
+            self._events = _event_writer(self._folder / "tensorboard", self._step)
+        for name, value in metrics.items():
+            if value is not None:
+                self._events.add_scalar(name if kind == "evaluation" else f"{kind}/{name}", value, step)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "TensorBoard output needs the package tensorboardX, which is missing",
+            fix="pip install tensorboardX, or set TrainerConfig.tensorboard to False",
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,106 @@
+"""Optimizers as frozen strategies with ``build(steps)``; the arithmetic is optax's."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from genret_jax.training.schedules import LinearWarmupLinearDecay, Schedule
+from genret_jax.validation import check_fields, require
+
+
+class Optimizer(Protocol):
+    """What the training step needs of an optimizer."""
+
+    @property
+    def learning_rate(self) -> Schedule:
+        """The schedule, also read for the metrics."""
+        ...
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """Return the optax transformation for a run of ``steps`` steps."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+    Attributes:
+        learning_rate: A schedule.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Added to the root of the second moment.
+        weight_decay: Pulls matrices and embeddings towards 0, never scales and biases (arrays of one dimension).
+    """
+
+    learning_rate: Schedule = LinearWarmupLinearDecay()
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_schedule(self)
+        require(self, "b1", 0 <= self.b1 < 1, "a number from 0 to below 1")
+        require(self, "b2", 0 <= self.b2 < 1, "a number from 0 to below 1")
+        require(self, "eps", self.eps > 0, "a number above 0")
+        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """Return the optax transformation for a run of ``steps`` steps."""
+        return optax.adamw(
+            self.learning_rate.build(steps),
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            mask=_is_matrix,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor:
+    """Adafactor as T5 was trained with it (Shazeer & Stern 2018, algorithm 4; T5X's defaults).
+
+    The step size is relative to each parameter's own RMS, so rates are larger than Adam's: T5 fine-tunes at 1e-3 and
+    pre-trains with ``InverseSquareRoot()``.
+
+    Attributes:
+        learning_rate: A schedule.
+        decay_rate: Exponent of the second moment's decay, ``1 - step ** -decay_rate``.
+        clipping_threshold: Largest RMS of a parameter's update.
+        min_dim_size_to_factor: Arrays with two dimensions of at least this size keep factored second moments.
+    """
+
+    learning_rate: Schedule = LinearWarmupLinearDecay()
+    decay_rate: float = 0.8
+    clipping_threshold: float = 1.0
+    min_dim_size_to_factor: int = 128
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_schedule(self)
+        require(self, "decay_rate", 0 < self.decay_rate < 1, "a number between 0 and 1")
+        require(self, "clipping_threshold", self.clipping_threshold >= 1, "1 or more")
+        require(self, "min_dim_size_to_factor", self.min_dim_size_to_factor >= 1, "1 or more")
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """Return the optax transformation for a run of ``steps`` steps."""
+        return optax.adafactor(
+            self.learning_rate.build(steps),
+            min_dim_size_to_factor=self.min_dim_size_to_factor,
+            decay_rate=self.decay_rate,
+            clipping_threshold=self.clipping_threshold,
+            multiply_by_parameter_scale=True,
+        )
+
+
+def _check_schedule(optimizer: Any) -> None:
+    require(optimizer, "learning_rate", hasattr(optimizer.learning_rate, "build"), "a schedule such as Constant(rate=0.001)")
+
+
+def _is_matrix(params: Any) -> Any:
+    return jax.tree.map(lambda array: array.ndim > 1, params)

@@ -1,0 +1,57 @@
+"""How far a run is: a bar on a terminal, now and then a line elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+QUIET_SECONDS = 15.0
+
+
+class Progress:
+    """Shows step, loss, rate and time left on stderr.
+
+    Args:
+        start: Step the run begins at.
+        steps: Step it ends at.
+    """
+
+    def __init__(self, *, start: int, steps: int):
+        self._start, self._step, self._steps = start, start, steps
+        self._began = self._shown = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, step: int, loss: float) -> None:
+        """Show that ``step`` steps are done, the mean loss being ``loss`` lately."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self._bar.update(step - self._step)
+        elif step == self._steps or time.monotonic() - self._shown >= QUIET_SECONDS:
+            self._shown = time.monotonic()
+            rate = (step - self._start) / max(1e-9, self._shown - self._began)
+            left = (self._steps - step) / max(1e-9, rate)
+            self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {rate:.1f} steps/s  {_clock(left)} left")
+        self._step = step
+
+    def say(self, message: str) -> None:
+        """Print a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(message, file=sys.stderr)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

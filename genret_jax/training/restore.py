@@ -1,0 +1,87 @@
+"""Read the parameters of a finished or a running run, without its model's code and on any devices."""
+
+import contextlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from genret_jax.errors import InputError
+from genret_jax.training.checkpoint_format import (
+    CHECKPOINTS_FOLDER,
+    DamagedError,
+    read_items,
+    read_metadata,
+    to_shapes,
+)
+from genret_jax.training.mesh import param_shardings
+from genret_jax.training.task import Params
+
+
+def restore_params(
+    folder: str | os.PathLike[str], which: Literal["best", "last"] | int = "best", mesh: Mesh | None = None
+) -> Params:
+    """Read the parameters of a run; the averaged ones if it keeps an average.
+
+    Args:
+        folder: The run's folder.
+        which: ``'best'`` (by the run's ``best_metric``; the last if it has none), ``'last'``, or a step.
+        mesh: Devices to spread them over by the logical axes they were saved with; None puts them on one device.
+
+    Returns:
+        Nested dict of arrays.
+
+    Raises:
+        InputError: If there is no such checkpoint or it is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    root = (Path(folder) / CHECKPOINTS_FOLDER).resolve()
+    if not root.is_dir():
+        raise InputError("no checkpoints here", file=folder, fix="give the folder of a run that was trained")
+    with ocp.CheckpointManager(root, options=ocp.CheckpointManagerOptions(read_only=True, create=False)) as manager:
+        for step in _candidates(manager, root, which):
+            try:
+                return _read_params(manager, step, mesh)
+            except DamagedError as damage:
+                if which != "last":
+                    raise InputError(
+                        f"checkpoint {step} is damaged ({damage})", file=root, fix="take 'last' or another step"
+                    ) from None
+                warnings.warn(f"checkpoint {step} is damaged ({damage}); trying the one before it", stacklevel=2)
+    raise InputError("no checkpoint that can be read", file=root, fix="train the run first")
+
+
+def _candidates(manager: Any, root: Path, which: str | int) -> list[int]:
+    steps = sorted(manager.all_steps(), reverse=True)
+    if which == "last":
+        return steps
+    if which == "best":
+        for step in steps:
+            with contextlib.suppress(DamagedError):
+                best = read_metadata(manager, step)["best"]
+                return [best["step"] if best else step]
+        return steps
+    if which not in steps:
+        raise InputError(
+            f"no checkpoint {which!r}", file=root, expected=f"'best', 'last' or one of the steps {sorted(steps)}"
+        )
+    return [int(which)]
+
+
+def _read_params(manager: Any, step: int, mesh: Mesh | None) -> Params:
+    metadata = read_metadata(manager, step)
+    name = "average" if "average" in metadata["shapes"] else "params"
+    shapes = {tuple(path.split("/")): shape for path, shape in to_shapes(metadata["shapes"][name]).items()}
+    if mesh is None:
+        shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
+    else:
+        axes = {tuple(path.split("/")): names for path, names in metadata["axes"].items()}
+        shardings = flatten_dict(param_shardings(mesh, unflatten_dict(shapes), axes))
+    placed = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()}
+    params: Params = read_items(manager, step, {name: unflatten_dict(placed)}, metadata)[name]
+    return params
