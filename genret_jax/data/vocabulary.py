@@ -5,7 +5,7 @@ Token 0 pads, 1 ends a sequence, 2 is unknown (T5's layout, Raffel et al. 2020, 
 and is saved with it, because a query must be treated as the training text was:
 
 - ``"words"``: lower-cased words with camelCase and snake_case split (:func:`genret_jax.data.words.normalized_words`).
-- ``"none"``: the model's own normalisation, for pretrained models; text becomes exactly the tokens they were trained on.
+- ``"none"``: the model's own normalisation, for pretrained models; text becomes the tokens they were trained on.
 """
 
 import abc
@@ -329,6 +329,7 @@ def train_sentencepiece(
             unk_id=UNKNOWN,
             bos_id=-1,
             character_coverage=character_coverage,
+            required_chars="0123456789",  # docids may be written as text
             normalization_rule_name="identity" if normalization == "words" else "nmt_nfkc",
             num_threads=4,  # stated, as the sums' order and so the model depend on it
             max_sentence_length=_LINE_BYTES,

@@ -14,7 +14,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?=\n\s*\n)|(?<=[。！？])")
 
 @functools.cache
 def _unicode_word() -> re.Pattern[str]:
-    """Letters and digits with their combining marks, which ``\\w`` leaves out (Hindi vowels are such marks)."""
+    """Letters and digits with their combining marks, which regular expressions leave out (Hindi vowels are such)."""
     marks = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M"]
     return re.compile(f"(?:[^\\W_]|[{''.join(marks)}])+")
 

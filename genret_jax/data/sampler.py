@@ -1,0 +1,336 @@
+"""The sampler: training examples from an example store, each a pure function of (seed, step, row).
+
+Nothing is carried from one step to the next, so training resumes exactly, a batch may be computed in any parts by any
+number of processes, and rates change without preparing anything again. The seqio tasks call this same sampler.
+
+Document representations and indexing objectives are those of DSI (Tay et al. 2022, arXiv 2202.06991, section 3.1).
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from genret_jax.data.counter_random import RowRandom
+from genret_jax.data.example_store import NO_WORD, ExampleStore
+from genret_jax.data.objectives import TextTargets
+from genret_jax.data.pseudo_queries import PseudoQueries, choose
+from genret_jax.data.span_corruption import SpanCorruption
+from genret_jax.data.vocabulary import PAD
+from genret_jax.errors import InputError
+from genret_jax.validation import check_fields, require
+
+INDEXING, PSEUDO_QUERY, RETRIEVAL = range(3)
+KINDS = ("indexing", "pseudo_query", "retrieval")
+
+# Streams of the counter-based random numbers; other files' begin at 100, 200 and 300.
+_DOCUMENT, _KIND, _QUERY, _PAIR, _GENERATED, _WHICH, _CHUNK, _DROP, _RESEGMENT, _ALTERNATIVE, _DOCID = range(11)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """What the examples are; the defaults are those that carry a start from scratch on a small corpus.
+
+    Attributes:
+        indexing_rate: Relative share of examples document → docid.
+        pseudo_query_rate: Relative share of examples pseudo-query → docid.
+        retrieval_rate: Relative share of examples query → docid. A document (``draw="document"``) or a split
+            without queries gives a pseudo-query instead.
+        draw: ``"document"``: first a document, all alike likely, then what is shown of it; this counters the pull of
+            documents with many queries. ``"query"``: retrieval examples draw a query, then one of its documents.
+        split: The qrels split whose queries are shown.
+        representation: What indexing shows: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
+            words, ``"inverted"`` a random chunk.
+        objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
+            ``"targets_to_inputs"`` docid → document, ``"bidirectional"`` either, told by a sentinel in front,
+            ``"span_corruption"`` the masked spans of docid and document together.
+        input_length: Encoder tokens.
+        target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
+        append_eos: End encoder inputs with EOS, as T5 does.
+        word_drop: Chance of leaving a word out; one word always stays.
+        query_word_drop: Added to ``word_drop`` on queries of the split.
+        resegmentation: Share of the words whose tokens are drawn from all their segmentations, instead of the best.
+        generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl`` where a document
+            has any.
+        pseudo_queries: How the other pseudo-queries are drawn.
+        span_corruption: Noise of that objective.
+    """
+
+    indexing_rate: float = 15.0
+    pseudo_query_rate: float = 60.0
+    retrieval_rate: float = 25.0
+    draw: Literal["document", "query"] = "document"
+    split: str = "train"
+    representation: Literal["direct", "set", "inverted"] = "direct"
+    objective: Literal["inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"] = (
+        "inputs_to_targets"
+    )
+    input_length: int = 24
+    target_length: int | None = None
+    append_eos: bool = False
+    word_drop: float = 0.15
+    query_word_drop: float = 0.3
+    resegmentation: float = 0.1
+    generated_query_rate: float = 0.5
+    pseudo_queries: PseudoQueries = PseudoQueries()
+    span_corruption: SpanCorruption = SpanCorruption()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
+        for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
+        require(self, "input_length", self.input_length >= 2, "at least 2")
+        require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """The rates of indexing, pseudo-query and retrieval examples."""
+        return self.indexing_rate, self.pseudo_query_rate, self.retrieval_rate
+
+    @property
+    def decoder_writes_text(self) -> bool:
+        """Whether some examples ask the decoder for text."""
+        return self.objective != "inputs_to_targets" and self.indexing_rate > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What was drawn for each of b rows, before it became tokens.
+
+    Attributes:
+        kind: ``INDEXING``, ``PSEUDO_QUERY`` or ``RETRIEVAL``; what an example became, not what was asked for.
+        document: Index of its document.
+        query: Index of its query, -1 without.
+        docid_row: Row of the store's docid arrays.
+        words: Word numbers, -1 for none.
+    """
+
+    kind: Int[np.ndarray, " b"]
+    document: Int[np.ndarray, " b"]
+    query: Int[np.ndarray, " b"]
+    docid_row: Int[np.ndarray, " b"]
+    words: Int32[np.ndarray, "b w"]
+
+
+class Sampler:
+    """Examples of an example store.
+
+    Args:
+        store: The store.
+        config: What the examples are.
+        seed: Seed of all random choices.
+        batch_size: Rows of a step.
+
+    Raises:
+        InputError: If the split is unknown, or the objective needs what the store has not got.
+    """
+
+    def __init__(self, store: ExampleStore, config: SamplerConfig, *, seed: int, batch_size: int):
+        self.store, self.config, self.seed, self.batch_size = store, config, seed, batch_size
+        self._check_objective()
+        query, document, _ = store.pairs(config.split)
+        words, offsets = np.diff(store.array("query_offsets")), store.array("document_offsets")
+        usable = (words[query] > 0) & (offsets[document + 1] > offsets[document])
+        self._pair_query, self._pair_document = query[usable], document[usable]  # ordered by document
+        self._first_pair = np.searchsorted(self._pair_document, np.arange(store.num_documents + 1))
+        self._by_query = np.argsort(self._pair_query, kind="stable")
+        _, self._query_begins = np.unique(self._pair_query[self._by_query], return_index=True)
+        self._query_ends = np.append(self._query_begins[1:], len(self._by_query))
+
+    def _check_objective(self) -> None:
+        config, store = self.config, self.store
+        if not config.decoder_writes_text:
+            return
+        if not store.shares_vocabulary:
+            raise InputError(
+                f"objective {config.objective!r} with docid tokens from {store.manifest['codec']['first_token']} on",
+                file=store.folder,
+                expected=f"text and docids in one vocabulary, docid tokens from {store.vocabulary_size} on",
+                fix="build the examples with --share-vocabulary, or use objective 'inputs_to_targets'",
+            )
+        needed = {"bidirectional": 2, "span_corruption": 1 + config.span_corruption.most_spans(config.input_length)}
+        if store.manifest["extra_ids"] < needed.get(config.objective, 0):
+            raise InputError(
+                f"objective {config.objective!r} with {store.manifest['extra_ids']} sentinels in the vocabulary",
+                file=store.folder,
+                expected=f"at least {needed[config.objective]}",
+                fix="build the examples with --extra-ids 100",
+            )
+
+    @property
+    def decoder_length(self) -> int:
+        """Columns of the decoder arrays."""
+        if not self.config.decoder_writes_text:
+            return self.store.docid_length
+        return max(self.store.docid_length, self.config.target_length or self.config.input_length)
+
+    def batch(self, step: int, rows: Int[np.ndarray, " b"] | slice | None = None) -> dict[str, np.ndarray]:
+        """Return the examples of a step, or some rows of it.
+
+        Args:
+            step: Step number, from 0.
+            rows: Rows of the step's batch, all by default.
+
+        Returns:
+            int32 ``encoder_input_tokens`` [b, L] padded with 0, ``decoder_target_tokens``, ``decoder_input_tokens``
+            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where text is written), ``document`` [b]
+            (index), and float32 ``decoder_loss_weights`` [b, m].
+        """
+        numbers = np.arange(self.batch_size)
+        random, drawn = self.draw(step, numbers if rows is None else numbers[rows])
+        inputs, targets, nodes = self._tokens(drawn, random)
+        decoder_inputs = np.zeros_like(targets)
+        decoder_inputs[:, 1:] = targets[:, :-1]
+        return {
+            "encoder_input_tokens": inputs,
+            "decoder_target_tokens": targets,
+            "decoder_input_tokens": decoder_inputs,
+            "decoder_loss_weights": (targets != PAD).astype(np.float32),
+            "decoder_prefix_nodes": nodes,
+            "document": drawn.document.astype(np.int32),
+        }
+
+    def draw(self, step: int, rows: Int[np.ndarray, " b"]) -> tuple[RowRandom, Drawn]:
+        """Draw what the given rows of a step show, before word drop; the random numbers come along."""
+        random = RowRandom(self.seed, step, np.asarray(rows, np.int64))
+        kind = choose(self.config.rates, random.uniform(_KIND))
+        document, query = self._documents_and_queries(kind, random)
+        kind = np.where((kind == RETRIEVAL) & (query < 0), PSEUDO_QUERY, kind)
+        docids = self.store.array("docid_offsets")
+        docid_row = docids[document] + random.below(_DOCID, docids[document + 1] - docids[document])
+        words = np.full((len(kind), 2 * self.config.input_length), NO_WORD, np.int32)
+        for of_kind, show in ((INDEXING, self._indexed), (PSEUDO_QUERY, self._pseudo), (RETRIEVAL, self._asked)):
+            chosen = np.flatnonzero(kind == of_kind)
+            if len(chosen):
+                words[chosen] = show(document[chosen], query[chosen], random.select(chosen), words.shape[1])
+        return random, Drawn(kind=kind, document=document, query=query, docid_row=docid_row, words=words)
+
+    def _documents_and_queries(
+        self, kind: Int[np.ndarray, " b"], random: RowRandom
+    ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+        candidates = self.store.documents_with_text
+        document = candidates[random.below(_DOCUMENT, np.full(len(kind), len(candidates)))]
+        asked = kind == RETRIEVAL
+        if not len(self._pair_query):
+            return document, np.full(len(kind), -1)
+        if self.config.draw == "document":
+            begins, ends = self._first_pair[document], self._first_pair[document + 1]
+            pair = np.minimum(begins + random.below(_PAIR, ends - begins), len(self._pair_query) - 1)
+            return document, np.where(asked & (ends > begins), self._pair_query[pair], -1)
+        number = random.below(_QUERY, np.full(len(kind), len(self._query_begins)))
+        begins, ends = self._query_begins[number], self._query_ends[number]
+        pair = self._by_query[begins + random.below(_PAIR, ends - begins)]
+        return np.where(asked, self._pair_document[pair], document), np.where(asked, self._pair_query[pair], -1)
+
+    def _indexed(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return the document as the configured representation shows it."""
+        store = self.store
+        name = "term" if self.config.representation == "set" else "document"
+        offsets = store.array(f"{name}_offsets")
+        starts, lengths = offsets[document], offsets[document + 1] - offsets[document]
+        if self.config.representation == "inverted":
+            # As many words as fill the input on average in this document; the chunk starts where those still follow.
+            tokens = store.array("document_tokens")[document].astype(np.int64)
+            shown = np.minimum(lengths, np.maximum(1, self.config.input_length * lengths // tokens))
+            skipped = random.below(_CHUNK, lengths - shown + 1)
+            starts, lengths = starts + skipped, lengths - skipped
+        words = store.words(f"{name}_words", starts, lengths, width)
+        nothing = np.flatnonzero(lengths == 0)  # only stop words: show them after all
+        if len(nothing):
+            offsets = store.array("document_offsets")
+            first, last = offsets[document[nothing]], offsets[document[nothing] + 1]
+            words[nothing] = store.words("document_words", first, last - first, width)
+        return words
+
+    def _pseudo(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return a drawn or a generated pseudo-query."""
+        words, _ = self.config.pseudo_queries.draw(self.store, document, random, width)
+        offsets = self.store.array("generated_offsets")
+        begins, counts = offsets[document], offsets[document + 1] - offsets[document]
+        rows = np.flatnonzero((counts > 0) & (random.uniform(_GENERATED) < self.config.generated_query_rate))
+        if len(rows):
+            chosen = (begins + random.below(_WHICH, counts))[rows]
+            ends = self.store.array("generated_word_offsets")
+            words[rows] = self.store.words("generated_words", ends[chosen], ends[chosen + 1] - ends[chosen], width)
+        return words
+
+    def _asked(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return the words of the queries."""
+        offsets = self.store.array("query_offsets")
+        return self.store.words("query_words", offsets[query], offsets[query + 1] - offsets[query], width)
+
+    def _tokens(
+        self, drawn: Drawn, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+        """Return encoder inputs, decoder targets and the tree node before each target token."""
+        config, store = self.config, self.store
+        words = self._dropped(drawn, random)
+        alternatives = self._alternatives(words, random)
+        inputs = store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+        targets = np.zeros((len(words), self.decoder_length), np.int32)
+        nodes = np.zeros_like(targets)
+        targets[:, : store.docid_length] = store.array("docid_tokens")[drawn.docid_row]
+        nodes[:, : store.docid_length] = store.array("docid_prefix_nodes")[drawn.docid_row]
+        indexing = np.flatnonzero(drawn.kind == INDEXING)
+        if config.decoder_writes_text and len(indexing):
+            inputs[indexing], targets[indexing] = self._with_text_targets(
+                words[indexing], alternatives[indexing], targets[indexing], random.select(indexing)
+            )
+            # Where any text token is a target, the docid tree has no say.
+            nodes[indexing] = np.where(
+                self._are_docids(targets[indexing], drawn.docid_row[indexing]), nodes[indexing], 0
+            )
+        return inputs, targets, nodes
+
+    def _are_docids(self, targets: Int32[np.ndarray, "b m"], docid_row: Int[np.ndarray, " b"]) -> np.ndarray:
+        docids = self.store.array("docid_tokens")[docid_row]
+        width = docids.shape[1]
+        return ((targets[:, :width] == docids).all(1) & ~targets[:, width:].any(1))[:, None]
+
+    def _with_text_targets(
+        self,
+        words: Int32[np.ndarray, "b w"],
+        alternatives: Int[np.ndarray, "b w"],
+        targets: Int32[np.ndarray, "b m"],
+        random: RowRandom,
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
+        texts = TextTargets(
+            self.store,
+            words,
+            alternatives,
+            targets[:, : self.store.docid_length],
+            input_length=self.config.input_length,
+            decoder_length=self.decoder_length,
+            append_eos=self.config.append_eos,
+        )
+        if self.config.objective == "targets_to_inputs":
+            return texts.targets_to_inputs()
+        if self.config.objective == "bidirectional":
+            return texts.bidirectional(random)
+        return texts.span_corruption(self.config.span_corruption, random)
+
+    def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
+        """Leave words out, but never all of a row."""
+        rate = self.config.word_drop + np.where(drawn.kind == RETRIEVAL, self.config.query_word_drop, 0.0)
+        present = drawn.words != NO_WORD
+        chance = np.where(present, random.uniforms(_DROP, drawn.words.shape[1]), -1.0)
+        kept = present & ((chance >= rate[:, None]) | (chance == chance.max(axis=1, keepdims=True)))
+        return np.where(kept, drawn.words, np.int32(NO_WORD))
+
+    def _alternatives(self, words: Int32[np.ndarray, "b w"], random: RowRandom) -> Int[np.ndarray, "b w"]:
+        """Choose segmentations: mostly the best, sometimes any (Kudo 2018, arXiv 1804.10959, section 3.2)."""
+        width = words.shape[1]
+        counts = self.store.segmentation_counts(words)
+        any_of_them = (random.uniforms(_ALTERNATIVE, width) * counts).astype(np.int64)
+        return np.where(random.uniforms(_RESEGMENT, width) < self.config.resegmentation, any_of_them, 0)

@@ -1,0 +1,80 @@
+"""The table of distinct words with their tokens, and texts as sequences of its word numbers."""
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from genret_jax.data.vocabulary import Vocabulary
+from genret_jax.data.words import sentences
+
+
+class WordSequences:
+    """Word-number sequences, one after the other in one growing array."""
+
+    def __init__(self) -> None:
+        self._words = array("i")
+        self._ends = array("q", [0])
+
+    def append(self, words: Iterable[int]) -> None:
+        """Add one sequence."""
+        self._words.extend(words)
+        self._ends.append(len(self._words))
+
+    @property
+    def words(self) -> Int32[np.ndarray, " total"]:
+        """The words of all sequences."""
+        return np.frombuffer(self._words, np.int32) if self._words else np.zeros(0, np.int32)
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, " sequences_plus_1"]:
+        """Sequence i has ``words[offsets[i]:offsets[i + 1]]``."""
+        return np.frombuffer(self._ends, np.int64)
+
+
+class WordTable:
+    """Numbers words in the order in which they first occur.
+
+    Args:
+        vocabulary: What splits texts into words, and words into tokens.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._vocabulary = vocabulary
+        self._numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def numbers(self, text: str) -> list[int]:
+        """Return the word numbers of a text, adding words that are new."""
+        known = self._numbers
+        return [known.setdefault(word, len(known)) for word in self._vocabulary.words(text)]
+
+    def numbers_by_sentence(self, text: str) -> list[list[int]]:
+        """Return the word numbers of each sentence that has words."""
+        return [numbers for sentence in sentences(text) if (numbers := self.numbers(sentence))]
+
+    def segmentations(self, limit: int) -> dict[str, np.ndarray]:
+        """Return the ways to write every word in tokens, best first.
+
+        Args:
+            limit: Most segmentations a word.
+
+        Returns:
+            ``segment_tokens`` [total], ``segment_offsets`` [s + 1]: segmentation i has the tokens between offsets i
+            and i + 1; ``word_segments`` [w + 1]: word j has the segmentations between its entries j and j + 1.
+        """
+        tokens, ends, words = array("i"), array("i", [0]), array("i", [0])
+        for word in self._numbers:
+            for segmentation in self._vocabulary.segmentations(word, limit):
+                tokens.extend(segmentation)
+                ends.append(len(tokens))
+            words.append(len(ends) - 1)
+        packed = {"segment_tokens": tokens, "segment_offsets": ends, "word_segments": words}
+        return {name: np.array(values, np.int32) for name, values in packed.items()}
+
+    def stop_words(self, stop_words: frozenset[str]) -> np.ndarray:
+        """Return a bool [w]: which words are stop words, case and surrounding white space aside."""
+        return np.fromiter((word.strip().lower() in stop_words for word in self._numbers), bool, len(self._numbers))
