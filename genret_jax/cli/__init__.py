@@ -15,7 +15,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
 from genret_jax.errors import InputError, nearest
@@ -34,6 +34,7 @@ examples:
 """
 
 
+@runtime_checkable
 class Command(Protocol):
     """What a module of this package offers."""
 
@@ -86,13 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("genret: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            _forget_stdout()
+            _flush_or_forget_stdout()
             return EXIT_BROKEN_PIPE
         except OSError as error:
-            if _explain_os_error(error) is None:
+            explanation = _explain_os_error(error)
+            if explanation is None:
                 raise
-            _forget_stdout()
-            return _fail(str(_explain_os_error(error)))
+            _flush_or_forget_stdout()
+            return _fail(str(explanation))
 
 
 def load(name: str) -> Command:
@@ -173,11 +175,14 @@ def _explain_os_error(error: OSError) -> InputError | None:
     return InputError(reason, file=os.fsdecode(error.filename), fix=fixes[error.errno])
 
 
-def _forget_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not fail again on its last flush."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _flush_or_forget_stdout() -> None:
+    """Send what cannot be printed nowhere, so that the interpreter does not fail again on its last flush."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextlib.contextmanager
