@@ -21,6 +21,7 @@ class TinyModel(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Return logits [b, v] of tokens [b, l]."""
         normal = nn.initializers.normal(0.5)
         weight = partitioning.param_with_axes
         embedding = weight("embedding", normal, (self.vocab_size, self.width), axes=("vocab", "embed"))
@@ -43,7 +44,7 @@ class TinyTask:
         poison_at: Step whose loss is not finite.
     """
 
-    model: TinyModel = TinyModel()
+    model: TinyModel = dataclasses.field(default_factory=TinyModel)
     batch_size: int = 16
     fail_at: int | None = None
     poison_at: int | None = None

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt32
 
@@ -22,7 +21,6 @@ from genret_jax.storage import fingerprint as digest
 
 VERSION = 1
 CHECKPOINTS_FOLDER = "checkpoints"
-METADATA = "metadata"
 SHOWN_DIFFERENCES = 4
 
 Described = dict[str, list[Any]]
@@ -91,7 +89,14 @@ def make_metadata(items: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     return {**metadata, "digest": digest(metadata)}
 
 
-def read_metadata(manager: Any, step: int) -> dict[str, Any]:
+def checkpoint_steps(root: Path) -> list[int]:
+    """Return the steps that have a finished checkpoint, the last first."""
+    if not root.is_dir():
+        return []
+    return sorted((int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()), reverse=True)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
     """Read a checkpoint's JSON.
 
     Raises:
@@ -100,18 +105,17 @@ def read_metadata(manager: Any, step: int) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     with _any_failure_is_damage():
-        metadata = dict(manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[METADATA])
+        metadata = dict(_restore(path, metadata=ocp.args.JsonRestore())["metadata"])
         if metadata.pop("digest") != digest(metadata):
             raise DamagedError("its metadata was changed")
     return metadata
 
 
-def read_items(manager: Any, step: int, like: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+def read_items(path: Path, like: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Read items of a checkpoint and verify them.
 
     Args:
-        manager: Orbax's.
-        step: The checkpoint's.
+        path: The checkpoint's folder.
         like: Shapes and shardings of the items to read.
         metadata: From :func:`read_metadata`.
 
@@ -122,12 +126,19 @@ def read_items(manager: Any, step: int, like: Mapping[str, Any], metadata: Mappi
 
     arguments = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
     with _any_failure_is_damage():
-        restored = manager.restore(step, args=ocp.args.Composite(**arguments))
+        restored = _restore(path, **arguments)
         items = {name: restored[name] for name in like}
         for name, item in items.items():
             if checksum(item) != metadata["checksums"][name]:
                 raise DamagedError(f"the arrays of '{name}' were changed")
     return items
+
+
+def _restore(path: Path, **arguments: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path, args=ocp.args.Composite(**arguments))
 
 
 @contextlib.contextmanager
@@ -160,8 +171,4 @@ def explain_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def to_shapes(described: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the arrays' shapes and dtypes by path from what :func:`describe` wrote."""
-    return {path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(_dtype(dtype))) for path, (dtype, shape) in described.items()}
-
-
-def _dtype(name: str) -> Any:
-    return jnp.dtype(name)  # knows bfloat16, which NumPy by itself does not
+    return {path: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for path, (dtype, shape) in described.items()}

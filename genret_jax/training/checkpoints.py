@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     VERSION,
     DamagedError,
+    checkpoint_steps,
     describe,
     describe_difference,
     explain_full_disk,
@@ -44,19 +46,17 @@ class Checkpoints:
         self._keep = keep
         self.latest: int | None = None
         self.best: dict[str, Any] | None = None
-        self._manager = self._open()
 
-    def _open(self) -> Any:
+    @functools.cached_property
+    def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Preserve(self._is_kept), cleanup_tmp_directories=True
+        )
         with explain_full_disk(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
-            return ocp.CheckpointManager(
-                self._root,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=_Preserve(self._is_kept), cleanup_tmp_directories=True
-                ),
-            )
+            return ocp.CheckpointManager(self._root, options=options)
 
     def _is_kept(self, steps: Sequence[int]) -> list[bool]:
         kept = {*sorted(steps)[-self._keep :], self.best["step"] if self.best else None}
@@ -66,6 +66,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if "_manager" not in vars(self):  # nothing was ever saved
+            return
         try:
             self.wait()
         except Exception:
@@ -81,8 +83,9 @@ class Checkpoints:
         Raises:
             InputError: If the disk is full.
         """
-        with explain_full_disk(self._root):
-            self._manager.wait_until_finished()
+        if "_manager" in vars(self):
+            with explain_full_disk(self._root):
+                self._manager.wait_until_finished()
 
     def save(
         self,
@@ -131,13 +134,13 @@ class Checkpoints:
         Raises:
             InputError: If the checkpoint is of another model or fingerprint, or all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = checkpoint_steps(self._root)
         wanted = _to_items(like)
         for step in steps:
             try:
-                metadata = read_metadata(self._manager, step)
+                metadata = read_metadata(self._root / str(step))
                 _check_belongs(self._root / str(step), metadata, wanted, fingerprint)
-                items = read_items(self._manager, step, wanted, metadata)
+                items = read_items(self._root / str(step), wanted, metadata)
             except DamagedError as damage:
                 self._put_aside(step, str(damage))
                 continue
@@ -152,7 +155,6 @@ class Checkpoints:
         return None
 
     def _put_aside(self, step: int, reason: str) -> None:
-        self._manager.close()
         self._damaged.mkdir(exist_ok=True)
         target = self._damaged / str(step)
         while target.exists():
@@ -161,7 +163,6 @@ class Checkpoints:
         warnings.warn(
             f"checkpoint {step} is damaged ({reason}) and was moved to {target}; trying the one before it", stacklevel=3
         )
-        self._manager = self._open()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +191,11 @@ def _check_belongs(
     advice = "use the configuration the run was started with, or another run folder"
     if metadata["version"] != VERSION:
         raise InputError(f"a checkpoint of layout {metadata['version']}", file=path, expected=f"layout {VERSION}")
-    for name in sorted({*wanted, *metadata["shapes"]}):
-        found_shapes = metadata["shapes"].get(name, {})
-        wanted_shapes = describe(wanted[name]) if name in wanted else {}
+    for name, what in (("params", "model"), ("training", "optimizer or set of metrics"), ("average", "average_decay")):
+        found_shapes, wanted_shapes = metadata["shapes"].get(name, {}), describe(wanted.get(name, {}))
         difference = describe_difference(found_shapes, wanted_shapes, found_in="checkpoint", wanted_in="this run")
         if difference:
-            raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=advice)
+            raise InputError(f"a checkpoint of another {what} ({difference})", file=path, fix=advice)
     found = metadata["fingerprint"]
     for key in sorted({*found, *fingerprint}):
         if found.get(key) != fingerprint.get(key):

@@ -38,7 +38,7 @@ class TrainerConfig:
     steps: int
     batch_size: int
     gradient_accumulation: int = 1
-    optimizer: Optimizer = AdamW()
+    optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
     clip_norm: float | None = 1.0
     average_decay: float | None = None
     seed: int = 0

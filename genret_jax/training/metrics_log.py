@@ -54,7 +54,7 @@ class MetricsLog:
             kept = [record for record in read_metrics(folder) if record["step"] <= step]
             with atomic_file(self._path) as handle:
                 handle.writelines(json.dumps(record) + "\n" for record in kept)
-        self._handle = open(self._path, "a", encoding="utf-8", newline="\n")
+        self._handle = open(self._path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by __exit__)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -35,7 +35,7 @@ class AdamW:
         weight_decay: Pulls matrices and embeddings towards 0, never scales and biases (arrays of one dimension).
     """
 
-    learning_rate: Schedule = LinearWarmupLinearDecay()
+    learning_rate: Schedule = dataclasses.field(default_factory=LinearWarmupLinearDecay)
     b1: float = 0.9
     b2: float = 0.98
     eps: float = 1e-8
@@ -75,7 +75,7 @@ class Adafactor:
         min_dim_size_to_factor: Arrays with two dimensions of at least this size keep factored second moments.
     """
 
-    learning_rate: Schedule = LinearWarmupLinearDecay()
+    learning_rate: Schedule = dataclasses.field(default_factory=LinearWarmupLinearDecay)
     decay_rate: float = 0.8
     clipping_threshold: float = 1.0
     min_dim_size_to_factor: int = 128
@@ -99,7 +99,8 @@ class Adafactor:
 
 
 def _check_schedule(optimizer: Any) -> None:
-    require(optimizer, "learning_rate", hasattr(optimizer.learning_rate, "build"), "a schedule such as Constant(rate=0.001)")
+    is_schedule = hasattr(optimizer.learning_rate, "build")
+    require(optimizer, "learning_rate", is_schedule, "a schedule such as Constant(rate=0.001)")
 
 
 def _is_matrix(params: Any) -> Any:

@@ -33,6 +33,8 @@ class Progress:
 
     def update(self, step: int, loss: float) -> None:
         """Show that ``step`` steps are done, the mean loss being ``loss`` lately."""
+        if step <= self._step:
+            return
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self._bar.update(step - self._step)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -14,6 +14,7 @@ from genret_jax.errors import InputError
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     DamagedError,
+    checkpoint_steps,
     read_items,
     read_metadata,
     to_shapes,
@@ -38,32 +39,29 @@ def restore_params(
     Raises:
         InputError: If there is no such checkpoint or it is damaged.
     """
-    import orbax.checkpoint as ocp
-
     root = (Path(folder) / CHECKPOINTS_FOLDER).resolve()
-    if not root.is_dir():
-        raise InputError("no checkpoints here", file=folder, fix="give the folder of a run that was trained")
-    with ocp.CheckpointManager(root, options=ocp.CheckpointManagerOptions(read_only=True, create=False)) as manager:
-        for step in _candidates(manager, root, which):
-            try:
-                return _read_params(manager, step, mesh)
-            except DamagedError as damage:
-                if which != "last":
-                    raise InputError(
-                        f"checkpoint {step} is damaged ({damage})", file=root, fix="take 'last' or another step"
-                    ) from None
-                warnings.warn(f"checkpoint {step} is damaged ({damage}); trying the one before it", stacklevel=2)
-    raise InputError("no checkpoint that can be read", file=root, fix="train the run first")
+    for step in _candidates(root, which):
+        try:
+            return _read_params(root / str(step), mesh)
+        except DamagedError as damage:
+            if which != "last":
+                raise InputError(
+                    f"checkpoint {step} is damaged ({damage})", file=root, fix="take 'last' or another step"
+                ) from None
+            warnings.warn(f"checkpoint {step} is damaged ({damage}); trying the one before it", stacklevel=2)
+    raise InputError("no checkpoint that can be read", file=root, fix="restore the folder from a copy or train again")
 
 
-def _candidates(manager: Any, root: Path, which: str | int) -> list[int]:
-    steps = sorted(manager.all_steps(), reverse=True)
+def _candidates(root: Path, which: str | int) -> list[int]:
+    steps = checkpoint_steps(root)
+    if not steps:
+        raise InputError("no checkpoints here", file=root, fix="give the folder of a run that was trained")
     if which == "last":
         return steps
     if which == "best":
         for step in steps:
             with contextlib.suppress(DamagedError):
-                best = read_metadata(manager, step)["best"]
+                best = read_metadata(root / str(step))["best"]
                 return [best["step"] if best else step]
         return steps
     if which not in steps:
@@ -73,15 +71,15 @@ def _candidates(manager: Any, root: Path, which: str | int) -> list[int]:
     return [int(which)]
 
 
-def _read_params(manager: Any, step: int, mesh: Mesh | None) -> Params:
-    metadata = read_metadata(manager, step)
+def _read_params(path: Path, mesh: Mesh | None) -> Params:
+    metadata = read_metadata(path)
     name = "average" if "average" in metadata["shapes"] else "params"
-    shapes = {tuple(path.split("/")): shape for path, shape in to_shapes(metadata["shapes"][name]).items()}
+    shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(metadata["shapes"][name]).items()}
     if mesh is None:
         shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
     else:
-        axes = {tuple(path.split("/")): names for path, names in metadata["axes"].items()}
+        axes = {tuple(key.split("/")): names for key, names in metadata["axes"].items()}
         shardings = flatten_dict(param_shardings(mesh, unflatten_dict(shapes), axes))
     placed = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()}
-    params: Params = read_items(manager, step, {name: unflatten_dict(placed)}, metadata)[name]
+    params: Params = read_items(path, {name: unflatten_dict(placed)}, metadata)[name]
     return params
