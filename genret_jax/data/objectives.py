@@ -1,15 +1,15 @@
 """Indexing objectives in which the decoder writes text (Tay et al. 2022, arXiv 2202.06991, section 3.1.1)."""
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from genret_jax.data.counter_random import RowRandom
 from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.span_corruption import SpanCorruption
+from genret_jax.data.sampler_config import SamplerConfig
 from genret_jax.data.vocabulary import EOS, PAD
 
 _DIRECTION = 300  # stream of the counter-based random numbers
-_TO_DOCID, _TO_TEXT = 0, 1  # the sentinels that tell the directions apart
+_TO_DOCID, _TO_TEXT = 0, 1  # numbers of the sentinels that tell the directions apart
 
 
 class TextTargets:
@@ -17,62 +17,67 @@ class TextTargets:
 
     Args:
         store: The store.
+        config: Objective, lengths and noise.
         words: Words of the documents as they are shown, b rows.
         alternatives: Which segmentation each word has.
-        docids: Docid tokens, padded with 0.
-        input_length: Encoder tokens.
-        decoder_length: Decoder tokens.
-        append_eos: End encoder inputs with EOS.
+        docids: Docid tokens, padded with 0 to the decoder's length.
     """
 
     def __init__(
         self,
         store: ExampleStore,
+        config: SamplerConfig,
+        *,
         words: Int32[np.ndarray, "b w"],
         alternatives: Int[np.ndarray, "b w"],
-        docids: Int32[np.ndarray, "b d"],
-        *,
-        input_length: int,
-        decoder_length: int,
-        append_eos: bool,
+        docids: Int32[np.ndarray, "b m"],
     ):
-        self._store, self._words, self._alternatives, self._docids = store, words, alternatives, docids
-        self._input_length, self._decoder_length, self._append_eos = input_length, decoder_length, append_eos
+        self._store, self._config = store, config
+        self._words, self._alternatives, self._docids = words, alternatives, docids
+        self._length = docids.shape[1]
+        self._room = config.input_length - config.append_eos
         self._sentinel = store.vocabulary_size - 1
 
-    def targets_to_inputs(self) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
-        """Docid → document."""
-        inputs = self._joined(self._docids)
-        return inputs, self._text(self._decoder_length, append_eos=True)
+    def examples(
+        self, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Bool[np.ndarray, " b"]]:
+        """Return encoder inputs, decoder targets, and whether a row's targets are text instead of a docid."""
+        if self._config.objective == "targets_to_inputs":
+            inputs, targets = self._encoder_input(self._docids), self._text(self._length, append_eos=True)
+            return inputs, targets, np.ones(len(inputs), bool)
+        if self._config.objective == "span_corruption":
+            inputs, targets = self._span_corruption(random)
+            return inputs, targets, np.ones(len(inputs), bool)
+        return self._bidirectional(random)
 
-    def bidirectional(self, random: RowRandom) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
+    def _bidirectional(
+        self, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Bool[np.ndarray, " b"]]:
         """Either direction, half of the examples each, told by a sentinel in front of the input."""
-        backward = random.uniform(_DIRECTION) < 0.5
-        front = np.where(backward, self._sentinel - _TO_TEXT, self._sentinel - _TO_DOCID).astype(np.int32)[:, None]
-        docids = np.pad(self._docids, ((0, 0), (0, self._decoder_length - self._docids.shape[1])))
-        shown = np.where(
-            backward[:, None], self._joined(front, self._docids), self._joined(front, self._text(self._input_length))
-        )
-        return shown, np.where(backward[:, None], self._text(self._decoder_length, append_eos=True), docids)
+        to_text = random.uniform(_DIRECTION) < 0.5
+        either = to_text[:, None]
+        front = np.where(either, self._sentinel - _TO_TEXT, self._sentinel - _TO_DOCID).astype(np.int32)
+        from_docid = self._encoder_input(front, self._docids)
+        from_text = self._encoder_input(front, self._text(self._room))
+        targets = np.where(either, self._text(self._length, append_eos=True), self._docids)
+        return np.where(either, from_docid, from_text), targets, to_text
 
-    def span_corruption(
-        self, noise: SpanCorruption, random: RowRandom
-    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
+    def _span_corruption(self, random: RowRandom) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
         """Masked spans of docid and document, one after the other."""
-        room = self._input_length - self._append_eos
-        whole = _side_by_side(_without_eos(self._docids), self._text(room))[:, :room]
-        inputs, targets = noise.corrupt(whole, random, sentinel=self._sentinel, target_length=self._decoder_length)
-        return self._joined(inputs), targets
+        whole = _side_by_side(_without_eos(self._docids), self._text(self._room))[:, : self._room]
+        inputs, targets = self._config.span_corruption.corrupt(
+            whole, random, sentinel=self._sentinel, target_length=self._length
+        )
+        return self._encoder_input(inputs), targets
 
     def _text(self, length: int, *, append_eos: bool = False) -> Int32[np.ndarray, "b length"]:
         return self._store.tokens(self._words, length, alternatives=self._alternatives, append_eos=append_eos)
 
-    def _joined(self, *parts: Int32[np.ndarray, "b _"]) -> Int32[np.ndarray, "b l"]:
-        """Return the parts one after the other as encoder input."""
-        room = self._input_length - self._append_eos
-        whole = _without_eos(_side_by_side(*parts))[:, :room]
-        tokens = np.pad(whole, ((0, 0), (0, self._input_length - whole.shape[1])))
-        if self._append_eos:
+    def _encoder_input(self, *parts: Int32[np.ndarray, "b _"]) -> Int32[np.ndarray, "b l"]:
+        """Return the parts one after the other, cut or padded to the encoder's length."""
+        whole = _without_eos(_side_by_side(*parts))[:, : self._room]
+        tokens = np.pad(whole, ((0, 0), (0, self._config.input_length - whole.shape[1])))
+        if self._config.append_eos:
             tokens[np.arange(len(tokens)), (tokens != PAD).sum(1)] = EOS
         return tokens
 

@@ -7,7 +7,6 @@ Document representations and indexing objectives are those of DSI (Tay et al. 20
 """
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -15,87 +14,18 @@ from jaxtyping import Int, Int32
 from genret_jax.data.counter_random import RowRandom
 from genret_jax.data.example_store import NO_WORD, ExampleStore
 from genret_jax.data.objectives import TextTargets
-from genret_jax.data.pseudo_queries import PseudoQueries, choose
-from genret_jax.data.span_corruption import SpanCorruption
+from genret_jax.data.pseudo_queries import choose
+from genret_jax.data.sampler_config import SamplerConfig
 from genret_jax.data.vocabulary import PAD
 from genret_jax.errors import InputError
-from genret_jax.validation import check_fields, require
+
+__all__ = ["INDEXING", "KINDS", "PSEUDO_QUERY", "RETRIEVAL", "Drawn", "Sampler", "SamplerConfig"]
 
 INDEXING, PSEUDO_QUERY, RETRIEVAL = range(3)
 KINDS = ("indexing", "pseudo_query", "retrieval")
 
 # Streams of the counter-based random numbers; other files' begin at 100, 200 and 300.
 _DOCUMENT, _KIND, _QUERY, _PAIR, _GENERATED, _WHICH, _CHUNK, _DROP, _RESEGMENT, _ALTERNATIVE, _DOCID = range(11)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """What the examples are; the defaults are those that carry a start from scratch on a small corpus.
-
-    Attributes:
-        indexing_rate: Relative share of examples document → docid.
-        pseudo_query_rate: Relative share of examples pseudo-query → docid.
-        retrieval_rate: Relative share of examples query → docid. A document (``draw="document"``) or a split
-            without queries gives a pseudo-query instead.
-        draw: ``"document"``: first a document, all alike likely, then what is shown of it; this counters the pull of
-            documents with many queries. ``"query"``: retrieval examples draw a query, then one of its documents.
-        split: The qrels split whose queries are shown.
-        representation: What indexing shows: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
-            words, ``"inverted"`` a random chunk.
-        objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
-            ``"targets_to_inputs"`` docid → document, ``"bidirectional"`` either, told by a sentinel in front,
-            ``"span_corruption"`` the masked spans of docid and document together.
-        input_length: Encoder tokens.
-        target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
-        append_eos: End encoder inputs with EOS, as T5 does.
-        word_drop: Chance of leaving a word out; one word always stays.
-        query_word_drop: Added to ``word_drop`` on queries of the split.
-        resegmentation: Share of the words whose tokens are drawn from all their segmentations, instead of the best.
-        generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl`` where a document
-            has any.
-        pseudo_queries: How the other pseudo-queries are drawn.
-        span_corruption: Noise of that objective.
-    """
-
-    indexing_rate: float = 15.0
-    pseudo_query_rate: float = 60.0
-    retrieval_rate: float = 25.0
-    draw: Literal["document", "query"] = "document"
-    split: str = "train"
-    representation: Literal["direct", "set", "inverted"] = "direct"
-    objective: Literal["inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"] = (
-        "inputs_to_targets"
-    )
-    input_length: int = 24
-    target_length: int | None = None
-    append_eos: bool = False
-    word_drop: float = 0.15
-    query_word_drop: float = 0.3
-    resegmentation: float = 0.1
-    generated_query_rate: float = 0.5
-    pseudo_queries: PseudoQueries = PseudoQueries()
-    span_corruption: SpanCorruption = SpanCorruption()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
-        for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
-        require(self, "input_length", self.input_length >= 2, "at least 2")
-        require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
-
-    @property
-    def rates(self) -> tuple[float, float, float]:
-        """The rates of indexing, pseudo-query and retrieval examples."""
-        return self.indexing_rate, self.pseudo_query_rate, self.retrieval_rate
-
-    @property
-    def decoder_writes_text(self) -> bool:
-        """Whether some examples ask the decoder for text."""
-        return self.objective != "inputs_to_targets" and self.indexing_rate > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,41 +214,15 @@ class Sampler:
         nodes[:, : store.docid_length] = store.array("docid_prefix_nodes")[drawn.docid_row]
         indexing = np.flatnonzero(drawn.kind == INDEXING)
         if config.decoder_writes_text and len(indexing):
-            inputs[indexing], targets[indexing] = self._with_text_targets(
-                words[indexing], alternatives[indexing], targets[indexing], random.select(indexing)
-            )
-            # Where any text token is a target, the docid tree has no say.
-            nodes[indexing] = np.where(
-                self._are_docids(targets[indexing], drawn.docid_row[indexing]), nodes[indexing], 0
-            )
+            inputs[indexing], targets[indexing], writes_text = TextTargets(
+                store,
+                config,
+                words=words[indexing],
+                alternatives=alternatives[indexing],
+                docids=targets[indexing],
+            ).examples(random.select(indexing))
+            nodes[indexing[writes_text]] = 0  # the docid tree has no say in text
         return inputs, targets, nodes
-
-    def _are_docids(self, targets: Int32[np.ndarray, "b m"], docid_row: Int[np.ndarray, " b"]) -> np.ndarray:
-        docids = self.store.array("docid_tokens")[docid_row]
-        width = docids.shape[1]
-        return ((targets[:, :width] == docids).all(1) & ~targets[:, width:].any(1))[:, None]
-
-    def _with_text_targets(
-        self,
-        words: Int32[np.ndarray, "b w"],
-        alternatives: Int[np.ndarray, "b w"],
-        targets: Int32[np.ndarray, "b m"],
-        random: RowRandom,
-    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
-        texts = TextTargets(
-            self.store,
-            words,
-            alternatives,
-            targets[:, : self.store.docid_length],
-            input_length=self.config.input_length,
-            decoder_length=self.decoder_length,
-            append_eos=self.config.append_eos,
-        )
-        if self.config.objective == "targets_to_inputs":
-            return texts.targets_to_inputs()
-        if self.config.objective == "bidirectional":
-            return texts.bidirectional(random)
-        return texts.span_corruption(self.config.span_corruption, random)
 
     def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
         """Leave words out, but never all of a row."""

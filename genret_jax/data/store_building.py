@@ -2,8 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ARRAYS, KIND, VERSION, VOCABULARY, ExampleStore
 from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.data.word_table import WordSequences, WordTable
+from genret_jax.data.words import STOP_WORDS
 from genret_jax.docids.codec import DocidCodec, EncodedDocids
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
@@ -155,7 +155,7 @@ def _word_arrays(arrays: Mapping[str, np.ndarray], table: WordTable) -> dict[str
     documents = len(offsets) - 1
     # Smoothed as in scikit-learn's TfidfTransformer; never zero, so any word can be drawn.
     idf = np.log((1 + documents) / (1 + np.bincount(bag, minlength=len(table)))) + 1
-    stop = table.stop_words(_english_stop_words())
+    stop = table.are_among(STOP_WORDS)
     terms = ~stop[bag]
     best = arrays["word_segments"][:-1]
     sizes = arrays["segment_offsets"][best + 1] - arrays["segment_offsets"][best]
@@ -167,12 +167,6 @@ def _word_arrays(arrays: Mapping[str, np.ndarray], table: WordTable) -> dict[str
         "term_offsets": np.concatenate([[0], np.cumsum(terms)]).astype(np.int64)[offsets],
         "document_tokens": np.diff(token_ends[arrays["document_offsets"]]).astype(np.int32),
     }
-
-
-def _english_stop_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def _docid_arrays(corpus: Corpus, encoded: EncodedDocids) -> dict[str, np.ndarray]:

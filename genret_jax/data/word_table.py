@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.data.words import sentences
@@ -75,6 +75,6 @@ class WordTable:
         packed = {"segment_tokens": tokens, "segment_offsets": ends, "word_segments": words}
         return {name: np.array(values, np.int32) for name, values in packed.items()}
 
-    def stop_words(self, stop_words: frozenset[str]) -> np.ndarray:
-        """Return a bool [w]: which words are stop words, case and surrounding white space aside."""
-        return np.fromiter((word.strip().lower() in stop_words for word in self._numbers), bool, len(self._numbers))
+    def are_among(self, chosen: frozenset[str]) -> Bool[np.ndarray, " w"]:
+        """Return which words are among the chosen ones, case and surrounding white space aside."""
+        return np.fromiter((word.strip().lower() in chosen for word in self._numbers), bool, len(self._numbers))

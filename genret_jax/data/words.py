@@ -11,6 +11,17 @@ _CAMEL = re.compile(f"(?<=[{_LOWER}])(?=[{_UPPER}])|(?<=[{_UPPER}])(?=[{_UPPER}]
 _ASCII_WORD = re.compile(r"[^\W_]+", re.ASCII)
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?=\n\s*\n)|(?<=[。！？])")
 
+# Function words of English, for the set-based representation, which leaves stop words out.
+_ENGLISH_STOP_WORDS = """
+a about above after again all also am an and any are as at be because been before being below between both but by
+can cannot could did do does doing down during each few for from further had has have having he her here hers
+herself him himself his how i if in into is it its itself may me might more most must my myself no nor not of off
+on once only or other ought our ours ourselves out over own same shall she should so some such than that the their
+theirs them themselves then there these they this those through to too under until up very was we were what when
+where which while who whom why will with would you your yours yourself yourselves
+"""
+STOP_WORDS = frozenset(_ENGLISH_STOP_WORDS.split())
+
 
 @functools.cache
 def _unicode_word() -> re.Pattern[str]:
