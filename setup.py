@@ -36,6 +36,7 @@ EXTRAS = {
         "pytest>=8.4.0",
         "pytest-xdist>=3.7.0",
         "ruff>=0.12.0",
+        "setuptools>=77.0.3",
     ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -56,7 +57,7 @@ setup(
     description="Generative retrieval in JAX: a sequence model writes the docid of the document that answers",
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,

@@ -39,7 +39,7 @@ make_environment() {
   fi
   rm -rf "$folder"
   "$python" -m venv "$folder"
-  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24' 'setuptools>=77' wheel \
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24' 'setuptools>=77.0.3' wheel \
     --constraint "$constraints"
   build_wheel "$folder/bin/python" "$folder/wheel"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \

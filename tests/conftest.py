@@ -1,6 +1,7 @@
 """What every test stands on: eight CPU devices, no silent broadcasting over ranks, and checked array shapes."""
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -41,3 +42,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def repository() -> Path:
     """The top of the clone these tests lie in."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def extras(repository: Path) -> dict[str, dict[str, str]]:
+    """What setup.py requires: extra ("" for the core) -> package -> oldest version allowed."""
+    given: dict = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setuptools.setup", lambda **options: given.update(options))
+        runpy.run_path(str(repository / "setup.py"))
+    requirements = {"": given["install_requires"], **given["extras_require"]}
+    return {name: dict(line.split(">=") for line in lines) for name, lines in requirements.items()}
+
+
+@pytest.fixture(scope="session")
+def requirements(extras: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Every package that setup.py names, core and extras, with the oldest version allowed."""
+    return {name: bound for packages in extras.values() for name, bound in packages.items()}

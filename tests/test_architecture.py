@@ -1,0 +1,228 @@
+"""The order in which the parts stand on one another, and what may be imported where."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "genret_jax"
+
+BASE = {"errors", "storage", "validation"}
+CORE = BASE | {"docids", "losses", "models", "decoding"}
+PARTS = CORE | {"data", "training", "evaluation", "baselines"}
+RUNS = PARTS | {"experiment", "run", "retriever", "evaluate"}
+
+# What a part may import beside itself. A part is a folder or a module directly in genret_jax.
+MAY_IMPORT = {
+    "errors": set(),
+    "validation": {"errors"},
+    "storage": {"errors"},
+    "docids": BASE,
+    "losses": BASE,
+    "models": BASE,
+    "decoding": BASE,
+    "data": BASE | {"docids"},
+    "training": CORE | {"data"},
+    "evaluation": CORE | {"data", "training"},
+    "baselines": CORE | {"data", "training", "evaluation"},
+    "testing": PARTS,
+    "experiment": PARTS,
+    "run": PARTS | {"experiment"},
+    "retriever": PARTS | {"experiment", "run"},
+    "evaluate": RUNS,
+    "configuration": RUNS,
+    "train": RUNS | {"configuration", "cli"},
+    "cli": RUNS | {"configuration", "train"},
+    "tasks": BASE | {"docids", "data"},
+    "__init__": {"retriever"},
+    "__main__": {"cli"},
+}
+
+# Who may import a library at all; a folder stands for its files. What is not named here is free.
+TENSORFLOW = {"data/seqio_*.py", "data/natural_questions.py", "tasks/*.py"}
+ONLY_IN = {
+    "gin": {"configuration.py", "train.py", "cli/train.py"},
+    "seqio": TENSORFLOW,
+    "tensorflow": TENSORFLOW,
+    "tensorflow_datasets": TENSORFLOW,
+    "tensorflow_text": set(),
+    "torch": set(),
+    "transformers": set(),
+}
+ONE_FILE = {"t5x"}
+OPTIONAL = {"seqio", "tensorflow", "tensorflow_datasets", "t5x", "bm25s", "Stemmer", "faiss", "matplotlib"} | {
+    "sentence_transformers"
+}
+# Slow to import, or needed by few: in functions too.
+LAZY = OPTIONAL | {"sklearn", "ir_measures", "tensorboardX"}
+
+
+def sources() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tasks").rglob("*.py")])
+
+
+def place(file: Path) -> str:
+    """Name a source file as the tables above do: "data/corpus.py", "tasks/dsi.py"."""
+    return file.relative_to(PACKAGE if PACKAGE in file.parents else ROOT).as_posix()
+
+
+def part(file: Path) -> str:
+    return place(file).split("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, *, only_at_import: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield (dotted name, line) of everything imported, in functions too unless told otherwise.
+
+    An ``if TYPE_CHECKING`` block is not run, so it is left out of what happens at import.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if only_at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if only_at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        else:
+            yield from imports(node, only_at_import=only_at_import)
+
+
+def matches(file: Path, patterns: set[str]) -> bool:
+    return any(Path(place(file)).match(pattern) for pattern in patterns)
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    return {file: ast.parse(file.read_text(encoding="utf-8")) for file in sources()}
+
+
+def test_the_walk_sees_imports_wherever_they_are():
+    tree = ast.parse(
+        "import a.b\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import t\n"
+        "def f():\n    from c import d\n"
+        "class K:\n    def g(self):\n        import e\n    import h\n"
+    )
+    assert [name for name, _ in imports(tree)] == ["a.b", "typing.TYPE_CHECKING", "t", "c.d", "e", "h"]
+    assert [name for name, _ in imports(tree, only_at_import=True)] == ["a.b", "typing.TYPE_CHECKING", "h"]
+
+
+def test_every_part_has_its_place_in_the_order():
+    assert {part(file) for file in sources()} <= set(MAY_IMPORT)
+
+
+def test_parts_import_only_what_they_stand_on(trees):
+    wrong = []
+    for file, tree in trees.items():
+        allowed = MAY_IMPORT[part(file)] | {part(file), "__version__"}
+        for name, line in imports(tree):
+            first, *rest = name.split(".")
+            if first == "genret_jax" and rest and rest[0] not in allowed:
+                wrong.append(f"{place(file)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_order_has_no_circle():
+    """Only train and cli know each other: ``genret train`` starts training, and train.py's errors are genret's."""
+    order, left = [], {name: needs - {name} for name, needs in MAY_IMPORT.items()}
+    left["train"] = left["train"] - {"cli"}
+    while left:
+        free = [name for name, needs in left.items() if not needs - set(order)]
+        assert free, f"a circle among {sorted(left)}"
+        order += free
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN))
+def test_libraries_that_stay_at_the_edge(library, trees):
+    wrong = [
+        f"{place(file)}:{line}"
+        for file, tree in trees.items()
+        for name, line in imports(tree)
+        if name.split(".")[0] == library and not matches(file, ONLY_IN[library])
+    ]
+    assert not wrong, f"{library} is imported in {wrong}; allowed are {sorted(ONLY_IN[library])}"
+
+
+def test_t5x_is_imported_in_one_file_at_most(trees):
+    files = {place(file) for file, tree in trees.items() for name, _ in imports(tree) if name.split(".")[0] in ONE_FILE}
+    assert len(files) <= 1, files
+
+
+def test_optional_and_slow_libraries_are_imported_in_functions(trees):
+    wrong = [
+        f"{place(file)}:{line} imports {name}"
+        for file, tree in trees.items()
+        for name, line in imports(tree, only_at_import=True)
+        if name.split(".")[0] in LAZY and not matches(file, {"data/seqio_*.py", "tasks/[a-z]*.py"})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_else_is_imported_that_setup_py_does_not_require(trees, requirements):
+    modules = {
+        "gin-config": "gin",
+        "ir-measures": "ir_measures",
+        "orbax-checkpoint": "orbax",
+        "scikit-learn": "sklearn",
+        "PyStemmer": "Stemmer",
+        "faiss-cpu": "faiss",
+        "tensorflow-datasets": "tensorflow_datasets",
+        "sentence-transformers": "sentence_transformers",
+    }
+    known = {modules.get(name, name) for name in requirements} | set(sys.stdlib_module_names) | {"genret_jax", "t5x"}
+    wrong = [
+        f"{place(file)}:{line} imports {name}"
+        for file, tree in trees.items()
+        for name, line in imports(tree)
+        if name.split(".")[0] not in known
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert not {file.name for file in sources()} & {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
+
+
+def test_no_path_of_one_machine():
+    files = [*sources(), *(ROOT / "gin_configs").rglob("*.gin"), *(ROOT / "tests").rglob("*.py")]
+    files += [file for folder in ("scripts", ".ci") for file in (ROOT / folder).glob("*") if file.is_file()]
+    home = re.compile(r"/(?:home|Users|root|mnt)/\w|[A-Z]:\\\\\w")
+    wrong = []
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if file != Path(__file__).resolve() and (home.search(line) or f"{ROOT}/" in line):
+                wrong.append(f"{file.relative_to(ROOT)}:{number}")
+    assert not wrong, wrong
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_importing_the_package_is_light():
+    result = run("import sys, genret_jax; print(*{'jax', 'numpy', 'flax', 'gin'} & set(sys.modules))")
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+
+
+def test_the_whole_package_imports_without_what_is_optional():
+    """Everything but the seqio side, with every optional library made impossible to import."""
+    modules = [place(file).removesuffix(".py").replace("/", ".") for file in PACKAGE.rglob("*.py")]
+    modules = [f"genret_jax.{name}".removesuffix(".__init__") for name in modules if not name.startswith("data.seqio_")]
+    modules.remove("genret_jax.__main__")
+    code = (
+        f"import sys, importlib\n"
+        f"for name in {sorted(OPTIONAL | {'torch', 'transformers', 'tensorflow_text'})}: sys.modules[name] = None\n"
+        f"for name in {sorted(modules)}: importlib.import_module(name)\n"
+        f"print(len(sys.modules))"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr
