@@ -168,7 +168,7 @@ def _measure(
     ours = _part(by_query[run.system.name], part)
     intervals = bootstrap_intervals(_columns(ours, tuple(ours.values)), level=CONFIDENCE)
     versus = {}
-    if reference in by_query and reference != run.system.name:
+    if reference is not None and reference in by_query and reference != run.system.name:
         theirs = _part(by_query[reference], part)
         common = tuple(metric for metric in ours.values if metric in theirs.values)
         differences = paired_bootstraps(_columns(ours, common), _columns(theirs, common), level=CONFIDENCE)

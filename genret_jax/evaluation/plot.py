@@ -1,0 +1,125 @@
+"""A picture of a training run: loss and Hits@k over steps, from its ``metrics.jsonl``."""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from genret_jax.errors import InputError
+from genret_jax.storage import atomic_file
+from genret_jax.training.metrics_log import METRICS_FILE, read_metrics
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+_MOST_POINTS = 1000  # more than a picture has columns to show
+_HITS = re.compile(r"(.*)/hits@(\d+)")
+_STYLES = ("-", "--", ":", "-.")
+
+
+def plot_run(folder: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draw a run's curves into a PNG.
+
+    Args:
+        folder: The run's folder, with ``metrics.jsonl``.
+        path: Destination, written atomically.
+        title: Stands above the picture.
+
+    Raises:
+        InputError: If matplotlib is not installed, or there is nothing to draw yet.
+    """
+    records = read_metrics(folder)
+    loss = curve(records, "loss")
+    hits = {name: curve(records, name) for name in sorted(_hits_names(records), key=_evaluator_then_k)}
+    if not len(loss[0]) and not hits:
+        raise InputError(
+            f"no losses and no metrics in {METRICS_FILE}",
+            file=folder,
+            fix="train first: its records come every log_every",
+        )
+    figure = _draw(loss, hits, title)
+    with atomic_file(path, "wb") as handle:
+        figure.savefig(handle, format="png", dpi=120)
+
+
+def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """Return the steps and values of one metric, thinned to means over equal spans where there are very many.
+
+    Args:
+        records: Of ``metrics.jsonl``; those without the metric, or with null where it was not finite, are left out.
+        name: Of the metric.
+
+    Returns:
+        Steps and values, ascending by step, at most 1000 of each.
+    """
+    points = sorted((record["step"], record[name]) for record in records if record.get(name) is not None)
+    steps, values = np.array([p[0] for p in points], float), np.array([p[1] for p in points], float)
+    if len(points) <= _MOST_POINTS:
+        return steps, values
+    bounds = np.linspace(0, len(points), _MOST_POINTS + 1).astype(int)
+    counts = np.diff(bounds)
+    return np.add.reduceat(steps, bounds[:-1]) / counts, np.add.reduceat(values, bounds[:-1]) / counts
+
+
+def _hits_names(records: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {name for record in records for name, value in record.items() if value is not None and _HITS.fullmatch(name)}
+
+
+def _evaluator_then_k(name: str) -> tuple[str, int]:
+    evaluator, k = _HITS.fullmatch(name).groups()  # type: ignore[union-attr]
+    return evaluator, int(k)
+
+
+def _draw(loss: Curve, hits: Mapping[str, Curve], title: str) -> Any:
+    try:
+        # The object interface needs no display, and keeps no figures alive as pyplot does.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            "curves need matplotlib, which is not installed", fix="pip install 'genret_jax[viz]'"
+        ) from None
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    figure.suptitle(title)
+    _draw_loss(above, loss)
+    _draw_hits(below, hits)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_loss(axes: Any, loss: Curve) -> None:
+    steps, values = loss
+    axes.plot(steps, values, color="tab:gray", linewidth=1.2, marker="." if len(steps) == 1 else None)
+    axes.set_ylabel("training loss")
+    if len(values) and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")
+
+
+def _draw_hits(axes: Any, hits: Mapping[str, Curve]) -> None:
+    evaluators = sorted({_evaluator_then_k(name)[0] for name in hits})
+    cutoffs = sorted({_evaluator_then_k(name)[1] for name in hits})
+    style = dict(zip(evaluators, itertools.cycle(_STYLES), strict=False))
+    for name, (steps, values) in hits.items():
+        evaluator, k = _evaluator_then_k(name)
+        axes.plot(
+            steps,
+            100 * values,
+            style[evaluator],
+            color=f"C{cutoffs.index(k) % 10}",
+            marker="o" if len(steps) < 40 else None,
+            markersize=3,
+            label=f"Hits@{k}, {evaluator}",
+        )
+    axes.set_ylabel("queries (%)")
+    axes.set_xlabel("step")
+    axes.set_ylim(0, 102)  # a marker at 100 is whole
+    if hits:
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    else:
+        axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", va="center", color="gray")
