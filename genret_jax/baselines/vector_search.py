@@ -1,0 +1,150 @@
+"""Search of unit vectors by inner product: exactly on the device, or approximately by FAISS's HNSW graph."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32
+
+from genret_jax.errors import InputError
+from genret_jax.validation import check_fields, require
+
+_SCORES_AT_ONCE = 1 << 25  # similarities held at a time, 128 MiB of them
+
+Found = tuple[Float32[np.ndarray, "q k"], Int32[np.ndarray, "q k"]]
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """Document vectors, ready to be searched."""
+
+    def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
+        """Return similarities, from best to worst, and positions of the k nearest documents; -1 where none is left."""
+        ...
+
+
+class ExactIndex:
+    """Every inner product is computed.
+
+    Args:
+        vectors: Document vectors, [n, d].
+    """
+
+    description = "exact search"
+
+    def __init__(self, vectors: Float32[np.ndarray, "n d"]):
+        self._vectors = jnp.asarray(vectors)
+
+    def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
+        """Return similarities and positions of the k nearest; ties in the order of the documents."""
+        documents = self._vectors.shape[0]
+        rows = max(1, min(len(queries), _SCORES_AT_ONCE // documents))
+        scores, found = [np.zeros((0, min(k, documents)), np.float32)], [np.zeros((0, min(k, documents)), np.int32)]
+        for start in range(0, len(queries), rows):
+            block = np.zeros((rows, queries.shape[1]), np.float32)  # one shape, one program
+            taken = queries[start : start + rows]
+            block[: len(taken)] = taken
+            best, where = _nearest(jnp.asarray(block), self._vectors, k=min(k, documents))
+            scores.append(np.asarray(best)[: len(taken)])
+            found.append(np.asarray(where)[: len(taken)])
+        return np.concatenate(scores), np.concatenate(found)
+
+
+@partial(jax.jit, static_argnames="k")
+def _nearest(
+    queries: Float[Array, "q d"], documents: Float[Array, "n d"], *, k: int
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    # The highest precision: an accelerator's default would make the exact ranking an approximate one.
+    similarity = jnp.einsum("qd,nd->qn", queries, documents, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.top_k(similarity, k)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HnswConfig:
+    """A hierarchical navigable small world graph (Malkov & Yashunin 2018, arXiv 1603.09320).
+
+    Attributes:
+        neighbours: Links of a node, M.
+        ef_construction: Candidates looked at when a node is added.
+        ef_search: Candidates looked at in a search, at least the number of results.
+    """
+
+    neighbours: int = 32
+    ef_construction: int = 80
+    ef_search: int = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("neighbours", "ef_construction", "ef_search"):
+            require(self, name, getattr(self, name) >= 2, "at least 2")
+
+
+class HnswIndex:
+    """FAISS's HNSW over full vectors. Built by one thread, so that the graph is the same every time.
+
+    Args:
+        vectors: Document vectors, [n, d].
+        config: Size and effort.
+
+    Raises:
+        InputError: If faiss is not installed.
+    """
+
+    def __init__(self, vectors: Float32[np.ndarray, "n d"], config: HnswConfig | None = None):
+        faiss = _import_faiss()
+        self.config = config or HnswConfig()
+        self._documents = len(vectors)
+        self._index = faiss.IndexHNSWFlat(vectors.shape[1], self.config.neighbours, faiss.METRIC_INNER_PRODUCT)
+        self._index.hnsw.efConstruction = self.config.ef_construction
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            self._index.add(np.ascontiguousarray(vectors))
+        finally:
+            faiss.omp_set_num_threads(threads)
+
+    @property
+    def description(self) -> str:
+        """One line for a report."""
+        config = self.config
+        return (
+            f"FAISS HNSW, M {config.neighbours}, efConstruction {config.ef_construction}, efSearch {config.ef_search}"
+        )
+
+    def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
+        """Return similarities and positions of about the k nearest; efSearch rises to k where k is more."""
+        self._index.hnsw.efSearch = max(self.config.ef_search, k)
+        scores, found = self._index.search(np.ascontiguousarray(queries), min(k, self._documents))
+        return scores, found.astype(np.int32)
+
+
+def recall_of_exact(
+    approximate: Mapping[str, Sequence[tuple[str, float]]], exact: Mapping[str, Sequence[tuple[str, float]]], k: int
+) -> float:
+    """Return the share of the exact k best documents that an approximate search has among its k best.
+
+    Args:
+        approximate: Query id to ranking.
+        exact: The same queries' exact rankings; those without results are left out.
+        k: Results looked at.
+    """
+    shares = []
+    for query, ranking in exact.items():
+        wanted = {document for document, _ in ranking[:k]}
+        if wanted:
+            shares.append(len(wanted & {document for document, _ in approximate.get(query, ())[:k]}) / len(wanted))
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _import_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(
+            "HNSW needs faiss, which is not installed", fix="pip install 'genret_jax[baselines]'"
+        ) from None
+    return faiss

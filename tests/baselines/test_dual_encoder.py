@@ -1,0 +1,169 @@
+"""The dual encoder, end to end on a corpus whose queries share no word with their documents."""
+
+import jax
+import numpy as np
+import pytest
+
+from genret_jax.baselines.dual_encoder import DualEncoder
+from genret_jax.baselines.encoder_training import DualEncoderConfig, DualEncoderTask, TextEncoder
+from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.example_store import ExampleStore
+from genret_jax.data.sampler import SamplerConfig
+from genret_jax.data.store_building import build_store
+from genret_jax.data.vocabulary import train_sentencepiece
+from genret_jax.docids.arbitrary import AtomicDocids
+from genret_jax.docids.codec import DocidCodec
+from genret_jax.errors import InputError
+from genret_jax.evaluation.metrics import evaluate
+from genret_jax.models.config import T5Config
+from genret_jax.models.network import T5
+from genret_jax.training import AdamW, TrainerConfig
+from genret_jax.training.schedules import LinearWarmupLinearDecay
+
+TOPICS = {
+    "cat": "feline whiskers purring claws",
+    "dog": "hound barking leash kennel",
+    "car": "engine wheels driving petrol",
+    "ship": "harbour sailing anchor captain",
+    "bread": "flour baking oven dough",
+    "piano": "keys melody concert chords",
+    "rose": "petals garden thorns blossom",
+    "moon": "orbit lunar crater eclipse",
+}
+
+
+def topics_corpus():
+    """Every pair of topics is a document, told by its words; queries name the topics, which no document does."""
+    pairs = [(a, b) for i, a in enumerate(TOPICS) for b in list(TOPICS)[i + 1 :]]
+    texts = [f"{TOPICS[a]} {TOPICS[b]}" for a, b in pairs] + [""]
+    doc_ids = tuple(f"d{i}" for i in range(len(texts)))
+    queries = {f"q{i}": f"{a} {b}" for i, (a, b) in enumerate(pairs)}
+    relevant = {f"q{i}": {f"d{i}": 1} for i in range(len(pairs))}
+    held_out = [f"q{i}" for i in range(0, len(pairs), 4)]
+    qrels = {
+        "train": {query: grades for query, grades in relevant.items() if query not in held_out},
+        "test": {query: relevant[query] for query in held_out},
+    }
+    titles = ("",) * len(texts)
+    return Corpus(name="topics", doc_ids=doc_ids, titles=titles, texts=tuple(texts), queries=queries, qrels=qrels)
+
+
+NETWORK = T5Config(
+    vocab_size=512,
+    d_model=32,
+    d_kv=16,
+    num_heads=2,
+    d_ff=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+)
+CONFIG = DualEncoderConfig(network=NETWORK, query_length=8, document_length=24)
+SAMPLER = SamplerConfig(indexing_rate=0, pseudo_query_rate=0, retrieval_rate=1, draw="query", query_word_drop=0)
+TRAINER = TrainerConfig(
+    steps=80,
+    batch_size=16,
+    optimizer=AdamW(learning_rate=LinearWarmupLinearDecay(peak=1e-2)),
+    data_parallel=1,
+    log_every=40,
+    evaluate_every=40,
+    best_metric="validation/mrr@10",
+    tensorboard=False,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ExampleStore:
+    corpus = topics_corpus()
+    vocabulary = train_sentencepiece([*corpus.texts, *corpus.queries.values()], size=400)
+    table = AtomicDocids().assign(corpus.doc_ids, None, 0, corpus.fingerprint)
+    codec = DocidCodec(first_token=2, level_sizes=table.level_sizes)
+    folder = tmp_path_factory.mktemp("store") / "examples"
+    return build_store(folder, corpus, codec.encode(table), vocabulary, codec=codec)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory) -> DualEncoder:
+    folder = tmp_path_factory.mktemp("run")
+    return DualEncoder.train(store, CONFIG, TRAINER, folder, sampler=SAMPLER, validation_split="test")
+
+
+def test_it_learns_what_no_shared_word_tells(store, trained):
+    corpus = topics_corpus()
+    queries = {query: corpus.queries[query] for query in corpus.qrels["test"]}
+    untrained = DualEncoder.of_store(
+        store, CONFIG, TextEncoder(NETWORK).init(jax.random.key(0), np.ones((1, 1), int))["params"]
+    )
+    before = evaluate(corpus.qrels["test"], untrained.search(queries, 10), ks=(10,))
+    after = evaluate(corpus.qrels["test"], trained.search(queries, 10), ks=(10,))
+    assert before["mrr@10"] < 0.3
+    assert after["mrr@10"] > 0.6
+
+
+def test_search_gives_cosines_from_best_to_worst(trained):
+    run = trained.search({"q": "cat dog", "none": ""}, 5)
+    assert run["none"] == []
+    scores = [score for _, score in run["q"]]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1.001 <= score <= 1.001 for score in scores)
+
+
+def test_a_document_without_text_is_never_found(trained):
+    found = {document for document, _ in trained.search({"q": "cat dog"}, 100)["q"]}
+    assert found == {f"d{i}" for i in range(28)}  # d28 is empty
+
+
+def test_hnsw_finds_what_exact_search_finds(trained):
+    queries = {str(i): f"{a} {b}" for i, (a, b) in enumerate(zip(TOPICS, list(TOPICS)[1:], strict=False))}
+    exact, approximate = trained.search(queries, 5), trained.search(queries, 5, HnswIndex(trained.vectors))
+    assert recall_of_exact(approximate, exact, 5) > 0.95
+
+
+def test_a_saved_encoder_answers_alike(trained, tmp_path):
+    trained.save(tmp_path / "encoder")
+    loaded = DualEncoder.load(tmp_path / "encoder")
+    assert loaded.config == trained.config
+    assert loaded.search({"q": "piano rose"}, 3) == trained.search({"q": "piano rose"}, 3)
+    with pytest.raises(InputError, match="the output already exists"):
+        trained.save(tmp_path / "encoder")
+    with pytest.raises(InputError, match="no dual_encoder here"):
+        DualEncoder.load(tmp_path)
+
+
+def test_a_batch_pairs_each_query_with_its_document(store):
+    corpus = topics_corpus()
+    batch = DualEncoderTask(CONFIG, store, SAMPLER, seed=0, batch_size=64).batch(3)
+    vocabulary = store.vocabulary
+    for query, text, index in zip(batch["query_tokens"], batch["document_tokens"], batch["document"], strict=True):
+        assert text[text > 0].tolist() == vocabulary.encode(corpus.texts[index])[: CONFIG.document_length]
+        asked = vocabulary.decode(query[query > 0].tolist()).split()
+        assert set(asked) <= set(corpus.queries[f"q{index}"].split())
+
+
+def test_padding_does_not_move_a_vector():
+    encoder = TextEncoder(NETWORK)
+    params = encoder.init(jax.random.key(0), np.ones((1, 1), np.int32))
+    short, padded = np.array([[5, 6, 7]]), np.array([[5, 6, 7, 0, 0, 0, 0, 0]])
+    vectors = np.concatenate([encoder.apply(params, short), encoder.apply(params, padded)])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_it_starts_from_t5_parameters(store, tmp_path):
+    tokens = np.ones((1, 1), np.int32)
+    params = T5(NETWORK).init(jax.random.key(7), tokens, tokens)["params"]
+    still = TrainerConfig(steps=1, batch_size=8, data_parallel=1, tensorboard=False)
+    encoder = DualEncoder.train(store, CONFIG, still, tmp_path, sampler=SAMPLER, init_params=params)
+    moved = np.abs(encoder.params["token_embedder"]["embedding"] - params["token_embedder"]["embedding"])
+    assert 0 < moved.max() < 0.05
+
+
+def test_training_refuses_what_would_be_another_loss(store, tmp_path):
+    in_parts = TrainerConfig(steps=1, batch_size=8, gradient_accumulation=2)
+    with pytest.raises(InputError, match="gradient_accumulation 2 for a dual encoder"):
+        DualEncoder.train(store, CONFIG, in_parts, tmp_path)
+    small = DualEncoderConfig(network=T5Config(vocab_size=16))
+    with pytest.raises(InputError, match=r"T5Config\.vocab_size is 16; expected at least the vocabulary's"):
+        DualEncoder.train(store, small, TRAINER, tmp_path)
