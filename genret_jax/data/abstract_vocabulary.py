@@ -13,7 +13,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, read_json, write_json
@@ -108,7 +108,7 @@ class Vocabulary(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Self:
+    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> "Vocabulary":
         """Read what :meth:`_save_model` wrote."""
 
     def _decode_parts(self, ids: Iterable[int]) -> Iterator[tuple[bool, Any]]:

@@ -5,9 +5,9 @@ import io
 import itertools
 import os
 import re
+import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
 
 import sentencepiece
 
@@ -142,7 +142,7 @@ class SentencePieceVocabulary(Vocabulary):
         (folder / _MODEL).write_bytes(self._model)
 
     @classmethod
-    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Self:
+    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Vocabulary:
         path = folder / _MODEL
         return cls(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
 
@@ -193,7 +193,7 @@ class ByteVocabulary(Vocabulary):
         """Nothing: bytes need no model."""
 
     @classmethod
-    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Self:
+    def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Vocabulary:
         return cls(normalization=normalization, extra_ids=extra_ids)
 
 
@@ -252,7 +252,7 @@ def train_sentencepiece(
             unk_id=UNKNOWN,
             bos_id=-1,
             character_coverage=character_coverage,
-            required_chars="0123456789",  # docids may be written as text
+            required_chars=_ALWAYS_KNOWN,
             normalization_rule_name="identity" if normalization == "words" else "nmt_nfkc",
             num_threads=4,  # stated, as the sums' order and so the model depend on it
             max_sentence_length=_LINE_BYTES,
@@ -266,6 +266,7 @@ def train_sentencepiece(
 
 
 _LINE_WORDS, _LINE_BYTES = 64, 1 << 16
+_ALWAYS_KNOWN = string.digits + string.ascii_lowercase  # docids may be written as text; queries may hold any letter
 
 
 def _training_lines(texts: Iterable[str], normalization: str) -> Iterator[str]:
