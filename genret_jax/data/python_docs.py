@@ -1,9 +1,9 @@
 """The embedded default corpus: the documentation of the Python that runs, read from its standard library's sources.
 
-A docstring that has a summary and a body (PEP 257) becomes a document and a query: the qualified name is the id, its words
-the title, the body the text, and the summary, which is left out of the text, the query. The title holds words because a
-plain tokenizer takes ``most_common`` for one word: baselines that do not split names would look weaker than they are.
-Sources are parsed, never imported, so nothing of the library runs, and parts for other systems are there too.
+A docstring that has a summary and a body (PEP 257) becomes a document and a query: the qualified name is the id, its
+words are the title, the body is the text, and the summary, which is left out of the text, is the query. The title holds
+words because a plain tokenizer takes ``most_common`` for one: baselines that do not split names would look weaker than
+they are. Sources are parsed, never imported, so nothing of the library runs, and parts for other systems are there too.
 """
 
 import ast

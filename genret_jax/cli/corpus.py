@@ -1,0 +1,141 @@
+"""``genret corpus``: make a corpus as a BEIR folder, or look into one."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genret_jax.data.corpus import Corpus
+
+HELP = "make a corpus (this Python's documentation, Natural Questions), or check and show your own"
+
+_EPILOG = """
+A corpus is a BEIR folder: corpus.jsonl ("_id", "title", "text"), and, where you have them, queries.jsonl ("_id",
+"text"), qrels/SPLIT.tsv (query-id, corpus-id, score) and queries_generated.jsonl ("_id" of a document, "queries").
+
+examples:
+  genret corpus python-docs --out corpora/python-docs
+  genret corpus nq --size 10k --out corpora/nq10k
+  genret corpus show my-corpus
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EPILOG
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{python-docs,nq,show}")
+    _configure_python_docs(kinds)
+    _configure_nq(kinds)
+    show = kinds.add_parser(
+        "show",
+        help="check a BEIR folder and show what it holds",
+        description="Read a BEIR folder with all its checks, and show counts and a few queries with their documents.",
+        epilog="example:\n  genret corpus show my-corpus --samples 5",
+    )
+    show.add_argument("folder", metavar="DIR", help="the BEIR folder")
+    show.add_argument("--samples", type=int, default=3, metavar="N", help="queries to print (default: 3)")
+
+
+def _configure_python_docs(kinds: argparse._SubParsersAction) -> None:
+    docs = kinds.add_parser(
+        "python-docs",
+        help="the documentation of the Python that runs this",
+        description="Write the documentation of this Python's standard library: bodies of docstrings are the "
+        "documents, their summaries the queries, a fifth of them held out as split 'test'.",
+        epilog="example:\n  genret corpus python-docs --out corpora/python-docs",
+    )
+    docs.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    docs.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training queries to hold out as split 'validation' (default: 0)",
+    )
+
+
+def _configure_nq(kinds: argparse._SubParsersAction) -> None:
+    nq = kinds.add_parser(
+        "nq",
+        help="Natural Questions in DSI's protocol, from TensorFlow Datasets",
+        description="Write Natural Questions as DSI uses it (arXiv 2202.06991): NQ10K, NQ100K or NQ320K.",
+        epilog="example:\n  genret corpus nq --size 10k --out corpora/nq10k",
+    )
+    nq.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    nq.add_argument("--size", choices=("10k", "100k", "320k"), default="10k", help="DSI's set (default: 10k)")
+    nq.add_argument(
+        "--identity",
+        choices=("title", "text"),
+        default="title",
+        help="what makes two pages one document: the title, as in NCI and GenRet, or the first 4,000 characters, "
+        "as in DSI (default: title)",
+    )
+    nq.add_argument("--seed", type=int, default=0, help="seed of the samples 10k and 100k (default: 0)")
+    nq.add_argument("--data-dir", metavar="DIR", help="folder of TensorFlow Datasets (default: its own)")
+    nq.add_argument("--download", action="store_true", help="download and prepare the set first (some 42 GB)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from genret_jax.data.corpus import read_beir, write_beir
+
+    if args.kind == "show":
+        print(describe(read_beir(args.folder), samples=max(0, args.samples)))
+        return 0
+    _require_new(args.out)
+    if args.kind == "python-docs":
+        from genret_jax.data.python_docs import python_docs
+
+        corpus = python_docs(validation=args.validation)
+    else:
+        from genret_jax.data.natural_questions import natural_questions
+
+        corpus = natural_questions(
+            args.size, identity=args.identity, seed=args.seed, data_dir=args.data_dir, download=args.download
+        )
+    write_beir(corpus, args.out)
+    print(f"{args.out}: {describe(corpus, samples=0)}")
+    return 0
+
+
+def _require_new(folder: str) -> None:
+    """Refuse a folder in use before minutes of work, not after; :func:`write_beir` checks again."""
+    from pathlib import Path
+
+    from genret_jax.errors import InputError
+
+    path = Path(folder)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError("the output already exists", file=path, fix="remove it or choose another name")
+
+
+def describe(corpus: "Corpus", *, samples: int) -> str:
+    """Return what a corpus holds, for people.
+
+    Args:
+        corpus: Any corpus with documents.
+        samples: Queries to print with a relevant document each.
+    """
+    from genret_jax.data.corpus import seen_and_unseen
+
+    words = sum(len(text.split()) for text in corpus.texts)
+    titled = sum(bool(title.strip()) for title in corpus.titles)
+    lines = [
+        f"{len(corpus):,} documents ({titled:,} with a title, {len(corpus.empty_documents):,} without any text, "
+        f"{words / len(corpus):.0f} words on average), {len(corpus.queries):,} queries, fingerprint {corpus.fingerprint}"
+    ]
+    for split, qrels in sorted(corpus.qrels.items(), key=lambda item: (item[0] != "train", item[0])):
+        pairs = sum(map(len, qrels.values()))
+        line = f"  {split}: {len(qrels):,} queries, {pairs:,} relevant pairs"
+        if split != "train" and "train" in corpus.qrels:
+            seen, unseen = seen_and_unseen(corpus, split)
+            line += f", {len(seen):,} seen and {len(unseen):,} unseen (no relevant document has a training query)"
+        lines.append(line)
+    if corpus.generated_queries:
+        generated = sum(map(len, corpus.generated_queries.values()))
+        lines.append(f"  generated: {generated:,} queries for {len(corpus.generated_queries):,} documents")
+    for split, qrels in corpus.qrels.items():
+        for query_id, grades in list(qrels.items())[:samples]:
+            doc_id = max(grades, key=lambda doc: grades[doc])
+            text = " ".join(corpus.document_text(corpus.document_index[doc_id]).split())
+            lines.append(f"\n  [{split}] {corpus.queries[query_id]}\n      -> {doc_id}: {text[:160]}")
+    return "\n".join(lines)
