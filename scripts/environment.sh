@@ -32,7 +32,7 @@ find_python() {
 # written last and holds everything that decides the content, so an interrupted or outdated environment is made anew.
 make_environment() {
   local folder=$1 python=$2 constraints=$3 extras=$4 stamp
-  stamp=$({ "$python" -VV; echo "$extras"; cat "$constraints" "$ROOT/setup.py"; } | sha256sum)
+  stamp=$({ "$python" -VV; echo "$extras"; cat "$constraints" "$ROOT/setup.py"; } | cksum)
   if [ -f "$folder/.stamp" ] && [ "$(cat "$folder/.stamp")" = "$stamp" ]; then
     echo "using $folder"
     return

@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --python) python=${2:?--python needs a name}; shift 2 ;;
     --constraints) which=${2:?--constraints needs oldest, pinned or newest}; shift 2 ;;
-    -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}"; exit 0 ;;
     --) shift; break ;;
     *) fail "no option $1; see --help" ;;
   esac
