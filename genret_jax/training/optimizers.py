@@ -1,7 +1,7 @@
 """Optimizers as frozen strategies with ``build(steps)``; the arithmetic is optax's."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -10,6 +10,7 @@ from genret_jax.training.schedules import LinearWarmupLinearDecay, Schedule
 from genret_jax.validation import check_fields, require
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """What the training step needs of an optimizer."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,6 +12,7 @@ from genret_jax.validation import check_fields, require
 RateFunction = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A learning rate schedule that knows its shape but not yet the length of the run."""
 

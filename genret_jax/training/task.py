@@ -1,7 +1,7 @@
 """What the trainer asks of a task: parameters, a loss, and the batch of any step."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ DeviceBatch = Mapping[str, jax.Array]
 MetricSum = Float[Array, ""] | tuple[Float[Array, ""], Float[Array, ""]]
 
 
+@runtime_checkable
 class TrainingTask(Protocol):
     """A model with its loss and its data."""
 
