@@ -54,7 +54,7 @@ def exhaustive_search(step: Step, cache: Cache, strategy: Exhaustive, *, batch: 
     width, chunk = min(beams, index.num_docids), min(strategy.chunk, index.num_docids)
     root = jnp.zeros((batch, 1), jnp.int32)
     logits, cache = step(root, jnp.asarray(index.prefix_nodes)[root], cache, first=True)
-    check_vocabulary(index, logits)
+    check_vocabulary(index.vocab_size, logits)
     first = jax.nn.log_softmax(logits.astype(jnp.float32))[:, 0]  # --> [b, v]
 
     def score_chunk(best: _Best, start: Array) -> tuple[_Best, None]:

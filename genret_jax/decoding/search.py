@@ -64,7 +64,6 @@ def _first_step(step: Step, cache: Cache, strategy: Strategy, batch: int, width:
     root = jnp.zeros((batch, 1), jnp.int32)
     logits, cache = step(root, strategy.prefix_nodes(root), cache, first=True)
     candidates = strategy.log_probs(root, logits.astype(jnp.float32), first=True)  # --> [b, 1, f]
-    candidates = jnp.where(candidates > INVALID, jnp.maximum(candidates, LOWEST), INVALID)
     scores, slots = jax.lax.top_k(candidates[:, 0], min(width, candidates.shape[-1]))
     missing = ((0, 0), (0, width - slots.shape[1]))  # fewer children than beams
     scores, slots = jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(slots, missing)

@@ -1,7 +1,7 @@
 """What a search asks of a model: a callable for one step, and a cache whose rows it can reorder."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -9,13 +9,14 @@ from jaxtyping import Array, Float, Int
 Cache = Mapping[str, Any]
 
 
+@runtime_checkable
 class Step(Protocol):
     """A model's next-token logits.
 
     The first call of a search has one beam for every query, with token 0 and the root's prefix node, and
     ``first=True``, so that a model may treat the root in its own way. The cache is a mapping: leaves under ``"beams"``
     have leading axes ``[b, k]`` and follow their beams; everything else (``"shared"``, ``"position"``) stays as the
-    step returns it. Shapes and dtypes of the cache must not change from call to call.
+    step returns it. After the first call, shapes and dtypes of the cache must stay as they are.
     """
 
     def __call__(

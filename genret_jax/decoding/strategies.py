@@ -2,17 +2,18 @@
 
 import dataclasses
 import typing
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.index import DocidIndex
-from genret_jax.decoding.result import INVALID
+from genret_jax.decoding.result import INVALID, LOWEST
 from genret_jax.errors import InputError
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Which tokens may follow a beam's state: an int32 of the strategy's own meaning, 0 at the start."""
 
@@ -26,7 +27,7 @@ class Strategy(Protocol):
     def log_probs(
         self, states: Int[Array, "b k"], logits: Float[Array, "b k v"], *, first: bool
     ) -> Float[Array, "b k f"]:
-        """Log-probability of each candidate, INVALID where there is none."""
+        """Log-probability of each candidate, at least LOWEST; INVALID where there is none."""
 
     def child(self, states: Int[Array, "b k"], slots: Int[Array, "b k"]) -> tuple[Array, Array]:
         """Token and state ``[b, k]`` of the candidate in a slot of each state."""
@@ -70,7 +71,7 @@ class TrieConstraint:
 
     def log_probs(self, states: Array, logits: Array, *, first: bool) -> Array:
         """Score the children of each state."""
-        check_vocabulary(self.index, logits)
+        check_vocabulary(self.index.vocab_size, logits)
         offsets = jnp.asarray(self.index.child_offsets)
         tokens = jnp.asarray(self.index.child_tokens)
         normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -84,7 +85,7 @@ class TrieConstraint:
             exists = edges < stop
             following = tokens[jnp.minimum(edges, tokens.shape[0] - 1)].astype(jnp.int32)
             chosen = jnp.take_along_axis(logits, following, axis=-1)
-        return jnp.where(exists, chosen - normaliser, INVALID)
+        return jnp.where(exists, jnp.maximum(chosen - normaliser, LOWEST), INVALID)
 
     def child(self, states: Array, slots: Array) -> tuple[Array, Array]:
         """Follow the edge in a slot of each state."""
@@ -136,7 +137,8 @@ class Unconstrained:
 
     def log_probs(self, states: Array, logits: Array, *, first: bool) -> Array:
         """Score every token."""
-        return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        check_vocabulary(self.vocab_size, logits)
+        return jnp.maximum(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), LOWEST)
 
     def child(self, states: Array, slots: Array) -> tuple[Array, Array]:
         """A slot is its token; EOS leads to state 1, the end."""
@@ -160,11 +162,11 @@ class Unconstrained:
         return unknown, unknown
 
 
-def check_vocabulary(index: DocidIndex, logits: Array) -> None:
-    """Reject logits of another width than the index was built for (seen while tracing, at no cost)."""
-    if logits.shape[-1] != index.vocab_size:
+def check_vocabulary(vocab_size: int, logits: Array) -> None:
+    """Reject logits of another width than the strategy was built for (seen while tracing, at no cost)."""
+    if logits.shape[-1] != vocab_size:
         raise InputError(
             f"logits over {logits.shape[-1]} tokens",
-            expected=f"{index.vocab_size}, the vocabulary that the docid index was built for",
-            fix="build the index with the decoder's vocabulary size",
+            expected=f"{vocab_size}, the vocabulary that the search was set up for",
+            fix="build the docid index with the decoder's vocabulary size",
         )
