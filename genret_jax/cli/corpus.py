@@ -121,7 +121,8 @@ def describe(corpus: "Corpus", *, samples: int) -> str:
     titled = sum(bool(title.strip()) for title in corpus.titles)
     lines = [
         f"{len(corpus):,} documents ({titled:,} with a title, {len(corpus.empty_documents):,} without any text, "
-        f"{words / len(corpus):.0f} words on average), {len(corpus.queries):,} queries, fingerprint {corpus.fingerprint}"
+        f"{words / len(corpus):.0f} words on average), {len(corpus.queries):,} queries, "
+        f"fingerprint {corpus.fingerprint}"
     ]
     for split, qrels in sorted(corpus.qrels.items(), key=lambda item: (item[0] != "train", item[0])):
         pairs = sum(map(len, qrels.values()))

@@ -11,7 +11,6 @@ DSI's own (more than 200,000, since an article's revisions are documents each).
 
 import hashlib
 import heapq
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -152,7 +151,6 @@ def _identity_key(pair: Pair, identity: Identity) -> str:
 
 def _builder(data_dir: str | None, download: bool) -> Any:
     try:
-        import tensorflow as tf
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise InputError(
@@ -161,7 +159,7 @@ def _builder(data_dir: str | None, download: bool) -> Any:
     builder = tfds.builder("natural_questions/default", data_dir=data_dir)
     if download:
         builder.download_and_prepare()
-    elif not tf.io.gfile.exists(os.path.join(builder.data_dir, "dataset_info.json")):
+    elif not (builder.data_path / "dataset_info.json").exists():  # is_prepared() asks the same, and logs
         raise InputError(
             "Natural Questions is not prepared",
             file=builder.data_dir,

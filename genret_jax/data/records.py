@@ -74,7 +74,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
         if not isinstance(record, dict):
             raise InputError(
-                f"a JSON {_json_name(record)}",
+                _json_name(record),
                 file=path,
                 line=number,
                 expected='a JSON object such as {"_id": "d1", "text": "..."}',
@@ -100,7 +100,14 @@ def _reject_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> 
 
 
 def _json_name(value: Any) -> str:
-    names = {list: "array", dict: "object", str: "string", bool: "boolean", int: "number", float: "number"}
+    names = {
+        list: "an array",
+        dict: "an object",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
     return "null" if value is None else names[type(value)]
 
 
@@ -130,7 +137,7 @@ def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, defa
         )
     if not isinstance(value, str):
         raise InputError(
-            f"'{name}' is a {_json_name(value)}",
+            f"'{name}' is {_json_name(value)}",
             file=path,
             line=line,
             expected="a string",

@@ -181,7 +181,7 @@ def _checked(vectors: Float[np.ndarray, "r d"], corpus: Corpus, *, file: Path | 
             expected="finite numbers",
             fix="compute the vectors again; float16 overflows beyond 65,504",
         )
-    zero = ~vectors.any(axis=1)
+    zero = np.asarray(~vectors.any(axis=1))
     zero[list(corpus.empty_documents)] = False  # the reader has warned of those
     if zero.any():
         row = int(np.argmax(zero))
