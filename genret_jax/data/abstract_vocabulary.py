@@ -15,10 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from jaxtyping import Int
+
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, read_json, write_json
 
 PAD, EOS, UNKNOWN = 0, 1, 2
+TokenIds = Iterable[int] | Int[np.ndarray, " l"]
 _DESCRIPTION = "vocabulary.json"
 
 
@@ -55,7 +59,7 @@ class Vocabulary(abc.ABC):
         """Return up to ``limit`` ways to write a word in tokens, the best first."""
 
     @abc.abstractmethod
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: TokenIds) -> str:
         """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
 
     @property
@@ -111,7 +115,7 @@ class Vocabulary(abc.ABC):
     def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> "Vocabulary":
         """Read what :meth:`_save_model` wrote."""
 
-    def _decode_parts(self, ids: Iterable[int]) -> Iterator[tuple[bool, Any]]:
+    def _decode_parts(self, ids: TokenIds) -> Iterator[tuple[bool, Any]]:
         """Yield ``(True, sentinel's text)`` and ``(False, run of ordinary tokens)``; padding and EOS are left out."""
         first_sentinel = self.size - self.extra_ids
         kept = (int(i) for i in ids if i not in (PAD, EOS))

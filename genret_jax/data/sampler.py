@@ -81,7 +81,7 @@ class Sampler:
                 f"objective {config.objective!r} with docid tokens from {store.manifest['codec']['first_token']} on",
                 file=store.folder,
                 expected=f"text and docids in one vocabulary, docid tokens from {store.vocabulary_size} on",
-                fix="build the examples with --share-vocabulary, or use objective 'inputs_to_targets'",
+                fix="make the codec with first_token = the vocabulary's size, or use objective 'inputs_to_targets'",
             )
         needed = {"bidirectional": 2, "span_corruption": 1 + config.span_corruption.most_spans(config.input_length)}
         if store.manifest["extra_ids"] < needed.get(config.objective, 0):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from genret_jax.data.abstract_vocabulary import EOS, PAD, UNKNOWN, Vocabulary
+from genret_jax.data.abstract_vocabulary import EOS, PAD, UNKNOWN, TokenIds, Vocabulary
 from genret_jax.data.words import normalized_words, valid_unicode
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint
@@ -129,7 +129,7 @@ class SentencePieceVocabulary(Vocabulary):
             return list(self._processor.encode(valid_unicode(text)))
         return super().encode(text)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: TokenIds) -> str:
         """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
         known = self.size - self.extra_ids
         parts = (
@@ -178,7 +178,7 @@ class ByteVocabulary(Vocabulary):
         """Return the one way to write a word in bytes."""
         return [[byte + _BYTE_OFFSET for byte in word.encode("utf-8")]]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: TokenIds) -> str:
         """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
         return "".join(
             part

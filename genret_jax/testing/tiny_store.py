@@ -2,14 +2,14 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genret_jax.data.abstract_vocabulary import TokenIds, Vocabulary
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.store_building import build_store
-from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.data.words import normalized_words
 from genret_jax.docids.codec import DocidCodec
 from genret_jax.docids.table import DocidTable
@@ -54,7 +54,7 @@ class LetterVocabulary(Vocabulary):
         """Return the token of a listed word."""
         return _FIRST_LETTER + len(LETTERS) + self.listed.index(word)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: TokenIds) -> str:
         """Return words, and letters by themselves."""
         known = {self.token(word): word for word in self.listed}
         known |= {_FIRST_LETTER + i: letter for i, letter in enumerate(LETTERS)}
@@ -109,6 +109,7 @@ def tiny_store(
     *,
     corpus: Corpus | None = None,
     vocabulary: Vocabulary | None = None,
+    first_token: int | None = None,
     **options: Any,
 ) -> ExampleStore:
     """Build the example store of a small corpus.
@@ -117,10 +118,11 @@ def tiny_store(
         folder: Destination.
         corpus: By default :func:`tiny_corpus`.
         vocabulary: By default letters, with a token for ``cat`` and ``dog`` and 20 sentinels.
+        first_token: First docid token; by default the one after those of text.
         **options: Of :func:`genret_jax.data.store_building.build_store`.
     """
     corpus = corpus or tiny_corpus()
     vocabulary = vocabulary or LetterVocabulary(["cat", "dog"], extra_ids=20)
     table = tiny_table(corpus)
-    codec = DocidCodec(first_token=vocabulary.size, level_sizes=table.level_sizes)
+    codec = DocidCodec(first_token=first_token or vocabulary.size, level_sizes=table.level_sizes)
     return build_store(folder, corpus, codec.encode(table), vocabulary, codec=codec, **options)

@@ -148,10 +148,10 @@ def test_a_model_with_other_special_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing.model: cannot be read"):
+    with pytest.raises(InputError, match=r"missing.model: cannot be read"):
         from_model_file(tmp_path / "missing.model")
     (tmp_path / "text.model").write_text("hello")
-    with pytest.raises(InputError, match="text.model: not a SentencePiece model"):
+    with pytest.raises(InputError, match=r"text.model: not a SentencePiece model"):
         from_model_file(tmp_path / "text.model")
 
 
@@ -164,7 +164,7 @@ def test_sentinels_are_the_highest_tokens_downwards(trained: SentencePieceVocabu
     assert [trained.sentinel(i) for i in range(4)] == [trained.size - 1 - i for i in range(4)]
     tokens = [*trained.encode("codecs"), trained.sentinel(0), *trained.encode("bytes"), trained.sentinel(1), 1, 0]
     assert trained.decode(tokens) == "codecs <extra_id_0> bytes <extra_id_1>"
-    with pytest.raises(InputError, match="sentinel 4 of .* 4; next"):
+    with pytest.raises(InputError, match=r"sentinel 4 of .* 4; next"):
         trained.sentinel(4)
 
 
