@@ -42,7 +42,8 @@ class T5Config:
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
-        num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents.
+        num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents. 0
+            where the docids are not yet known; no network can be made then.
     """
 
     vocab_size: int = 32128
@@ -86,7 +87,8 @@ class T5Config:
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
-        require(self, "num_nodes", (self.num_nodes > 1) == needs_nodes, "the tree's nodes with head='prefix', else 0")
+        filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
+        require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
 
     @property
     def output_vocab_size(self) -> int:

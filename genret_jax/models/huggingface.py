@@ -11,29 +11,23 @@ from safetensors.numpy import save_file
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
+from genret_jax.models.public_layout import (
+    config_from_json,
+    config_to_json,
+    shape_difference,
+    tensor_paths,
+    tensor_shape,
+    tensor_shapes,
+)
 from genret_jax.storage import atomic_folder, read_json, write_json
 
 Params = dict[str, Any]
 
-# transformers' name of the feed-forward layer -> ours; its "gated-gelu" means the tanh approximation, as does ours.
-_FEED_FORWARD = {
-    "gated-gelu": ("gelu", "linear"),
-    "gated-gelu_new": ("gelu", "linear"),
-    "gated-relu": ("relu", "linear"),
-    "gated-silu": ("silu", "linear"),
-    "relu": ("relu",),
-    "gelu_new": ("gelu",),
-    "silu": ("silu",),
-}
 # Copies and leftovers that public files carry beside the parameters.
 _REDUNDANT = re.compile(
     r"(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
-_SHARED_FIELDS = (
-    "vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "dropout_rate", "relative_attention_num_buckets",
-    "relative_attention_max_distance", "layer_norm_epsilon",
-)  # fmt: skip
 
 
 def load_safetensors(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> tuple[T5Config, Params]:
@@ -73,9 +67,77 @@ def load_safetensors(path: str | Path, *, dtype: str = "float32", remat: bool = 
             fix="use the config.json that belongs to these weights",
         )
     params: Params = {}
-    for name, (keys, transposed) in _layout(config).items():
+    for name, (keys, transposed) in tensor_paths(config).items():
         _put(params, keys, np.ascontiguousarray(tensors.pop(name).T) if transposed else tensors.pop(name))
     return config, params
+
+
+def load_into(params: Mapping[str, Any], config: T5Config, path: str | Path) -> Params:
+    """Return freshly initialised parameters with everything replaced that a public checkpoint has.
+
+    The network may have what the checkpoint has not: rows for docid tokens after those of text, a decoder vocabulary
+    of its own, a row per docid node. New rows of a table keep their random directions, at the scale of the
+    checkpoint's rows; a decoder vocabulary that does not begin with the text's gets nothing from it.
+
+    Args:
+        params: Random parameters of :class:`genret_jax.models.network.T5`.
+        config: Their configuration.
+        path: As for :func:`load_safetensors`.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or its network is another one than ``config``; all fields that
+            differ are named.
+    """
+    public, weights = load_safetensors(path)
+    _check_same_network(config, public, path)
+    loaded = dict(_flatten(weights))
+    result: Params = {}
+    for name, value in _flatten(params):
+        _put(result, tuple(name.split("/")), _fill(np.array(value, np.float32), loaded.get(name)))
+    if config.head == "vocabulary" and config.decoder_vocab_size is not None:
+        if config.decoder_vocab_size >= config.vocab_size:
+            table = result["decoder_token_embedder"]["embedding"]
+            result["decoder_token_embedder"]["embedding"] = _fill(table, loaded["token_embedder/embedding"])
+        elif not config.tie_embeddings:
+            result["decoder"]["logits_dense"]["kernel"] = np.array(params["decoder"]["logits_dense"]["kernel"])
+    return result
+
+
+def _check_same_network(config: T5Config, public: T5Config, path: str | Path) -> None:
+    fields = [
+        "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers", "activations",
+        "relative_attention_num_buckets", "relative_attention_max_distance", "encoder_final_norm",
+    ]  # fmt: skip
+    if config.head == "vocabulary":
+        fields += ["tie_embeddings", "scale_decoder_outputs"]
+    pairs = [(name, getattr(config, name), getattr(public, name)) for name in fields]
+    different = [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+    if different:
+        raise InputError(
+            f"T5Config is another network than the checkpoint's: {', '.join(different)}",
+            file=path,
+            fix="use the file of this size in gin_configs/models, or bind these fields",
+        )
+    # Public tables are padded to a multiple of 128 rows; a vocabulary smaller than that is not the checkpoint's.
+    if config.vocab_size <= public.vocab_size - 256:
+        raise InputError(
+            f"T5Config.vocab_size is {config.vocab_size}",
+            file=path,
+            expected=f"the checkpoint's vocabulary ({public.vocab_size} rows)",
+            fix="use the checkpoint's own SentencePiece model (VocabularyConfig.kind = 'file')",
+        )
+
+
+def _fill(table: np.ndarray, loaded: np.ndarray | None) -> np.ndarray:
+    """Return the table with ``loaded`` in its first rows and columns; what is new takes its scale."""
+    if loaded is None:
+        return table
+    if table.shape == loaded.shape:
+        return loaded
+    both = tuple(slice(min(ours, theirs)) for ours, theirs in zip(table.shape, loaded.shape, strict=True))
+    table = table * (loaded.std() / max(float(table.std()), 1e-9))
+    table[both] = loaded[both]
+    return table.astype(np.float32)
 
 
 def save_safetensors(
@@ -94,8 +156,8 @@ def save_safetensors(
     """
     described = config_to_json(config)
     flat = dict(_flatten(params))
-    layout = _layout(config)
-    expected = {"/".join(keys): _shape(config, name, flip) for name, (keys, flip) in layout.items()}
+    layout = tensor_paths(config)
+    expected = {"/".join(keys): tensor_shape(config, name, flip) for name, (keys, flip) in layout.items()}
     difference = shape_difference({name: np.shape(value) for name, value in flat.items()}, expected)
     if difference:
         raise InputError(
@@ -113,164 +175,6 @@ def save_safetensors(
     with atomic_folder(folder) as partial:
         write_json(partial / "config.json", described)
         _write_shards(partial, shards)
-
-
-def config_from_json(
-    described: Mapping[str, Any],
-    *,
-    tie_embeddings: bool,
-    dtype: str = "float32",
-    remat: bool = False,
-    file: str | Path | None = None,
-) -> T5Config:
-    """Return the configuration that a transformers ``config.json`` describes.
-
-    Args:
-        described: Its parsed content.
-        tie_embeddings: Whether the weights have no output layer of their own.
-        dtype: Type of the computation.
-        remat: Recompute layers in the backward pass.
-        file: For error messages.
-
-    Raises:
-        InputError: If it is not a T5 that this package has.
-    """
-    kind = described.get("model_type")
-    if kind not in ("t5", "mt5"):
-        raise InputError(f"model_type {kind!r}", file=file, expected="'t5' or 'mt5'", fix="choose a T5 checkpoint")
-    activation = described.get("feed_forward_proj", "relu")
-    if activation not in _FEED_FORWARD:
-        expected = f"one of {', '.join(_FEED_FORWARD)}"
-        raise InputError(f"feed_forward_proj {activation!r}", file=file, expected=expected, fix="choose another model")
-    missing = [name for name in ("vocab_size", "d_model", "num_layers", "num_heads") if name not in described]
-    if missing:
-        raise InputError(f"no {missing[0]!r}", file=file, expected="transformers' T5 configuration", fix="restore it")
-    scaled = described.get("scale_decoder_outputs", described.get("tie_word_embeddings") is not False)
-    decoder_layers = described.get("num_decoder_layers")
-    return T5Config(
-        **{name: described[name] for name in _SHARED_FIELDS if name in described},
-        num_encoder_layers=described["num_layers"],
-        num_decoder_layers=described["num_layers"] if decoder_layers is None else decoder_layers,
-        activations=_FEED_FORWARD[activation],
-        tie_embeddings=tie_embeddings,
-        scale_decoder_outputs=scaled,
-        dtype=dtype,  # type: ignore[arg-type]  # checked by T5Config
-        remat=remat,
-    )
-
-
-def config_to_json(config: T5Config) -> dict[str, Any]:
-    """Return transformers' ``config.json`` of a configuration.
-
-    Raises:
-        InputError: If the network departs from T5; the message names the field.
-    """
-    for field, value in (("head", "vocabulary"), ("decoder_vocab_size", None), ("encoder_final_norm", True)):
-        if getattr(config, field) != value:
-            raise InputError(
-                f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
-                expected=repr(value),
-                fix="keep this model in its run folder",
-            )
-    names = [name for name, activations in _FEED_FORWARD.items() if activations == config.activations]
-    if not names:
-        raise InputError(
-            f"T5Config.activations is {config.activations}, which public T5 layouts cannot express",
-            expected=" or ".join(map(str, dict.fromkeys(_FEED_FORWARD.values()))),
-            fix="keep this model in its run folder",
-        )
-    return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
-        **{name: getattr(config, name) for name in _SHARED_FIELDS},
-        "num_layers": config.num_encoder_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "feed_forward_proj": names[0],
-        "is_encoder_decoder": True,
-        "tie_word_embeddings": config.tie_embeddings,
-        "scale_decoder_outputs": config.scale_decoder_outputs,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
-    }
-
-
-def tensor_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a public checkpoint, by transformers' names."""
-    return {name: _shape(config, name) for name in _layout(config)}
-
-
-def shape_difference(found: Mapping[str, Any], expected: Mapping[str, Any], *, limit: int = 10) -> str:
-    """Say in one line how two sets of named shapes differ; an empty string if they do not.
-
-    Args:
-        found: Shapes by name.
-        expected: Shapes by name.
-        limit: Name at most so many differences of each kind, so that a message stays readable.
-    """
-    kinds = {
-        "missing": [f"{n} {list(expected[n])}" for n in expected if n not in found],
-        "unexpected": [f"{n} {list(found[n])}" for n in found if n not in expected],
-        "of another shape": [
-            f"{n} {list(found[n])} instead of {list(expected[n])}"
-            for n in expected
-            if n in found and tuple(found[n]) != tuple(expected[n])
-        ],
-    }
-    # What is there twice under different names says more than its hundred siblings: share the room evenly.
-    room = max(1, limit // max(1, sum(bool(names) for names in kinds.values())))
-    parts = []
-    for kind, names in kinds.items():
-        if names:
-            more = f" and {len(names) - room} more" if len(names) > room else ""
-            parts.append(f"{len(names)} {kind}: {', '.join(names[:room])}{more}")
-    return "; ".join(parts)
-
-
-def _layout(config: T5Config) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Return transformers' tensor names with our path and whether the matrix is transposed."""
-    layout: dict[str, tuple[tuple[str, ...], bool]] = {"shared.weight": (("token_embedder", "embedding"), False)}
-    gated = len(config.activations) > 1
-    stacks = (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers))
-    for stack, depth in stacks:
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        layout[bias] = ((stack, "relpos_bias", "rel_embedding"), True)
-        layout[f"{stack}.final_layer_norm.weight"] = ((stack, f"{stack}_norm", "scale"), False)
-        own = "attention" if stack == "encoder" else "self_attention"
-        for number in range(depth):
-            layer = (stack, f"layers_{number}")
-            block = f"{stack}.block.{number}.layer"
-            attentions = [("SelfAttention", own, f"pre_{own}_layer_norm")]
-            if stack == "decoder":
-                attentions.append(("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_layer_norm"))
-            for index, (theirs, ours, norm) in enumerate(attentions):
-                layout[f"{block}.{index}.layer_norm.weight"] = ((*layer, norm, "scale"), False)
-                for short, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
-                    layout[f"{block}.{index}.{theirs}.{short}.weight"] = ((*layer, ours, name, "kernel"), True)
-            last = len(attentions)
-            layout[f"{block}.{last}.layer_norm.weight"] = ((*layer, "pre_mlp_layer_norm", "scale"), False)
-            for name in ("wi_0", "wi_1", "wo") if gated else ("wi", "wo"):
-                layout[f"{block}.{last}.DenseReluDense.{name}.weight"] = ((*layer, "mlp", name, "kernel"), True)
-    if not config.tie_embeddings:
-        layout["lm_head.weight"] = (("decoder", "logits_dense", "kernel"), True)
-    return layout
-
-
-def _shape(config: T5Config, name: str, flip: bool = False) -> tuple[int, ...]:
-    """Return the shape of a tensor by transformers' name; flipped, of our transposed parameter."""
-    heads_width = config.num_heads * config.d_kv
-    kind = name.split(".")[-2]
-    shapes: dict[str, tuple[int, ...]] = {
-        "shared": (config.vocab_size, config.d_model),
-        "lm_head": (config.vocab_size, config.d_model),
-        "relative_attention_bias": (config.relative_attention_num_buckets, config.num_heads),
-        "o": (config.d_model, heads_width),
-        "wo": (config.d_model, config.d_ff),
-        **dict.fromkeys(("q", "k", "v"), (heads_width, config.d_model)),
-        **dict.fromkeys(("wi", "wi_0", "wi_1"), (config.d_ff, config.d_model)),
-        **dict.fromkeys(("layer_norm", "final_layer_norm"), (config.d_model,)),
-    }
-    return shapes[kind][::-1] if flip else shapes[kind]
 
 
 def _put(tree: Params, keys: tuple[str, ...], value: np.ndarray) -> None:

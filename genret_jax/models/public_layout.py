@@ -1,0 +1,181 @@
+"""How Hugging Face transformers writes T5 down: its ``config.json``, its tensor names and their shapes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genret_jax.errors import InputError
+from genret_jax.models.config import T5Config
+
+# transformers' name of the feed-forward layer -> ours; its "gated-gelu" means the tanh approximation, as does ours.
+_FEED_FORWARD = {
+    "gated-gelu": ("gelu", "linear"),
+    "gated-gelu_new": ("gelu", "linear"),
+    "gated-relu": ("relu", "linear"),
+    "gated-silu": ("silu", "linear"),
+    "relu": ("relu",),
+    "gelu_new": ("gelu",),
+    "silu": ("silu",),
+}
+_SHARED_FIELDS = (
+    "vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "dropout_rate", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "layer_norm_epsilon",
+)  # fmt: skip
+
+
+def config_from_json(
+    described: Mapping[str, Any],
+    *,
+    tie_embeddings: bool,
+    dtype: str = "float32",
+    remat: bool = False,
+    file: str | Path | None = None,
+) -> T5Config:
+    """Return the configuration that a transformers ``config.json`` describes.
+
+    Args:
+        described: Its parsed content.
+        tie_embeddings: Whether the weights have no output layer of their own.
+        dtype: Type of the computation.
+        remat: Recompute layers in the backward pass.
+        file: For error messages.
+
+    Raises:
+        InputError: If it is not a T5 that this package has.
+    """
+    kind = described.get("model_type")
+    if kind not in ("t5", "mt5"):
+        raise InputError(f"model_type {kind!r}", file=file, expected="'t5' or 'mt5'", fix="choose a T5 checkpoint")
+    activation = described.get("feed_forward_proj", "relu")
+    if activation not in _FEED_FORWARD:
+        expected = f"one of {', '.join(_FEED_FORWARD)}"
+        raise InputError(f"feed_forward_proj {activation!r}", file=file, expected=expected, fix="choose another model")
+    missing = [name for name in ("vocab_size", "d_model", "num_layers", "num_heads") if name not in described]
+    if missing:
+        raise InputError(f"no {missing[0]!r}", file=file, expected="transformers' T5 configuration", fix="restore it")
+    scaled = described.get("scale_decoder_outputs", described.get("tie_word_embeddings") is not False)
+    decoder_layers = described.get("num_decoder_layers")
+    return T5Config(
+        **{name: described[name] for name in _SHARED_FIELDS if name in described},
+        num_encoder_layers=described["num_layers"],
+        num_decoder_layers=described["num_layers"] if decoder_layers is None else decoder_layers,
+        activations=_FEED_FORWARD[activation],
+        tie_embeddings=tie_embeddings,
+        scale_decoder_outputs=scaled,
+        dtype=dtype,  # type: ignore[arg-type]  # checked by T5Config
+        remat=remat,
+    )
+
+
+def config_to_json(config: T5Config) -> dict[str, Any]:
+    """Return transformers' ``config.json`` of a configuration.
+
+    Raises:
+        InputError: If the network departs from T5; the message names the field.
+    """
+    for field, value in (("head", "vocabulary"), ("decoder_vocab_size", None), ("encoder_final_norm", True)):
+        if getattr(config, field) != value:
+            raise InputError(
+                f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
+                expected=repr(value),
+                fix="keep this model in its run folder",
+            )
+    names = [name for name, activations in _FEED_FORWARD.items() if activations == config.activations]
+    if not names:
+        raise InputError(
+            f"T5Config.activations is {config.activations}, which public T5 layouts cannot express",
+            expected=" or ".join(map(str, dict.fromkeys(_FEED_FORWARD.values()))),
+            fix="keep this model in its run folder",
+        )
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        **{name: getattr(config, name) for name in _SHARED_FIELDS},
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": names[0],
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": config.tie_embeddings,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+
+
+def tensor_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a public checkpoint, by transformers' names."""
+    return {name: tensor_shape(config, name) for name in tensor_paths(config)}
+
+
+def shape_difference(found: Mapping[str, Any], expected: Mapping[str, Any], *, limit: int = 10) -> str:
+    """Say in one line how two sets of named shapes differ; an empty string if they do not.
+
+    Args:
+        found: Shapes by name.
+        expected: Shapes by name.
+        limit: Name at most so many differences of each kind, so that a message stays readable.
+    """
+    kinds = {
+        "missing": [f"{n} {list(expected[n])}" for n in expected if n not in found],
+        "unexpected": [f"{n} {list(found[n])}" for n in found if n not in expected],
+        "of another shape": [
+            f"{n} {list(found[n])} instead of {list(expected[n])}"
+            for n in expected
+            if n in found and tuple(found[n]) != tuple(expected[n])
+        ],
+    }
+    # What is there twice under different names says more than its hundred siblings: share the room evenly.
+    room = max(1, limit // max(1, sum(bool(names) for names in kinds.values())))
+    parts = []
+    for kind, names in kinds.items():
+        if names:
+            more = f" and {len(names) - room} more" if len(names) > room else ""
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:room])}{more}")
+    return "; ".join(parts)
+
+
+def tensor_paths(config: T5Config) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Return transformers' tensor names with our path and whether the matrix is transposed."""
+    layout: dict[str, tuple[tuple[str, ...], bool]] = {"shared.weight": (("token_embedder", "embedding"), False)}
+    gated = len(config.activations) > 1
+    stacks = (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers))
+    for stack, depth in stacks:
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        layout[bias] = ((stack, "relpos_bias", "rel_embedding"), True)
+        layout[f"{stack}.final_layer_norm.weight"] = ((stack, f"{stack}_norm", "scale"), False)
+        own = "attention" if stack == "encoder" else "self_attention"
+        for number in range(depth):
+            layer = (stack, f"layers_{number}")
+            block = f"{stack}.block.{number}.layer"
+            attentions = [("SelfAttention", own, f"pre_{own}_layer_norm")]
+            if stack == "decoder":
+                attentions.append(("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_layer_norm"))
+            for index, (theirs, ours, norm) in enumerate(attentions):
+                layout[f"{block}.{index}.layer_norm.weight"] = ((*layer, norm, "scale"), False)
+                for short, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
+                    layout[f"{block}.{index}.{theirs}.{short}.weight"] = ((*layer, ours, name, "kernel"), True)
+            last = len(attentions)
+            layout[f"{block}.{last}.layer_norm.weight"] = ((*layer, "pre_mlp_layer_norm", "scale"), False)
+            for name in ("wi_0", "wi_1", "wo") if gated else ("wi", "wo"):
+                layout[f"{block}.{last}.DenseReluDense.{name}.weight"] = ((*layer, "mlp", name, "kernel"), True)
+    if not config.tie_embeddings:
+        layout["lm_head.weight"] = (("decoder", "logits_dense", "kernel"), True)
+    return layout
+
+
+def tensor_shape(config: T5Config, name: str, flip: bool = False) -> tuple[int, ...]:
+    """Return the shape of a tensor by transformers' name; flipped, of our transposed parameter."""
+    heads_width = config.num_heads * config.d_kv
+    kind = name.split(".")[-2]
+    shapes: dict[str, tuple[int, ...]] = {
+        "shared": (config.vocab_size, config.d_model),
+        "lm_head": (config.vocab_size, config.d_model),
+        "relative_attention_bias": (config.relative_attention_num_buckets, config.num_heads),
+        "o": (config.d_model, heads_width),
+        "wo": (config.d_model, config.d_ff),
+        **dict.fromkeys(("q", "k", "v"), (heads_width, config.d_model)),
+        **dict.fromkeys(("wi", "wi_0", "wi_1"), (config.d_ff, config.d_model)),
+        **dict.fromkeys(("layer_norm", "final_layer_norm"), (config.d_model,)),
+    }
+    return shapes[kind][::-1] if flip else shapes[kind]
