@@ -5,44 +5,24 @@
 #   bash scripts/test.sh --constraints oldest                the oldest versions that setup.py allows
 #   bash scripts/test.sh --python python3.13 --constraints newest
 #   bash scripts/test.sh -- -k decoding                      arguments after -- go to pytest
+#
+# The environment is kept in .venv-test until setup.py or the constraints change.
 set -euo pipefail
 unset PYTHONPATH # a clone on the path would hide what the wheel lacks
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/environment.sh
 source "$ROOT/scripts/environment.sh"
 
-python=${GENRET_PYTHON:-} which=pinned
-while [ $# -gt 0 ]; do
-  case $1 in
-    --python) python=${2:?--python needs a name}; shift 2 ;;
-    --constraints) which=${2:?--constraints needs oldest, pinned or newest}; shift 2 ;;
-    -h | --help) awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --) shift; break ;;
-    *) fail "no option $1; see --help" ;;
-  esac
-done
-case $which in
-  pinned) constraints=$ROOT/constraints.txt ;;
-  oldest | newest) constraints=$ROOT/constraints-$which.txt ;;
-  *) fail "no constraints '$which'; expected oldest, pinned or newest" ;;
-esac
-[ "$which" = newest ] && python=${python:-python3.12}
-python=$(find_python "$python")
-
-workspace=$(mktemp -d)
-trap 'rm -rf "$workspace"' EXIT
-parent=${GENRET_TEST_ENVIRONMENTS:-$ROOT/.venv-test}
-mkdir -p "$parent" 2>/dev/null || parent=${TMPDIR:-/tmp}/genret-test-$UID
-environment=$parent/$("$python" -c 'import sys; print("py%d.%d" % sys.version_info[:2])')-$which
-bin=$environment/bin
-
 lint() { (cd "$ROOT" && "$bin/ruff" check . && "$bin/ruff" format --check .); }
+
 types() { (cd "$ROOT" && "$bin/mypy" --cache-dir "$environment/mypy"); }
+
 install_wheel() {
   build_wheel "$bin/python" "$workspace/wheel"
   "$bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$workspace"/wheel/*.whl
   "$bin/genret" doctor
 }
+
 # From an empty folder, kept off the path by -P: what is tested is the installed wheel, and conftest.py makes sure of it.
 tests() {
   mkdir "$workspace/empty"
@@ -52,12 +32,41 @@ tests() {
     --numprocesses "${GENRET_TEST_PROCESSES:-2}" --dist loadfile --durations 15 -m "not slow and not t5x" "$@" "$ROOT/tests"
 }
 
-stage "environment ($which versions, $("$python" -V))" make_environment "$environment" "$python" "$constraints" \
-  seqio,baselines,viz,test
-if [ "$which" = pinned ]; then # lint rules and type stubs differ from version to version; the tests do not
-  stage lint lint
-  stage types types
-fi
-stage "wheel" install_wheel
-stage tests tests "$@"
-echo "== all passed in $SECONDS s"
+main() {
+  local python=${GENRET_PYTHON:-} which=pinned constraints=$ROOT/constraints.txt parent
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --python) python=${2:?--python needs a name}; shift 2 ;;
+      --constraints) which=${2:?--constraints needs oldest, pinned or newest}; shift 2 ;;
+      -h | --help) awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}"; exit ;;
+      --) shift; break ;;
+      *) fail "no option $1; see --help" ;;
+    esac
+  done
+  case $which in
+    pinned) ;;
+    oldest) constraints=$ROOT/constraints-oldest.txt ;;
+    newest) constraints=$ROOT/constraints-newest.txt python=${python:-python3.12} ;;
+    *) fail "no constraints '$which'; expected oldest, pinned or newest" ;;
+  esac
+  python=$(find_python "$python")
+
+  workspace=$(mktemp -d)
+  trap 'rm -rf "$workspace"' EXIT
+  parent=${GENRET_TEST_ENVIRONMENTS:-$ROOT/.venv-test}
+  mkdir -p "$parent" 2>/dev/null || parent=${TMPDIR:-/tmp}/genret-test-$UID
+  environment=$parent/$("$python" -c 'import sys; print("py%d.%d" % sys.version_info[:2])')-$which
+  bin=$environment/bin
+
+  stage "environment ($which versions, $("$python" -V))" \
+    make_environment "$environment" "$python" "$constraints" seqio,baselines,viz,test
+  if [ "$which" = pinned ]; then # lint rules and type stubs differ from version to version; the tests do not
+    stage lint lint
+    stage types types
+  fi
+  stage wheel install_wheel
+  stage tests tests "$@"
+  echo "== all passed in $SECONDS s"
+}
+
+main "$@"
