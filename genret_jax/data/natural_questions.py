@@ -175,6 +175,7 @@ def _read_pairs(builder: Any, split: str) -> Iterator[Pair]:
     import tensorflow_datasets as tfds
     from tqdm import tqdm
 
+    @tf.autograph.experimental.do_not_convert
     def first_words(record: dict[str, Any]) -> dict[str, Any]:
         tokens = record["document"]["tokens"]
         words = tf.boolean_mask(tokens["token"], tf.logical_not(tokens["is_html"]))
