@@ -5,28 +5,30 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Float32
 
-from genret_jax.baselines.encoder_training import DualEncoderConfig, DualEncoderTask, TextEncoder, encoder_params
-from genret_jax.baselines.vector_search import ExactIndex, VectorIndex
+from genret_jax.baselines.encoder_training import DualEncoderTask, encode_documents, validate
+from genret_jax.baselines.text_encoder import DualEncoderConfig, encode_tokens, encoder_params
+from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, rankings, recall_of_exact
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vocabulary import EOS, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
-from genret_jax.evaluation.metrics import evaluate
+from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
+from genret_jax.evaluation.report import System
 from genret_jax.models.config import T5Config
 from genret_jax.storage import atomic_folder, load_arrays, save_arrays
-from genret_jax.training import TrainerConfig, restore_params, train
+from genret_jax.training import TrainerConfig, read_metrics, restore_params, train
 
 KIND, VERSION = "dual_encoder", 1
 ARRAYS, VOCABULARY = "arrays", "vocabulary"
-_ROWS_AT_ONCE = 256  # texts encoded in one call
 _PARAM = "param."  # array names: parameters have this and their path
 
 
@@ -96,7 +98,7 @@ class DualEncoder:
         task = DualEncoderTask(config, store, sampler or SamplerConfig(), seed=seed, batch_size=trainer.batch_size)
         evaluators = {}
         if validation_split is not None:
-            evaluators["validation"] = functools.partial(_validate, store, config, validation_split)
+            evaluators["validation"] = functools.partial(validate, store, config, validation_split)
         result = train(
             task,
             trainer,
@@ -112,10 +114,8 @@ class DualEncoder:
     def of_store(cls, store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]) -> "DualEncoder":
         """Encode the documents of a store; those without text get no vector and are never found."""
         params = jax.device_put(jax.device_get(encoder_params(params)))  # from a mesh to one device
-        documents = store.documents_with_text
-        tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
-        doc_ids = [store.doc_ids[int(index)] for index in documents]
-        return cls(config, params, store.vocabulary, doc_ids, encode_tokens(config.network, params, tokens))
+        doc_ids, vectors = encode_documents(store, config, params)
+        return cls(config, params, store.vocabulary, doc_ids, vectors)
 
     def encode_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "q d"]:
         """Return unit vectors of texts; zero vectors for those without a word."""
@@ -148,7 +148,7 @@ class DualEncoder:
         """
         vectors = self.encode_queries(list(queries.values()))
         scores, found = (index or self.exact_index).search(vectors, k)
-        return _run(list(queries), self.doc_ids, vectors, scores, found)
+        return rankings(list(queries), self.doc_ids, vectors, scores, found)
 
     def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Write encoder, vocabulary and document vectors, whole or not at all."""
@@ -168,59 +168,114 @@ class DualEncoder:
             InputError: If it is missing, damaged, or something else.
         """
         arrays, manifest = load_arrays(Path(folder) / ARRAYS, kind=KIND, version=VERSION)
-        fields = manifest["config"]
-        config = DualEncoderConfig(**{**fields, "network": T5Config(**fields["network"])})
+        fields, network = manifest["config"], manifest["config"]["network"]
+        network = T5Config(**{**network, "activations": tuple(network["activations"])})
+        config = DualEncoderConfig(**{**fields, "network": network})
         leaves = {name.removeprefix(_PARAM): leaf for name, leaf in arrays.items() if name.startswith(_PARAM)}
         doc_ids = list(PackedStrings(arrays["doc_id_text"], arrays["doc_id_offsets"]))
         vocabulary = Vocabulary.load(Path(folder) / VOCABULARY)
         return cls(config, unflatten_dict(leaves, sep="."), vocabulary, doc_ids, np.asarray(arrays["vectors"]))
 
 
-def encode_tokens(
-    network: T5Config, params: Mapping[str, Any], tokens: Int32[np.ndarray, "n l"]
-) -> Float32[np.ndarray, "n d"]:
-    """Return the unit vectors of many texts, encoded a block at a time."""
-    rows = min(_ROWS_AT_ONCE, max(1, len(tokens)))
-    vectors = np.zeros((len(tokens), network.d_model), np.float32)
-    for start in range(0, len(tokens), rows):
-        taken = tokens[start : start + rows]
-        block = np.zeros((rows, tokens.shape[1]), np.int32)  # one shape, one program
-        block[: len(taken)] = taken
-        vectors[start : start + rows] = np.asarray(_encode(params, block, network=network))[: len(taken)]
-    vectors[~tokens.any(axis=1)] = 0
-    return vectors
+@runtime_checkable
+class TrainedRun(Protocol):
+    """What :func:`answers_of_run` needs of a run of the generative model."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies; the dual encoder is trained in ``dual_encoder/`` below."""
+        ...
+
+    @property
+    def corpus(self) -> Corpus:
+        """Documents and queries."""
+        ...
+
+    @property
+    def store(self) -> ExampleStore:
+        """Tokenised examples."""
+        ...
+
+    @property
+    def model(self) -> T5Config:
+        """The network."""
+        ...
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How examples are drawn."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        ...
+
+    def start_params(self) -> dict[str, Any]:
+        """Return the T5 parameters that the run started from."""
+        ...
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def _encode(params: Mapping[str, Any], tokens: Int[Array, "b l"], *, network: T5Config) -> Float[Array, "b d"]:
-    vectors: Array = TextEncoder(network).apply({"params": params}, tokens)
-    return vectors
+def answers_of_run(
+    run: TrainedRun, name: str, test: EvaluationSplit, depth: int, *, trainer: TrainerConfig | None = None
+) -> list[SystemRun]:
+    """Train a dual encoder with a run's encoder, start and examples, and search a split exactly and by HNSW.
+
+    Args:
+        run: The run; what was trained for it before is used again.
+        name: What the report calls the run.
+        test: The split.
+        depth: Results a query.
+        trainer: How to train; by default for as many steps and with the batch size that the run's log tells.
+
+    Returns:
+        Answers of ``"{name}, dual encoder"`` and ``"{name}, dual encoder, HNSW"``.
+    """
+    config = DualEncoderConfig(
+        network=run.model, query_length=run.sampler.input_length, append_eos=run.sampler.append_eos
+    )
+    validation = "validation" if "validation" in run.store.splits else None
+    encoder = DualEncoder.train(
+        run.store,
+        config,
+        trainer or _trainer_like(run, validation is not None),
+        run.folder / "dual_encoder",
+        sampler=run.sampler,
+        seed=run.seed,
+        init_params=run.start_params(),
+        validation_split=validation,
+    )
+    queries = {query: run.corpus.queries[query] for query in test.qrels}
+    hnsw = HnswIndex(encoder.vectors)
+    exact, exact_time = timed_search(encoder.search, queries, depth)
+    found, hnsw_time = timed_search(lambda asked, k: encoder.search(asked, k, hnsw), queries, depth)
+    about = f"the encoder of {name}, in-batch negatives"
+    size = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(encoder.params))}
+    recall = {"share of the exact 10 best found": recall_of_exact(found, exact, 10)}
+    return [
+        SystemRun(
+            system=System(name=title, description=text, details=details),
+            run=answers,
+            depth=depth,
+            milliseconds_per_query=time,
+        )
+        for title, text, details, answers, time in (
+            (f"{name}, dual encoder", f"{about}, exact search", size, exact, exact_time),
+            (f"{name}, dual encoder, HNSW", f"{about}, {hnsw.description}", size | recall, found, hnsw_time),
+        )
+    ]
 
 
-def _run(
-    query_ids: Sequence[str],
-    doc_ids: Sequence[str],
-    vectors: np.ndarray,
-    scores: np.ndarray,
-    found: np.ndarray,
-) -> dict[str, list[tuple[str, float]]]:
-    run: dict[str, list[tuple[str, float]]] = {}
-    rows = zip(query_ids, vectors.any(axis=1).tolist(), scores.tolist(), found.tolist(), strict=True)
-    for query, has_words, of_query, places in rows:
-        pairs = zip(places, of_query, strict=True) if has_words else ()
-        run[query] = [(doc_ids[place], score) for place, score in pairs if place >= 0]
-    return run
-
-
-def _validate(
-    store: ExampleStore, config: DualEncoderConfig, split: str, params: Mapping[str, Any], step: int
-) -> dict[str, float]:
-    """Evaluate parameters by exact search; an evaluator of the training loop."""
-    encoder = DualEncoder.of_store(store, config, params)
-    query_ids, tokens = store.queries(split, config.query_length, append_eos=config.append_eos)
-    vectors = encode_tokens(config.network, encoder.params, tokens)
-    scores, found = encoder.exact_index.search(vectors, 10)
-    qrels: dict[str, dict[str, int]] = {}
-    for query, document, grade in zip(*(column.tolist() for column in store.pairs(split)), strict=True):
-        qrels.setdefault(store.query_ids[query], {})[store.doc_ids[document]] = grade
-    return evaluate(qrels, _run(query_ids, encoder.doc_ids, vectors, scores, found), ks=(1, 10), beam=10)
+def _trainer_like(run: TrainedRun, validated: bool) -> TrainerConfig:
+    """Return the run's number of steps and batch size, as its log tells."""
+    records = [record for record in read_metrics(run.folder) if record.get("steps_per_second")]
+    if not records:
+        raise InputError("a run without a log of training", file=run.folder, fix="train it first")
+    steps = records[-1]["step"]
+    return TrainerConfig(
+        steps=steps,
+        batch_size=round(records[-1]["examples_per_second"] / records[-1]["steps_per_second"]),
+        seed=run.seed,
+        evaluate_every=max(1, steps // 10) if validated else None,
+        best_metric="validation/mrr@10" if validated else None,
+    )

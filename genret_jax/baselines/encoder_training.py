@@ -1,4 +1,4 @@
-"""A text encoder of T5's shape, and how it learns from pairs of queries and documents."""
+"""How a dual encoder learns: from the sampler's queries and pseudo-queries and the documents they are about."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,67 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float32
 
+from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder, encode_tokens
+from genret_jax.baselines.vector_search import ExactIndex, rankings
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.sampler import Sampler, SamplerConfig
+from genret_jax.evaluation.metrics import evaluate
 from genret_jax.losses import in_batch_contrastive
-from genret_jax.models.config import T5Config
-from genret_jax.models.layers import Embed
-from genret_jax.models.network import Encoder
-from genret_jax.validation import check_fields, require
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DualEncoderConfig:
-    """One encoder for both sides; what it reads and how similarities are sharpened.
-
-    Attributes:
-        network: Shape of the encoder; fields of the decoder play no part.
-        query_length: Tokens of a query.
-        document_length: First tokens of a document.
-        append_eos: End both with EOS, as pretrained T5 expects.
-        temperature: Divides cosine similarities in the loss. 0.05 is SimCSE's (Gao et al. 2021, arXiv 2104.08821).
-    """
-
-    network: T5Config
-    query_length: int = 24
-    document_length: int = 64
-    append_eos: bool = False
-    temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require(self, "query_length", self.query_length >= 2, "at least 2")
-        require(self, "document_length", self.document_length >= 2, "at least 2")
-        require(self, "temperature", self.temperature > 0, "a number above 0")
-
-
-class TextEncoder(nn.Module):
-    """T5's encoder with the mean over its outputs as a unit vector (Ni et al. 2022, Sentence-T5, arXiv 2108.08877).
-
-    Parameters have the names they have in :class:`genret_jax.models.network.T5`.
-    """
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Declare the embedding and the stack under T5's names."""
-        self.token_embedder = Embed(self.config.vocab_size, self.config.d_model, self.config.compute_dtype)
-        self.encoder = Encoder(self.config, self.token_embedder)
-
-    def __call__(self, tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b d"]:
-        """Return unit vectors in float32; a zero vector for a text without tokens."""
-        encoded = self.encoder(tokens, deterministic).astype(jnp.float32)
-        summed = jnp.einsum("bld,bl->bd", encoded, (tokens > 0).astype(jnp.float32))
-        # The mean's direction is the sum's. Safe at zero, also in the gradient.
-        return summed * jax.lax.rsqrt(jnp.maximum(jnp.sum(summed**2, axis=-1, keepdims=True), 1e-12))
-
-
-def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of T5 parameters that :class:`TextEncoder` has: embeddings and encoder."""
-    return {name: params[name] for name in ("token_embedder", "encoder")}
 
 
 class DualEncoderTask:
@@ -125,3 +72,27 @@ class DualEncoderTask:
 
     def _encode(self, params: Mapping[str, Any], tokens: jax.Array, rng: jax.Array) -> jax.Array:
         return self.encoder.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": rng})
+
+
+def encode_documents(
+    store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]
+) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
+    """Return the ids and unit vectors of a store's documents, without those that have no text."""
+    documents = store.documents_with_text
+    tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
+    return [store.doc_ids[int(index)] for index in documents], encode_tokens(config.network, params, tokens)
+
+
+def validate(
+    store: ExampleStore, config: DualEncoderConfig, split: str, params: Mapping[str, Any], step: int
+) -> dict[str, float]:
+    """Evaluate parameters on a split by exact search; with the first three arguments given, a loop's evaluator."""
+    params = jax.device_put(jax.device_get(params))  # from a mesh to one device
+    doc_ids, vectors = encode_documents(store, config, params)
+    query_ids, tokens = store.queries(split, config.query_length, append_eos=config.append_eos)
+    queries = encode_tokens(config.network, params, tokens)
+    found = rankings(query_ids, doc_ids, queries, *ExactIndex(vectors).search(queries, 10))
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document, grade in zip(*(column.tolist() for column in store.pairs(split)), strict=True):
+        qrels.setdefault(store.query_ids[query], {})[store.doc_ids[document]] = grade
+    return evaluate(qrels, found, ks=(1, 10), beam=10)

@@ -60,7 +60,8 @@ def _nearest(
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     # The highest precision: an accelerator's default would make the exact ranking an approximate one.
     similarity = jnp.einsum("qd,nd->qn", queries, documents, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(similarity, k)
+    best, found = jax.lax.top_k(similarity, k)
+    return best, found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,30 @@ class HnswIndex:
         self._index.hnsw.efSearch = max(self.config.ef_search, k)
         scores, found = self._index.search(np.ascontiguousarray(queries), min(k, self._documents))
         return scores, found.astype(np.int32)
+
+
+def rankings(
+    query_ids: Sequence[str],
+    doc_ids: Sequence[str],
+    queries: Float32[np.ndarray, "q d"],
+    scores: Float32[np.ndarray, "q k"],
+    found: Int32[np.ndarray, "q k"],
+) -> dict[str, list[tuple[str, float]]]:
+    """Return search results by external ids; a zero vector, which is like nothing, has none.
+
+    Args:
+        query_ids: Ids of the queries.
+        doc_ids: Ids of the documents searched.
+        queries: Their vectors.
+        scores: Similarities, from best to worst.
+        found: Positions of the documents; -1 for none.
+    """
+    run: dict[str, list[tuple[str, float]]] = {}
+    rows = zip(query_ids, np.any(queries, axis=1), scores.tolist(), found.tolist(), strict=True)
+    for query, known, of_query, places in rows:
+        pairs = zip(places, of_query, strict=True) if known else ()
+        run[query] = [(doc_ids[place], score) for place, score in pairs if place >= 0]
+    return run
 
 
 def recall_of_exact(

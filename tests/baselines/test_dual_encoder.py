@@ -1,11 +1,15 @@
 """The dual encoder, end to end on a corpus whose queries share no word with their documents."""
 
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.baselines.dual_encoder import DualEncoder
-from genret_jax.baselines.encoder_training import DualEncoderConfig, DualEncoderTask, TextEncoder
+from genret_jax.baselines.dual_encoder import DualEncoder, answers_of_run
+from genret_jax.baselines.encoder_training import DualEncoderTask
+from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ExampleStore
@@ -15,10 +19,11 @@ from genret_jax.data.vocabulary import train_sentencepiece
 from genret_jax.docids.arbitrary import AtomicDocids
 from genret_jax.docids.codec import DocidCodec
 from genret_jax.errors import InputError
+from genret_jax.evaluation.compare import evaluation_split
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
-from genret_jax.training import AdamW, TrainerConfig
+from genret_jax.training import AdamW, TrainerConfig, restore_params
 from genret_jax.training.schedules import LinearWarmupLinearDecay
 
 TOPICS = {
@@ -60,17 +65,24 @@ NETWORK = T5Config(
     dropout_rate=0.0,
 )
 CONFIG = DualEncoderConfig(network=NETWORK, query_length=8, document_length=24)
-SAMPLER = SamplerConfig(indexing_rate=0, pseudo_query_rate=0, retrieval_rate=1, draw="query", query_word_drop=0)
+SAMPLER = SamplerConfig(indexing_rate=0.0, pseudo_query_rate=0.0, retrieval_rate=1.0, draw="query", query_word_drop=0.0)
 TRAINER = TrainerConfig(
-    steps=80,
+    steps=60,
     batch_size=16,
     optimizer=AdamW(learning_rate=LinearWarmupLinearDecay(peak=1e-2)),
     data_parallel=1,
-    log_every=40,
-    evaluate_every=40,
+    log_every=30,
+    evaluate_every=30,
     best_metric="validation/mrr@10",
     tensorboard=False,
 )
+
+
+TOKEN = jnp.ones((1, 1), jnp.int32)
+
+
+def t5_params(seed):
+    return jax.jit(T5(NETWORK).init)(jax.random.key(seed), TOKEN, TOKEN)["params"]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +104,7 @@ def trained(store, tmp_path_factory) -> DualEncoder:
 def test_it_learns_what_no_shared_word_tells(store, trained):
     corpus = topics_corpus()
     queries = {query: corpus.queries[query] for query in corpus.qrels["test"]}
-    untrained = DualEncoder.of_store(
-        store, CONFIG, TextEncoder(NETWORK).init(jax.random.key(0), np.ones((1, 1), int))["params"]
-    )
+    untrained = DualEncoder.of_store(store, CONFIG, t5_params(0))
     before = evaluate(corpus.qrels["test"], untrained.search(queries, 10), ks=(10,))
     after = evaluate(corpus.qrels["test"], trained.search(queries, 10), ks=(10,))
     assert before["mrr@10"] < 0.3
@@ -144,20 +154,12 @@ def test_a_batch_pairs_each_query_with_its_document(store):
 
 def test_padding_does_not_move_a_vector():
     encoder = TextEncoder(NETWORK)
-    params = encoder.init(jax.random.key(0), np.ones((1, 1), np.int32))
-    short, padded = np.array([[5, 6, 7]]), np.array([[5, 6, 7, 0, 0, 0, 0, 0]])
-    vectors = np.concatenate([encoder.apply(params, short), encoder.apply(params, padded)])
+    params = jax.jit(encoder.init)(jax.random.key(0), TOKEN)
+    short, padded = jnp.array([[5, 6, 7]]), jnp.array([[5, 6, 7, 0, 0, 0, 0, 0]])
+    apply = jax.jit(encoder.apply)
+    vectors = np.concatenate([apply(params, short), apply(params, padded)])
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-
-
-def test_it_starts_from_t5_parameters(store, tmp_path):
-    tokens = np.ones((1, 1), np.int32)
-    params = T5(NETWORK).init(jax.random.key(7), tokens, tokens)["params"]
-    still = TrainerConfig(steps=1, batch_size=8, data_parallel=1, tensorboard=False)
-    encoder = DualEncoder.train(store, CONFIG, still, tmp_path, sampler=SAMPLER, init_params=params)
-    moved = np.abs(encoder.params["token_embedder"]["embedding"] - params["token_embedder"]["embedding"])
-    assert 0 < moved.max() < 0.05
 
 
 def test_training_refuses_what_would_be_another_loss(store, tmp_path):
@@ -167,3 +169,30 @@ def test_training_refuses_what_would_be_another_loss(store, tmp_path):
     small = DualEncoderConfig(network=T5Config(vocab_size=16))
     with pytest.raises(InputError, match=r"T5Config\.vocab_size is 16; expected at least the vocabulary's"):
         DualEncoder.train(store, small, TRAINER, tmp_path)
+
+
+def test_a_run_is_answered_by_a_dual_encoder_of_its_own(store, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 3, "kind": "train", "loss": 1.0, "steps_per_second": 2.0, "examples_per_second": 32.0}\n'
+    )
+    run = types.SimpleNamespace(
+        folder=tmp_path,
+        corpus=topics_corpus(),
+        store=store,
+        model=NETWORK,
+        sampler=SAMPLER,
+        seed=0,
+        start_params=lambda: t5_params(7),
+    )
+    exact, hnsw = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10)
+    assert exact.system.name == "topics, dual encoder"
+    assert hnsw.system.name == "topics, dual encoder, HNSW"
+    assert "M 32" in hnsw.system.description
+    assert "efSearch 64" in hnsw.system.description
+    assert hnsw.system.details["share of the exact 10 best found"] > 0.9
+    assert set(exact.run) == set(run.corpus.qrels["test"])
+    assert exact.milliseconds_per_query > 0
+    after_three_steps = restore_params(tmp_path / "dual_encoder", which=3)
+    assert set(after_three_steps) == {"token_embedder", "encoder"}
+    moved = np.abs(after_three_steps["token_embedder"]["embedding"] - t5_params(7)["token_embedder"]["embedding"])
+    assert 0 < moved.max() < 0.01  # it went on from where the run started
