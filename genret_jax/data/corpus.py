@@ -172,7 +172,16 @@ def _read_queries(path: Path) -> dict[str, str]:
 
 def _qrels_files(folder: Path) -> list[Path]:
     # Hidden files are what other systems leave behind ("._test.tsv").
-    return sorted(file for file in (folder / "qrels").glob("*.tsv") if not file.name.startswith("."))
+    present = [file for file in sorted((folder / "qrels").glob("*")) if not file.name.startswith(".")]
+    files = [file for file in present if file.suffix == ".tsv"]
+    if present and not files:
+        raise InputError(
+            f"no .tsv file, but {present[0].name!r}",
+            file=folder / "qrels",
+            expected="judgements as SPLIT.tsv",
+            fix="rename or convert them, or remove the folder",
+        )
+    return files
 
 
 def _read_generated_queries(path: Path, documents: set[str]) -> dict[str, tuple[str, ...]]:

@@ -6,6 +6,7 @@ import pytest
 
 from genret_jax import cli
 from genret_jax.data import natural_questions as nq
+from genret_jax.data import python_docs
 from genret_jax.data.corpus import Corpus, read_beir
 
 
@@ -46,13 +47,18 @@ def test_show_reports_damage_in_one_line(corpus_folder, capsys):
     assert captured.err.count("\n") == 1
 
 
-def test_python_docs_writes_a_folder_and_never_over_another(tmp_path, capsys):
+def test_python_docs_writes_a_folder_and_never_over_another(tmp_path, monkeypatch, capsys):
+    library = tmp_path / "library"
+    library.mkdir()
+    documented = "".join(f'def f{n}():\n    """Do thing {n}x.\n\n    In way {n}."""\n' for n in range(60))
+    (library / "module.py").write_text(documented)
+    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(library))
     out = tmp_path / "docs"
     assert cli.main(["corpus", "python-docs", "--out", str(out), "--validation", "0.1"]) == 0
     printed = capsys.readouterr().out
     corpus = read_beir(out)
     assert set(corpus.qrels) == {"train", "validation", "test"}
-    assert printed.startswith(f"{out}: {len(corpus):,} documents")
+    assert printed.startswith(f"{out}: 60 documents")
     assert f"  validation: {len(corpus.qrels['validation']):,} queries" in printed
     before = (out / "corpus.jsonl").read_bytes()
     assert cli.main(["corpus", "python-docs", "--out", str(out)]) == 2

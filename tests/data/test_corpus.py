@@ -172,6 +172,13 @@ def test_the_same_judgement_twice_is_no_contradiction(folder):
     assert read_beir(folder).qrels["test"] == {"q2": {"d2": 1}}
 
 
+def test_judgements_under_another_name_are_not_overlooked(folder):
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "test.txt")
+    assert set(read_beir(folder).qrels) == {"train"}  # beside judgements, other files are nobody's business
+    (folder / "qrels" / "train.tsv").unlink()
+    assert "no .tsv file, but 'test.txt'" in str(fails(folder))
+
+
 QUERIES_DAMAGE = {
     "broken": (b'{"_id": "q1", "text": "a"}\n{"_id": "q2"', "broken JSON", 2),
     "duplicate": (b'{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "a"}\n', "'q1' again, first on line 1", 2),
