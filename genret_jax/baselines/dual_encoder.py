@@ -238,7 +238,7 @@ def answers_of_run(
     encoder = DualEncoder.train(
         run.store,
         config,
-        trainer or _trainer_like(run, validation is not None),
+        trainer or trainer_like(run, validation is not None),
         run.folder / "dual_encoder",
         sampler=run.sampler,
         seed=run.seed,
@@ -266,8 +266,13 @@ def answers_of_run(
     ]
 
 
-def _trainer_like(run: TrainedRun, validated: bool) -> TrainerConfig:
-    """Return the run's number of steps and batch size, as its log tells."""
+def trainer_like(run: TrainedRun, validated: bool) -> TrainerConfig:
+    """Return a trainer with a run's number of steps and batch size, as its log tells.
+
+    Args:
+        run: The run.
+        validated: There is a validation split: take the best of ten evaluations.
+    """
     records = [record for record in read_metrics(run.folder) if record.get("steps_per_second")]
     if not records:
         raise InputError("a run without a log of training", file=run.folder, fix="train it first")

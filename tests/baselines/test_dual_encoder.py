@@ -1,5 +1,6 @@
 """The dual encoder, end to end on a corpus whose queries share no word with their documents."""
 
+import json
 import types
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.baselines.dual_encoder import DualEncoder, answers_of_run
+from genret_jax.baselines.dual_encoder import DualEncoder, answers_of_run, trainer_like
 from genret_jax.baselines.encoder_training import DualEncoderTask
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
@@ -171,11 +172,9 @@ def test_training_refuses_what_would_be_another_loss(store, tmp_path):
         DualEncoder.train(store, small, TRAINER, tmp_path)
 
 
-def test_a_run_is_answered_by_a_dual_encoder_of_its_own(store, tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 3, "kind": "train", "loss": 1.0, "steps_per_second": 2.0, "examples_per_second": 32.0}\n'
-    )
-    run = types.SimpleNamespace(
+@pytest.fixture
+def run(store, tmp_path):
+    return types.SimpleNamespace(
         folder=tmp_path,
         corpus=topics_corpus(),
         store=store,
@@ -184,7 +183,11 @@ def test_a_run_is_answered_by_a_dual_encoder_of_its_own(store, tmp_path):
         seed=0,
         start_params=lambda: t5_params(7),
     )
-    exact, hnsw = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10)
+
+
+def test_a_run_is_answered_by_a_dual_encoder_of_its_own(run):
+    brief = TrainerConfig(steps=3, batch_size=16, data_parallel=1, tensorboard=False)
+    exact, hnsw = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10, trainer=brief)
     assert exact.system.name == "topics, dual encoder"
     assert hnsw.system.name == "topics, dual encoder, HNSW"
     assert "M 32" in hnsw.system.description
@@ -192,7 +195,21 @@ def test_a_run_is_answered_by_a_dual_encoder_of_its_own(store, tmp_path):
     assert hnsw.system.details["share of the exact 10 best found"] > 0.9
     assert set(exact.run) == set(run.corpus.qrels["test"])
     assert exact.milliseconds_per_query > 0
-    after_three_steps = restore_params(tmp_path / "dual_encoder", which=3)
+    after_three_steps = restore_params(run.folder / "dual_encoder", which=3)
     assert set(after_three_steps) == {"token_embedder", "encoder"}
     moved = np.abs(after_three_steps["token_embedder"]["embedding"] - t5_params(7)["token_embedder"]["embedding"])
     assert 0 < moved.max() < 0.01  # it went on from where the run started
+
+
+def test_a_run_says_how_long_its_dual_encoder_trains(run):
+    with pytest.raises(InputError, match="a run without a log of training"):
+        trainer_like(run, validated=True)
+    records = [
+        {"step": step, "kind": "train", "loss": 1.0, "steps_per_second": 3.0, "examples_per_second": 96.0}
+        for step in (50, 70)
+    ]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    trainer = trainer_like(run, validated=True)
+    assert (trainer.steps, trainer.batch_size, trainer.evaluate_every) == (70, 32, 7)
+    assert trainer.best_metric == "validation/mrr@10"
+    assert trainer_like(run, validated=False).best_metric is None
