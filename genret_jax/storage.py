@@ -161,7 +161,9 @@ def save_arrays(
         write_json(folder / MANIFEST, manifest)
 
 
-def load_arrays(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(
+    path: str | os.PathLike[str], *, kind: str, version: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Open a folder written by :func:`save_arrays`; arrays are memory-mapped read-only.
 
     Returns:

@@ -126,6 +126,8 @@ def _run(arguments: list[str]) -> int:
             fix=nearest(name, COMMANDS) or "see 'genret --help'",
         )
     try:
+        # As t5x spells it; argparse cannot have an option for every name.
+        rest = [f"--gin={text.removeprefix('--gin.')}" if text.startswith("--gin.") else text for text in rest]
         args = build_parser(name).parse_args(rest)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)

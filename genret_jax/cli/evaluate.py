@@ -1,0 +1,58 @@
+"""``genret evaluate``: trained runs beside BM25 and other baselines, as tables, files and pictures."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+HELP = "measure trained runs beside BM25 and other baselines"
+
+_EPILOG = """
+example:
+  genret evaluate --run runs/first
+  genret evaluate --run runs/semantic --run runs/atomic --out report --dual-encoder
+
+Writes report.json, report.md, TREC run files with their qrels, and a picture of each run's training.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--run", action="append", required=True, metavar="DIR", help="run folder; several of one corpus share a report"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
+    parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="WHICH", help="best, last, or a step (default: best, else last)"
+    )
+    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
+    parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
+    parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
+    parser.add_argument(
+        "--dual-encoder", action="store_true", help="train a dual encoder with the run's encoder, and search it too"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the tables."""
+    from genret_jax.evaluate import Baselines, evaluate_runs
+    from genret_jax.evaluation.render import terminal
+    from genret_jax.run import Run
+
+    out = (
+        Path(args.out)
+        if args.out
+        else Path(args.run[0]) / "reports" / (args.split or Run.open(args.run[0]).evaluation.split)
+    )
+    report = evaluate_runs(
+        args.run,
+        out,
+        split=args.split,
+        checkpoint=int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint,
+        beam=args.beam,
+        baselines=Baselines(bm25=not args.no_bm25, untrained=not args.no_untrained, dual_encoder=args.dual_encoder),
+    )
+    print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
+    print(f"report: {out / 'report.md'}")
+    return 0

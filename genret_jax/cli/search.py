@@ -1,0 +1,103 @@
+"""``genret search``: one query, a file of queries, or a prompt."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genret_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from genret_jax.retriever import Retriever, SearchResult
+
+HELP = "search a trained run: one query, a file of queries, or interactively"
+
+_EPILOG = """
+example:
+  genret search --run runs/first "join path components"
+  genret search --run runs/first --file queries.txt --json > results.jsonl
+  genret search --run runs/first                         asks for queries until an empty line
+"""
+_SNIPPET = 100  # characters of text shown below a title
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("query", nargs="?", help="what to search for; without it and without --file, ask")
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
+    parser.add_argument("--file", metavar="FILE", help="a query per line; '-' reads standard input")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
+    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained), or a step (default: best)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a query")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search and print."""
+    from genret_jax.retriever import Retriever
+
+    if args.query is not None and args.file:
+        raise InputError("both a query and --file", fix="give one of them")
+    checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
+    retriever = Retriever.load(args.run, checkpoint=checkpoint)
+    if args.file:
+        queries = _read(args.file)
+        for query, results in zip(queries, retriever.search(queries, args.k, beam=args.beam), strict=True):
+            _show(query, results, args.json)
+        return 0
+    for query in [args.query] if args.query is not None else _ask(retriever):
+        try:
+            _show(query, retriever.search(query, args.k, beam=args.beam), args.json)
+        except InputError as error:
+            if args.query is not None:
+                raise
+            print(f"  {error}", file=sys.stderr)
+    return 0
+
+
+def _read(file: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=file, fix="check the path") from None
+    except UnicodeDecodeError:
+        raise InputError("not UTF-8", file=file, expected="a text file with a query per line") from None
+    queries = [line.strip() for line in text.splitlines() if line.strip()]
+    if not queries:
+        raise InputError("no queries", file=file, expected="a query per line")
+    return queries
+
+
+def _ask(retriever: "Retriever") -> Iterator[str]:
+    corpus = retriever.run.corpus
+    print(f"{len(corpus):,} documents of {corpus.name}; an empty line ends.", file=sys.stderr)
+    while True:
+        try:
+            query = input("query> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not query:
+            return
+        yield query
+
+
+def _show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"rank": r.rank, "doc_id": r.doc_id, "score": r.score, "docid": list(r.docid), "title": r.title}
+            for r in results
+        ]
+        print(json.dumps({"query": query, "results": rows}, ensure_ascii=False), flush=True)
+        return
+    print(f"\n{query}")
+    for result in results:
+        title = f"  {result.title}" if result.title and result.title != result.doc_id else ""
+        print(f"{result.rank:4d}  {result.score:8.3f}  {result.doc_id}{title}  ({'-'.join(map(str, result.docid))})")
+        if result.text:
+            snippet = " ".join(result.text.split())
+            print(f"{'':16}{snippet[:_SNIPPET]}{'…' if len(snippet) > _SNIPPET else ''}")

@@ -1,0 +1,68 @@
+"""``genret train``: from a corpus and a gin file to a trained run folder."""
+
+import argparse
+
+from genret_jax.errors import InputError
+
+HELP = "prepare a run folder and train in it, or go on where it was stopped"
+
+_DEFAULT = "runs/dsi_semantic_from_scratch.gin"
+_EPILOG = """
+example:
+  genret corpus python-docs --out corpus
+  genret train --corpus corpus --run runs/first
+  genret train --gin_file runs/dsi_atomic_from_scratch.gin --corpus corpus --run runs/second --gin.STEPS=2000
+
+Gin files are looked up here and among the shipped ones. --gin.NAME=VALUE sets a macro or a parameter, as in t5x; text
+needs quotes of its own: --gin.Experiment.codec="'text'". A run that was stopped goes on from its last checkpoint.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--gin_file", action="append", metavar="FILE", help=f"gin file, may be repeated (default: {_DEFAULT})"
+    )
+    parser.add_argument("--corpus", metavar="DIR", help="BEIR folder; the same as --gin.CORPUS=\"'DIR'\"")
+    parser.add_argument("--run", metavar="DIR", help="run folder; the same as --gin.RUN=\"'DIR'\"")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps; the same as --gin.STEPS=N")
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a gin macro or parameter; also --gin.NAME=VALUE",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Parse the configuration and train."""
+    import gin
+
+    from genret_jax.configuration import macro, parse
+
+    bindings = [_binding(text) for text in args.gin]
+    bindings += [
+        f"{name} = {value!r}"
+        for name, value in (("CORPUS", args.corpus), ("RUN", args.run), ("STEPS", args.steps))
+        if value is not None
+    ]
+    parse(args.gin_file or [_DEFAULT], bindings)
+    for option, name in (("--corpus", "CORPUS"), ("--run", "RUN")):
+        if macro(name) is None:
+            raise InputError(f"{option} is missing", fix=f"add {option} DIR")
+    try:
+        gin.get_configurable("train")()
+    except InputError as error:  # gin appends where in the configuration it was, on lines of their own
+        raise InputError(
+            error.found, file=error.file, line=error.line, expected=error.expected, fix=error.fix
+        ) from None
+    return 0
+
+
+def _binding(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--gin.{text}", expected="--gin.NAME=VALUE", fix="add a value")
+    return f"{name} = {value}"

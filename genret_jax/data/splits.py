@@ -1,0 +1,30 @@
+"""Setting queries aside."""
+
+import dataclasses
+import hashlib
+
+from genret_jax.data.corpus import Corpus
+
+
+def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:
+    """Move a share of the training queries to a split of their own, so that choices need not look at the test.
+
+    A query's place depends on its id alone, so it does not change when other queries come or go.
+
+    Args:
+        corpus: A corpus with a split ``train``.
+        share: Expected share of the queries to move, from 0 to 1.
+        split: Name of the new split.
+    """
+    train = corpus.qrels["train"]
+    moved = {query for query in train if _uniform(query) < share}
+    divided = {
+        "train": {query: grades for query, grades in train.items() if query not in moved},
+        split: {query: grades for query, grades in train.items() if query in moved},
+    }
+    return dataclasses.replace(corpus, qrels={**corpus.qrels, **divided})
+
+
+def _uniform(text: str) -> float:
+    """Return a number from 0 to below 1 that is a fixed function of the text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

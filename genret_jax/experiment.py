@@ -1,0 +1,146 @@
+"""One experiment as one value: everything that turns a folder of text into a trained retriever.
+
+The classes here are what gin files name; they hold choices and check them, and do no work. :mod:`genret_jax.run` does.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from genret_jax.data.sampler import SamplerConfig
+from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
+from genret_jax.docids import AtomicDocids, HierarchicalKMeans, NaiveStringDocids, ResidualKMeans
+from genret_jax.models.config import T5Config
+from genret_jax.models.initialize import LsaStart
+from genret_jax.training import TrainerConfig
+from genret_jax.validation import check_fields, reject, require
+
+DocidStrategy = AtomicDocids | NaiveStringDocids | HierarchicalKMeans | ResidualKMeans
+VectorSource = LsaVectors | NpyVectors | SentenceTransformerVectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyConfig:
+    """Where text tokens come from.
+
+    Args:
+        kind: ``"sentencepiece"`` trains a unigram model on the corpus and its training queries, ``"file"`` opens an
+            existing ``.model``, ``"bytes"`` needs nothing (ByT5's layout).
+        size: Pieces to train; a small corpus gets fewer.
+        normalization: ``"words"`` lower-cases and splits camelCase and snake_case; ``"none"`` keeps the text as it is,
+            which is what public T5 weights expect.
+        path: The ``.model`` of ``kind="file"``.
+        extra_ids: Sentinel tokens at the end, needed by span corruption (T5: 100).
+    """
+
+    kind: Literal["sentencepiece", "file", "bytes"] = "sentencepiece"
+    size: int = 8000
+    normalization: Literal["words", "none"] = "words"
+    path: str | None = None
+    extra_ids: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "size", self.size >= 16, "at least 16")
+        require(self, "extra_ids", self.extra_ids >= 0, "0 or more")
+        require(self, "path", (self.path is not None) == (self.kind == "file"), "a path exactly when kind is 'file'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedStart:
+    """Start from public T5 weights.
+
+    Args:
+        path: Folder in the Hugging Face layout (``config.json`` and ``model.safetensors``). Rows of docid tokens, which
+            the public vocabulary does not have, keep their random initialisation.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured, and how widely the search looks.
+
+    Args:
+        split: The qrels split that the report is about.
+        beam: Beams of the report's search; metrics at k > beam are left out.
+        validation_beam: Beams of the searches during training.
+        validation_queries: At most so many validation queries are searched during training.
+        batch_size: Queries searched together.
+    """
+
+    split: str = "test"
+    beam: int = 100
+    validation_beam: int = 20
+    validation_queries: int = 512
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for field in ("beam", "validation_beam", "validation_queries", "batch_size"):
+            require(self, field, getattr(self, field) >= 1, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A corpus, and every choice between it and ranked documents.
+
+    Args:
+        corpus: BEIR folder.
+        docids: Strategy that gives documents their docids, or the folder of a saved docid table.
+        vectors: Document vectors for strategies that cluster.
+        codec: How codes become decoder tokens (:class:`genret_jax.docids.DocidCodec`).
+        vocabulary: Text tokens.
+        sampler: Training examples: representation, objective, mixture rates, pseudo-queries, noise.
+        model: Network; vocabulary sizes and node counts are filled in from the corpus.
+        start: ``LsaStart`` (from the corpus alone), ``PretrainedStart`` (from public weights), or None for random
+            weights.
+        trainer: Optimiser, steps, batch, mesh, checkpoints.
+        evaluation: Report and validation.
+        hold_out: Share of the training queries set aside as split ``validation`` where the corpus has none.
+    """
+
+    corpus: str
+    docids: DocidStrategy | str = HierarchicalKMeans()
+    vectors: VectorSource = LsaVectors()
+    codec: Literal["per_level", "shared", "text"] = "per_level"
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    model: T5Config
+    start: LsaStart | PretrainedStart | None = None
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    hold_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
+        if self.model.head == "prefix":
+            if self.codec != "per_level":
+                reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
+            if self.sampler.objective != "inputs_to_targets":
+                raise_objective(self.sampler)
+
+    @property
+    def seed(self) -> int:
+        """The trainer's seed, which also seeds docids and examples."""
+        return self.trainer.seed
+
+    def identity(self) -> str:
+        """Return what a run folder must agree on to be continued: everything but paths, length and reporting."""
+        kept = [f.name for f in dataclasses.fields(self) if f.name not in ("corpus", "trainer", "evaluation")]
+        training = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
+        return repr([getattr(self, name) for name in kept] + [getattr(self.trainer, name) for name in training])
+
+
+def raise_objective(sampler: SamplerConfig) -> None:
+    """Reject an objective that writes text, for a head that can only write docids."""
+    reject(
+        sampler,
+        "objective",
+        "'inputs_to_targets' with T5Config.head='prefix'; the others write text and need 'vocabulary'",
+    )

@@ -1,0 +1,115 @@
+"""Start a network from vectors of the corpus instead of random numbers.
+
+A decoder that attends to its input uniformly, copies what it reads and compares it with a vector per docid node is a
+nearest-centroid retriever. These weights make the network exactly that at step 0, up to small random residual branches,
+so training begins at the quality of latent semantic analysis and not at zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from genret_jax.errors import InputError
+from genret_jax.models.config import T5Config
+from genret_jax.validation import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class LsaStart:
+    """Scales of the start from latent semantic analysis; the defaults were chosen on validation queries.
+
+    Args:
+        token_scale: Median root-mean-square of the token rows.
+        node_scale: Norm of a docid node's vector.
+        value_scale: The last cross-attention's values are this times its (normalised) input.
+        query_scale: Shrinks that attention's queries, so that it starts close to a mean over the input.
+        residual_scale: Shrinks the output of every other residual branch.
+    """
+
+    token_scale: float = 0.5
+    node_scale: float = 1.3
+    value_scale: float = 2.0
+    query_scale: float = 0.3
+    residual_scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def start_from_vectors(
+    params: Mapping[str, Any],
+    config: T5Config,
+    settings: LsaStart,
+    *,
+    token_vectors: Float[np.ndarray, "v d"],
+    node_vectors: Float[np.ndarray, "s d"] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return ``params`` with embeddings and attention set from vectors.
+
+    Args:
+        params: Randomly initialised parameters of :class:`genret_jax.models.network.T5`.
+        config: Its configuration; ``num_heads * d_kv`` must equal ``d_model``.
+        settings: Scales.
+        token_vectors: One row per text token, its weight in the analysis included.
+        node_vectors: One row per docid node (any norm), for the prefix head; None for the vocabulary head.
+        seed: Of the one random rotation given to all vectors, which spreads the leading dimensions over the heads.
+
+    Raises:
+        InputError: If the attention is not as wide as the model.
+    """
+    width = config.d_model
+    if config.num_heads * config.d_kv != width:
+        raise InputError(
+            f"T5Config.num_heads * d_kv is {config.num_heads * config.d_kv}",
+            expected=f"d_model ({width}) for a start from vectors",
+            fix="change T5Config.num_heads or T5Config.d_kv, or set Experiment.start = None",
+        )
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+    changed: dict[str, Any] = _copy(params)
+    tokens = token_vectors @ rotation
+    sizes = np.sqrt(np.mean(tokens**2, axis=1))
+    tokens *= settings.token_scale / np.median(sizes[sizes > 0])
+    embedding = changed["token_embedder"]["embedding"]
+    # A token the corpus never uses has no vector: its row stays random, at the scale of the others.
+    known = np.flatnonzero(sizes > 0)
+    embedding *= settings.token_scale / np.sqrt(np.mean(embedding**2))
+    embedding[known] = tokens[known]
+    if node_vectors is not None:
+        _set_nodes(changed["decoder"], node_vectors @ rotation, settings)
+    _quieten(changed, config, settings)
+    return changed
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _copy(branch) for name, branch in tree.items()}
+    return np.array(tree, dtype=np.float32)
+
+
+def _set_nodes(decoder: dict[str, Any], vectors: Float[np.ndarray, "s d"], settings: LsaStart) -> None:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    nodes = settings.node_scale * vectors / np.maximum(norms, 1e-9)
+    head = decoder["prefix_head"]
+    for table in ("output_nodes", "input_nodes"):
+        if table in head:
+            head[table][: len(nodes)] = nodes
+
+
+def _quieten(params: dict[str, Any], config: T5Config, settings: LsaStart) -> None:
+    """Shrink every residual branch but the last cross-attention, which copies instead."""
+    for stack, depth in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        for number in range(depth):
+            layer = params[stack][f"layers_{number}"]
+            layer["mlp"]["wo"]["kernel"] *= settings.residual_scale
+            for name in ("attention", "self_attention", "encoder_decoder_attention"):
+                if name in layer:
+                    layer[name]["out"]["kernel"] *= settings.residual_scale
+    copying = params["decoder"][f"layers_{config.num_decoder_layers - 1}"]["encoder_decoder_attention"]
+    identity = np.eye(config.d_model, dtype=np.float32)
+    copying["query"]["kernel"] *= settings.query_scale
+    copying["value"]["kernel"][:] = settings.value_scale * identity
+    copying["out"]["kernel"][:] = identity
