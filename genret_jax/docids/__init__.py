@@ -3,17 +3,29 @@
 from genret_jax.docids.arbitrary import AtomicDocids, NaiveStringDocids
 from genret_jax.docids.code_tree import EOS_CODE, ROOT
 from genret_jax.docids.codec import DocidCodec, DocidTree, EncodedDocids
+from genret_jax.docids.diagnostics import describe, summary_text
+from genret_jax.docids.hierarchical import HierarchicalKMeans
+from genret_jax.docids.kmeans import Clustering, KMeans
 from genret_jax.docids.packed_strings import PackedStrings
+from genret_jax.docids.residual import ResidualKMeans
 from genret_jax.docids.table import DocidTable
+from genret_jax.docids.tree_drawing import tree_text
 
 __all__ = [
     "EOS_CODE",
     "ROOT",
     "AtomicDocids",
+    "Clustering",
     "DocidCodec",
     "DocidTable",
     "DocidTree",
     "EncodedDocids",
+    "HierarchicalKMeans",
+    "KMeans",
     "NaiveStringDocids",
     "PackedStrings",
+    "ResidualKMeans",
+    "describe",
+    "summary_text",
+    "tree_text",
 ]

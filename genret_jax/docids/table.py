@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -170,8 +170,9 @@ class DocidTable:
         codes[inside] = self.codes
         return codes
 
-    def docid(self, row: int) -> tuple[int, ...]:
+    def docid(self, row: SupportsIndex) -> tuple[int, ...]:
         """Return the codes of one row."""
+        row = range(self.num_rows)[row]
         return tuple(self.codes[self.offsets[row] : self.offsets[row + 1]].tolist())
 
     @functools.cached_property

@@ -1,0 +1,93 @@
+"""Figures about a table of docids: usage and perplexity of every level, depth, collisions."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from genret_jax.docids import code_tree
+from genret_jax.docids.table import DocidTable
+
+
+def describe(table: DocidTable) -> dict[str, Any]:
+    """Return figures about a table as JSON values.
+
+    Returns:
+        ``documents``, ``rows``, ``docids`` (distinct), ``nodes`` and ``strategy``; ``levels``, one entry a level;
+        ``depth``, docid length to number of rows; ``collisions``: how many ``docids`` several documents share, how
+        many ``documents`` have them, and the ``largest`` number on one; ``documents_with_several_docids``.
+
+        A level has its ``size``, the ``rows`` that reach it, the ``prefixes`` (distinct docids, cut after it), the
+        ``used`` codes, their ``perplexity`` (exp of the entropy: the number of codes, if all were equally frequent)
+        and ``perplexity_given_prefix`` (the same from the conditional entropy given the codes before).
+    """
+    padded, lengths = table.padded(), table.lengths
+    path = code_tree.paths(np.asarray(table.node_parent), np.asarray(table.row_node), lengths)
+    documents_of_docid = np.unique(table.row_node, return_counts=True)[1]
+    shared = documents_of_docid[documents_of_docid > 1]
+    return {
+        "documents": table.num_documents,
+        "rows": table.num_rows,
+        "docids": len(documents_of_docid),
+        "nodes": table.num_nodes,
+        "strategy": dict(table.strategy),
+        "levels": [
+            _level(size, padded[lengths > level, level], path[lengths > level, level : level + 2])
+            for level, size in enumerate(table.level_sizes[: padded.shape[1]])
+        ],
+        "depth": {int(length): int(rows) for length, rows in zip(*np.unique(lengths, return_counts=True), strict=True)},
+        "collisions": {
+            "docids": len(shared),
+            "documents": int(shared.sum()),
+            "largest": int(documents_of_docid.max(initial=0)),
+        },
+        "documents_with_several_docids": int((np.bincount(table.document) > 1).sum()),
+    }
+
+
+def _level(size: int, codes: Int[np.ndarray, " a"], edges: Int[np.ndarray, "a 2"]) -> dict[str, Any]:
+    before, after = edges[:, 0], edges[:, 1]
+    return {
+        "size": size,
+        "rows": len(codes),
+        "prefixes": len(np.unique(after)),
+        "used": len(np.unique(codes)),
+        "perplexity": float(np.exp(_entropy(codes))),
+        "perplexity_given_prefix": float(np.exp(max(_entropy(after) - _entropy(before), 0))),
+    }
+
+
+def _entropy(values: Int[np.ndarray, " a"]) -> float:
+    """Return the entropy of the values' frequencies in nats."""
+    counts = np.unique(values, return_counts=True)[1]
+    share = counts / max(counts.sum(), 1)
+    return float(-(share * np.log(share)).sum())
+
+
+def summary_text(described: dict[str, Any]) -> str:
+    """Lay out what :func:`describe` returned for reading."""
+    strategy = dict(described["strategy"])
+    name = strategy.pop("name", "unknown")
+    settings = ", ".join(f"{key} {value}" for key, value in strategy.items())
+    lines = [
+        f"{described['documents']:,} documents, {described['docids']:,} docids, {described['nodes']:,} tree nodes",
+        f"strategy {name}{f' ({settings})' if settings else ''}",
+        "",
+        f"{'level':>5} {'size':>8} {'used':>8} {'perplexity':>11} {'given prefix':>13} {'prefixes':>10} {'rows':>10}",
+    ]
+    for index, level in enumerate(described["levels"]):
+        lines.append(
+            f"{index:>5} {level['size']:>8,} {level['used']:>8,} {level['perplexity']:>11,.1f} "
+            f"{level['perplexity_given_prefix']:>13,.1f} {level['prefixes']:>10,} {level['rows']:>10,}"
+        )
+    collisions, depth = described["collisions"], described["depth"]
+    lines += ["", "depth: " + ", ".join(f"{rows:,} of {length} codes" for length, rows in depth.items())]
+    lines.append(
+        f"collisions: {collisions['docids']:,} docids of {collisions['documents']:,} documents "
+        f"(largest {collisions['largest']})"
+        if collisions["docids"]
+        else "collisions: none, every docid belongs to one document"
+    )
+    if several := described["documents_with_several_docids"]:
+        lines.append(f"{several:,} documents have several docids")
+    return "\n".join(lines)
