@@ -38,9 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Parse the configuration and train."""
-    import gin
-
-    from genret_jax.configuration import macro, parse
+    from genret_jax.configuration import experiment_from_gin
+    from genret_jax.train import train
 
     bindings = [_binding(text) for text in args.gin]
     bindings += [
@@ -48,16 +47,10 @@ def run(args: argparse.Namespace) -> int:
         for name, value in (("CORPUS", args.corpus), ("RUN", args.run), ("STEPS", args.steps))
         if value is not None
     ]
-    parse(args.gin_file or [_DEFAULT], bindings)
-    for option, name in (("--corpus", "CORPUS"), ("--run", "RUN")):
-        if macro(name) is None:
-            raise InputError(f"{option} is missing", fix=f"add {option} DIR")
-    try:
-        gin.get_configurable("train")()
-    except InputError as error:  # gin appends where in the configuration it was, on lines of their own
-        raise InputError(
-            error.found, file=error.file, line=error.line, expected=error.expected, fix=error.fix
-        ) from None
+    folder, experiment = experiment_from_gin(args.gin_file or [_DEFAULT], bindings)
+    if folder is None:
+        raise InputError("--run is missing", expected="the run folder to write", fix="add --run DIR")
+    train(run=folder, experiment=experiment)
     return 0
 
 
