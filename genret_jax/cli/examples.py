@@ -1,0 +1,266 @@
+"""``genret examples``: turn a corpus and its docids into an example store, or read some of its examples."""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genret_jax.data.corpus import Corpus
+    from genret_jax.data.example_store import ExampleStore
+    from genret_jax.data.sampler import SamplerConfig
+    from genret_jax.data.vocabulary import Vocabulary
+
+HELP = "tokenise a corpus with its docids into an example store, or read examples of one"
+
+_EPILOG = """
+examples:
+  genret examples build --corpus corpora/python-docs --docids docids/semantic --out examples/python-docs
+  genret examples build --corpus my-corpus --docids docids/mine --vocabulary spiece.model --out examples/mine
+  genret examples show examples/python-docs
+  genret examples show examples/python-docs --task retrieval --seqio
+"""
+_TASKS = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{build,show}")
+    _configure_build(actions)
+    _configure_show(actions)
+
+
+def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
+    build = actions.add_parser(
+        "build",
+        help="tokenise documents, queries and docids once",
+        description="Write an example store: the corpus's documents and queries as words with their tokens, and the "
+        "docids. It holds no random choice; rates and representations are the sampler's and need no new store.",
+        epilog="example:\n  genret examples build --corpus corpora/python-docs --docids docids/semantic "
+        "--out examples/python-docs --vocabulary-size 4000",
+    )
+    build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder")
+    build.add_argument("--docids", required=True, metavar="DIR", help="its docids, from 'genret docids build'")
+    build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    build.add_argument(
+        "--vocabulary",
+        default="sentencepiece",
+        metavar="KIND",
+        help="sentencepiece (trained on the corpus), bytes, or the path of a SentencePiece .model with T5's special "
+        "tokens (default: sentencepiece)",
+    )
+    build.add_argument(
+        "--vocabulary-size", type=int, default=8000, metavar="N", help="most pieces to train (default: 8000)"
+    )
+    build.add_argument(
+        "--normalization",
+        choices=("words", "none"),
+        help="words: lower-case, camelCase split, no punctuation; none: the model's own, for pretrained weights "
+        "(default: words for a trained vocabulary, none for bytes and .model files)",
+    )
+    build.add_argument("--extra-ids", type=int, default=100, metavar="N", help="sentinel tokens (default: 100, as T5)")
+    build.add_argument(
+        "--docid-tokens",
+        choices=("per_level", "shared", "text"),
+        default="per_level",
+        help="tokens of docids: new ones for every level, new ones shared by all levels, or the digits of the text "
+        "vocabulary (default: per_level)",
+    )
+    build.add_argument(
+        "--document-words", type=int, metavar="N", help="most words of a document to keep (default: all)"
+    )
+
+
+def _configure_show(actions: "argparse._SubParsersAction[Any]") -> None:
+    show = actions.add_parser(
+        "show",
+        help="print examples as people read them",
+        description="Print training examples as the model gets them, decoded, with the document they stand for.",
+        epilog="example:\n  genret examples show examples/python-docs --count 3 --task indexing --representation set",
+    )
+    show.add_argument("folder", metavar="DIR", help="an example store, from 'genret examples build'")
+    show.add_argument("--count", type=int, default=5, metavar="N", help="examples to print (default: 5)")
+    show.add_argument("--task", choices=("all", *_TASKS), default="all", help="which examples (default: all)")
+    show.add_argument(
+        "--representation",
+        choices=("direct", "set", "inverted"),
+        default="direct",
+        help="what indexing shows of a document: its first tokens, its distinct terms, or a random chunk "
+        "(default: direct)",
+    )
+    show.add_argument(
+        "--objective",
+        choices=("inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"),
+        default="inputs_to_targets",
+        help="what indexing asks for (default: inputs_to_targets)",
+    )
+    show.add_argument("--input-length", type=int, default=24, metavar="N", help="encoder tokens (default: 24)")
+    show.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
+    show.add_argument(
+        "--seqio", action="store_true", help="print them through the seqio tasks, with features and mixture rates"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    return _build(args) if args.action == "build" else _show(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from genret_jax.data.corpus import read_beir
+    from genret_jax.data.store_building import build_store
+    from genret_jax.docids.codec import DocidCodec
+    from genret_jax.docids.table import DocidTable
+    from genret_jax.errors import InputError
+
+    out = Path(args.out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError("the output already exists", file=out, fix="remove it or choose another name")
+    for name, least in (("vocabulary_size", 1), ("extra_ids", 0), ("document_words", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} {value}", expected=f"a number of at least {least}")
+    table = DocidTable.load(args.docids)
+    corpus = read_beir(args.corpus)
+    table.require_corpus(corpus.fingerprint, file=args.docids)
+    vocabulary = _vocabulary(args, corpus)
+    codec = DocidCodec(
+        kind=args.docid_tokens,
+        first_token=vocabulary.size,
+        level_sizes=table.level_sizes,
+        eos="always",
+        encode_text=vocabulary.encode if args.docid_tokens == "text" else None,
+    )
+    store = build_store(
+        out,
+        corpus,
+        codec.encode(table),
+        vocabulary,
+        codec=codec,
+        docids_fingerprint=table.fingerprint,
+        document_words=args.document_words,
+    )
+    print(_describe(store))
+    print(f"\nwritten to {out}; read examples with: genret examples show {out}")
+    return 0
+
+
+def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
+    from pathlib import Path
+
+    from genret_jax.data.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
+    from genret_jax.errors import InputError, nearest
+
+    if args.vocabulary == "sentencepiece":
+        normalization = args.normalization or "words"
+        texts = _training_texts(corpus)
+        return train_sentencepiece(
+            texts, size=args.vocabulary_size, normalization=normalization, extra_ids=args.extra_ids
+        )
+    normalization = args.normalization or "none"
+    if args.vocabulary == "bytes":
+        return ByteVocabulary(normalization=normalization, extra_ids=args.extra_ids)
+    if not args.vocabulary.endswith(".model") and not Path(args.vocabulary).exists():
+        raise InputError(
+            f"--vocabulary {args.vocabulary}",
+            expected="sentencepiece, bytes or the path of a .model file",
+            fix=nearest(args.vocabulary, ("sentencepiece", "bytes")) or "see 'genret examples build --help'",
+        )
+    return from_model_file(args.vocabulary, normalization=normalization, extra_ids=args.extra_ids)
+
+
+def _training_texts(corpus: "Corpus") -> Iterator[str]:
+    """Documents and training queries; other queries are for tests, and stay unseen."""
+    yield from (corpus.document_text(index) for index in range(len(corpus)))
+    yield from (corpus.queries[query_id] for query_id in corpus.qrels.get("train", {}))
+
+
+def _describe(store: "ExampleStore") -> str:
+    manifest = store.manifest
+    pairs = ", ".join(f"{split} {len(store.pairs(split)[0]):,}" for split in store.splits) or "none"
+    generated = len(store.array("generated_word_offsets")) - 1
+    with_text = len(store.documents_with_text)
+    return "\n".join(
+        [
+            f"corpus      {manifest['corpus']}: {store.num_documents:,} documents, {with_text:,} with text, "
+            f"{len(store.array('document_words')):,} words, {manifest['words']:,} distinct",
+            f"queries     {len(store.query_ids):,}; pairs: {pairs}; generated: {generated:,}",
+            f"vocabulary  {store.vocabulary.kind}, {store.vocabulary_size:,} tokens of which "
+            f"{manifest['extra_ids']} sentinels, normalization {store.vocabulary.normalization!r}",
+            f"docids      {manifest['codec']['kind']}, up to {store.docid_length} tokens, decoder vocabulary "
+            f"{store.decoder_vocabulary_size:,}",
+            f"fingerprint {store.fingerprint}",
+        ]
+    )
+
+
+def _show(args: argparse.Namespace) -> int:
+    from genret_jax.data.example_store import ExampleStore
+    from genret_jax.errors import InputError
+
+    if args.count < 0:
+        raise InputError(f"--count {args.count}", expected="a number of at least 0")
+    store = ExampleStore.open(args.folder)
+    config = _config(args)
+    print(_describe(store))
+    for line in _seqio_lines(store, config, args) if args.seqio else _sampled_lines(store, config, args):
+        print(line)
+    return 0
+
+
+def _config(args: argparse.Namespace) -> "SamplerConfig":
+    import dataclasses
+
+    from genret_jax.data.sampler import SamplerConfig
+
+    config = SamplerConfig(
+        representation=args.representation, objective=args.objective, input_length=args.input_length, append_eos=True
+    )
+    if args.task == "all":
+        return config
+    rates = dict.fromkeys(_TASKS.values(), 0.0) | {_TASKS[args.task]: 1.0}
+    # Asked for retrieval, show queries, not what stands in for them at documents without one.
+    return dataclasses.replace(config, **rates, draw="query" if args.task == "retrieval" else config.draw)
+
+
+def _sampled_lines(store: "ExampleStore", config: "SamplerConfig", args: argparse.Namespace) -> Iterator[str]:
+    import numpy as np
+
+    from genret_jax.data.sampler import KINDS, Sampler
+    from genret_jax.data.token_text import TokenText
+
+    if not args.count:
+        return
+    sampler = Sampler(store, config, seed=args.seed, batch_size=args.count)
+    batch = sampler.batch(0)
+    _, drawn = sampler.draw(0, np.arange(args.count))
+    inputs, targets = TokenText.of_inputs(store), TokenText.of_targets(store)
+    for row in range(args.count):
+        document = int(batch["document"][row])
+        title = " ".join(store.titles[document].split())[:80]
+        yield ""
+        yield f"{KINDS[drawn.kind[row]]:<12}  document {store.doc_ids[document]}{f'  {title}' if title else ''}"
+        yield f"  encoder     {inputs.decode(batch['encoder_input_tokens'][row])}"
+        yield f"  decoder     {targets.decode(batch['decoder_target_tokens'][row])}"
+
+
+def _seqio_lines(store: "ExampleStore", config: "SamplerConfig", args: argparse.Namespace) -> Iterator[str]:
+    from genret_jax.data.seqio_tasks import register_tasks
+    from genret_jax.data.seqio_vocabulary import import_seqio
+
+    seqio, _ = import_seqio()
+    registered = register_tasks(str(store.folder), "examples", config, seed=args.seed)
+    total = sum(registered.tasks.values())
+    yield f"\nmixture {registered.mixture!r} of {len(registered.tasks)} seqio tasks"
+    for name, rate in registered.tasks.items():
+        task = seqio.TaskRegistry.get(name)
+        yield f"\ntask {name}  rate {rate:g} ({rate / total:.0%})  splits {', '.join(sorted(task.splits))}"
+        for side, feature in task.output_features.items():
+            yield f"  feature {side}: {feature.dtype.name}, vocabulary of {feature.vocabulary.vocab_size:,}"
+        dataset = task.get_dataset(None, split="train", shuffle=False).take(args.count)
+        for example in dataset.as_numpy_iterator():
+            texts = {side: task.output_features[side].vocabulary.decode(example[side]) for side in task.output_features}
+            yield f"  inputs   {texts['inputs']}"
+            yield f"  targets  {texts['targets']}   {example['targets'].tolist()}"
