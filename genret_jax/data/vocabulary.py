@@ -200,7 +200,12 @@ class ByteVocabulary(Vocabulary):
 def from_model_file(
     path: str | os.PathLike[str], *, normalization: str = "none", extra_ids: int = 0
 ) -> SentencePieceVocabulary:
-    """Read an existing SentencePiece ``.model`` file; T5's published one has 100 ``extra_ids`` on top.
+    """Read an existing SentencePiece model; T5's published one has 100 ``extra_ids`` on top.
+
+    Args:
+        path: The ``.model`` file, or a checkpoint's folder with ``spiece.model`` in it, as Hugging Face lays it out.
+        normalization: ``"words"`` or ``"none"``.
+        extra_ids: Sentinels to add above the model's pieces.
 
     Raises:
         InputError: If it is missing, or see :class:`SentencePieceVocabulary`.
@@ -209,8 +214,11 @@ def from_model_file(
 
 
 def _read_model(path: str | os.PathLike[str]) -> bytes:
+    path = Path(path)
+    if path.is_dir():
+        path = path / "spiece.model"
     try:
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None
 
