@@ -20,7 +20,7 @@ class TinyModel(nn.Module):
     dropout_rate: float = 0.2
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
+    def __call__(self, tokens: Any, *, deterministic: bool = True) -> jax.Array:
         """Return logits [b, v] of tokens [b, l]."""
         normal = nn.initializers.normal(0.5)
         weight = partitioning.param_with_axes

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -15,6 +16,8 @@ from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     DamagedError,
     checkpoint_steps,
+    describe,
+    describe_difference,
     read_items,
     read_metadata,
     to_shapes,
@@ -24,7 +27,12 @@ from genret_jax.training.task import Params
 
 
 def restore_params(
-    folder: str | os.PathLike[str], which: Literal["best", "last"] | int = "best", mesh: Mesh | None = None
+    folder: str | os.PathLike[str],
+    which: Literal["best", "last"] | int = "best",
+    mesh: Mesh | None = None,
+    *,
+    like: Params | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
 ) -> Params:
     """Read the parameters of a run; the averaged ones if it keeps an average.
 
@@ -32,17 +40,19 @@ def restore_params(
         folder: The run's folder.
         which: ``'best'`` (by the run's ``best_metric``; the last if it has none), ``'last'``, or a step.
         mesh: Devices to spread them over by the logical axes they were saved with; None puts them on one device.
+        like: Arrays or shapes of the network they are for; None accepts any.
+        fingerprint: What they must have been trained on; None accepts anything.
 
     Returns:
         Nested dict of arrays.
 
     Raises:
-        InputError: If there is no such checkpoint or it is damaged.
+        InputError: If there is no such checkpoint, it is damaged, or it is of another network or fingerprint.
     """
     root = (Path(folder) / CHECKPOINTS_FOLDER).resolve()
     for step in _candidates(root, which):
         try:
-            return _read_params(root / str(step), mesh)
+            return _read_params(root / str(step), mesh, like, fingerprint)
         except DamagedError as damage:
             if which != "last":
                 raise InputError(
@@ -71,9 +81,10 @@ def _candidates(root: Path, which: str | int) -> list[int]:
     return [int(which)]
 
 
-def _read_params(path: Path, mesh: Mesh | None) -> Params:
+def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint: Mapping[str, Any] | None) -> Params:
     metadata = read_metadata(path)
     name = "average" if "average" in metadata["shapes"] else "params"
+    _check_belongs(path, metadata, name, like, fingerprint)
     shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(metadata["shapes"][name]).items()}
     if mesh is None:
         shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
@@ -83,3 +94,23 @@ def _read_params(path: Path, mesh: Mesh | None) -> Params:
     placed = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()}
     params: Params = read_items(path, {name: unflatten_dict(placed)}, metadata)[name]
     return params
+
+
+def _check_belongs(
+    path: Path, metadata: Mapping[str, Any], name: str, like: Params | None, fingerprint: Mapping[str, Any] | None
+) -> None:
+    if like is not None:
+        found, wanted = metadata["shapes"][name], describe(like)
+        difference = describe_difference(found, wanted, found_in="checkpoint", wanted_in="this run")
+        if difference:
+            raise InputError(
+                f"a checkpoint of another model ({difference})", file=path, fix="restore the run folder it belongs to"
+            )
+    for key, wanted in (fingerprint or {}).items():
+        if metadata["fingerprint"].get(key) != wanted:
+            raise InputError(
+                f"a checkpoint made with another {key} ({metadata['fingerprint'].get(key)})",
+                file=path,
+                expected=str(wanted),
+                fix="restore the run folder it belongs to",
+            )

@@ -73,7 +73,7 @@ def make_train_step(
         weight = totals["loss"][1]
         # A batch without any weight has gradient 0, not 0 / 0.
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
-        norm = optax.global_norm(gradients)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
         if config.clip_norm is not None:
             scale = config.clip_norm / jnp.maximum(norm, config.clip_norm)
             gradients = jax.tree.map(lambda g: g * scale, gradients)

@@ -1,0 +1,72 @@
+"""A tiny run that the training tests share: a few settings, and what to compare."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from genret_jax.training import AdamW, Constant, TrainerConfig, read_metrics
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most runs here compile the same programs; the second one reads them."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+CLOCK = ("steps_per_second", "examples_per_second")
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., TrainerConfig]:
+    """Twelve steps of Adam at a constant rate on one device, a record a step, a checkpoint every four."""
+
+    def make(**changes: Any) -> TrainerConfig:
+        settings: dict[str, Any] = {
+            "steps": 12,
+            "batch_size": 16,
+            "data_parallel": 1,
+            "optimizer": AdamW(learning_rate=Constant(rate=0.02)),
+            "log_every": 1,
+            "checkpoint_every": 4,
+            "tensorboard": False,
+        }
+        return TrainerConfig(**{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def records() -> Callable[[Path], list[dict[str, Any]]]:
+    """Read a run's records without the times in them."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        return [{k: v for k, v in record.items() if k not in CLOCK} for record in read_metrics(folder)]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_params() -> Callable[[Any, Any], None]:
+    """Compare two trees of parameters to the last bit."""
+
+    def check(found: Any, wanted: Any) -> None:
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
+
+    return check
