@@ -46,7 +46,12 @@ CONFIGURABLES = {
     "Cosine": "genret_jax.training",
 }
 #: Parameters that the command line sets by macros; a saved configuration has them too.
-MACROS = {"Experiment.corpus": "CORPUS", "train.run": "RUN", "TrainerConfig.steps": "STEPS", "TrainerConfig.seed": "SEED"}
+MACROS = {
+    "train.run": "RUN",
+    "Experiment.corpus": "CORPUS",
+    "TrainerConfig.steps": "STEPS",
+    "TrainerConfig.seed": "SEED",
+}
 
 _UNKNOWN_NAME = re.compile(r"No configurable matching '([^']+)'")
 _UNKNOWN_PARAMETER = re.compile(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'")
@@ -70,7 +75,7 @@ def gin_configs_folder() -> Path:
     raise InputError("gin_configs is not part of this installation", fix="install genret_jax again")
 
 
-def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[str | None, Experiment]:
+def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[str, Experiment]:
     """Parse gin files and bindings, and return what they say that ``train`` shall do.
 
     Args:
@@ -78,22 +83,29 @@ def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> t
         bindings: ``"NAME = value"`` lines that win over the files.
 
     Returns:
-        The run folder, None where nothing sets it, and the experiment.
+        The run folder and the experiment.
 
     Raises:
         InputError: For a missing file, a syntax error, an unknown name (the nearest one is suggested), a name bound
             twice in one file, a macro or a binding of the command line that nothing uses, or a value that does not fit.
     """
     places = parse(files, bindings)
+    for name, option in (("Experiment.corpus", "--corpus"), ("train.run", "--run")):
+        if _value(name) is None:
+            raise InputError(
+                f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
+            )
     try:
         arguments = gin.get_configurable("train")()
+        run, experiment = arguments["run"], arguments["experiment"]
+        if not isinstance(experiment, Experiment):
+            raise InputError(
+                "train.experiment is not set", fix="write train.experiment = @Experiment() in the gin file"
+            )
+        if not isinstance(run, str):
+            raise InputError(f"train.run is {run!r}", expected="str", fix="change train.run")
     except (InputError, TypeError) as error:
         raise _explain_value(error, places) from None
-    run, experiment = arguments.get("run"), arguments.get("experiment")
-    if not isinstance(experiment, Experiment):
-        raise InputError("train.experiment is not set", fix="write train.experiment = @Experiment() in the gin file")
-    if not isinstance(run, str | None):
-        raise _explain_value(InputError(f"train.run is {run!r}", expected="str", fix="change train.run"), places)
     return run, experiment
 
 
@@ -158,7 +170,7 @@ def experiment_as_gin(run: str, experiment: Experiment) -> str:
 
 def _register() -> None:
     for name, module in CONFIGURABLES.items():
-        if name not in gin.config._REGISTRY:  # gin has no public question for this
+        if f"{module}.{name}" not in gin.config._REGISTRY:  # gin has no public question for this
             target = getattr(importlib.import_module(module), name)
             # Collected here and called outside of gin, which would put its own words behind every error.
             target = _arguments if name == "train" else target
@@ -250,6 +262,16 @@ def _parameters(name: str) -> list[str]:
     return [p for p in inspect.signature(target).parameters if p not in ("self", "args", "kwargs")]
 
 
+def _value(name: str) -> Any:
+    """Return what a parameter is bound to, through macros; None where it is not."""
+    owner, _, parameter = name.rpartition(".")
+    module = CONFIGURABLES[owner]
+    value = gin.config._CONFIG.get(("", f"{module}.{owner}"), {}).get(parameter)
+    while isinstance(value, gin.config.ConfigurableReference) and value.configurable.selector == "gin.macro":
+        value = gin.config._CONFIG.get(value.config_key, {}).get("value")
+    return value
+
+
 def _macros_used_by(value: Any) -> Iterator[str]:
     for reference in gin.config.iterate_references(value, to=gin.get_configurable(gin.config.macro)):
         yield "/".join(reference.scopes)
@@ -274,8 +296,9 @@ def _reject_unused(given: Sequence[str]) -> None:
         for reference in gin.config.iterate_references(config.get(key, {})):
             scope, selector = reference.config_key
             reached += [k for k in ((scope, selector), ("", selector)) if k not in reached]
+    used = {selector.split(".")[-1] for _, selector in reached}
     for name in given:
-        owner, dot, _ = name.rpartition(".")
-        if dot and not any(selector.split(".")[-1] == owner.split("/")[-1].split(".")[-1] for _, selector in reached):
-            used = ", ".join(dict.fromkeys(selector.split(".")[-1] for _, selector in reached if selector != "gin.macro"))
-            raise InputError(f"'{name}' is set but '{owner}' is not used", expected=f"one of {used}", fix="bind one of these")
+        owner = name.rpartition(".")[0].split("/")[-1].split(".")[-1]
+        if owner and owner not in used:
+            names = ", ".join(sorted(used & set(CONFIGURABLES)))
+            raise InputError(f"'{name}' is set but '{owner}' is not used", expected=f"one of {names}", fix="bind these")

@@ -66,8 +66,8 @@ def evaluate_runs(
 
     Args:
         runs: Run folders; in the report each goes by its folder's name.
-        out: Folder to write (replaced): ``report.json``, ``report.md``, ``qrels.txt``, a TREC run file a system, and a
-            picture of each run's training.
+        out: Folder to write, or an earlier report to replace: ``report.json``, ``report.md``, ``qrels.txt``, a TREC
+            run file a system, and a picture of each run's training.
         split: Split of the qrels; by default the run's own.
         checkpoint: Which checkpoint of each run.
         beam: Beams of the search; by default the run's own.
@@ -77,8 +77,9 @@ def evaluate_runs(
         The report.
 
     Raises:
-        InputError: If the runs are of different corpora, or the split is missing.
+        InputError: If the runs are of different corpora, the split is missing, or ``out`` holds something else.
     """
+    _check_out(Path(out))
     opened = {Path(folder).resolve().name: Run.open(folder) for folder in runs}
     if len(opened) != len(runs):
         raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
@@ -219,6 +220,17 @@ def _notes(runs: Mapping[str, Run], baselines: Baselines) -> list[str]:
             "training adds is the difference to it."
         )
     return notes
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to replace what is not a report, before any search is made for it."""
+    if out.exists() and not (out.is_dir() and ((out / "report.json").is_file() or not any(out.iterdir()))):
+        raise InputError(
+            "there is something else than a report",
+            file=out,
+            expected="a new folder, or that of an earlier report",
+            fix="choose another --out folder",
+        )
 
 
 def _write(

@@ -123,21 +123,39 @@ class Experiment:
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
             if self.sampler.objective != "inputs_to_targets":
-                raise_objective(self.sampler)
+                _reject_objective(self.sampler)
 
     @property
     def seed(self) -> int:
         """The trainer's seed, which also seeds docids and examples."""
         return self.trainer.seed
 
-    def identity(self) -> str:
-        """Return what a run folder must agree on to be continued: everything but paths, length and reporting."""
-        kept = [f.name for f in dataclasses.fields(self) if f.name not in ("corpus", "trainer", "evaluation")]
+    def identity(self) -> dict[str, str]:
+        """Return what a run folder must agree on to be continued, by gin's names.
+
+        That is everything but the place of the corpus, the length of training and what is reported.
+        """
         training = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
-        return repr([getattr(self, name) for name in kept] + [getattr(self.trainer, name) for name in training])
+        found: dict[str, str] = {}
+        for field in dataclasses.fields(self):
+            if field.name not in ("corpus", "trainer", "evaluation"):
+                _describe("Experiment", field.name, getattr(self, field.name), found)
+        for name in training:
+            _describe("TrainerConfig", name, getattr(self.trainer, name), found)
+        return found
 
 
-def raise_objective(sampler: SamplerConfig) -> None:
+def _describe(owner: str, field: str, value: object, found: dict[str, str]) -> None:
+    if not dataclasses.is_dataclass(value):
+        found[f"{owner}.{field}"] = repr(value)
+        return
+    name = type(value).__name__
+    found[f"{owner}.{field}"] = f"@{name}()"
+    for part in dataclasses.fields(value):
+        _describe(name, part.name, getattr(value, part.name), found)
+
+
+def _reject_objective(sampler: SamplerConfig) -> None:
     """Reject an objective that writes text, for a head that can only write docids."""
     reject(
         sampler,

@@ -2,17 +2,21 @@
 
     config.gin      the configuration as run            corpus/       the documents, queries and judgements (BEIR)
     run.json        settings, fingerprints, versions    docids/       the docid table
-    checkpoints/    parameters and optimiser states     examples/     tokenised sources of the examples, vocabulary
-    metrics.jsonl   losses and validation               reports/      evaluations
+    identity.json   what it must agree on to go on      examples/     tokenised sources of the examples, vocabulary
+    metrics.jsonl   losses and validation               checkpoints/  parameters and optimiser states
+                                                        reports/      evaluations
 
 Each part is written whole or not at all, so preparing a run that was interrupted goes on with the first part missing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +42,9 @@ from genret_jax.models.heads import NodeTree
 from genret_jax.models.initialize import LsaStart, start_from_vectors
 from genret_jax.storage import fingerprint, read_json, write_json
 
-SETTINGS = "run.json"
+SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
+LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
+_PARTS = (SETTINGS, CONFIGURATION, IDENTITY, "corpus", "docids", "examples")
 _VERSION = 1
 # Sizes are rounded up to this, so that embeddings divide evenly among up to so many devices of the model axis.
 _DIVISIBLE = 8
@@ -82,12 +88,18 @@ class Run:
     @functools.cached_property
     def corpus(self) -> Corpus:
         """Documents, queries and judgements."""
-        return dataclasses.replace(read_beir(self.folder / "corpus"), name=self.settings["corpus"])
+        with warnings.catch_warnings():  # they were told when the run was prepared
+            warnings.simplefilter("ignore", UserWarning)
+            corpus = read_beir(self.folder / "corpus")
+        self._require("corpus", corpus.fingerprint, self.folder / "corpus")
+        return dataclasses.replace(corpus, name=self.settings["corpus"])
 
     @functools.cached_property
     def table(self) -> DocidTable:
         """The docids of every document."""
-        return DocidTable.load(self.folder / "docids")
+        table = DocidTable.load(self.folder / "docids")
+        self._require("docids", table.fingerprint, self.folder / "docids")
+        return table
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -97,7 +109,10 @@ class Run:
     @functools.cached_property
     def store(self) -> ExampleStore:
         """Tokenised sources of the training examples."""
-        return ExampleStore.open(self.folder / "examples")
+        store = ExampleStore.open(self.folder / "examples")
+        for name in ("corpus", "docids", "vocabulary"):
+            self._require(name, store.manifest[f"{name}_fingerprint"], self.folder / "examples")
+        return store
 
     @functools.cached_property
     def encoded(self) -> EncodedDocids:
@@ -146,22 +161,25 @@ class Run:
         return tokens
 
     def params(self, checkpoint: str | int = "best") -> dict[str, Any]:
-        """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``."""
+        """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
+
+        Raises:
+            InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
+        """
         if checkpoint == "start":
             return self.start_params()
+        import jax
+
         from genret_jax.training import restore_params
 
-        return restore_params(self.folder, which=checkpoint)  # type: ignore[arg-type]
+        like = jax.eval_shape(self._random_params)
+        return restore_params(self.folder, which=checkpoint, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
         import jax
 
-        from genret_jax.models.network import T5
-
-        token = np.zeros((1, 1), np.int32)
-        tree = node_tree(self.encoded) if self.model.head == "prefix" else None
-        params = jax.jit(T5(self.model).init)(jax.random.key(self.seed), token, token, token, tree)["params"]
+        params = jax.jit(self._random_params)()
         start = _restored(self.settings["start"])
         if isinstance(start, LsaStart):
             found = lsa(self.store.token_counts(), self.model.d_model, self.seed)
@@ -177,6 +195,25 @@ class Run:
             return load_into(params, self.model, start.path)
         return jax.tree.map(np.asarray, params)
 
+    def _random_params(self) -> dict[str, Any]:
+        import jax
+
+        from genret_jax.models.network import T5
+
+        token = np.zeros((1, 1), np.int32)
+        tree = node_tree(self.encoded) if self.model.head == "prefix" else None
+        return T5(self.model).init(jax.random.key(self.seed), token, token, token, tree)["params"]
+
+    def _require(self, part: str, found: str, where: Path) -> None:
+        """Refuse a part that was changed, or copied here from another run."""
+        if found != self.fingerprints[part]:
+            raise InputError(
+                f"another {part} than this run was made with (fingerprint {found})",
+                file=where,
+                expected=f"fingerprint {self.fingerprints[part]}",
+                fix="restore the run folder from a copy, or train again",
+            )
+
     def _docid_text(self) -> Callable[[str], list[int]] | None:
         return self.vocabulary.encode if self.settings["codec"]["kind"] == "text" else None
 
@@ -190,20 +227,43 @@ def prepare(experiment: Experiment, folder: str | os.PathLike[str], log: Log = p
         log: Receives a line for each part made.
 
     Raises:
-        InputError: If the folder holds another experiment or something else, or the corpus cannot be used.
+        InputError: If the folder holds another experiment or something else, or the corpus cannot be used. A folder
+            that was new is then as it was.
     """
+    with new_or_untouched(folder):
+        return _prepare(experiment, Path(folder), log)
+
+
+@contextlib.contextmanager
+def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Remove what an :class:`InputError` in the block leaves of a run folder that was new."""
     folder = Path(folder)
+    was_new = not _visible(folder)
+    try:
+        yield
+    except InputError:
+        if was_new and folder.is_dir():
+            for name in _visible(folder):
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not set(os.listdir(folder)) - {LOCK}:
+                shutil.rmtree(folder)
+        raise
+
+
+def _visible(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+
+
+def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
     corpus = read_beir(experiment.corpus)
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
-    identity = fingerprint(corpus.fingerprint, experiment.identity())
-    _check_folder(folder, identity)
+    everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
+    _claim(folder, {"corpus": everything, **experiment.identity()})
     _make(folder / "corpus", lambda path: write_beir(corpus, path))
-    log(
-        f"corpus      {len(corpus):,} documents, "
-        + ", ".join(f"{s} {len(q):,}" for s, q in corpus.qrels.items())
-        + " queries"
-    )
+    splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
+    log(f"corpus      {len(corpus):,} documents{splits}")
     _make(folder / "docids", lambda path: _table(experiment, corpus).save(path))
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
@@ -212,15 +272,12 @@ def prepare(experiment: Experiment, folder: str | os.PathLike[str], log: Log = p
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
     codec = _codec(experiment, table, vocabulary)
-    encoded = codec.encode(table)
-    model = _sized(experiment, vocabulary, codec, encoded)
     settings = {
         "version": _VERSION,
         "corpus": corpus.name,
-        "identity": identity,
         "seed": experiment.seed,
         "codec": codec.to_json(),
-        "model": _saved(model),
+        "model": _saved(_sized(experiment, vocabulary, codec, codec.encode(table))),
         "sampler": _saved(experiment.sampler),
         "evaluation": _saved(experiment.evaluation),
         "start": _saved(experiment.start),
@@ -273,27 +330,35 @@ def stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _check_folder(folder: Path, identity: str) -> None:
-    """Refuse a folder that another experiment, or something else, lives in."""
-    marker = folder / "identity"
-    if marker.is_file():
-        if marker.read_text().strip() != identity:
+def _claim(folder: Path, identity: Mapping[str, str]) -> None:
+    """Make the folder this experiment's, and refuse one in which another, or something else, lives."""
+    marker = folder / IDENTITY
+    if not marker.is_file():
+        if there := sorted(set(_visible(folder)) - {LOCK}):
             raise InputError(
-                "this run folder belongs to another corpus or configuration",
+                f"the folder is not empty and not a run (it has {there[0]!r})",
                 file=folder,
+                expected="a new folder, or one of an earlier 'genret train'",
                 fix="choose another --run folder",
             )
+        write_json(marker, dict(identity))
         return
-    if folder.exists() and any(name for name in os.listdir(folder) if not name.startswith(".")):
-        raise InputError("the folder is not empty and not a run", file=folder, fix="choose another --run folder")
-    from genret_jax.storage import atomic_file
-
-    with atomic_file(marker) as handle:
-        handle.write(identity + "\n")
+    made_with = read_json(marker)
+    different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
+    if different:
+        name = different[0]
+        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name)}"
+        more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
+        raise InputError(
+            f"this run folder belongs to another {what}{more}",
+            file=folder,
+            expected=f"{identity.get(name)}, as this experiment has",
+            fix="choose another --run folder, or give what this run was made with",
+        )
 
 
 def _make(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a part unless it is there; a part that is there is whole."""
+    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder."""
     if not path.exists():
         write(path)
 

@@ -109,6 +109,15 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_partial(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left unfinished in a folder; the caller holds it, so nobody is at work there."""
+    for path in Path(folder).glob(".*.partial-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write indented UTF-8 JSON atomically."""
     with atomic_file(path) as handle:

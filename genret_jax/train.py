@@ -3,13 +3,19 @@
 python -m genret_jax.train --gin_file=runs/dsi_atomic_from_scratch.gin --gin.CORPUS="'corpus'" --gin.RUN="'runs/1'"
 """
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genret_jax.experiment import Experiment
-from genret_jax.run import Run, node_tree, prepare, stderr
+from genret_jax.run import CONFIGURATION, LOCK, Run, new_or_untouched, node_tree, prepare, stderr
+from genret_jax.storage import atomic_file, folder_lock, remove_partial
+from genret_jax.training import TrainerConfig
+from genret_jax.validation import reject
+
+_VALIDATION_KS = (1, 10)
 
 
 def train(*, run: str, experiment: Experiment) -> Run:
@@ -23,29 +29,55 @@ def train(*, run: str, experiment: Experiment) -> Run:
         The run, trained.
 
     Raises:
-        InputError: If the folder holds another experiment, or anything in it cannot be used.
+        InputError: If the folder holds another experiment, or anything in it cannot be used. A folder that was new is
+            removed again if it could not be prepared.
+        KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     from genret_jax import training
-    from genret_jax.configuration import operative_config
+    from genret_jax.configuration import experiment_as_gin
     from genret_jax.data.sampler import Sampler
-    from genret_jax.storage import atomic_file, folder_lock
+    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
     from genret_jax.training.retrieval_task import RetrievalTask
 
-    with folder_lock(Path(run) / ".prepare", doing="preparing"):
-        opened = prepare(experiment, run, log=stderr)
-        with atomic_file(opened.folder / "config.gin") as handle:
-            handle.write(operative_config())
-    sampler = Sampler(opened.store, opened.sampler, seed=opened.seed, batch_size=experiment.trainer.batch_size)
-    tree = node_tree(opened.encoded) if opened.model.head == "prefix" else None
-    training.train(
-        RetrievalTask(opened.model, sampler, tree),
-        experiment.trainer,
-        opened.folder,
-        evaluators=_evaluators(opened),
-        init_params=opened.start_params(),
-        fingerprint=opened.fingerprints,
-    )
+    folder = Path(run)
+    with folder_lock(folder / LOCK, doing="training"):
+        with new_or_untouched(folder):
+            remove_partial(folder)
+            opened = prepare(experiment, folder, log=stderr)
+            with atomic_file(folder / CONFIGURATION) as handle:
+                handle.write(experiment_as_gin(run, experiment))
+            sampler = Sampler(opened.store, opened.sampler, seed=opened.seed, batch_size=experiment.trainer.batch_size)
+            evaluators = _evaluators(opened)
+            trainer = _trainer(experiment, evaluators)
+            begun = checkpoint_steps(folder / CHECKPOINTS_FOLDER)
+            start = None if begun else opened.start_params()
+        result = training.train(
+            RetrievalTask(opened.model, sampler, node_tree(opened.encoded) if opened.model.head == "prefix" else None),
+            trainer,
+            folder,
+            evaluators=evaluators,
+            init_params=start,
+            fingerprint=opened.fingerprints,
+        )
+    if result.interrupted:
+        raise KeyboardInterrupt
     return opened
+
+
+def _trainer(experiment: Experiment, evaluators: Mapping[str, Any]) -> TrainerConfig:
+    """Return the trainer with a best metric that will be there."""
+    from genret_jax.evaluation.metrics import metric_names
+
+    trainer = experiment.trainer
+    if trainer.best_metric is None:
+        return trainer
+    if not evaluators:
+        stderr("no validation queries: the last checkpoint will count as the best")
+        return dataclasses.replace(trainer, best_metric=None)
+    known = [f"validation/{name}" for name in metric_names(_VALIDATION_KS, experiment.evaluation.validation_beam)]
+    if trainer.best_metric not in known:
+        reject(trainer, "best_metric", f"one of {', '.join(known)}")
+    return trainer
 
 
 def _evaluators(run: Run) -> dict[str, Any]:
@@ -68,7 +100,7 @@ def _evaluators(run: Run) -> dict[str, Any]:
     def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
         ranked = retriever.with_params(params).rank(tokens, beam=wanted.validation_beam, batch_size=wanted.batch_size)
         found = {query: [(run.corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, query in enumerate(ids)}
-        return evaluate(qrels, found, ks=(1, 10), beam=wanted.validation_beam)
+        return evaluate(qrels, found, ks=_VALIDATION_KS, beam=wanted.validation_beam)
 
     return {"validation": validate}
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": CORE | {"data"},
     "evaluation": CORE | {"data", "training"},
     "baselines": CORE | {"data", "training", "evaluation"},
-    "testing": PARTS,
+    "testing": PARTS | {"experiment"},
     "experiment": PARTS,
     "run": PARTS | {"experiment"},
     "retriever": PARTS | {"experiment", "run"},

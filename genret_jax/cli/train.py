@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
         if value is not None
     ]
     folder, experiment = experiment_from_gin(args.gin_file or [_DEFAULT], bindings)
-    if folder is None:
-        raise InputError("--run is missing", expected="the run folder to write", fix="add --run DIR")
     train(run=folder, experiment=experiment)
     return 0
 

@@ -9,7 +9,8 @@ from genret_jax.data.corpus import Corpus
 def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:
     """Move a share of the training queries to a split of their own, so that choices need not look at the test.
 
-    A query's place depends on its id alone, so it does not change when other queries come or go.
+    A query's place depends on its id alone, so it does not change when other queries come or go. At least one query
+    stays for training, and a split that would be empty is not made.
 
     Args:
         corpus: A corpus with a split ``train``.
@@ -18,6 +19,10 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
     """
     train = corpus.qrels["train"]
     moved = {query for query in train if _uniform(query) < share}
+    if len(moved) == len(train):
+        moved.remove(max(moved, key=_uniform))
+    if not moved:
+        return corpus
     divided = {
         "train": {query: grades for query, grades in train.items() if query not in moved},
         split: {query: grades for query, grades in train.items() if query in moved},
