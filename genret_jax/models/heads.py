@@ -35,6 +35,7 @@ class NodeTree:
         root_fanout: Edges of the root (node 0); static.
         max_fanout: Most edges of any other node; static, the window that later positions read.
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
+        root_first_token: Its token where the tokens are consecutive, else -1; static.
     """
 
     child_offsets: Array
@@ -43,21 +44,26 @@ class NodeTree:
     root_fanout: int = struct.field(pytree_node=False)
     max_fanout: int = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
+    root_first_token: int = struct.field(pytree_node=False, default=-1)
 
     @classmethod
     def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
         """Make a tree from host arrays and work out what is static about it."""
         fanout = np.diff(np.asarray(child_offsets))
-        root = np.asarray(child_nodes)[: int(fanout[0])]
-        consecutive = len(root) > 0 and bool(np.all(np.diff(root) == 1))
+        root_edges = slice(int(fanout[0]))
         return cls(
             child_offsets=jnp.asarray(child_offsets, jnp.int32),
             child_nodes=jnp.asarray(child_nodes, jnp.int32),
             child_tokens=jnp.asarray(child_tokens, jnp.int32),
             root_fanout=int(fanout[0]),
             max_fanout=int(fanout[1:].max(initial=0)),
-            root_first_node=int(root[0]) if consecutive else -1,
+            root_first_node=_first_of_consecutive(np.asarray(child_nodes)[root_edges]),
+            root_first_token=_first_of_consecutive(np.asarray(child_tokens)[root_edges]),
         )
+
+
+def _first_of_consecutive(numbers: np.ndarray) -> int:
+    return int(numbers[0]) if len(numbers) and bool(np.all(np.diff(numbers) == 1)) else -1
 
 
 class VocabularyHead(nn.Module):
@@ -118,35 +124,45 @@ class PrefixHead(nn.Module):
         init = nn.initializers.normal(stddev=self.config.d_model**-0.5)
         self.output_nodes = param_with_axes("output_nodes", init, shape, jnp.float32, axes=axes, module=self)
 
-    def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"]) -> Float[Array, "b m d"]:
+    def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
         """Look the prefixes' nodes up; the root's row is the start symbol."""
+        if nodes is None:
+            raise ValueError("the prefix head needs decoder_prefix_nodes")
         return jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
 
-    def logits(self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"], tree: NodeTree) -> Float[Array, "b m v"]:
+    def logits(
+        self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"] | None, tree: NodeTree | None
+    ) -> Float[Array, "b m v"]:
         """Return ordinary logits over the decoder's vocabulary, in float32.
 
         Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
         whose fan-out is small, gather the rows of their children.
         """
-        first = self._root_logits(hidden[:, :1], tree)
-        if hidden.shape[1] == 1:
+        first = self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, True)
+        if nodes is None or hidden.shape[1] == 1:
             return first
-        return jnp.concatenate([first, self._window_logits(hidden[:, 1:], nodes[:, 1:], tree)], axis=1)
+        return jnp.concatenate([first, self.step_logits(hidden[:, 1:], nodes[:, 1:], tree, False)], axis=1)
 
     def step_logits(
-        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"], tree: NodeTree, at_root: bool
+        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"] | None, tree: NodeTree | None, at_root: bool
     ) -> Float[Array, "b k v"]:
         """Return the logits of one position of every beam; all of them at the root, or none."""
+        if nodes is None or tree is None:
+            raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         return self._root_logits(hidden, tree) if at_root else self._window_logits(hidden, nodes, tree)
 
     def _root_logits(self, hidden: Float[Array, "b q d"], tree: NodeTree) -> Float[Array, "b q v"]:
-        fanout, first = tree.root_fanout, tree.root_first_node
-        if first >= 0:  # a slice: atomic docids would otherwise copy the whole table
-            rows = self.output_nodes[first : first + fanout]
+        fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
+        # Atomic docids put the whole corpus here: no copy of the table where slices do, and no scatter.
+        if tree.root_first_node >= 0:
+            rows = self.output_nodes[tree.root_first_node : tree.root_first_node + fanout]
         else:
             rows = jnp.take(self.output_nodes, tree.child_nodes[:fanout], axis=0, mode="clip")
         scores = jnp.matmul(hidden.astype(jnp.float32), rows.T)
-        empty = jnp.full((*hidden.shape[:-1], self.config.output_vocab_size), IMPOSSIBLE, jnp.float32)
+        if tree.root_first_token >= 0:
+            around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
+            return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
+        empty = jnp.full((*hidden.shape[:-1], vocab_size), IMPOSSIBLE, jnp.float32)
         return empty.at[..., tree.child_tokens[:fanout]].set(scores, mode="drop", unique_indices=True)
 
     def _window_logits(
