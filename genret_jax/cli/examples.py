@@ -220,7 +220,7 @@ def _config(args: argparse.Namespace) -> "SamplerConfig":
     )
     if args.task == "all":
         return config
-    rates = dict.fromkeys(_TASKS.values(), 0.0) | {_TASKS[args.task]: 1.0}
+    rates: dict[str, Any] = dict.fromkeys(_TASKS.values(), 0.0) | {_TASKS[args.task]: 1.0}
     # Asked for retrieval, show queries, not what stands in for them at documents without one.
     return dataclasses.replace(config, **rates, draw="query" if args.task == "retrieval" else config.draw)
 

@@ -74,7 +74,7 @@ def register_tasks(
     features = _features(store)
     for kind, field in _RATES.items():
         if rates[f"{name}_{kind}"] > 0:
-            only = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
+            only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
             sampler = Sampler(store, dataclasses.replace(config, **only), seed=seed, batch_size=batch_size)
             _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features)
     seqio.MixtureRegistry.add(name, list(registered.tasks.items()))

@@ -46,7 +46,7 @@ def seqio_vocabulary(text: TokenText, *, size: int, has_unknown: bool, fingerpri
 def _vocabulary_class() -> type:
     seqio, tf = import_seqio()
 
-    class StoreVocabulary(seqio.Vocabulary):  # type: ignore[misc]
+    class StoreVocabulary(seqio.Vocabulary):  # type: ignore[name-defined]
         """Tokens of an example store."""
 
         def __init__(self, text: TokenText, size: int, has_unknown: bool, fingerprint: str):
