@@ -18,8 +18,9 @@ class TextTargets:
     Args:
         store: The store.
         config: Objective, lengths and noise.
-        words: Words of the documents as they are shown, b rows.
-        alternatives: Which segmentation each word has.
+        words: Words of the documents as the encoder shows them, b rows.
+        alternatives: Which segmentation each of these has.
+        whole: The same words before any was dropped, for the decoder to write.
         docids: Docid tokens, padded with 0 to the decoder's length.
     """
 
@@ -30,10 +31,11 @@ class TextTargets:
         *,
         words: Int32[np.ndarray, "b w"],
         alternatives: Int[np.ndarray, "b w"],
+        whole: Int32[np.ndarray, "b w"],
         docids: Int32[np.ndarray, "b m"],
     ):
         self._store, self._config = store, config
-        self._words, self._alternatives, self._docids = words, alternatives, docids
+        self._words, self._alternatives, self._whole, self._docids = words, alternatives, whole, docids
         self._length = docids.shape[1]
         self._room = config.input_length - config.append_eos
         self._sentinel = store.vocabulary_size - 1
@@ -43,7 +45,7 @@ class TextTargets:
     ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Bool[np.ndarray, " b"]]:
         """Return encoder inputs, decoder targets, and whether a row's targets are text instead of a docid."""
         if self._config.objective == "targets_to_inputs":
-            inputs, targets = self._encoder_input(self._docids), self._text(self._length, append_eos=True)
+            inputs, targets = self._encoder_input(self._docids), self._asked()
             return inputs, targets, np.ones(len(inputs), bool)
         if self._config.objective == "span_corruption":
             inputs, targets = self._span_corruption(random)
@@ -58,20 +60,25 @@ class TextTargets:
         either = to_text[:, None]
         front = np.where(either, self._sentinel - _TO_TEXT, self._sentinel - _TO_DOCID).astype(np.int32)
         from_docid = self._encoder_input(front, self._docids)
-        from_text = self._encoder_input(front, self._text(self._room))
-        targets = np.where(either, self._text(self._length, append_eos=True), self._docids)
+        from_text = self._encoder_input(front, self._shown())
+        targets = np.where(either, self._asked(), self._docids)
         return np.where(either, from_docid, from_text), targets, to_text
 
     def _span_corruption(self, random: RowRandom) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
         """Masked spans of docid and document, one after the other."""
-        whole = _side_by_side(_without_eos(self._docids), self._text(self._room))[:, : self._room]
+        whole = _side_by_side(_without_eos(self._docids), self._shown())[:, : self._room]
         inputs, targets = self._config.span_corruption.corrupt(
             whole, random, sentinel=self._sentinel, target_length=self._length
         )
         return self._encoder_input(inputs), targets
 
-    def _text(self, length: int, *, append_eos: bool = False) -> Int32[np.ndarray, "b length"]:
-        return self._store.tokens(self._words, length, alternatives=self._alternatives, append_eos=append_eos)
+    def _shown(self) -> Int32[np.ndarray, "b room"]:
+        """Return the document as an encoder reads it."""
+        return self._store.tokens(self._words, self._room, alternatives=self._alternatives)
+
+    def _asked(self) -> Int32[np.ndarray, "b m"]:
+        """Return the document as a decoder should write it: nothing left out, the best segmentations, EOS."""
+        return self._store.tokens(self._whole, self._length, append_eos=True)
 
     def _encoder_input(self, *parts: Int32[np.ndarray, "b _"]) -> Int32[np.ndarray, "b l"]:
         """Return the parts one after the other, cut or padded to the encoder's length."""

@@ -219,6 +219,7 @@ class Sampler:
                 config,
                 words=words[indexing],
                 alternatives=alternatives[indexing],
+                whole=drawn.words[indexing],
                 docids=targets[indexing],
             ).examples(random.select(indexing))
             nodes[indexing[writes_text]] = 0  # the docid tree has no say in text

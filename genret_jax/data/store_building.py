@@ -55,7 +55,11 @@ def build_store(
     arrays |= table.segmentations(segmentations)
     arrays |= _word_arrays(arrays, table)
     arrays |= _docid_arrays(corpus, encoded)
-    packed = {"doc_id": corpus.doc_ids, "title": corpus.titles, "query_id": tuple(corpus.queries)}
+    packed = {
+        "doc_id": corpus.doc_ids,
+        "title": corpus.titles,
+        "query_id": tuple(corpus.queries),
+    }
     for name, strings in packed.items():
         strings_packed = PackedStrings.pack(strings)
         arrays |= {f"{name}_text": strings_packed.text, f"{name}_offsets": strings_packed.offsets}
@@ -115,10 +119,9 @@ def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
         queries.append(table.numbers(text))
     pairs, ends = [np.zeros((0, 3), np.int64)], [0]
     number_of_query = {query_id: number for number, query_id in enumerate(corpus.queries)}
-    number_of_document = {doc_id: number for number, doc_id in enumerate(corpus.doc_ids)}
     for judged in corpus.qrels.values():
         split = [
-            (number_of_document[doc_id], number_of_query[query_id], grade)
+            (corpus.document_index[doc_id], number_of_query[query_id], grade)
             for query_id, grades in judged.items()
             for doc_id, grade in grades.items()
         ]

@@ -60,5 +60,5 @@ def sentences(text: str) -> list[str]:
 
 
 def valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which JSON can carry and UTF-8 cannot, by question marks."""
+    """Replace lone surrogates, which a command line can carry and UTF-8 cannot, by question marks."""
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")

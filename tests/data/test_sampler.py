@@ -353,6 +353,15 @@ def test_bidirectional_tells_the_direction_by_a_sentinel(store: ExampleStore) ->
     assert not batch["decoder_prefix_nodes"][backward].any()
 
 
+def test_text_that_the_decoder_writes_is_whole(store: ExampleStore) -> None:
+    noisy = dataclasses.replace(INDEXING_ONLY, word_drop=0.5, resegmentation=1.0, target_length=64)
+    for objective in ("targets_to_inputs", "bidirectional"):
+        batch = Sampler(store, dataclasses.replace(noisy, objective=objective), seed=0, batch_size=200).batch(0)
+        of_dog = batch["decoder_target_tokens"][batch["document"] == 1]
+        texts = {VOCABULARY.decode(row) for row in of_dog if row[0] < store.vocabulary_size}
+        assert texts == {spelled("a dog barks at every other dog")}
+
+
 def test_span_corruption_masks_docid_and_document(store: ExampleStore) -> None:
     config = dataclasses.replace(INDEXING_ONLY, objective="span_corruption", input_length=12)
     batch = Sampler(store, config, seed=0, batch_size=2000).batch(0)
