@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Keep reports of `genret evaluate` as one result: benchmarks/results/NAME.json, and the same as a page, NAME.md.
+
+Reports of several splits of one corpus, searched by the same systems, become one report with all their splits.
+
+Example:
+    python scripts/keep_report.py report-test report-unseen --out benchmarks/results/squad_sentences.json \
+        --note "Stopped after 10 minutes on 2 cores."
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from genret_jax.errors import InputError
+from genret_jax.evaluation.render import markdown
+from genret_jax.evaluation.report import Report
+from genret_jax.storage import atomic_file
+
+
+def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
+    """Join reports of one corpus; what an earlier report has measured, a later one does not replace.
+
+    Raises:
+        InputError: If they are of different corpora, or of different training.
+    """
+    first = reports[0]
+    splits, systems, measured = {}, {}, {}
+    for report in reports:
+        if (report.dataset, report.reference, report.budget) != (first.dataset, first.reference, first.budget):
+            raise InputError("reports of different corpora or runs", fix="evaluate the same runs on each split")
+        splits |= {split.name: split for split in report.splits if split.name not in splits}
+        systems |= {system.name: system for system in report.systems}
+        measured |= {(m.system, m.split): m for m in report.measurements if (m.system, m.split) not in measured}
+    all_notes = dict.fromkeys([note for report in reports for note in report.notes] + list(notes))
+    return dataclasses.replace(
+        first,
+        splits=tuple(splits.values()),
+        systems=tuple(systems.values()),
+        measurements=tuple(measured.values()),
+        notes=tuple(all_notes),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", nargs="+", type=Path, help="folder that genret evaluate wrote")
+    parser.add_argument("--out", type=Path, required=True, help="the .json file; the .md goes beside it")
+    parser.add_argument("--note", action="append", default=[], help="a sentence for the reader, may be repeated")
+    arguments = parser.parse_args()
+    report = merged([Report.load(folder / "report.json") for folder in arguments.report], arguments.note)
+    report.save(arguments.out)
+    with atomic_file(arguments.out.with_suffix(".md")) as page:
+        page.write(markdown(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+#!/usr/bin/env python
+"""Make the tables of README.md from benchmarks/results/*.json.
+
+    python scripts/update_readme.py             write them
+    python scripts/update_readme.py --check     exit 1 if README.md says something else than the results
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is that of the result.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genret_jax.errors import InputError, nearest
+from genret_jax.evaluation.render import metric_title
+from genret_jax.evaluation.report import Measurement, Report, Split
+from genret_jax.storage import atomic_file, read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+MISSING = "*Not yet measured.*"
+_SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_MEMORISATION = "memorisation"
+
+
+def updated(readme: str, results: Path) -> str:
+    """Return the README with its tables made anew.
+
+    Args:
+        readme: The text, with markers.
+        results: The folder with the results.
+
+    Raises:
+        InputError: If a marker names no table, or a result cannot be read.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        begin, name, _, end = match.groups()
+        if name not in TABLES:
+            raise InputError(
+                f"unknown table '{name}'", expected=f"one of {', '.join(TABLES)}", fix=nearest(name, TABLES)
+            )
+        path = results / f"{name}.json"
+        content = TABLES[name](read_json(path)) if path.is_file() else MISSING
+        return f"{begin}{content}\n{end}"
+
+    return _SECTION.sub(section, readme)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# --- evaluations ----------------------------------------------------------------------------------------------------
+
+
+def evaluation(value: Mapping[str, Any]) -> str:
+    """A report of `genret evaluate`: a table a split, then what documents remember and what it took."""
+    report = Report.from_json(value)
+    several = sum(split.name != _MEMORISATION for split in report.splits) > 1
+    parts = []
+    for split in report.splits:
+        if split.name != _MEMORISATION:
+            parts += [f"{split.name}, {split.queries:,} queries:"] if several else []
+            parts.append(_split_table(report, split))
+    parts.append(" ".join([*_memorisation(report), *_budget(report)]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _split_table(report: Report, split: Split) -> str:
+    metrics = ["hits@1", "hits@10", "mrr@10", *([] if split.one_relevant else ["ndcg@10"])]
+    rows = []
+    for system in report.systems:
+        measured = report.find(system.name, split.name)
+        if measured:
+            rows.append([system.name, *(_score(measured, metric) for metric in metrics), _of(report, measured)])
+    return table(["", *map(metric_title, metrics), f"MRR@10 of {report.reference}'s"], rows)
+
+
+def _score(measured: Measurement, metric: str) -> str:
+    found = measured.metrics.get(metric)
+    return "–" if found is None else f"{100 * found.mean:.1f} ±{50 * (found.high - found.low):.1f}"
+
+
+def _of(report: Report, measured: Measurement) -> str:
+    ratio = report.ratio(measured.system, measured.split, "mrr@10")
+    return "–" if ratio is None else f"{ratio:.2f}×"
+
+
+def _memorisation(report: Report) -> list[str]:
+    rows = [m for m in report.measurements if m.split == _MEMORISATION]
+    told = ", ".join(f"{row.system} {100 * row.metrics['hits@1'].mean:.1f}" for row in rows)
+    return [f"Documents that find themselves at rank 1: {told}."] if told else []
+
+
+def _budget(report: Report) -> list[str]:
+    took = ", ".join(
+        f"{name} {budget['steps']:,} steps"
+        + (f" in {budget['training seconds'] / 60:.0f} min" if "training seconds" in budget else "")
+        for name, budget in report.budget.items()
+    )
+    return [f"Trained: {took}, on {_machine(report.environment)}."] if took else []
+
+
+def python_docs(value: Mapping[str, Any]) -> str:
+    """The quickstart over several seeds."""
+    rows = []
+    for name, system in value["systems"].items():
+        over, of = system["over_seeds"], system["of_bm25"]
+        same = name.startswith("BM25")
+        cells = [
+            _percent(over["hits@1"]),
+            _percent(over["hits@10"]) + ("" if same else f" ({of['hits@10']:.2f}×)"),
+            _percent(over["mrr@10"]) + ("" if same else f" ({of['mrr@10']:.2f}×)"),
+        ]
+        rows.append([name, *cells])
+    environment = value["environment"]
+    seeds, total = len(value["seeds"]), value["total_seconds_by_seed"]
+    return "\n\n".join(
+        [
+            table(["", "Hits@1", "Hits@10", "MRR@10"], rows),
+            f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
+            f"{environment['python']}; mean of {seeds} seed{'s' * (seeds > 1)}, ± half of their range, × BM25's. "
+            f"{value['steps']:,} steps on each kind of docids; the whole in {min(total) / 60:.1f} to "
+            f"{max(total) / 60:.1f} minutes on {environment['cores']} cores, peak memory "
+            f"{value['peak_memory_gib']:.1f} GiB.",
+        ]
+    )
+
+
+def _percent(over: Mapping[str, float]) -> str:
+    spread = 50 * (over["high"] - over["low"])
+    return f"{100 * over['mean']:.1f}" + (f" ±{spread:.1f}" if spread else "")
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+def train_step(value: Mapping[str, Any]) -> str:
+    """Steps a second of both sides."""
+    names = {"genret_jax": "genret_jax", "torch": "PyTorch", "torch_fused": "PyTorch, fused AdamW"}
+    ratios = value["steps_per_second_relative_to"]
+    rows = [
+        [
+            title,
+            f"{value[side]['median_seconds']:.2f}",
+            "–".join(f"{seconds:.2f}" for seconds in value[side]["quartiles_seconds"]),
+            f"{ratios[side]:.2f}×" if side in ratios else "",
+        ]
+        for side, title in names.items()
+    ]
+    return table(["", "median s", "quartiles", "our speed"], rows) + f"\n\n{value['processor']}."
+
+
+def kmeans(value: Mapping[str, Any]) -> str:
+    """Hierarchical k-means and scikit-learn's MiniBatchKMeans used the same way, for each set of vectors."""
+    rows = []
+    for name, found in value["sets"].items():
+        worst = max([found["inertia_to_full_kmeans"]["top"]["ratio_of_medians"], *_deeper(found)])
+        count, width = found["shape"]
+        rows.append(
+            [
+                f"{name}, {count:,} × {width}",
+                *(_seconds(found[side]) for side in ("ours", "mini_batch")),
+                f"{found['ours_to_mini_batch']['seconds']['median']:.2f}×",
+                f"{worst:.3f}×",
+            ]
+        )
+    head = ["vectors", "genret_jax", "MiniBatchKMeans", "our time", "our inertia, full KMeans = 1"]
+    loads = value["load_average"]
+    note = (
+        f"Medians of seconds by the clock (of processor time), {_machine(value['environment'])}, at a load of "
+        f"{loads['start']:g} to {loads['end']:g}. Inertia is that of the depth where it compares worst."
+    )
+    return table(head, rows) + f"\n\n{note}"
+
+
+def _deeper(found: Mapping[str, Any]) -> list[float]:
+    return [depth["ratio"] for depth in found["inertia_to_full_kmeans"]["deeper"]]
+
+
+def _seconds(side: Mapping[str, Any]) -> str:
+    return f"{side['seconds']['median']:.1f} s ({side['cpu_seconds']['median']:.1f} s)"
+
+
+def examples(value: Mapping[str, Any]) -> str:
+    """Documents prepared a minute, and examples drawn a second."""
+    prepared = value["prepared_documents_per_minute"]
+    rows = [["documents prepared, a minute", *_rates(prepared, "per_minute", "per_cpu_minute")]]
+    for name, rates in value["examples"].items():
+        title = f"examples a second, {name.replace('_', ' ')}"
+        rows.append([title, *_rates(rates, "per_second", "per_cpu_second")])
+    hardware = value["hardware"]
+    note = (
+        f"Medians, {value['documents']:,} documents of {value['words']:,} words, {_machine(hardware)}, at a load of "
+        f"{hardware['load_average']:.0f}."
+    )
+    return table(["", "by the clock", "by processor time"], rows) + f"\n\n{note}"
+
+
+def _rates(found: Mapping[str, Any], *kinds: str) -> list[str]:
+    return [f"{found[kind]['median']:,.0f}" for kind in kinds]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    return f"{environment['cores']} cores ({environment['processor']})"
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "python_docs": python_docs,
+    "xquad": evaluation,
+    "cranfield": evaluation,
+    "squad_sentences": evaluation,
+    "scifact": evaluation,
+    "train_step": train_step,
+    "kmeans": kmeans,
+    "examples": examples,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    before = options.readme.read_text(encoding="utf-8")
+    after = updated(before, options.results)
+    if options.check:
+        if before != after:
+            print(f"{options.readme} is out of date: run python scripts/update_readme.py", file=sys.stderr)
+        return int(before != after)
+    if before != after:
+        with atomic_file(options.readme) as handle:
+            handle.write(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

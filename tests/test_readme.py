@@ -1,0 +1,198 @@
+"""README.md: its tables come from the results, and what it tells to type exists."""
+
+import json
+import re
+import runpy
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from genret_jax.cli import build_parser
+from genret_jax.configuration import gin_configs_folder
+from genret_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def script(repository: Path) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(repository / "scripts" / "update_readme.py")))
+
+
+@pytest.fixture(scope="module")
+def readme(repository: Path) -> str:
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def interval(mean: float, half: float = 0.02) -> dict[str, float]:
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def measurement(system: str, mrr: float, split: str = "test") -> dict:
+    metrics = {"hits@1": interval(mrr - 0.1), "hits@10": interval(mrr + 0.2), "mrr@10": interval(mrr)}
+    return {"system": system, "split": split, "metrics": metrics, "depth": 10, "versus_reference": {}}
+
+
+def report() -> dict:
+    split = {"queries": 40, "relevant": 1.0, "one_relevant": True}
+    return {
+        "kind": "evaluation_report",
+        "version": 1,
+        "dataset": {"name": "tiny", "documents": 5},
+        "splits": [{"name": "test", **split}, {"name": "memorisation", **split}],
+        "systems": [{"name": "BM25"}, {"name": "atomic"}],
+        "measurements": [
+            measurement("BM25", 0.5),
+            measurement("atomic", 0.4),
+            measurement("atomic", 0.7, "memorisation"),
+        ],
+        "reference": "BM25",
+        "budget": {"atomic": {"steps": 1500, "training seconds": 150}},
+        "environment": {"cores": 2, "processor": "a processor"},
+        "notes": [],
+    }
+
+
+def write(folder: Path, name: str, value: object) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+
+
+# --- the README as it is --------------------------------------------------------------------------------------------
+
+
+def test_the_readme_says_what_the_results_say(script):
+    assert script.main(["--check"]) == 0, "run python scripts/update_readme.py"
+
+
+def test_the_readme_has_every_table(script, readme):
+    assert sorted(re.findall(r"<!-- table: (\S+) -->", readme)) == sorted(script.TABLES)
+    assert readme.count("<!-- table:") == readme.count("<!-- end -->")
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_commands_in_the_readme_can_be_parsed(readme):
+    parsed = 0
+    for words in commands(readme):
+        if words[:3] == ["python", "-m", "genret_jax.train"]:
+            words = ["genret", "train", *words[3:]]
+        if words[0] == "genret":
+            _, name, *options = words
+            # A binding --gin.NAME=VALUE is taken apart before the options are parsed.
+            arguments = [option for option in options if not option.startswith("--gin.")]
+            build_parser(name).parse_args(arguments)
+            parsed += 1
+    assert parsed >= 5
+
+
+def test_files_that_the_readme_names_exist(repository, readme):
+    gin = set(re.findall(r"\b(?:gin_configs/)?((?:runs|models|experiments)/\w+\.gin)\b", readme))
+    assert gin
+    assert [name for name in gin if not (gin_configs_folder() / name).is_file()] == []
+    named = {words[1] for words in commands(readme) if words[0] == "bash"}
+    named |= {link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link}
+    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= named
+    assert [name for name in named if not (repository / name).exists()] == []
+
+
+# --- the script -----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_becomes_a_table_with_intervals_and_ratios(script, tmp_path):
+    write(tmp_path, "xquad", report())
+    assert script.updated("before\n<!-- table: xquad -->\nold\n<!-- end -->\nafter", tmp_path) == (
+        "before\n<!-- table: xquad -->\n"
+        "|  | Hits@1 | Hits@10 | MRR@10 | MRR@10 of BM25's |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| BM25 | 40.0 ±2.0 | 70.0 ±2.0 | 50.0 ±2.0 | 1.00× |\n"
+        "| atomic | 30.0 ±2.0 | 60.0 ±2.0 | 40.0 ±2.0 | 0.80× |\n"
+        "\n"
+        "Documents that find themselves at rank 1: atomic 60.0. "
+        "Trained: atomic 1,500 steps in 2 min, on 2 cores (a processor).\n"
+        "<!-- end -->\nafter"
+    )
+
+
+def test_a_result_that_is_missing_is_said_to_be(script, tmp_path):
+    text = "<!-- table: xquad -->\n<!-- end -->\n<!-- table: scifact -->\n| old |\n<!-- end -->"
+    made = script.updated(text, tmp_path)
+    assert made.count("*Not yet measured.*") == 2
+    assert "old" not in made
+    assert script.updated(made, tmp_path) == made
+
+
+def test_an_unknown_table_is_an_error_with_the_nearest(script, tmp_path):
+    with pytest.raises(InputError, match=r"unknown table 'xquadd'.*did you mean 'xquad'"):
+        script.updated("<!-- table: xquadd -->\n<!-- end -->", tmp_path)
+
+
+def test_check_notices_and_changes_nothing(script, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    stale = "<!-- table: xquad -->\n| 99.9 |\n<!-- end -->\n"
+    readme.write_text(stale, encoding="utf-8")
+    options = ["--readme", str(readme), "--results", str(tmp_path)]
+    assert script.main([*options, "--check"]) == 1
+    assert "update_readme.py" in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == stale
+    assert script.main(options) == 0
+    assert script.main([*options, "--check"]) == 0
+
+
+def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
+    def system(mrr: float, half: float, of: float) -> dict:
+        over = {"mean": mrr, "low": mrr - half, "high": mrr + half}
+        return {
+            "over_seeds": dict.fromkeys(("hits@1", "hits@10", "mrr@10"), over),
+            "of_bm25": {"hits@10": of, "mrr@10": of},
+        }
+
+    write(
+        tmp_path,
+        "python_docs",
+        {
+            "systems": {"BM25": system(0.5, 0, 1.0), "semantic": system(0.4, 0.01, 0.8)},
+            "seeds": [0, 1, 2],
+            "total_seconds_by_seed": [240.0, 300.0, 270.0],
+            "test_queries": 432,
+            "documents": 2155,
+            "steps": 1000,
+            "peak_memory_gib": 1.25,
+            "environment": {"python": "3.11.7", "cores": 2},
+        },
+    )
+    made = script.updated("<!-- table: python_docs -->\n<!-- end -->", tmp_path)
+    assert "| BM25 | 50.0 | 50.0 | 50.0 |\n" in made
+    assert "| semantic | 40.0 ±1.0 | 40.0 ±1.0 (0.80×) | 40.0 ±1.0 (0.80×) |\n" in made
+    assert "mean of 3 seeds" in made
+    assert "4.0 to 5.0 minutes on 2 cores" in made
+
+
+# --- results that are kept ------------------------------------------------------------------------------------------
+
+
+def test_kept_results_name_no_path_of_a_machine(repository):
+    for path in (repository / "benchmarks" / "results").glob("*.*"):
+        found = re.search(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|data)/\S*", path.read_text(encoding="utf-8"))
+        assert found is None, f"{path.name}: {found.group() if found else ''}"
+
+
+def test_reports_of_two_splits_become_one(repository):
+    from genret_jax.evaluation.report import Report
+
+    merged = runpy.run_path(str(repository / "scripts" / "keep_report.py"))["merged"]
+    first, second = report(), report()
+    second["splits"][0]["name"] = "unseen"
+    for row in second["measurements"][:2]:
+        row["split"] = "unseen"
+    second["measurements"][2]["metrics"]["hits@1"]["mean"] = 0.0  # the same documents again: the first search counts
+    joined = merged([Report.from_json(first), Report.from_json(second)], ["on a slow machine"])
+    assert [split.name for split in joined.splits] == ["test", "memorisation", "unseen"]
+    assert joined.find("atomic", "unseen").metrics["mrr@10"].mean == 0.4
+    assert joined.find("atomic", "memorisation").metrics["hits@1"].mean == pytest.approx(0.6)
+    assert joined.notes == ("on a slow machine",)
+    second["budget"] = {"atomic": {"steps": 3}}
+    with pytest.raises(InputError, match="different corpora or runs"):
+        merged([Report.from_json(first), Report.from_json(second)])
