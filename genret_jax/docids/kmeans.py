@@ -20,6 +20,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from genret_jax.validation import check_fields, require
 
+# Small problems are padded to these, so that many of them share one compilation.
+_FEWEST_GROUPS, _FEWEST_ROWS = 16, 4096
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KMeans:
@@ -125,10 +128,11 @@ class _Layout(NamedTuple):
     def of(cls, group: np.ndarray, clusters: int) -> "_Layout":
         sizes = np.bincount(group)
         # Larger blocks make better matrix products but waste more padding; they never have fewer rows than centroids.
-        largest = max(256, 2 ** int(np.ceil(np.log2(4 * clusters))))
-        block_size = int(np.clip(2 ** int(np.log2(sizes.mean() / 2 + 1)), 16, largest))
+        largest = max(256, 4 ** int(np.ceil(np.log(4 * clusters) / np.log(4))))
+        block_size = int(np.clip(4 ** int(np.log(sizes.mean() / 2 + 1) / np.log(4)), 16, largest))
         per_group = -(-sizes // block_size)
-        groups, blocks = _rounded(len(sizes) + 1), _rounded(int(per_group.sum()))
+        groups = _rounded(max(len(sizes) + 1, _FEWEST_GROUPS))
+        blocks = _rounded(max(int(per_group.sum()), _FEWEST_ROWS // block_size))
         order = np.argsort(group, kind="stable")
         first_row, first_block = np.cumsum(sizes) - sizes, np.cumsum(per_group) - per_group
         slots = np.arange(len(group)) + (first_block * block_size - first_row)[group[order]]

@@ -1,0 +1,117 @@
+"""``genret docids``: tables built, tables shown, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genret_jax import cli
+from genret_jax.docids import DocidTable
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    words = ["rose", "tulip", "lily", "iron", "copper", "zinc"]
+    documents = [
+        {"_id": f"d{i}", "title": f"{word} {i}", "text": f"{word} about {word}"} for i, word in enumerate(words * 5)
+    ]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    return folder
+
+
+def genret(capsys, *arguments):
+    code = cli.main(["docids", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_semantic_docids_are_built_from_lsa_and_shown_with_titles(corpus, tmp_path, capsys):
+    out = tmp_path / "docids"
+    options = ("--branching", 3, "--leaf-size", 5, "--seed", 2)
+    code, printed, _ = genret(capsys, "build", "--corpus", corpus, "--out", out, *options)
+    assert code == 0
+    assert "30 documents, 30 docids" in printed
+    table = DocidTable.load(out)
+    assert dict(table.strategy) == {"name": "semantic", "branching": 3, "leaf_size": 5, "seed": 2}
+    assert max(table.padded().max(0)) < 5
+    code, printed, _ = genret(capsys, "inspect", out, "--corpus", corpus)
+    assert code == 0
+    assert "collisions: none" in printed
+    assert "root: 30 docids" in printed
+    assert "rose 0" in printed
+    code, printed, _ = genret(capsys, "inspect", out, "--json")
+    assert json.loads(printed)["documents"] == 30
+
+
+def test_vectors_come_from_a_file(corpus, tmp_path, capsys):
+    np.save(tmp_path / "v.npy", np.repeat(np.eye(3), 10, axis=0))
+    out = tmp_path / "docids"
+    options = ("--strategy", "residual", "--levels", 1, "--codebook", 3, "--vectors", tmp_path / "v.npy")
+    assert genret(capsys, "build", "--corpus", corpus, "--out", out, *options)[0] == 0
+    codes = DocidTable.load(out).padded()
+    assert [len(set(codes[start : start + 10, 0].tolist())) for start in (0, 10, 20)] == [1, 1, 1]
+    assert codes[:, 1].tolist() == [*range(10)] * 3
+
+
+@pytest.mark.parametrize(("strategy", "levels"), [("atomic", (30,)), ("naive", (10, 10))])
+def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
+    out = tmp_path / "docids"
+    assert genret(capsys, "build", "--corpus", corpus, "--out", out, "--strategy", strategy)[0] == 0
+    assert DocidTable.load(out).level_sizes == levels
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategy", "semantc"], "invalid choice: 'semantc'"),
+        (["--strategy", "atomic", "--branching", "3"], "--branching with --strategy atomic"),
+        (["--levels", "3"], "leave it out, or choose --strategy residual"),
+        (["--strategy", "naive", "--vectors", "lsa"], "--vectors with --strategy naive, which needs none"),
+        (["--vectors", "lsaa"], "did you mean 'lsa'?"),
+        (["--vectors", "absent.npy"], "absent.npy: the file is missing"),
+        (["--vectors", "WRONG.npy"], "29 vectors"),
+        (["--branching", "1"], "HierarchicalKMeans.branching is 1"),
+        (["--seed", "-1"], "--seed -1"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("WRONG.npy", np.zeros((29, 2)))
+    before = sorted(tmp_path.iterdir())
+    code, printed, error = genret(capsys, "build", "--corpus", corpus, "--out", tmp_path / "docids", *options)
+    assert code == 2
+    assert not printed
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_output_is_kept(corpus, tmp_path, capsys):
+    (tmp_path / "docids").mkdir()
+    (tmp_path / "docids" / "mine.txt").write_text("precious")
+    code, _, error = genret(capsys, "build", "--corpus", corpus, "--out", tmp_path / "docids", "--strategy", "atomic")
+    assert code == 2
+    assert "the output already exists" in error
+    assert (tmp_path / "docids" / "mine.txt").read_text() == "precious"
+
+
+def test_inspect_refuses_what_it_cannot_show(corpus, tmp_path, capsys):
+    code, _, error = genret(capsys, "inspect", corpus)
+    assert code == 2
+    assert "no docid_table here" in error
+    out = tmp_path / "docids"
+    genret(capsys, "build", "--corpus", corpus, "--out", out, "--strategy", "atomic")
+    assert "--depth 0" in genret(capsys, "inspect", out, "--depth", 0)[2]
+    (corpus / "corpus.jsonl").write_text('{"_id": "other", "text": "x"}')
+    code, _, error = genret(capsys, "inspect", out, "--corpus", corpus)
+    assert code == 2
+    assert f"{out}: docids of another corpus" in error
+
+
+@pytest.mark.parametrize("action", ["build", "inspect"])
+def test_help_has_an_example(capsys, action):
+    code, printed, _ = genret(capsys, action, "--help")
+    assert code == 0
+    assert f"genret docids {action}" in printed.partition("example:")[2]

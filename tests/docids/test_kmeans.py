@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans as SklearnKMeans
+
+from genret_jax.docids.kmeans import KMeans
+from genret_jax.errors import InputError
+
+
+def blobs(count, width, centers, spread, seed=0):
+    random = np.random.default_rng(seed)
+    middle = random.standard_normal((centers, width))
+    return (middle[random.integers(0, centers, count)] + spread * random.standard_normal((count, width))).astype(
+        np.float32
+    )
+
+
+def inertia_of(vectors, labels):
+    return sum(((vectors[labels == c] - vectors[labels == c].mean(0)) ** 2).sum() for c in set(labels.tolist()))
+
+
+def test_four_points_in_two_clusters_by_hand():
+    found = KMeans(clusters=2).fit(np.array([[0.0], [1], [10], [12]], np.float32), 0)
+    assert found.labels[0] == found.labels[1] != found.labels[2] == found.labels[3]
+    assert found.distances.tolist() == [0.25, 0.25, 1, 1]
+    assert sorted(found.centroids[0].ravel().tolist()) == [0.5, 11]
+
+
+@pytest.mark.parametrize(("width", "centers", "spread", "clusters"), [(32, 40, 0.3, 10), (8, 200, 0.5, 30)])
+def test_inertia_is_that_of_scikit_learn(width, centers, spread, clusters):
+    vectors = blobs(3000, width, centers, spread)
+    ours = np.median([KMeans(clusters=clusters).fit(vectors, seed).distances.sum() for seed in range(3)])
+    reference = [SklearnKMeans(clusters, n_init=1, random_state=seed).fit(vectors).inertia_ for seed in range(3)]
+    assert ours <= 1.02 * np.median(reference)
+
+
+def test_labels_distances_and_centroids_agree():
+    vectors = blobs(500, 5, 20, 0.3)
+    found = KMeans(clusters=7).fit(vectors, 1)
+    exact = ((vectors[:, None] - found.centroids[0][None]) ** 2).sum(-1)
+    np.testing.assert_array_equal(found.labels, exact.argmin(1))
+    np.testing.assert_allclose(found.distances, exact.min(1), rtol=1e-3, atol=1e-5)
+    assert found.distances.sum() == pytest.approx(inertia_of(vectors, found.labels), rel=1e-3)
+
+
+def test_groups_are_clustered_by_themselves():
+    random = np.random.default_rng(3)
+    sizes = [1, 300, 17, 64, 5, 129]
+    group = random.permutation(np.repeat(np.arange(6), sizes))
+    vectors = blobs(len(group), 6, 30, 0.2) + 50 * group[:, None].astype(np.float32)
+    found = KMeans(clusters=4, restarts=5).fit_groups(vectors, group, 0)
+    assert found.centroids.shape == (6, 4, 6)
+    for index in range(6):
+        mine = vectors[group == index]
+        exact = ((mine[:, None] - found.centroids[index][None]) ** 2).sum(-1)
+        assert (exact[np.arange(len(mine)), found.labels[group == index]] <= exact.min(1) + 1e-2).all()
+        if len(mine) > 4:
+            reference = SklearnKMeans(4, n_init=3, random_state=0).fit(mine).inertia_
+            assert found.distances[group == index].sum() <= 1.05 * reference
+        else:
+            assert found.distances[group == index].sum() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_cluster_that_would_run_empty_takes_a_far_vector():
+    # Three places for three clusters: any start with two centroids in one place must mend itself.
+    vectors = np.repeat(np.array([[0.0, 0], [1, 0], [0, 1]], np.float32), [50, 2, 2], axis=0)
+    for seed in range(10):
+        found = KMeans(clusters=3).fit(vectors, seed)
+        assert len(set(found.labels.tolist())) == 3
+        assert found.distances.sum() == pytest.approx(0, abs=1e-6)
+
+
+def test_fewer_distinct_vectors_than_clusters():
+    vectors = np.repeat(np.array([[0.0], [1]], np.float32), 3, axis=0)
+    found = KMeans(clusters=5).fit(vectors, 0)
+    assert len(set(found.labels.tolist())) == 2
+    assert found.distances.sum() == 0
+
+
+def test_far_from_the_origin_digits_are_kept():
+    vectors = blobs(200, 4, 4, 0.01) + np.float32(1000)
+    found = KMeans(clusters=4).fit(vectors, 0)
+    assert found.distances.sum() == pytest.approx(inertia_of(vectors.astype(np.float64), found.labels), rel=1e-2)
+
+
+def test_more_starts_never_end_worse():
+    vectors = blobs(400, 3, 25, 0.05)
+    one, five = (KMeans(clusters=25, restarts=restarts).fit(vectors, 4) for restarts in (1, 5))
+    assert five.distances.sum() <= one.distances.sum()
+    exact = ((vectors[:, None] - five.centroids[0][None]) ** 2).sum(-1)
+    np.testing.assert_array_equal(five.labels, exact.argmin(1))
+
+
+def test_the_seed_decides():
+    vectors = blobs(300, 4, 30, 0.5)
+    results = [KMeans(clusters=9).fit(vectors, seed) for seed in (5, 5, 6)]
+    np.testing.assert_array_equal(results[0].labels, results[1].labels)
+    assert not np.array_equal(results[0].labels, results[2].labels)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"clusters": 1}, {"clusters": 3, "restarts": 0}, {"clusters": 3, "tolerance": -1.0}]
+)
+def test_fields_are_checked(fields):
+    with pytest.raises(InputError):
+        KMeans(**fields)
