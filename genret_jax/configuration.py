@@ -6,17 +6,17 @@ of two equal bindings win. Here each of these is an error with the place and the
 
 import dataclasses
 import importlib
-import inspect
 import logging
-import re
-from collections.abc import Iterator, Sequence
+import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 
-from genret_jax.errors import InputError, nearest
+from genret_jax.errors import InputError
 from genret_jax.experiment import Experiment
+from genret_jax.gin_checks import ConfigText, check_bindings, check_macros, explain, explain_value
 
 #: What a gin file may name: ``name -> module``. Modules are imported when a file is parsed, not before.
 CONFIGURABLES = {
@@ -53,17 +53,6 @@ MACROS = {
     "TrainerConfig.seed": "SEED",
 }
 
-_UNKNOWN_NAME = re.compile(r"No configurable matching '([^']+)'")
-_UNKNOWN_PARAMETER = re.compile(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'")
-_MISSING_PARAMETERS = re.compile(r"missing \d+ required .*?arguments?: (.+)")
-_OWNER = re.compile(r"In call to configurable '([^']+)'")
-_BINDING = re.compile(r"^([\w./]+)\s*=\s*(%\w+)?")
-_INCLUDE = re.compile(r"""^include\s+(['"])(.+)\1""")
-_TRAIN = ("", "genret_jax.train.train")
-
-# Where each name of the configuration is bound: (file, line), a binding of the command line has neither.
-_Places = dict[str, tuple[Path | None, int | None]]
-
 
 def gin_configs_folder() -> Path:
     """Return the folder of the shipped gin files, in a clone as in an installed wheel."""
@@ -89,7 +78,7 @@ def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> t
         InputError: For a missing file, a syntax error, an unknown name (the nearest one is suggested), a name bound
             twice in one file, a macro or a binding of the command line that nothing uses, or a value that does not fit.
     """
-    places = parse(files, bindings)
+    text = parse(files, bindings)
     for name, option in (("Experiment.corpus", "--corpus"), ("train.run", "--run")):
         if _value(name) is None:
             raise InputError(
@@ -105,11 +94,11 @@ def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> t
         if not isinstance(run, str):
             raise InputError(f"train.run is {run!r}", expected="str", fix="change train.run")
     except (InputError, TypeError) as error:
-        raise _explain_value(error, places) from None
+        raise explain_value(error, text) from None
     return run, experiment
 
 
-def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> _Places:
+def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> ConfigText:
     """Parse gin files and bindings into gin's global configuration, replacing what was there.
 
     Args:
@@ -117,7 +106,7 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> _Places:
         bindings: As for :func:`experiment_from_gin`.
 
     Returns:
-        Where each name is bound: file and line, or None and None for a binding.
+        Where each name is bound.
 
     Raises:
         InputError: As :func:`experiment_from_gin`, but for values, which are not yet looked at.
@@ -125,23 +114,22 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> _Places:
     _register()
     gin.clear_config()
     gin.add_config_file_search_path(str(gin_configs_folder()))
-    places: _Places = {}
+    text = ConfigText(gin_configs_folder())
     for file in files:
-        places |= _read_places(file, ())
-    given = [match.group(1) for binding in bindings if (match := _BINDING.match(binding))]
-    places |= dict.fromkeys(given, (None, None))
+        text.read(file)
+    text.bind(bindings)
     logging.disable(logging.ERROR)  # gin logs an error for every place where an included file is not
     try:
         gin.parse_config_files_and_bindings(
             list(files), list(bindings), finalize_config=False, print_includes_and_imports=False
         )
-    except (ValueError, SyntaxError, NameError, AttributeError, TypeError) as error:
-        raise _explain(error) from None
+    except (ValueError, SyntaxError, NameError, AttributeError, TypeError, tokenize.TokenError) as error:
+        raise explain(error, files, CONFIGURABLES) from None
     finally:
         logging.disable(logging.NOTSET)
-    _check_macros(places)
-    _reject_unused(given)
-    return places
+    check_macros(text)
+    check_bindings(text, CONFIGURABLES)
+    return text
 
 
 def experiment_as_gin(run: str, experiment: Experiment) -> str:
@@ -182,86 +170,6 @@ def _arguments(*, run: Any = None, experiment: Any = None) -> dict[str, Any]:
     return {"run": run, "experiment": experiment}
 
 
-def _find(file: str) -> Path | None:
-    return next((p for p in (Path(file), gin_configs_folder() / file) if p.is_file()), None)
-
-
-def _read_places(file: str, including: tuple[Path, ...], line: int | None = None) -> _Places:
-    """Find the bindings of a file and of those it includes, and reject what gin would let pass."""
-    path, included_in = _find(file), including[-1] if including else None
-    if path is None:
-        shipped = sorted(str(p.relative_to(gin_configs_folder())) for p in gin_configs_folder().rglob("*.gin"))
-        hint = nearest(file, shipped) or f"use a path or one of {', '.join(shipped)}"
-        found = "no such gin file" if included_in is None else f"no such gin file '{file}'"
-        raise InputError(found, file=included_in or file, line=line, fix=hint)
-    if path in including:
-        raise InputError(f"'{file}' includes itself", file=included_in, line=line, fix="remove this line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8", file=path, expected="a gin file") from None
-    included: _Places = {}
-    own: dict[str, tuple[Path | None, int | None]] = {}
-    for number, text in enumerate(lines, 1):
-        if match := _INCLUDE.match(text):
-            included |= _read_places(match.group(2), (*including, path), number)
-        if match := _BINDING.match(text):
-            name = match.group(1)
-            if name in own:
-                raise InputError(
-                    f"'{name}' is bound twice (first on line {own[name][1]})", file=path, line=number, fix="keep one"
-                )
-            own[name] = (path, number)
-    return included | own
-
-
-def _explain(error: Exception) -> InputError:
-    """Turn an error of gin's parser into one line."""
-    message = str(error)
-    where = re.search(r'In file "([^"]+)", line (\d+)', message)
-    file, line = (where.group(1), int(where.group(2))) if where else (None, None)
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
-        file, line, message = error.filename, error.lineno, error.msg
-    if match := _UNKNOWN_PARAMETER.search(message):
-        owner, parameter = match.groups()
-        known = _parameters(owner.split(".")[-1])
-        hint = nearest(parameter, known) or f"use one of {', '.join(known)}"
-        return InputError(f"unknown gin name '{owner.split('.')[-1]}.{parameter}'", fix=hint, file=file, line=line)
-    if match := _UNKNOWN_NAME.search(message):
-        name = match.group(1)
-        hint = nearest(name, CONFIGURABLES) or f"use one of {', '.join(CONFIGURABLES)}"
-        return InputError(f"unknown gin name '{name}'", fix=hint, file=file, line=line)
-    return InputError(
-        f"gin cannot read this: {message.splitlines()[0]}",
-        expected="NAME = value; text in quotes",
-        fix="correct the gin file or --gin.NAME=VALUE",
-        file=file,
-        line=line,
-    )
-
-
-def _explain_value(error: Exception, places: _Places) -> InputError:
-    """Say where the value was bound that a configuration rejects; gin appends its own idea of that on further lines."""
-    if isinstance(error, InputError):
-        bound = next((name for name in places if re.search(rf"(?<![\w.]){re.escape(name)}\b", error.found)), None)
-        file, line = places.get(bound or "", (None, None))
-        return InputError(
-            error.found, file=error.file or file, line=error.line or line, expected=error.expected, fix=error.fix
-        )
-    missing, owner = _MISSING_PARAMETERS.search(str(error)), _OWNER.search(str(error))
-    if not missing or not owner:
-        raise error
-    name = f"{owner.group(1).split('.')[-1]}.{missing.group(1).split(',')[0].split(' and ')[0].strip(chr(39))}"
-    return InputError(f"{name} is not set", fix=f"bind it in the gin file or with --gin.{name}=VALUE")
-
-
-def _parameters(name: str) -> list[str]:
-    if name not in CONFIGURABLES:
-        return []
-    target = getattr(importlib.import_module(CONFIGURABLES[name]), name)
-    return [p for p in inspect.signature(target).parameters if p not in ("self", "args", "kwargs")]
-
-
 def _value(name: str) -> Any:
     """Return what a parameter is bound to, through macros; None where it is not."""
     owner, _, parameter = name.rpartition(".")
@@ -270,35 +178,3 @@ def _value(name: str) -> Any:
     while isinstance(value, gin.config.ConfigurableReference) and value.configurable.selector == "gin.macro":
         value = gin.config._CONFIG.get(value.config_key, {}).get("value")
     return value
-
-
-def _macros_used_by(value: Any) -> Iterator[str]:
-    for reference in gin.config.iterate_references(value, to=gin.get_configurable(gin.config.macro)):
-        yield "/".join(reference.scopes)
-
-
-def _check_macros(places: _Places) -> None:
-    """A macro that nothing refers to is a misspelt override: ``--gin.STEP=10`` where the file says ``%STEPS``."""
-    defined = {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
-    used = set(_macros_used_by(gin.config._CONFIG))
-    for name in sorted(defined - used):
-        file, line = places.get(name, (None, None))
-        hint = nearest(name, used) or f"the files use {', '.join(sorted(used)) or 'no macros'}"
-        raise InputError(f"the gin macro '{name}' is set but nothing uses it", file=file, line=line, fix=hint)
-    for name in sorted(used - defined):
-        raise InputError(f"the gin macro '%{name}' has no value", fix=nearest(name, defined) or f"write {name} = ...")
-
-
-def _reject_unused(given: Sequence[str]) -> None:
-    """A binding of the command line that training never reads is a mistake too: ``--gin.Adafactor...`` with AdamW."""
-    config, reached = gin.config._CONFIG, [_TRAIN]
-    for key in reached:
-        for reference in gin.config.iterate_references(config.get(key, {})):
-            scope, selector = reference.config_key
-            reached += [k for k in ((scope, selector), ("", selector)) if k not in reached]
-    used = {selector.split(".")[-1] for _, selector in reached}
-    for name in given:
-        owner = name.rpartition(".")[0].split("/")[-1].split(".")[-1]
-        if owner and owner not in used:
-            names = ", ".join(sorted(used & set(CONFIGURABLES)))
-            raise InputError(f"'{name}' is set but '{owner}' is not used", expected=f"one of {names}", fix="bind these")

@@ -80,6 +80,8 @@ def evaluate_runs(
         InputError: If the runs are of different corpora, the split is missing, or ``out`` holds something else.
     """
     _check_out(Path(out))
+    if beam is not None and beam < 1:
+        raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another --beam")
     opened = {Path(folder).resolve().name: Run.open(folder) for folder in runs}
     if len(opened) != len(runs):
         raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")

@@ -102,6 +102,8 @@ class Experiment:
         trainer: Optimiser, steps, batch, mesh, checkpoints.
         evaluation: Report and validation.
         hold_out: Share of the training queries set aside as split ``validation`` where the corpus has none.
+        z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
+        label_smoothing: Share of a target's probability that is spread over the vocabulary.
     """
 
     corpus: str
@@ -115,10 +117,17 @@ class Experiment:
     trainer: TrainerConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     hold_out: float = 0.1
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
+        require(self, "z_loss", self.z_loss >= 0, "0 or more")
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
+        # Spread over all tokens, it would ask for those whose logits the prefix head holds at the lowest value.
+        smooth = self.label_smoothing == 0 or self.model.head == "vocabulary"
+        require(self, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")

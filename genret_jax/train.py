@@ -51,8 +51,15 @@ def train(*, run: str, experiment: Experiment) -> Run:
             trainer = _trainer(experiment, evaluators)
             begun = checkpoint_steps(folder / CHECKPOINTS_FOLDER)
             start = None if begun else opened.start_params()
+            task = RetrievalTask(
+                opened.model,
+                sampler,
+                node_tree(opened.encoded) if opened.model.head == "prefix" else None,
+                z_loss=experiment.z_loss,
+                label_smoothing=experiment.label_smoothing,
+            )
         result = training.train(
-            RetrievalTask(opened.model, sampler, node_tree(opened.encoded) if opened.model.head == "prefix" else None),
+            task,
             trainer,
             folder,
             evaluators=evaluators,

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 
 import jax
+import jaxtyping
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -59,3 +61,31 @@ def extras(repository: Path) -> dict[str, dict[str, str]]:
 def requirements(extras: dict[str, dict[str, str]]) -> dict[str, str]:
     """Every package that setup.py names, core and extras, with the oldest version allowed."""
     return {name: bound for packages in extras.values() for name, bound in packages.items()}
+
+
+@pytest.fixture
+def annotations_unchecked() -> Iterator[None]:
+    """Wrong types get as far as they do for users, whose configurations check themselves."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BEIR folder of ``genret_jax.testing.tiny_run``; not to be changed."""
+    from genret_jax.testing.tiny_run import write_tiny_corpus
+
+    return write_tiny_corpus(tmp_path_factory.mktemp("tiny") / "topics")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_corpus: Path) -> Path:
+    """A run folder of that corpus, trained for 30 steps; not to be changed."""
+    from genret_jax.testing.tiny_run import tiny_experiment
+    from genret_jax.train import train
+
+    folder = tiny_corpus.parent / "run"
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        train(run=str(folder), experiment=tiny_experiment(tiny_corpus))
+    return folder

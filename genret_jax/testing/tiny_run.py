@@ -27,7 +27,10 @@ def tiny_topics() -> Corpus:
 
     Every document has a training query; every third has a test query, which also judges its neighbour (grade 1).
     """
-    doc_ids, titles, texts, queries = [], [], [], {}
+    doc_ids: list[str] = []
+    titles: list[str] = []
+    texts: list[str] = []
+    queries: dict[str, str] = {}
     train: dict[str, dict[str, int]] = {}
     test: dict[str, dict[str, int]] = {}
     for topic in range(TOPICS):

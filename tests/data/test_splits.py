@@ -1,0 +1,37 @@
+"""Holding out: a fixed function of the query ids."""
+
+import dataclasses
+
+from genret_jax.data.splits import hold_out
+from genret_jax.testing.tiny_run import tiny_topics
+
+
+def test_a_share_of_the_training_queries_moves_and_nothing_is_lost():
+    corpus = tiny_topics()
+    divided = hold_out(corpus, 0.25)
+    train, validation = divided.qrels["train"], divided.qrels["validation"]
+    assert not train.keys() & validation.keys()
+    assert {**train, **validation} == corpus.qrels["train"]
+    assert 4 <= len(validation) <= 16  # 40 queries
+    assert divided.qrels["test"] == corpus.qrels["test"]
+    assert divided.queries == corpus.queries
+    assert divided.fingerprint == corpus.fingerprint
+
+
+def test_a_query_keeps_its_side_when_others_go():
+    corpus = tiny_topics()
+    moved = set(hold_out(corpus, 0.25).qrels["validation"])
+    half = dict(list(corpus.qrels["train"].items())[::2])
+    smaller = dataclasses.replace(corpus, qrels={"train": half})
+    assert set(hold_out(smaller, 0.25).qrels["validation"]) == moved & set(half)
+    assert set(hold_out(corpus, 0.5).qrels["validation"]) > moved
+
+
+def test_no_split_is_empty():
+    corpus = tiny_topics()
+    few = dataclasses.replace(corpus, qrels={"train": dict(list(corpus.qrels["train"].items())[:2])})
+    assert hold_out(few, 0.0).qrels == few.qrels
+    assert hold_out(few, 1e-9) is few
+    for share in (0.9999999, 1.0):
+        divided = hold_out(few, share, split="kept")
+        assert [len(divided.qrels[name]) for name in ("train", "kept")] == [1, 1]
