@@ -65,8 +65,10 @@ def describe_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], *, 
 def _checksum(tree: Any) -> UInt32[Array, ""]:
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(tree):
-        width = leaf.dtype.itemsize * 8
-        bits = lax.bitcast_convert_type(leaf.reshape(-1), f"uint{width}").astype(jnp.uint32)
+        words = leaf.reshape(-1)
+        if words.dtype != bool:
+            words = lax.bitcast_convert_type(words, f"uint{words.dtype.itemsize * 8}")
+        bits = words.astype(jnp.uint32)
         # Odd factors are invertible modulo 2**32, so a change of any one number changes the sum.
         factors = 2 * lax.iota(jnp.uint32, bits.size) + 1
         total = total * jnp.uint32(31) + jnp.sum(bits * factors, dtype=jnp.uint32)

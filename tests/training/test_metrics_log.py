@@ -1,11 +1,20 @@
 """metrics.jsonl through kills and resumes."""
 
+import errno
 import json
+import os
 
 import pytest
 
 from genret_jax.errors import InputError
 from genret_jax.training.metrics_log import METRICS_FILE, MetricsLog, read_metrics
+
+
+class FullDisk:
+    """A file on a disk that has no room for another line."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write(folder, step, records, **options):
@@ -58,9 +67,8 @@ def test_tensorboard_events_are_written(tmp_path):
     assert b"train/loss" in events[0].read_bytes()
 
 
-def test_full_disk_says_what_to_do(tmp_path):
-    log = MetricsLog(tmp_path, step=0)
-    log._handle.close()
-    log._handle = open("/dev/full", "w")
-    with pytest.raises(InputError, match="no space left on the disk; next: free some space"):
-        log.write(1, "train", {"loss": 1.0})
+def test_full_disk_says_what_to_do(tmp_path, monkeypatch):
+    with MetricsLog(tmp_path, step=0) as log, monkeypatch.context() as patch:
+        patch.setattr(log, "_handle", FullDisk())
+        with pytest.raises(InputError, match="no space left on the disk; next: free some space"):
+            log.write(1, "train", {"loss": 1.0})

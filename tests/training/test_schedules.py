@@ -48,5 +48,5 @@ def test_cosine_passes_half_way_between_peak_and_end():
     ],
 )
 def test_values_that_make_no_schedule_are_refused(make):
-    with pytest.raises(InputError, match="expected .*; next: change "):
+    with pytest.raises(InputError, match=r"expected .*; next: change "):
         make()

@@ -11,7 +11,7 @@ import pytest
 from genret_jax.errors import InputError
 from genret_jax.storage import folder_lock
 from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
-from genret_jax.training import Constant, AdamW, TrainerConfig, restore_params, train
+from genret_jax.training import AdamW, Constant, TrainerConfig, restore_params, train
 
 
 def steps_on_disk(folder):
@@ -42,7 +42,8 @@ def test_learns_logs_evaluates_and_keeps_the_best(tiny_config, records, tmp_path
     assert train_records[-1]["loss"] < train_records[0]["loss"]
     assert train_records[0]["learning_rate"] == pytest.approx(0.02)
     error = capsys.readouterr().err
-    assert "step 12/12" in error and "\r" not in error
+    assert "step 12/12" in error
+    assert "\r" not in error  # no bar where there is no terminal
 
 
 def test_low_is_good_in_mode_min_and_unknown_values_are_never_best(tiny_config, tmp_path):
@@ -89,7 +90,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tiny_config
 
 def test_loss_that_is_not_finite_at_once_leaves_nothing(tiny_config, tmp_path):
     config = tiny_config(steps=4, log_every=4, optimizer=AdamW(learning_rate=Constant(rate=1e38)))
-    with pytest.raises(InputError, match="not finite .*; no checkpoint was written; next: lower the learning rate"):
+    with pytest.raises(InputError, match=r"not finite .*; no checkpoint was written; next: lower the learning rate"):
         train(TinyTask(), config, tmp_path)
     assert not (tmp_path / "checkpoints").exists() or steps_on_disk(tmp_path) == []
 
@@ -126,7 +127,7 @@ def test_interrupted_run_saves_and_goes_on_to_the_same_end(
     assert f"stopped by {first.interrupted} after step {first.step}" in capsys.readouterr().err
     assert signal.getsignal(number) is handler
     second = train(TinyTask(), config, tmp_path / "cut", evaluators={"x": lambda params, step: {"y": step}})
-    assert second.step == 12 and second.interrupted is None
+    assert (second.step, second.interrupted) == (12, None)
     assert_same_params(second.params, whole.params)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
 

@@ -8,8 +8,8 @@ import pytest
 
 from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
 from genret_jax.training import train
-from genret_jax.training.step import gradient_sum, make_train_step
 from genret_jax.training.state import NEVER, initial_state
+from genret_jax.training.step import gradient_sum, make_train_step
 
 
 def losses(records, folder):
@@ -61,6 +61,9 @@ class Line:
 
     def init(self, rng):
         return {"params": {"slope": jnp.zeros(())}}
+
+    def batch(self, step):
+        raise NotImplementedError
 
     def loss(self, params, batch, dropout_rng):
         return jnp.sum(params["slope"] * batch["x"] * batch["weight"]), jnp.sum(batch["weight"]), {}

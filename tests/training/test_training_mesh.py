@@ -71,10 +71,8 @@ def test_adams_moments_lie_with_their_parameters():
 def test_adafactors_moments_follow_the_axes_they_keep():
     optimizer = Adafactor(min_dim_size_to_factor=8)
     state, placed = placed_optimizer(optimizer, (8, 16), ("embed", "mlp"))
-    by_size = {
-        leaf.shape: spec
-        for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(placed, is_leaf=lambda x: isinstance(x, P)))
-    }
+    placed_leaves = jax.tree.leaves(placed, is_leaf=lambda x: isinstance(x, P))
+    by_size = {leaf.shape: spec for leaf, spec in zip(jax.tree.leaves(state), placed_leaves, strict=True)}
     assert by_size[(16,)] == P("model")
     assert by_size[(8,)] == P(None)
     assert by_size[(1,)] == P()

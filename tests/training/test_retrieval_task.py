@@ -1,0 +1,55 @@
+"""The retrieval task: its loss is the cross-entropy of the network's logits, for both heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genret_jax.data.sampler import Sampler, SamplerConfig
+from genret_jax.docids import DocidCodec
+from genret_jax.models import NodeTree
+from genret_jax.testing.tiny_model import tiny_t5
+from genret_jax.testing.tiny_store import tiny_corpus as small_corpus
+from genret_jax.testing.tiny_store import tiny_store, tiny_table
+from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.task import TrainingTask
+
+
+def make_task(folder, head, **options):
+    store = tiny_store(folder)
+    tree, fields = None, {"vocab_size": store.decoder_vocabulary_size}
+    if head == "prefix":
+        table = tiny_table(small_corpus())
+        encoded = DocidCodec(first_token=store.vocabulary_size, level_sizes=table.level_sizes).encode(table)
+        tree = NodeTree.build(encoded.tree.child_offsets, encoded.tree.child_nodes, encoded.tree.child_tokens)
+        fields |= {"head": "prefix", "num_nodes": encoded.tree.num_nodes}
+    sampler = Sampler(store, SamplerConfig(input_length=8), seed=3, batch_size=4)
+    return RetrievalTask(tiny_t5(**fields), sampler, tree, **options)
+
+
+@pytest.mark.parametrize("head", ["vocabulary", "prefix"])
+def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
+    task = make_task(tmp_path / "store", head, z_loss=0.5)
+    assert isinstance(task, TrainingTask)
+    batch = task.batch(7)
+    for name, array in task.sampler.batch(7).items():
+        np.testing.assert_array_equal(batch[name], array)
+    given = {name: jnp.asarray(array) for name, array in batch.items()}
+
+    @jax.jit
+    def both(key):
+        params = task.init(key)["params"]
+        inputs = [given[f"{name}"] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]
+        return task.loss(params, given, key), task.model.apply({"params": params}, *inputs, task.tree)
+
+    (total, weight, metrics), logits = jax.tree.map(np.asarray, both(jax.random.key(0)))
+    normaliser = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    expected, count, right = 0.0, 0, 0
+    for row, place in np.argwhere(batch["decoder_loss_weights"] > 0):
+        target = batch["decoder_target_tokens"][row, place]
+        expected += normaliser[row, place] - logits[row, place, target] + 0.5 * normaliser[row, place] ** 2
+        right += int(logits[row, place].argmax() == target)
+        count += 1
+    assert total == pytest.approx(expected, rel=1e-4)
+    assert (weight, metrics["token_accuracy"]) == (count, right)
+    assert count >= 4
