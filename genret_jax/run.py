@@ -197,10 +197,11 @@ class Run:
 
     def _random_params(self) -> dict[str, Any]:
         import jax
+        import jax.numpy as jnp
 
         from genret_jax.models.network import T5
 
-        token = np.zeros((1, 1), np.int32)
+        token = jnp.zeros((1, 1), jnp.int32)
         tree = node_tree(self.encoded) if self.model.head == "prefix" else None
         return T5(self.model).init(jax.random.key(self.seed), token, token, token, tree)["params"]
 
@@ -257,9 +258,9 @@ def _visible(folder: Path) -> list[str]:
 
 def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
     corpus = read_beir(experiment.corpus)
+    everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
-    everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
     _claim(folder, {"corpus": everything, **experiment.identity()})
     _make(folder / "corpus", lambda path: write_beir(corpus, path))
     splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
