@@ -17,8 +17,9 @@ stage() {
 
 # find_python [PREFERRED]: prints a Python 3.11 to 3.13 that can make environments.
 find_python() {
-  local candidate
-  for candidate in ${1:-python3.11 python3.12 python3.13 python3}; do
+  local candidate candidates=(python3.11 python3.12 python3.13 python3)
+  [ -z "${1:-}" ] || candidates=("$1")
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
       command -v "$candidate"
       return

@@ -75,7 +75,7 @@ def probe(place: Path, dependencies: Path, folder: Path) -> dict:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
