@@ -32,8 +32,10 @@ examples() { genret examples show $OUT/semantic/examples --seqio --count 2; }
 train() { genret train --gin_file "runs/dsi_$1_from_scratch.gin" --corpus $OUT/corpus --run "$OUT/$1" "${@:2}"; }
 
 searches() {
-  genret search --run $OUT/atomic -k 3 "join two path components"
-  genret search --run $OUT/semantic -k 3 "stop a thread until another one has finished"
+  local queries="wait until the thread terminates
+list the most common elements and their counts
+send an email message over SMTP"
+  genret search --run $OUT/atomic -k 3 --file - <<<"$queries"
 }
 
 stage installation install

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def _show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
         return
     print(f"\n{query}")
     for result in results:
-        title = f"  {result.title}" if result.title and result.title != result.doc_id else ""
+        says_more = normalized_words(result.title) != normalized_words(result.doc_id)
+        title = f"  {result.title}" if result.title and says_more else ""
         print(f"{result.rank:4d}  {result.score:8.3f}  {result.doc_id}{title}  ({'-'.join(map(str, result.docid))})")
         if result.text:
             snippet = " ".join(result.text.split())
