@@ -186,7 +186,7 @@ class _Run:
         """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
         began = time.monotonic()
         self.metrics = {
-            f"{name}/{metric}": value
+            f"{name}/{metric}": None if value is None else float(value)
             for name, evaluate in self._evaluators.items()
             for metric, value in evaluate(self.state.evaluated_params, self.step).items()
         }
@@ -210,7 +210,7 @@ class _Run:
             return False
         if best is not None and (value <= best["value"] if self._config.best_mode == "max" else value >= best["value"]):
             return False
-        self._checkpoints.best = {"step": self.step, "value": float(value)}
+        self._checkpoints.best = {"step": self.step, "value": value}
         return True
 
     def _save(self) -> None:
@@ -218,8 +218,7 @@ class _Run:
             self._stop_not_finite(f"parameters are not finite after step {self.step}")
         self._log.sync()
         began = time.monotonic()
-        metrics = {name: None if value is None else float(value) for name, value in self.metrics.items()}
-        self._checkpoints.save(self.state, axes=self._start.axes, fingerprint=self._fingerprint, metrics=metrics)
+        self._checkpoints.save(self.state, axes=self._start.axes, fingerprint=self._fingerprint, metrics=self.metrics)
         self._logged_at += time.monotonic() - began
 
 
