@@ -118,7 +118,6 @@ class _Run:
     ):
         self._config, self._start, self._evaluators, self._fingerprint = config, start, evaluators, fingerprint
         self._checkpoints, self._log, self._progress = checkpoints, log, progress
-        self._rate = config.optimizer.learning_rate.build(config.steps)
         self._logged_step, self._logged_at = start.step, time.monotonic()
         self.state: TrainState = start.state
         self.step = start.step
@@ -158,7 +157,7 @@ class _Run:
         bad_step = int(report["first_bad_step"])
         if bad_step != NEVER:
             self._stop_not_finite(f"the loss or its gradient is not finite at step {bad_step}")
-        total, weight = (float(x) for x in report["totals"]["loss"])
+        total, weight = jax.device_get(report["totals"]["loss"]).tolist()
         self._progress.update(int(report["step"]), total / (weight or 1.0))
 
     def _stop_not_finite(self, found: str) -> None:
@@ -172,11 +171,11 @@ class _Run:
 
     def _record(self, report: Mapping[str, Any]) -> None:
         self._look_at(report)
-        totals = {name: [float(x) for x in total] for name, total in report["totals"].items()}
+        totals = {name: total.tolist() for name, total in jax.device_get(report["totals"]).items()}
         now = time.monotonic()
         rate = (self.step - self._logged_step) / max(1e-9, now - self._logged_at)
         metrics = {name: total / weight if weight else None for name, (total, weight) in totals.items()}
-        metrics["learning_rate"] = float(self._rate(jnp.asarray(self.step - 1)))
+        metrics["learning_rate"] = float(report["learning_rate"])
         metrics["steps_per_second"] = rate
         metrics["examples_per_second"] = rate * self._config.batch_size
         self._log.write(self.step, "train", metrics)

@@ -91,7 +91,8 @@ def prepare(
         else:
             _check_params(init_params, shapes)
             state = jax.jit(begin, out_shardings=shardings)(jax.device_put(init_params, shardings.params))
-    run_steps = compile_steps(make_train_step(task, config, optimizer), mesh, shardings)
+    rate = config.optimizer.learning_rate.build(config.steps)
+    run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, shardings)
     return Start(state, step, metrics, mesh, axes, run_steps)
 
 

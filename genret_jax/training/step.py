@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.mesh import DATA
+from genret_jax.training.schedules import RateFunction
 from genret_jax.training.state import NEVER, TrainState
 from genret_jax.training.task import DeviceBatch, Params, TrainingTask
 
@@ -108,7 +109,10 @@ def _add_totals(state: TrainState, totals: Totals, log_every: int) -> Totals:
 
 
 def compile_steps(
-    train_step: Callable[[TrainState, DeviceBatch], TrainState], mesh: Mesh, shardings: TrainState
+    train_step: Callable[[TrainState, DeviceBatch], TrainState],
+    rate: RateFunction,
+    mesh: Mesh,
+    shardings: TrainState,
 ) -> RunSteps:
     """Return a jitted ``run_steps(state, batches, count) -> (state, report)``.
 
@@ -117,12 +121,13 @@ def compile_steps(
 
     Args:
         train_step: From :func:`make_train_step`.
+        rate: The learning rate of a step, for the report.
         mesh: Where it runs.
         shardings: Of the state; the state given in is donated.
 
     Returns:
         A function of the state, stacked batches ``[s, b, ...]`` and the number of them to use, to the new state and
-        a report that outlives the state: ``step``, ``totals`` and ``first_bad_step``.
+        a report that outlives the state: ``step``, ``totals``, ``first_bad_step`` and ``learning_rate``.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -132,7 +137,8 @@ def compile_steps(
             return train_step(state, batch)
 
         state = lax.fori_loop(0, count, body, state)
-        return state, {"step": state.step, "totals": state.totals, "first_bad_step": state.first_bad_step}
+        report = {"step": state.step, "totals": state.totals, "first_bad_step": state.first_bad_step}
+        return state, {**report, "learning_rate": rate(state.step - 1)}
 
     return jax.jit(
         run_steps,
