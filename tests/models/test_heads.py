@@ -1,0 +1,163 @@
+"""The prefix head against a loop over the tree, on hand-made and on random trees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genret_jax.models import IMPOSSIBLE, NodeTree, T5Config
+from genret_jax.models.heads import PrefixHead
+
+WIDTH, VOCABULARY = 4, 11
+
+
+def tree_of(children):
+    """Make a NodeTree of {node: [(token, child), ...]}; the children's order is the tokens'."""
+    size = 1 + max([child for edges in children.values() for _, child in edges])
+    edges = [sorted(children.get(node, [])) for node in range(size)]
+    offsets = np.cumsum([0, *map(len, edges)])
+    flat = [edge for of_node in edges for edge in of_node]
+    return NodeTree.build(offsets, np.array([child for _, child in flat]), np.array([token for token, _ in flat]))
+
+
+def head_of(tree, spare=0, **changes):
+    nodes = len(tree.child_offsets) - 1 + spare
+    config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=nodes, **changes)
+    head = PrefixHead(config)
+    generator = np.random.default_rng(7)
+    names = ["input_nodes"] if config.tie_embeddings else ["input_nodes", "output_nodes"]
+    return head, {name: jnp.asarray(generator.standard_normal((nodes, WIDTH)), jnp.float32) for name in names}
+
+
+def oracle(children, rows, hidden, node):
+    logits = np.full(VOCABULARY, IMPOSSIBLE, np.float32)
+    for token, child in children.get(node, []):
+        logits[token] = np.dot(hidden, rows[child])
+    return logits
+
+
+# The root's children have consecutive ids in the first tree and not in the second, where a child was appended later.
+TREES = {
+    "consecutive": {0: [(2, 1), (5, 2), (9, 3)], 1: [(3, 4), (4, 5)], 3: [(1, 6), (3, 7), (10, 8)], 8: [(2, 9)]},
+    "appended": {0: [(2, 1), (4, 7), (9, 2)], 1: [(3, 3), (4, 4)], 2: [(1, 5), (3, 6)], 7: [(2, 8)]},
+    "one level": {0: [(2, 3), (3, 1), (6, 2), (7, 4)]},
+    "consecutive tokens": {0: [(3, 1), (4, 6), (5, 2)], 1: [(2, 3)], 2: [(9, 4), (10, 5)]},
+    "a chain": {0: [(2, 1)], 1: [(3, 2)], 2: [(4, 3)]},
+}
+
+
+@pytest.mark.parametrize(("name", "spare"), [*((name, 0) for name in TREES), ("appended", 5)])
+def test_logits_are_those_of_the_children(name, spare):
+    children = TREES[name]
+    tree = tree_of(children)
+    head, params = head_of(tree, spare)
+    run = jax.jit(lambda hidden, nodes: head.apply({"params": params}, hidden, nodes, tree, method="logits"))
+    count = len(tree.child_offsets) - 1
+    nodes = np.stack([np.zeros(count, int), np.arange(count), np.arange(count)[::-1]], axis=1)
+    nodes[:, 1:][nodes[:, 1:] == 0] = 1  # the root stands at position 0 only
+    hidden = np.random.default_rng(1).standard_normal((count, 3, WIDTH)).astype(np.float32)
+    logits = run(hidden, nodes.astype(np.int32))
+    rows = np.asarray(params["output_nodes"])
+    for b in range(count):
+        for m in range(3):
+            np.testing.assert_allclose(logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m]), rtol=1e-5)
+
+
+def test_statics_of_the_tree():
+    tree = tree_of(TREES["consecutive"])
+    assert (tree.root_fanout, tree.max_fanout, tree.root_first_node) == (3, 3, 1)
+    assert tree_of(TREES["appended"]).root_first_node == -1
+    assert tree_of(TREES["one level"]).root_first_node == -1
+    assert tree_of(TREES["consecutive"]).root_first_token == -1
+    atomic = tree_of({0: [(2, 1), (3, 2), (4, 3)]})
+    assert (atomic.root_fanout, atomic.max_fanout, atomic.root_first_node, atomic.root_first_token) == (3, 0, 1, 2)
+    # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
+    assert len(jax.tree.leaves(tree)) == 3
+
+
+def test_atomic_docids_never_gather_their_siblings():
+    size = 5000
+    tree = tree_of({0: [(token + 2, token + 1) for token in range(size)]})
+    config = T5Config(decoder_vocab_size=size + 2, d_model=WIDTH, head="prefix", num_nodes=size + 1)
+    params = {name: jnp.ones((size + 1, WIDTH)) for name in ("input_nodes", "output_nodes")}
+
+    def step(hidden, nodes, at_root):
+        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root, method="step_logits")
+
+    hidden, nodes = jnp.ones((1, 7, WIDTH)), jnp.ones((1, 7), jnp.int32)
+    later = jax.make_jaxpr(lambda h, n: step(h, n, False))(hidden, nodes)
+    assert "dot_general" not in str(later)
+    assert float(step(hidden, nodes, False).max()) == IMPOSSIBLE
+    assert float(step(hidden, nodes, True)[0, 0, 2]) == WIDTH
+
+
+NODES = 12
+
+
+@jax.jit
+def window_logits(hidden, nodes, output_nodes, tree):
+    config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=NODES)
+    params = {"input_nodes": output_nodes, "output_nodes": output_nodes}
+    return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, False, method="step_logits")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_windows_equal_the_oracle_on_random_trees(data):
+    # Nodes are made in a random order, as appended documents do. The static window may be wider than any fan-out, so
+    # one compiled program serves all of these trees.
+    children = {0: [(1, 1)]}
+    for node in range(2, NODES):
+        parents = [n for n in range(node) if len(children.get(n, [])) < VOCABULARY - 1]
+        parent = data.draw(st.sampled_from(parents))
+        free = [token for token in range(1, VOCABULARY) if token not in {t for t, _ in children.get(parent, [])}]
+        children.setdefault(parent, []).append((data.draw(st.sampled_from(free)), node))
+    tree = tree_of(children)
+    tree = tree.replace(root_fanout=1, max_fanout=VOCABULARY - 1, root_first_node=-1, root_first_token=-1)
+    nodes = np.array(data.draw(st.lists(st.integers(1, NODES - 1), min_size=4, max_size=4)), np.int32).reshape(2, 2)
+    generator = np.random.default_rng(3)
+    hidden = generator.standard_normal((2, 2, WIDTH), np.float32)
+    rows = generator.standard_normal((NODES, WIDTH), np.float32)
+    logits = window_logits(hidden, nodes, rows, tree)
+    for b, k in np.ndindex(2, 2):
+        np.testing.assert_allclose(
+            logits[b, k], oracle(children, rows, hidden[b, k], nodes[b, k]), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_gradient_reaches_the_children_and_nothing_else():
+    children = TREES["appended"]
+    tree = tree_of(children)
+    head, params = head_of(tree, spare=3)
+    hidden, nodes = jnp.ones((1, 3, WIDTH)), jnp.array([[0, 2, 0]])  # the last position is padding
+
+    def loss(params):
+        logits = head.apply({"params": params}, hidden, nodes, tree, method="logits")
+        of_target = jax.nn.log_softmax(logits)[0, jnp.arange(3), jnp.array([9, 3, 0])]
+        return (of_target * jnp.array([1.0, 1.0, 0.0])).sum()
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert np.isfinite(gradient["output_nodes"]).all()
+    touched = np.flatnonzero(np.abs(gradient["output_nodes"]).sum(axis=1))
+    assert touched.tolist() == [1, 2, 5, 6, 7]  # the root's children and those of node 2
+
+
+def test_embedding_is_the_node_s_row_and_may_be_tied():
+    tree = tree_of(TREES["consecutive"])
+    for tied in (False, True):
+        head, params = head_of(tree, tie_embeddings=tied)
+        vectors = head.apply({"params": params}, jnp.zeros((1, 2), int), jnp.array([[0, 3]]), method="embed")
+        np.testing.assert_array_equal(vectors[0], params["input_nodes"][jnp.array([0, 3])])
+        logits = head.apply({"params": params}, vectors, jnp.array([[0, 3]]), tree, method="logits")
+        rows = params["input_nodes" if tied else "output_nodes"]
+        np.testing.assert_allclose(logits[0, 1, 10], jnp.dot(vectors[0, 1], rows[8]), rtol=1e-5)
+
+
+def test_without_nodes_or_tree_it_says_what_is_missing():
+    head, params = head_of(tree_of(TREES["a chain"]))
+    with pytest.raises(ValueError, match="decoder_prefix_nodes"):
+        head.apply({"params": params}, jnp.zeros((1, 2), int), None, method="embed")
+    with pytest.raises(ValueError, match="tree"):
+        head.apply({"params": params}, jnp.zeros((1, 2, WIDTH)), jnp.zeros((1, 2), int), None, method="logits")

@@ -1,0 +1,113 @@
+"""The start from the corpus: with its small branches silenced, the network is a nearest-centroid retriever."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genret_jax.data.lsa import lsa
+from genret_jax.docids import AtomicDocids
+from genret_jax.errors import InputError
+from genret_jax.models import T5
+from genret_jax.models.initialize import LsaStart, start_from_vectors
+from genret_jax.retriever import Retriever
+from genret_jax.run import prepare
+from genret_jax.testing.tiny_model import tiny_t5
+from genret_jax.testing.tiny_run import tiny_experiment, word
+
+
+def silenced(**scales):
+    return LsaStart(residual_scale=0.0, query_scale=0.0, **scales)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_corpus, tmp_path_factory):
+    """An untrained run of atomic docids that nothing but its vectors decides."""
+    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), start=silenced(), model={"dropout_rate": 0.0})
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        return prepare(experiment, tmp_path_factory.mktemp("plain") / "run", log=lambda line: None)
+
+
+def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
+    queries = [f"{word(topic, 12)} {word(topic, 0)} {word((topic + 3) % 8, 17)}" for topic in range(4)]
+    found = lsa(plain.store.token_counts(), plain.model.d_model, plain.seed)
+    tokens = found.terms * found.idf[:, None]
+    sizes = np.sqrt(np.mean(tokens**2, axis=1))
+    tokens *= 0.5 / np.median(sizes[sizes > 0])  # token_scale
+    norms = np.linalg.norm(found.documents, axis=1, keepdims=True)
+    documents = np.where(norms > 0, found.documents / np.maximum(norms, 1e-9), 0)
+    root = documents.sum(axis=0)
+    nodes, root = 1.3 * documents, 1.3 * root / np.linalg.norm(root)  # node_scale
+
+    results = Retriever(plain, plain.start_params()).search(queries, k=64, beam=64)
+    for query, ranked in zip(queries, results, strict=True):
+        ids = [token for token in plain.encode_queries([query])[0] if token]
+        hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
+        logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
+        expected = logits - np.log(np.exp(logits).sum())
+        by_hand = [plain.corpus.doc_ids[i] for i in np.argsort(-expected, kind="stable")]
+        assert [result.doc_id for result in ranked][:20] == by_hand[:20]
+        for result in ranked:
+            assert result.score == pytest.approx(expected[plain.corpus.document_index[result.doc_id]], abs=2e-4)
+
+
+def small():
+    config = tiny_t5(head="prefix", num_nodes=8, decoder_vocab_size=8, encoder_final_norm=False)
+    params = jax.eval_shape(lambda: random_params(config))
+    return config, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), params)
+
+
+def random_params(config):
+    from genret_jax.models import NodeTree
+
+    tree = NodeTree.build(np.array([0, 2, 2, 2]), np.array([1, 2]), np.array([2, 3]))
+    token = jnp.zeros((1, 1), jnp.int32)
+    return T5(config).init(jax.random.key(0), token, token, token, tree)["params"]
+
+
+def test_what_changes_and_what_does_not():
+    config, params = small()
+    tokens = np.zeros((32, 16), np.float32)
+    tokens[3, 0], tokens[4, 1], tokens[5, 0] = 1.0, 2.0, 4.0
+    nodes = np.array([[3.0] + [0.0] * 15, [0.0] * 15 + [0.1]], np.float32)
+    start = start_from_vectors(params, config, LsaStart(), token_vectors=tokens, node_vectors=nodes, seed=1)
+    embedding = start["token_embedder"]["embedding"]
+    sizes = np.sqrt(np.mean(embedding**2, axis=1))
+    np.testing.assert_allclose(sizes[[3, 4, 5]], [0.25, 0.5, 1.0], rtol=1e-5)  # the median one has token_scale
+    np.testing.assert_allclose(sizes[[0, 1, 2, 6, 31]], 0.5, rtol=1e-5)  # rows without a vector: at that scale too
+    assert embedding[3] @ embedding[5] == pytest.approx(16 * 0.25, rel=1e-4)  # a rotation keeps angles
+    assert embedding[3] @ embedding[4] == pytest.approx(0, abs=1e-5)
+    head = start["decoder"]["prefix_head"]
+    for table in ("input_nodes", "output_nodes"):
+        np.testing.assert_allclose(np.linalg.norm(head[table][:2], axis=1), 1.3, rtol=1e-5)
+        np.testing.assert_array_equal(head[table][2:], 0.25)
+    attention = start["decoder"]["layers_0"]["encoder_decoder_attention"]
+    np.testing.assert_array_equal(attention["value"]["kernel"], 2.0 * np.eye(16))
+    np.testing.assert_array_equal(attention["out"]["kernel"], np.eye(16))
+    np.testing.assert_allclose(attention["query"]["kernel"], 0.25 * 0.3)
+    np.testing.assert_array_equal(attention["key"]["kernel"], 0.25)
+    for stack, branch in (("encoder", "attention"), ("decoder", "self_attention")):
+        layer = start[stack]["layers_0"]
+        np.testing.assert_allclose(layer[branch]["out"]["kernel"], 0.25 * 0.05)
+        np.testing.assert_allclose(layer["mlp"]["wo"]["kernel"], 0.25 * 0.05)
+        np.testing.assert_array_equal(layer[branch]["value"]["kernel"], 0.25)
+    assert (params["token_embedder"]["embedding"] == 0.25).all(), "what was given stays"
+
+
+def test_the_rotation_follows_the_seed():
+    config, params = small()
+    vectors = {"token_vectors": np.eye(32, 16, dtype=np.float32), "node_vectors": np.eye(2, 16, dtype=np.float32)}
+    first, again, other = (
+        start_from_vectors(params, config, LsaStart(), **vectors, seed=seed)["token_embedder"]["embedding"]
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    np.testing.assert_allclose(first[:16] @ first[:16].T, other[:16] @ other[:16].T, atol=1e-4)
+
+
+def test_the_attention_must_be_as_wide_as_the_model():
+    config = tiny_t5(d_kv=4)
+    with pytest.raises(InputError) as error:
+        start_from_vectors({}, config, LsaStart(), token_vectors=np.eye(32, 16), node_vectors=None, seed=0)
+    assert "T5Config.num_heads * d_kv is 8; expected d_model (16)" in str(error.value)
