@@ -119,17 +119,23 @@ def python_docs(value: Mapping[str, Any]) -> str:
         ]
         rows.append([name, *cells])
     environment = value["environment"]
-    seeds, total = len(value["seeds"]), value["total_seconds_by_seed"]
+    seeds = len(value["seeds"])
     return "\n\n".join(
         [
             table(["", "Hits@1", "Hits@10", "MRR@10"], rows),
             f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
             f"{environment['python']}; mean of {seeds} seed{'s' * (seeds > 1)}, ± half of their range, × BM25's. "
-            f"{value['steps']:,} steps on each kind of docids; the whole in {min(total) / 60:.1f} to "
-            f"{max(total) / 60:.1f} minutes on {environment['cores']} cores, peak memory "
+            f"{value['steps']:,} steps on each kind of docids. A seed took "
+            f"{_minutes(value['total_processor_seconds_by_seed'])} of processor time, {_minutes(value['total_seconds_by_seed'])} by the clock beside other work, on "
+            f"{_machine(environment)}; peak memory "
             f"{value['peak_memory_gib']:.1f} GiB.",
         ]
     )
+
+
+def _minutes(seconds: Sequence[float]) -> str:
+    least, most = f"{min(seconds) / 60:.1f}", f"{max(seconds) / 60:.1f}"
+    return f"{least} minutes" if least == most else f"{least} to {most} minutes"
 
 
 def _percent(over: Mapping[str, float]) -> str:

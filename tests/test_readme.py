@@ -156,18 +156,19 @@ def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
             "systems": {"BM25": system(0.5, 0, 1.0), "semantic": system(0.4, 0.01, 0.8)},
             "seeds": [0, 1, 2],
             "total_seconds_by_seed": [240.0, 300.0, 270.0],
+            "total_processor_seconds_by_seed": [420.0, 420.0, 421.0],
             "test_queries": 432,
             "documents": 2155,
             "steps": 1000,
             "peak_memory_gib": 1.25,
-            "environment": {"python": "3.11.7", "cores": 2},
+            "environment": {"python": "3.11.7", "cores": 2, "processor": "a processor"},
         },
     )
     made = script.updated("<!-- table: python_docs -->\n<!-- end -->", tmp_path)
     assert "| BM25 | 50.0 | 50.0 | 50.0 |\n" in made
     assert "| semantic | 40.0 ±1.0 | 40.0 ±1.0 (0.80×) | 40.0 ±1.0 (0.80×) |\n" in made
     assert "mean of 3 seeds" in made
-    assert "4.0 to 5.0 minutes on 2 cores" in made
+    assert "took 7.0 minutes of processor time, 4.0 to 5.0 minutes by the clock" in made
 
 
 # --- results that are kept ------------------------------------------------------------------------------------------
