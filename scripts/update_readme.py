@@ -120,17 +120,14 @@ def python_docs(value: Mapping[str, Any]) -> str:
         rows.append([name, *cells])
     environment = value["environment"]
     seeds = len(value["seeds"])
-    return "\n\n".join(
-        [
-            table(["", "Hits@1", "Hits@10", "MRR@10"], rows),
-            f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
-            f"{environment['python']}; mean of {seeds} seed{'s' * (seeds > 1)}, ± half of their range, × BM25's. "
-            f"{value['steps']:,} steps on each kind of docids. A seed took "
-            f"{_minutes(value['total_processor_seconds_by_seed'])} of processor time, {_minutes(value['total_seconds_by_seed'])} by the clock beside other work, on "
-            f"{_machine(environment)}; peak memory "
-            f"{value['peak_memory_gib']:.1f} GiB.",
-        ]
+    processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
+    note = (
+        f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
+        f"{environment['python']}; mean of {seeds} seed{'s' * (seeds > 1)}, ± half of their range, × BM25's. "
+        f"{value['steps']:,} steps on each kind of docids. A seed took {processor} of processor time, {clock} by the "
+        f"clock beside other work, on {_machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
     )
+    return table(["", "Hits@1", "Hits@10", "MRR@10"], rows) + f"\n\n{note}"
 
 
 def _minutes(seconds: Sequence[float]) -> str:
