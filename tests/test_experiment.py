@@ -29,6 +29,11 @@ from genret_jax.testing.tiny_run import tiny_experiment
             lambda: tiny_experiment("c", sampler=SamplerConfig(objective="bidirectional")),
             "SamplerConfig.objective is 'bidirectional'; expected 'inputs_to_targets' with T5Config.head='prefix'",
         ),
+        (lambda: tiny_experiment("c", z_loss=-1.0), "Experiment.z_loss is -1.0; expected 0 or more"),
+        (
+            lambda: tiny_experiment("c", label_smoothing=0.1),
+            "Experiment.label_smoothing is 0.1; expected 0 with the prefix",
+        ),
         (lambda: tiny_experiment("c", docids=3), "Experiment.docids is 3"),
         (lambda: tiny_experiment("c", model={"d_model": "64"}), "T5Config.d_model is '64'; expected int"),
     ],

@@ -1,0 +1,55 @@
+"""``genret evaluate``: prints the table, writes the report, and refuses in one line."""
+
+import json
+import shutil
+
+import pytest
+
+from genret_jax import cli
+
+
+def genret(capsys, *arguments):
+    code = cli.main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_prints_a_table_and_keeps_the_report_in_the_run(tiny_run, tmp_path, capsys):
+    mine = shutil.copytree(tiny_run, tmp_path / "mine")
+    code, out, err = genret(capsys, "--run", mine, "--no-bm25", "--no-untrained")
+    assert code == 0, err
+    assert "mine" in out
+    assert out.splitlines()[-1] == f"report: {mine / 'reports' / 'test' / 'report.md'}"
+    report = json.loads((mine / "reports" / "test" / "report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == ["mine"]
+    code, out, _ = genret(
+        capsys, "--run", mine, "--no-bm25", "--no-untrained", "--split", "validation", "--checkpoint", "start"
+    )
+    assert code == 0
+    assert (mine / "reports" / "validation" / "mine.run").is_file()
+    assert (mine / "reports" / "test" / "report.json").is_file()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --run"),
+        (["--run", "nowhere"], "nowhere: no run here"),
+        (["--run", "RUN", "--split", "tset"], "did you mean 'test'?"),
+        (["--run", "RUN", "--checkpoint", "lats"], "no checkpoint 'lats'"),
+        (["--run", "RUN", "--beam", "0"], "a beam of 0"),
+        (["--run", "RUN", "--run", "RUN"], "two runs have the same folder name"),
+        (["--run", "RUN", "--out", "RUN"], "there is something else than a report"),
+        (["--run", "RUN", "--beam", "many"], "argument --beam: invalid int value: 'many'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(tiny_run, tmp_path, capsys, arguments, message):
+    mine = shutil.copytree(tiny_run, tmp_path / "mine")
+    code, out, err = genret(capsys, "--no-bm25", "--no-untrained", *(mine if a == "RUN" else a for a in arguments))
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if line.startswith("genret: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("genret: error: ")
+    assert message in lines[0]
+    assert not (mine / "reports").exists()

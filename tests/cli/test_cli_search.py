@@ -1,0 +1,89 @@
+"""``genret search``: one query, a file, standard input and a prompt."""
+
+import io
+import json
+
+import pytest
+
+from genret_jax import cli
+from genret_jax.testing.tiny_run import word
+
+QUERY = f"{word(3, 14)} {word(3, 15)}"
+
+
+def genret(capsys, *arguments):
+    code = cli.main(["search", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_query_shows_documents_with_their_texts(tiny_run, capsys):
+    code, out, _ = genret(capsys, "--run", tiny_run, QUERY, "-k", 3)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[:2] == ["", QUERY]
+    assert lines[2].split()[0] == "1"
+    assert "d16" in lines[2]
+    assert lines[3].strip().startswith(word(3, 14))
+    assert len(lines) == 2 + 3 * 2
+
+
+def test_json_lines_of_a_file_of_queries(tiny_run, capsys, tmp_path):
+    file = tmp_path / "queries.txt"
+    file.write_text(f"{QUERY}\n\n  {word(5, 14)}\n{word(6, 18)}")
+    code, out, _ = genret(capsys, "--run", tiny_run, "--file", file, "--json", "-k", 2)
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["query"] for answer in answers] == [QUERY, word(5, 14), word(6, 18)]
+    assert [len(answer["results"]) for answer in answers] == [2, 2, 2]
+    first = answers[0]["results"][0]
+    assert set(first) == {"rank", "doc_id", "score", "docid", "title"}
+    assert (first["rank"], first["doc_id"]) == (1, "d16")
+
+
+def test_standard_input_and_the_prompt(tiny_run, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUERY}\n"))
+    code, out, _ = genret(capsys, "--run", tiny_run, "--file", "-", "--json")
+    assert (code, json.loads(out)["results"][0]["doc_id"]) == (0, "d16")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUERY}\n??\n{word(5, 14)}\n\nnever asked\n"))
+    code, out, err = genret(capsys, "--run", tiny_run, "--json")
+    assert code == 0
+    assert [json.loads(line)["query"] for line in out.splitlines()] == [QUERY, word(5, 14)]
+    assert "41 documents of topics; an empty line ends." in err
+    assert "'??') has no words" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--file", "y"], "both a query and --file"),
+        (["--file", "/nowhere/queries.txt"], "/nowhere/queries.txt: cannot be read"),
+        ([""], "query 1 ('') has no words"),
+        (["x", "-k", "5", "--beam", "2"], "k=5 with beam=2"),
+        (["x", "-k", "0"], "k=0 with beam=20"),
+        (["x", "--checkpoint", "7"], "no checkpoint 7"),
+        (["x", "--chekpoint", "7"], "did you mean '--checkpoint'?"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(tiny_run, capsys, arguments, message):
+    code, out, err = genret(capsys, "--run", tiny_run, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("genret: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_file_without_queries_or_of_other_bytes_and_a_folder_without_a_run(tiny_run, tmp_path, capsys):
+    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
+    empty.write_text("\n \n")
+    latin.write_bytes("größe".encode("latin-1"))
+    for file, message in ((empty, "no queries; expected a query per line"), (latin, "not UTF-8")):
+        code, _, err = genret(capsys, "--run", tiny_run, "--file", file)
+        assert code == 2
+        assert err.startswith(f"genret: error: {file}: {message}")
+    code, _, err = genret(capsys, "--run", tmp_path, "x")
+    assert code == 2
+    assert err == (
+        f"genret: error: {tmp_path}: no run here (run.json is missing); next: give the folder that "
+        "'genret train --run' wrote\n"
+    )
