@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Keep reports of `genret evaluate` as one result: benchmarks/results/NAME.json, and the same as a page, NAME.md.
 
-Reports of several splits of one corpus, searched by the same systems, become one report with all their splits.
+Reports of several splits of one corpus, or of some of its runs each, become one report with all their splits and runs.
 
 Example:
     python scripts/keep_report.py report-test report-unseen --out benchmarks/results/squad_sentences.json \
@@ -26,10 +26,15 @@ def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
         InputError: If they are of different corpora, or of different training.
     """
     first = reports[0]
-    splits, systems, measured = {}, {}, {}
+    splits, systems, measured, budget = {}, {}, {}, dict(first.budget)
     for report in reports:
-        if (report.dataset, report.reference, report.budget) != (first.dataset, first.reference, first.budget):
+        both = {**report.budget, **budget}
+        if (report.dataset, report.reference) != (first.dataset, first.reference) or both != {
+            **budget,
+            **report.budget,
+        }:
             raise InputError("reports of different corpora or runs", fix="evaluate the same runs on each split")
+        budget = both
         splits |= {split.name: split for split in report.splits if split.name not in splits}
         systems |= {system.name: system for system in report.systems}
         measured |= {(m.system, m.split): m for m in report.measurements if (m.system, m.split) not in measured}
@@ -39,6 +44,7 @@ def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
         splits=tuple(splits.values()),
         systems=tuple(systems.values()),
         measurements=tuple(measured.values()),
+        budget=budget,
         notes=tuple(all_notes),
     )
 

@@ -194,6 +194,9 @@ def test_reports_of_two_splits_become_one(repository):
     assert joined.find("atomic", "unseen").metrics["mrr@10"].mean == 0.4
     assert joined.find("atomic", "memorisation").metrics["hits@1"].mean == pytest.approx(0.6)
     assert joined.notes == ("on a slow machine",)
+    second["budget"] = {"semantic": {"steps": 3}}  # a run that the first report has not
+    joined = merged([Report.from_json(first), Report.from_json(second)])
+    assert set(joined.budget) == {"atomic", "semantic"}
     second["budget"] = {"atomic": {"steps": 3}}
     with pytest.raises(InputError, match="different corpora or runs"):
         merged([Report.from_json(first), Report.from_json(second)])
