@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,7 +106,11 @@ class DualEncoder:
             folder,
             evaluators=evaluators,
             init_params=None if init_params is None else encoder_params(init_params),
-            fingerprint={"examples": store.fingerprint, "dual_encoder": dataclasses.asdict(config)},
+            # As JSON gives it back: a tuple would not equal the list in the checkpoint that training goes on from.
+            fingerprint={
+                "examples": store.fingerprint,
+                "dual_encoder": json.loads(json.dumps(dataclasses.asdict(config))),
+            },
         )
         params = result.params if trainer.best_metric is None else restore_params(folder, "best")
         return cls.of_store(store, config, params)

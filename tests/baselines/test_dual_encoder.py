@@ -199,6 +199,8 @@ def test_a_run_is_answered_by_a_dual_encoder_of_its_own(run):
     assert set(after_three_steps) == {"token_embedder", "encoder"}
     moved = np.abs(after_three_steps["token_embedder"]["embedding"] - t5_params(7)["token_embedder"]["embedding"])
     assert 0 < moved.max() < 0.01  # it went on from where the run started
+    again, _ = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10, trainer=brief)
+    assert again.run == exact.run  # by the encoder that is there
 
 
 def test_a_run_says_how_long_its_dual_encoder_trains(run):
