@@ -59,14 +59,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def evaluation(value: Mapping[str, Any]) -> str:
-    """A report of `genret evaluate`: a table a split, then what documents remember and what it took."""
+    """A report of `genret evaluate`: a table a split, then what documents remember and what it took.
+
+    Parts of a split ("test, seen") are left to the page beside the result.
+    """
     report = Report.from_json(value)
-    several = sum(split.name != _MEMORISATION for split in report.splits) > 1
+    wholes = [split for split in report.splits if split.name != _MEMORISATION and ", " not in split.name]
     parts = []
-    for split in report.splits:
-        if split.name != _MEMORISATION:
-            parts += [f"{split.name}, {split.queries:,} queries:"] if several else []
-            parts.append(_split_table(report, split))
+    for split in wholes:
+        parts += [f"{split.name}, {split.queries:,} queries:"] if len(wholes) > 1 else []
+        parts.append(_split_table(report, split))
     parts.append(" ".join([*_memorisation(report), *_budget(report)]))
     return "\n\n".join(part for part in parts if part)
 
@@ -78,7 +80,7 @@ def _split_table(report: Report, split: Split) -> str:
         measured = report.find(system.name, split.name)
         if measured:
             rows.append([system.name, *(_score(measured, metric) for metric in metrics), _of(report, measured)])
-    return table(["", *map(metric_title, metrics), f"MRR@10 of {report.reference}'s"], rows)
+    return table(["", *map(metric_title, metrics), f"MRR@10 ÷ {report.reference}'s"], rows)
 
 
 def _score(measured: Measurement, metric: str) -> str:
@@ -93,7 +95,7 @@ def _of(report: Report, measured: Measurement) -> str:
 
 def _memorisation(report: Report) -> list[str]:
     rows = [m for m in report.measurements if m.split == _MEMORISATION]
-    told = ", ".join(f"{row.system} {100 * row.metrics['hits@1'].mean:.1f}" for row in rows)
+    told = ", ".join(f"{row.system} {100 * row.metrics['hits@1'].mean:.1f}%" for row in rows)
     return [f"Documents that find themselves at rank 1: {told}."] if told else []
 
 

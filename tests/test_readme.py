@@ -105,12 +105,12 @@ def test_a_report_becomes_a_table_with_intervals_and_ratios(script, tmp_path):
     write(tmp_path, "xquad", report())
     assert script.updated("before\n<!-- table: xquad -->\nold\n<!-- end -->\nafter", tmp_path) == (
         "before\n<!-- table: xquad -->\n"
-        "|  | Hits@1 | Hits@10 | MRR@10 | MRR@10 of BM25's |\n"
+        "|  | Hits@1 | Hits@10 | MRR@10 | MRR@10 ÷ BM25's |\n"
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| BM25 | 40.0 ±2.0 | 70.0 ±2.0 | 50.0 ±2.0 | 1.00× |\n"
         "| atomic | 30.0 ±2.0 | 60.0 ±2.0 | 40.0 ±2.0 | 0.80× |\n"
         "\n"
-        "Documents that find themselves at rank 1: atomic 60.0. "
+        "Documents that find themselves at rank 1: atomic 60.0%. "
         "Trained: atomic 1,500 steps in 2 min, on 2 cores (a processor).\n"
         "<!-- end -->\nafter"
     )
