@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.example_store import ExampleStore
@@ -40,6 +42,7 @@ from genret_jax.experiment import EvaluationConfig, Experiment, PretrainedStart
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.initialize import LsaStart, start_from_vectors
+from genret_jax.models.network import T5
 from genret_jax.storage import fingerprint, read_json, write_json
 
 SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
@@ -168,8 +171,6 @@ class Run:
         """
         if checkpoint == "start":
             return self.start_params()
-        import jax
-
         from genret_jax.training import restore_params
 
         like = jax.eval_shape(self._random_params)
@@ -177,9 +178,7 @@ class Run:
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
-        import jax
-
-        params = jax.jit(self._random_params)()
+        params = self._random_params()
         start = _restored(self.settings["start"])
         if isinstance(start, LsaStart):
             found = lsa(self.store.token_counts(), self.model.d_model, self.seed)
@@ -196,14 +195,8 @@ class Run:
         return jax.tree.map(np.asarray, params)
 
     def _random_params(self) -> dict[str, Any]:
-        import jax
-        import jax.numpy as jnp
-
-        from genret_jax.models.network import T5
-
-        token = jnp.zeros((1, 1), jnp.int32)
         tree = node_tree(self.encoded) if self.model.head == "prefix" else None
-        return T5(self.model).init(jax.random.key(self.seed), token, token, token, tree)["params"]
+        return _random_params(self.model, jax.random.key(self.seed), tree)
 
     def _require(self, part: str, found: str, where: Path) -> None:
         """Refuse a part that was changed, or copied here from another run."""
@@ -291,6 +284,12 @@ def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
     }
     write_json(folder / SETTINGS, settings)
     return Run.open(folder)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _random_params(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
+    token = jnp.zeros((1, 1), jnp.int32)
+    return T5(config).init(key, token, token, token, tree)["params"]
 
 
 def node_tree(encoded: EncodedDocids) -> NodeTree:

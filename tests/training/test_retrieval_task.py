@@ -36,13 +36,16 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
         np.testing.assert_array_equal(batch[name], array)
     given = {name: jnp.asarray(array) for name, array in batch.items()}
 
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
+
     @jax.jit
-    def both(key):
-        params = task.init(key)["params"]
+    def both(params, key):
         inputs = [given[f"{name}"] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]
         return task.loss(params, given, key), task.model.apply({"params": params}, *inputs, task.tree)
 
-    (total, weight, metrics), logits = jax.tree.map(np.asarray, both(jax.random.key(0)))
+    (total, weight, metrics), logits = jax.tree.map(np.asarray, both(params, jax.random.key(0)))
     normaliser = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
     expected, count, right = 0.0, 0, 0
     for row, place in np.argwhere(batch["decoder_loss_weights"] > 0):
