@@ -28,15 +28,12 @@ def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
     first = reports[0]
     splits, systems, measured, budget = {}, {}, {}, dict(first.budget)
     for report in reports:
-        both = {**report.budget, **budget}
-        if (report.dataset, report.reference) != (first.dataset, first.reference) or both != {
-            **budget,
-            **report.budget,
-        }:
+        same = (report.dataset, report.reference) == (first.dataset, first.reference)
+        if not same or any(budget.get(run, took) != took for run, took in report.budget.items()):
             raise InputError("reports of different corpora or runs", fix="evaluate the same runs on each split")
-        budget = both
+        budget |= report.budget
         splits |= {split.name: split for split in report.splits if split.name not in splits}
-        systems |= {system.name: system for system in report.systems}
+        systems |= {system.name: system for system in report.systems if system.name not in systems}
         measured |= {(m.system, m.split): m for m in report.measurements if (m.system, m.split) not in measured}
     all_notes = dict.fromkeys([note for report in reports for note in report.notes] + list(notes))
     return dataclasses.replace(

@@ -122,10 +122,11 @@ def python_docs(value: Mapping[str, Any]) -> str:
         rows.append([name, *cells])
     environment = value["environment"]
     seeds = len(value["seeds"])
+    averaged = f"mean of {seeds} seeds, ± half of their range" if seeds > 1 else "one seed"
     processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
     note = (
         f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
-        f"{environment['python']}; mean of {seeds} seed{'s' * (seeds > 1)}, ± half of their range, × BM25's. "
+        f"{environment['python']}; {averaged}, × BM25's. "
         f"{value['steps']:,} steps on each kind of docids. A seed took {processor} of processor time, {clock} by the "
         f"clock beside other work, on {_machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
     )
