@@ -1,0 +1,231 @@
+"""Time a training step of T5 1.1 small beside PyTorch's, on the CPU.
+
+    python scripts/benchmark_train_step.py [--steps 12] [--out benchmarks/results/train_step.json]
+
+Both sides have the shape of T5 1.1 small (8 + 8 layers, width 512, vocabulary 32,128), float32, a batch of 32 with 64
+encoder and 8 decoder tokens, the same tokens, T5's dropout of 0.1, and AdamW. Ours is the step that `genret train`
+runs, with its metrics. Theirs is transformers' T5ForConditionalGeneration with torch.optim.AdamW, once as constructed
+by default and once with fused=True, each in a process of its own. The three processes take turns, a step each, so that
+whatever else the machine does falls on all of them; the ratio is that of the medians.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROWS, SOURCE, TARGET, VOCABULARY = 32, 64, 8, 32128
+SIDES = ("genret_jax", "torch", "torch_fused")
+
+
+def tokens() -> tuple["np.ndarray", "np.ndarray"]:
+    """Return the batch that both sides train on."""
+    generator = np.random.default_rng(0)
+    return (
+        generator.integers(2, VOCABULARY, (ROWS, SOURCE), dtype=np.int32),
+        generator.integers(2, VOCABULARY, (ROWS, TARGET), dtype=np.int32),
+    )
+
+
+class OneBatch:
+    """A sampler that always gives the same examples."""
+
+    def batch(self, step: int) -> dict[str, "np.ndarray"]:
+        """Return the batch."""
+        source, target = tokens()
+        return {
+            "encoder_input_tokens": source,
+            "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_target_tokens": target,
+            "decoder_loss_weights": np.ones(target.shape, np.float32),
+            "decoder_prefix_nodes": np.zeros_like(target),
+        }
+
+
+def genret_jax_step() -> Callable[[], float]:
+    """Return a function that makes one step of ours, as training dispatches it, and returns the loss."""
+    import jax
+
+    from genret_jax.models import T5Config
+    from genret_jax.training import AdamW, Constant, TrainerConfig
+    from genret_jax.training.checkpoints import Checkpoints
+    from genret_jax.training.retrieval_task import RetrievalTask
+    from genret_jax.training.start import placed_on, prepare
+
+    config = TrainerConfig(
+        steps=1000,
+        batch_size=ROWS,
+        optimizer=AdamW(learning_rate=Constant(rate=1e-4), weight_decay=0.01),
+        clip_norm=None,
+        log_every=1,
+    )
+    task = RetrievalTask(T5Config(), OneBatch(), None)
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=1) as checkpoints:
+        start = prepare(task, config, checkpoints, init_params=None, fingerprint={})
+    state, batches = start.state, jax.tree.map(lambda x: x[None], task.batch(0))
+
+    def step() -> float:
+        nonlocal state
+        with placed_on(start.mesh):
+            state, report = start.run_steps(state, batches, np.int32(1))
+        total, weight = report["totals"]["loss"]
+        return float(total / weight)
+
+    return step
+
+
+def torch_step(fused: bool) -> Callable[[], float]:
+    """Return a function that makes one step of PyTorch's and returns the loss."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=512,
+        d_kv=64,
+        d_ff=1024,
+        num_layers=8,
+        num_heads=6,
+        dropout_rate=0.1,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    # transformers 5 ties the head whatever the configuration says; T5 1.1 has a head of its own.
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 512) * 512**-0.5)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=fused or None)
+    source, target = (torch.from_numpy(part).long() for part in tokens())
+    mask = (source > 0).long()
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model(input_ids=source, attention_mask=mask, labels=target).loss
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def serve(side: str) -> None:
+    """Make a step for every line on standard input, and write its seconds and its loss to standard output."""
+    step = genret_jax_step() if side == "genret_jax" else torch_step(fused=side == "torch_fused")
+    loss = step()  # compiles, allocates
+    print(json.dumps({"loss": loss}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        loss = step()
+        print(json.dumps({"seconds": time.perf_counter() - start, "loss": loss}), flush=True)
+
+
+class Side:
+    """A process that makes steps when told to."""
+
+    def __init__(self, name: str):
+        command = [sys.executable, __file__, "--serve", name]
+        # One process at a time has work, so each may use all cores.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.first_loss = self._read()["loss"]
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def _read(self) -> dict[str, float]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise SystemExit(f"a side stopped: exit status {self.process.wait()}")
+        return json.loads(line)
+
+    def step(self, *, count: bool) -> None:
+        """Make one step; only counted ones enter the figures."""
+        if self.process.stdin:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        answer = self._read()
+        if count:
+            self.seconds.append(answer["seconds"])
+            self.losses.append(answer["loss"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the speed."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch", "transformers")}
+
+
+def processor() -> str:
+    """Return the name of the processor, as Linux gives it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def summary(side: Side) -> dict[str, object]:
+    """Return the figures of one side."""
+    ordered = sorted(side.seconds)
+    return {
+        "median_seconds": round(statistics.median(ordered), 4),
+        "fastest_seconds": round(ordered[0], 4),
+        "quartiles_seconds": [round(q, 4) for q in statistics.quantiles(ordered, n=4)[::2]],
+        "steps": len(ordered),
+        "first_loss": round(side.first_loss, 3),
+        "last_loss": round(side.losses[-1], 3),
+    }
+
+
+def main() -> None:
+    """Run all sides and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_step.json"))
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve)
+        return
+    sides = {name: Side(name) for name in SIDES}
+    for turn in range(arguments.steps + 2):
+        for side in sides.values():
+            side.step(count=turn >= 2)
+    for side in sides.values():
+        side.close()
+    figures = {name: summary(side) for name, side in sides.items()}
+    ours = statistics.median(sides["genret_jax"].seconds)
+    result = {
+        "what": "one training step: T5 1.1 small, batch 32, 64 encoder and 8 decoder tokens, AdamW, float32, CPU",
+        **figures,
+        "steps_per_second_relative_to": {
+            name: round(statistics.median(sides[name].seconds) / ours, 2) for name in SIDES[1:]
+        },
+        "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "load_average_at_the_end": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    import numpy as np
+
+    main()
