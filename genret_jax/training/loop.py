@@ -62,7 +62,8 @@ def train(
         task: Parameters, loss and batches.
         config: Everything else.
         folder: The run's folder; gets ``checkpoints/``, ``metrics.jsonl`` and ``tensorboard/``.
-        evaluators: Functions of ``(params, step)`` by name; their metrics are logged as ``name/metric``.
+        evaluators: Functions of ``(params, step)`` by name; their metrics are logged as ``name/metric``. The arrays
+            they get are gone after the next step: to keep some, copy them.
         init_params: Parameters to start from instead of the task's random ones.
         fingerprint: JSON values that say what the run is made from (corpus, docids, model); a checkpoint with others
             is refused.
@@ -148,6 +149,7 @@ class _Run:
             self._record(report)
         improved = False
         if last or _due(self.step, config.evaluate_every):
+            self._look_at(report)
             improved = self._evaluate()
         if last or improved or self.interrupted or _due(self.step, config.checkpoint_every):
             self._look_at(report)

@@ -76,6 +76,9 @@ def prepare(
         names = (*totals, "gradient_norm")
         return initial_state(params, optimizer, keep_average=config.average_decay is not None, metrics=names)
 
+    def begin_at_random(key: jax.Array) -> TrainState:
+        return begin(flax.core.unfreeze(task.init(key)["params"]))
+
     like = jax.eval_shape(begin, shapes)
     shardings = state_shardings(mesh, like, axes)
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings)
@@ -87,7 +90,7 @@ def prepare(
     else:
         step, metrics = 0, {}
         if init_params is None:
-            state = jax.jit(lambda: begin(flax.core.unfreeze(task.init(key)["params"])), out_shardings=shardings)()
+            state = jax.jit(begin_at_random, out_shardings=shardings)(key)
         else:
             _check_params(init_params, shapes)
             state = jax.jit(begin, out_shardings=shardings)(jax.device_put(init_params, shardings.params))

@@ -1,0 +1,58 @@
+"""What a person sees of a run, on a terminal and in a log file."""
+
+import io
+
+import pytest
+
+from genret_jax.training import progress
+from genret_jax.training.progress import Progress
+
+
+class Terminal(io.StringIO):
+    """Standard error that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until told."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock, capsys):
+    with Progress(start=10, steps=1000) as shown:
+        for step, at in ((11, 101), (20, 110), (40, 115), (41, 116), (70, 130)):
+            clock[0] = at
+            shown.update(step, 2.5)
+        clock[0] = 150
+        shown.update(1000, 0.5)
+        shown.update(1000, 0.5)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 40/1000  loss 2.5000  2.0 steps/s  8:00 left",
+        "step 70/1000  loss 2.5000  2.0 steps/s  7:45 left",
+        "step 1000/1000  loss 0.5000  19.8 steps/s  0:00 left",
+    ]
+
+
+def test_hours_are_shown_as_hours(clock, capsys):
+    with Progress(start=0, steps=7301) as shown:
+        clock[0] += 20
+        shown.update(20, 1.0)
+    assert capsys.readouterr().err.endswith("1.0 steps/s  2:01:21 left\n")
+
+
+def test_terminal_gets_a_bar_that_messages_do_not_break(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(start=5, steps=10) as shown:
+        shown.say("resuming after step 5")
+        shown.update(7, 1.25)
+        shown.update(10, 1.0)
+    written = terminal.getvalue()
+    assert "\rtraining:" in written.replace("\r\r", "\r")
+    assert "resuming after step 5\n" in written
+    assert "10/10" in written
