@@ -8,6 +8,15 @@ import pytest
 from genret_jax.training.interruption import Interruption
 
 
+@pytest.fixture
+def _python_handles_sigint():
+    """A process started in the background of a shell ignores SIGINT; Python's own handler is what is tested."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
+
+
+@pytest.mark.usefixtures("_python_handles_sigint")
 def test_first_signal_is_noted_and_the_second_acts():
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as interruption:
