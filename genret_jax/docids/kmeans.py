@@ -2,12 +2,11 @@
 
 Hierarchical k-means has one large problem at the top and thousands of small ones below. All groups of a depth are
 clustered together: their vectors are laid out in blocks of equal size, each block belonging to one group, so that the
-padding is less than a block a group. Distances are batched matrix products of blocks with the centroids of their
-groups. Numbers of blocks and groups are rounded up, generously where a caller says how large its problems get, because
-a compilation costs more than some padding.
+padding is less than a block a group and one depth costs one compilation. Distances are batched matrix products of
+blocks with the centroids of their groups.
 
 Initialisation is greedy k-means++ (Arthur and Vassilvitskii 2007, with several candidates a step, as scikit-learn
-does), and a cluster that runs empty takes the farthest vector of its group.
+does), the stopping rule is scikit-learn's, and a cluster that runs empty takes the farthest vector of its group.
 """
 
 import dataclasses
@@ -21,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from genret_jax.validation import check_fields, require
 
-# Squared deviation from the mean, relative to the mean's square, that is no more than the rounding of float32.
-_NOISE = 4e-12
+# Small problems are padded to these, so that many of them share one compilation.
+_FEWEST_GROUPS, _FEWEST_ROWS = 16, 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,14 +33,13 @@ class KMeans:
         restarts: Independent starts; every group keeps the one of least inertia.
         iterations: Most iterations of Lloyd's algorithm.
         tolerance: A group has converged when the squared movement of its centroids, summed, is at most this times
-            the mean squared distance of its vectors to their mean. From 2e-4 on, inertia fell by less than 0.03% on
-            sentence embeddings and Gaussian clusters.
+            the mean variance of a dimension in the group.
     """
 
     clusters: int
     restarts: int = 1
     iterations: int = 100
-    tolerance: float = 2e-4
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,58 +50,52 @@ class KMeans:
 
     def fit(self, vectors: Float32[np.ndarray, "n d"], seed: int) -> "Clustering":
         """Cluster one set of vectors."""
-        return self.fit_groups(jnp.asarray(vectors), np.arange(len(vectors)), np.zeros(len(vectors), np.int64), seed)
+        return self.fit_groups(vectors, np.zeros(len(vectors), np.int32), seed)
 
-    def fit_groups(
-        self,
-        vectors: Float[Array, "n d"],
-        members: Int[np.ndarray, " a"],
-        group: Int[np.ndarray, " a"],
-        seed: int,
-        most_groups: int = 1,
-    ) -> "Clustering":
+    def fit_groups(self, vectors: Float32[np.ndarray, "n d"], group: Int[np.ndarray, " n"], seed: int) -> "Clustering":
         """Cluster every group of vectors by itself.
 
         Args:
-            vectors: Finite vectors, on the device.
-            members: Indices of the vectors to cluster.
-            group: Group of every member, numbered from 0 without gaps.
+            vectors: Finite vectors.
+            group: Group of every vector, numbered from 0 without gaps.
             seed: Decides the starts.
-            most_groups: How many groups later calls with these vectors may have; shapes leave room for them.
 
         Returns:
-            Labels within each member's group. A group with fewer distinct vectors than clusters leaves some unused.
+            Labels within each vector's group. A group with fewer distinct vectors than clusters leaves some unused.
         """
-        layout = _Layout.of(group, self.clusters, len(vectors), most_groups)
-        rows = np.full(layout.blocks * layout.block_size, -1, np.int32)
-        rows[layout.slots] = members[layout.order]
-        found = _cluster(
-            vectors,
-            rows.reshape(layout.blocks, layout.block_size),
+        layout = _Layout.of(group, self.clusters)
+        blocks = np.zeros((layout.blocks * layout.block_size, vectors.shape[1]), np.float32)
+        blocks[layout.slots] = vectors[layout.order]
+        present = np.zeros(len(blocks), bool)
+        present[layout.slots] = True
+        shape = layout.blocks, layout.block_size
+        labels, distances, centroids = _cluster(
+            blocks.reshape(*shape, -1),
+            present.reshape(shape),
             layout.owner,
             layout.first_block,
             *self._starts(layout, seed),
             self.tolerance,
             iterations=self.iterations,
         )
-        labels, distances, centroids, varied = map(np.asarray, found)
-        slot = np.empty(len(members), np.int64)
-        slot[layout.order] = layout.slots
-        groups = len(layout.sizes)
-        return Clustering(labels.reshape(-1)[slot], distances.reshape(-1)[slot], centroids[:groups], varied[:groups])
+        back = np.empty(len(vectors), np.int64)
+        back[layout.order] = layout.slots
+        return Clustering(
+            labels=np.asarray(labels).reshape(-1)[back],
+            distances=np.asarray(distances).reshape(-1)[back],
+            centroids=np.asarray(centroids)[: int(group.max(initial=-1)) + 1],
+        )
 
     def _starts(
         self, layout: "_Layout", seed: int
     ) -> tuple[Int32[np.ndarray, "restarts g"], Float32[np.ndarray, "restarts c_minus_1 g t"]]:
         """Draw what decides the starts: first centroids and uniform numbers (jax.random would double compilation)."""
-        random, groups = np.random.default_rng(seed), len(layout.sizes)
-        trials = 2 + int(np.log(self.clusters))  # as scikit-learn
+        random = np.random.default_rng(seed)
+        member = (random.random((self.restarts, len(layout.sizes))) * layout.sizes).astype(np.int64)
         first = np.zeros((self.restarts, layout.groups), np.int32)
-        draws = np.zeros((self.restarts, self.clusters - 1, layout.groups, trials), np.float32)
-        member = (random.random((self.restarts, groups)) * layout.sizes).astype(np.int64)
-        first[:, :groups] = layout.first_block[:groups] * layout.block_size + member
-        draws[:, :, :groups] = random.random((self.restarts, self.clusters - 1, groups, trials), np.float32)
-        return first, draws
+        first[:, : len(layout.sizes)] = layout.first_block[: len(layout.sizes)] * layout.block_size + member
+        trials = 2 + int(np.log(self.clusters))  # as scikit-learn
+        return first, random.random((self.restarts, self.clusters - 1, layout.groups, trials), np.float32)
 
 
 class Clustering(NamedTuple):
@@ -113,20 +105,18 @@ class Clustering(NamedTuple):
         labels: Cluster within the vector's group.
         distances: Squared distance to that cluster's centroid; their sum is the inertia.
         centroids: Centroids of every group.
-        varied: Whether a group's vectors differ by more than rounding; if not, its labels mean nothing.
     """
 
-    labels: Int32[np.ndarray, " a"]
-    distances: Float32[np.ndarray, " a"]
+    labels: Int32[np.ndarray, " n"]
+    distances: Float32[np.ndarray, " n"]
     centroids: Float32[np.ndarray, "g c d"]
-    varied: Bool[np.ndarray, " g"]
 
 
 class _Layout(NamedTuple):
-    """Vectors sorted by group, in blocks that belong to one group each."""
+    """Vectors sorted by group, in blocks that belong to one group each; counts are rounded up to bound compilations."""
 
-    order: np.ndarray  # int64[a]: members sorted by group
-    slots: np.ndarray  # int64[a]: place among all block rows of each sorted member
+    order: np.ndarray  # int64[n]: vectors sorted by group
+    slots: np.ndarray  # int64[n]: place among all block rows of each sorted vector
     sizes: np.ndarray  # int64[groups that exist]
     owner: np.ndarray  # int32[blocks]: group of every block, ascending; surplus blocks belong to the last, empty group
     first_block: np.ndarray  # int32[groups + 1]: blocks of group i are first_block[i]:first_block[i + 1]
@@ -135,28 +125,26 @@ class _Layout(NamedTuple):
     block_size: int
 
     @classmethod
-    def of(cls, group: np.ndarray, clusters: int, vectors: int, most_groups: int) -> "_Layout":
+    def of(cls, group: np.ndarray, clusters: int) -> "_Layout":
         sizes = np.bincount(group)
-        # Blocks have more rows than centroids, of which each gets a copy, and are small enough for small groups.
-        block_size = max(64, 2 ** int(np.ceil(np.log2(2 * clusters))))
+        # Larger blocks make better matrix products but waste more padding; they never have fewer rows than centroids.
+        largest = max(256, 4 ** int(np.ceil(np.log(4 * clusters) / np.log(4))))
+        block_size = int(np.clip(4 ** int(np.log(sizes.mean() / 2 + 1) / np.log(4)), 16, largest))
         per_group = -(-sizes // block_size)
-        used = int(per_group.sum())
-        groups, blocks = most_groups, vectors // block_size * 11 // 10
-        # At least 4,096 rows and 15 groups, so that small problems share one shape.
-        groups = 2 ** int(np.ceil(np.log2(max(len(sizes) + 1, groups, 16))))
-        blocks = _rounded(max(used, blocks, 4096 // block_size))
+        groups = _rounded(max(len(sizes) + 1, _FEWEST_GROUPS))
+        blocks = _rounded(max(int(per_group.sum()), _FEWEST_ROWS // block_size))
         order = np.argsort(group, kind="stable")
         first_row, first_block = np.cumsum(sizes) - sizes, np.cumsum(per_group) - per_group
         slots = np.arange(len(group)) + (first_block * block_size - first_row)[group[order]]
         owner = np.full(blocks, groups - 1, np.int32)
-        owner[:used] = np.repeat(np.arange(len(sizes), dtype=np.int32), per_group)
+        owner[: per_group.sum()] = np.repeat(np.arange(len(sizes), dtype=np.int32), per_group)
         bounds = np.searchsorted(owner, np.arange(groups + 1)).astype(np.int32)
         return cls(order, slots, sizes, owner, bounds, groups, blocks, block_size)
 
 
 def _rounded(count: int) -> int:
-    """Round up to a number with four significant bits, so at most by an eighth."""
-    step = 1 << max(count.bit_length() - 4, 0)
+    """Round up to a number with three significant bits, so at most by a quarter."""
+    step = 1 << max(count.bit_length() - 3, 0)
     return -(-count // step) * step
 
 
@@ -189,17 +177,16 @@ class _Data(NamedTuple):
 
     def draw(self, weights: Float[Array, "n b"], uniform: Float[Array, "g t"]) -> Int[Array, "g t"]:
         """Draw block rows of every group with probabilities in proportion to weights, by inverting their sums."""
-        blocks, size = weights.shape
         in_block = weights.sum(1)
-        of_group, upto = self.total(in_block), jnp.cumsum(in_block)
-        target = (jnp.cumsum(of_group) - of_group)[:, None] + uniform * of_group[:, None]  # --> [g, t]
-        block = jnp.sum(upto[None, None, :] <= target[..., None], -1)
-        # Rounding may lead out of the group; a group without blocks takes any.
-        first, last = jnp.minimum(self.first_block[:-1], blocks - 1), self.first_block[1:] - 1
-        block = jnp.maximum(jnp.minimum(block, last[:, None]), first[:, None])
-        rest = target - (upto - in_block)[block]
+        upto = jnp.cumsum(in_block)
+        first = jnp.minimum(self.first_block[:-1], len(weights) - 1)[:, None]  # a group without blocks takes any
+        last = jnp.maximum(self.first_block[1:] - 1, 0)[:, None]
+        before = upto[first] - in_block[first]
+        target = before + uniform * (upto[last] - before)  # --> [g, t]
+        block = jnp.clip(jnp.sum(upto[None, None, :] <= target[..., None], -1), first, last)
+        rest = target - (upto[block] - in_block[block])
         row = jnp.sum(jnp.cumsum(weights[block], -1) <= rest[..., None], -1)  # --> [g, t]
-        return block * size + jnp.clip(row, 0, jnp.maximum(self.present.sum(1)[block] - 1, 0))
+        return block * weights.shape[1] + jnp.clip(row, 0, jnp.maximum(self.present.sum(1)[block] - 1, 0))
 
     def farthest(self, distances: Float[Array, "n b"]) -> Int[Array, " g"]:
         """Return the block row with the largest distance in every group."""
@@ -214,8 +201,8 @@ class _Data(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("iterations",))
 def _cluster(
-    vectors: Float[Array, "all d"],
-    rows: Int[Array, "n b"],
+    blocks: Float[Array, "n b d"],
+    present: Bool[Array, "n b"],
     owner: Int[Array, " n"],
     first_block: Int[Array, " g_plus_1"],
     first: Int[Array, "restarts g"],
@@ -223,14 +210,14 @@ def _cluster(
     tolerance: float | Float[Array, ""],
     *,
     iterations: int,
-) -> tuple[Int[Array, "n b"], Float[Array, "n b"], Float[Array, "g c d"], Bool[Array, " g"]]:
-    data, mean, spread = _centred(vectors, rows, owner, first_block)
+) -> tuple[Int[Array, "n b"], Float[Array, "n b"], Float[Array, "g c d"]]:
+    data, mean, variance = _centred(blocks, present, owner, first_block)
 
     def run(start: Int[Array, ""]) -> tuple[Int[Array, "n b"], Float[Array, "n b"], Float[Array, "g c d"]]:
         centroids = _plus_plus(data, first[start], draws[start])
-        centroids = _lloyd(data, centroids, tolerance * spread, iterations)
+        centroids = _lloyd(data, centroids, tolerance * variance, iterations)
         distances = data.distances(centroids)
-        return distances.argmin(-1).astype(jnp.int32), jnp.where(data.present, distances.min(-1), 0), centroids
+        return distances.argmin(-1).astype(jnp.int32), jnp.where(present, distances.min(-1), 0), centroids
 
     def better(start: Int[Array, ""], best: tuple) -> tuple:
         found = run(start)
@@ -241,28 +228,22 @@ def _cluster(
 
     best = run(jnp.zeros((), jnp.int32))
     labels, distances, centroids = jax.lax.fori_loop(1, len(first), better, best) if len(first) > 1 else best
-    varied = spread > _NOISE * jnp.sum(mean**2, -1)
-    return labels, distances, centroids + mean[:, None, :], varied
+    return labels, distances, centroids + mean[:, None, :]
 
 
 def _centred(
-    vectors: Float[Array, "all d"],
-    rows: Int[Array, "n b"],
+    blocks: Float[Array, "n b d"],
+    present: Bool[Array, "n b"],
     owner: Int[Array, " n"],
     first_block: Int[Array, " g_plus_1"],
 ) -> tuple[_Data, Float[Array, "g d"], Float[Array, " g"]]:
-    """Lay out vectors in blocks less their group's mean, so that squared distances keep their digits.
-
-    Returns:
-        The blocks, the mean of every group, and the mean squared distance to it.
-    """
-    present = rows >= 0
-    data = _Data(vectors[rows], present.astype(vectors.dtype), present, owner, first_block)
-    counts = jnp.maximum(data.total(data.norms.sum(1)), 1)
-    mean = data.total(jnp.einsum("nbd,nb->nd", data.vectors, data.norms)) / counts[:, None]
-    centred = (data.vectors - mean[owner][:, None, :]) * present[..., None]
-    data = data._replace(vectors=centred, norms=jnp.sum(centred**2, -1))
-    return data, mean, data.total(data.norms.sum(1)) / counts
+    """Subtract every group's mean, so that squared distances keep their digits; also return the mean variance."""
+    raw = _Data(blocks, present.astype(blocks.dtype), present, owner, first_block)
+    counts = jnp.maximum(raw.total(raw.norms.sum(1)), 1)
+    mean = raw.total(blocks.sum(1)) / counts[:, None]
+    vectors = jnp.where(present[..., None], blocks - mean[owner][:, None, :], 0)
+    data = raw._replace(vectors=vectors, norms=jnp.sum(vectors**2, -1))
+    return data, mean, data.total(data.norms.sum(1)) / counts / blocks.shape[-1]
 
 
 def _plus_plus(data: _Data, first: Int[Array, " g"], draws: Float[Array, "c_minus_1 g t"]) -> Float[Array, "g c d"]:
@@ -295,7 +276,7 @@ def _lloyd(
     """Move centroids to the means of their vectors until no group's centroids move by more than its limit."""
 
     def advance(progress: _Progress) -> _Progress:
-        moved = jnp.where(progress.active[:, None, None], _means(data, progress.centroids, limit), progress.centroids)
+        moved = jnp.where(progress.active[:, None, None], _means(data, progress.centroids), progress.centroids)
         shift = jnp.sum((moved - progress.centroids) ** 2, (1, 2))
         return _Progress(moved, progress.active & (shift > limit), progress.step + 1)
 
@@ -306,24 +287,26 @@ def _lloyd(
     return jax.lax.while_loop(unfinished, advance, start).centroids
 
 
-def _means(data: _Data, centroids: Float[Array, "g c d"], limit: Float[Array, " g"]) -> Float[Array, "g c d"]:
-    """Return the mean of every cluster's vectors; the first empty cluster of a group moves to its farthest vector.
-
-    It stays where no vector of the group is farther from its centroid than the limit (squared), for then the group
-    has fewer distinct vectors than clusters.
-    """
+def _means(data: _Data, centroids: Float[Array, "g c d"]) -> Float[Array, "g c d"]:
+    """Return the mean of every cluster's vectors; an empty cluster moves to its group's farthest vector."""
+    groups, clusters, width = centroids.shape
     distances = data.distances(centroids)
-    # Sums as matrix products: many times faster on a CPU than scattering rows, and in the same order on any device.
-    labels = jax.nn.one_hot(distances.argmin(-1), centroids.shape[1]) * data.present[..., None]
-    counts = data.total(labels.sum(1))  # --> [g, c]
-    sums = data.total(jnp.einsum("nbc,nbd->ncd", labels, data.vectors))
-    means = jnp.where((counts > 0)[..., None], sums / jnp.maximum(counts, 1)[..., None], centroids)
-    empty = (counts == 0) & (counts.sum(1, keepdims=True) > 0)
+    labels, nearest = distances.argmin(-1), jnp.where(data.present, distances.min(-1), 0)
+    # Absent rows go to one cluster too many, which is cut off.
+    cluster = jnp.where(data.present, data.owner[:, None] * clusters + labels, groups * clusters).reshape(-1)
+    sums = jax.ops.segment_sum(data.vectors.reshape(-1, width), cluster, groups * clusters + 1)[:-1]
+    counts = jax.ops.segment_sum(jnp.ones(cluster.shape), cluster, groups * clusters + 1)[:-1]
+    counts = counts.reshape(groups, clusters)
+    means = sums.reshape(centroids.shape) / jnp.maximum(counts, 1)[..., None]
+    means = jnp.where((counts > 0)[..., None], means, centroids)
+    return jax.lax.cond((counts == 0).any(), lambda: _refill(data, means, counts, nearest), lambda: means)
 
-    def refilled() -> Float[Array, "g c d"]:
-        nearest = jnp.where(data.present, distances.min(-1), 0)
-        row = data.farthest(nearest)[:, None]
-        first = empty & (jnp.cumsum(empty, 1) == 1) & (nearest.reshape(-1)[row] > limit[:, None])
-        return jnp.where(first[..., None], data.rows(row), means)
 
-    return jax.lax.cond(empty.any(), refilled, lambda: means)
+def _refill(
+    data: _Data, means: Float[Array, "g c d"], counts: Float[Array, "g c"], nearest: Float[Array, "n b"]
+) -> Float[Array, "g c d"]:
+    """Move the first empty cluster of every group to the group's farthest vector, if any is off its centroid."""
+    row = data.farthest(nearest)[:, None]
+    empty = counts == 0
+    first = empty & (jnp.cumsum(empty, 1) == 1) & (nearest.reshape(-1)[row] > 0)
+    return jnp.where(first[..., None], data.rows(row), means)
