@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.docids.checks import require_vectors
 from genret_jax.docids.kmeans import KMeans
@@ -68,6 +69,7 @@ class HierarchicalKMeans:
         documents = np.arange(len(vectors))
         group = np.zeros(len(vectors), np.int64)
         distances = ((vectors - vectors.mean(0, keepdims=True)) ** 2).sum(1) if len(vectors) else np.zeros(0)
+        on_device = jnp.asarray(vectors)
         columns: list[np.ndarray] = []
         level_sizes: list[int] = []
         while len(documents):
@@ -78,7 +80,7 @@ class HierarchicalKMeans:
             level_sizes.append(max(self.leaf_size * bool(in_leaf.any()), self.branching * (not in_leaf.all())))
             documents, group = documents[~in_leaf], _renumbered(group[~in_leaf])
             if len(documents):
-                code, distances = self._divide(vectors, documents, group, len(columns), seed)
+                code, distances = self._divide(on_device, documents, group, len(columns), seed)
                 column[documents] = code
                 group = _renumbered(group * self.branching + code)
             columns.append(column)
@@ -86,7 +88,7 @@ class HierarchicalKMeans:
 
     def _divide(
         self,
-        vectors: Float32[np.ndarray, "n d"],
+        vectors: Float[Array, "n d"],
         documents: Int[np.ndarray, " a"],
         group: Int[np.ndarray, " a"],
         depth: int,
@@ -97,19 +99,20 @@ class HierarchicalKMeans:
         Returns:
             The part of every document, and its squared distance to the part's centroid.
         """
-        part, distances = _equal_parts(group, self.branching, self.leaf_size), np.zeros(len(documents), np.float32)
-        clustered = _vary(vectors, documents, group)[group] & (depth < _DEEPEST_CLUSTERING)
-        if clustered.any():
-            of_seed = int(np.random.SeedSequence([seed, depth]).generate_state(1)[0])
-            found = KMeans(clusters=self.branching).fit_groups(
-                vectors[documents[clustered]], _renumbered(group[clustered]), of_seed
-            )
-            whole = _renumbered(group[clustered])
-            counts = np.bincount(whole * self.branching + found.labels, minlength=(whole.max() + 1) * self.branching)
-            undivided = (counts.reshape(-1, self.branching).max(1) == np.bincount(whole))[whole]
-            part[clustered] = np.where(undivided, part[clustered], found.labels)
-            distances[clustered] = np.where(undivided, 0, found.distances)
-        return part, distances
+        equal_parts, nowhere = _equal_parts(group, self.branching, self.leaf_size), np.zeros(len(group), np.float32)
+        if depth >= _DEEPEST_CLUSTERING:
+            return equal_parts, nowhere
+        found = KMeans(clusters=self.branching).fit_groups(
+            vectors,
+            documents,
+            group,
+            seed=int(np.random.SeedSequence([seed, depth]).generate_state(1)[0]),
+            most_groups=len(vectors) // (3 * self.leaf_size),  # clusters differ in size, and few depths see so many
+        )
+        sizes = np.bincount(group)
+        parts = np.bincount(group * self.branching + found.labels, minlength=len(sizes) * self.branching)
+        divided = (found.varied & (parts.reshape(-1, self.branching).max(1) < sizes))[group]
+        return np.where(divided, found.labels, equal_parts), np.where(divided, found.distances, nowhere)
 
 
 def _renumbered(group: Int[np.ndarray, " a"]) -> Int[np.ndarray, " a"]:
@@ -131,13 +134,3 @@ def _equal_parts(group: Int[np.ndarray, " a"], branching: int, leaf_size: int) -
     sizes = np.bincount(group)
     parts = np.minimum(-(-sizes // leaf_size), branching)
     return _ranks(group, np.zeros(len(group))) * parts[group] // sizes[group]
-
-
-def _vary(
-    vectors: Float32[np.ndarray, "n d"], documents: Int[np.ndarray, " a"], group: Int[np.ndarray, " a"]
-) -> np.ndarray:
-    """Tell of every group whether it has two different vectors."""
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    differs = (vectors[documents[order]] != vectors[documents[order[starts]]][group[order]]).any(1)
-    return np.logical_or.reduceat(differs, starts)
