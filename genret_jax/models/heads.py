@@ -17,7 +17,7 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
-from genret_jax.models.layers import Embed
+from genret_jax.models.layers import Embed, project
 
 # Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
 IMPOSSIBLE = -1e7
@@ -91,7 +91,7 @@ class VocabularyHead(nn.Module):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         shape = (self.config.d_model, self.config.output_vocab_size)
         kernel = param_with_axes("kernel", init, shape, jnp.float32, axes=("embed", "vocab"))
-        return jnp.matmul(hidden.astype(jnp.float32), kernel)
+        return project(hidden.astype(jnp.float32), kernel)
 
     def step_logits(
         self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"] | None, tree: NodeTree | None, at_root: bool
@@ -158,7 +158,7 @@ class PrefixHead(nn.Module):
             rows = self.output_nodes[tree.root_first_node : tree.root_first_node + fanout]
         else:
             rows = jnp.take(self.output_nodes, tree.child_nodes[:fanout], axis=0, mode="clip")
-        scores = jnp.matmul(hidden.astype(jnp.float32), rows.T)
+        scores = project(hidden.astype(jnp.float32), rows.T)
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
