@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -63,19 +64,20 @@ class Checkpoints:
         return [step in kept for step in steps]
 
     def __enter__(self) -> "Checkpoints":
+        logging.getLogger("absl").addFilter(_is_news)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if "_manager" not in vars(self):  # nothing was ever saved
-            return
         try:
             self.wait()
         except Exception:
             if kind is None:  # an error on the way here tells more than a second one
                 raise
         finally:
-            with contextlib.suppress(Exception):  # wait() has raised it
-                self._manager.close()
+            if "_manager" in vars(self):
+                with contextlib.suppress(Exception):  # wait() has raised it
+                    self._manager.close()
+            logging.getLogger("absl").removeFilter(_is_news)
 
     def wait(self) -> None:
         """Return when everything is on the disk.
@@ -174,6 +176,11 @@ class _Preserve:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         kept: list[bool] = self.is_kept([checkpoint.step for checkpoint in checkpoints])
         return kept
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Orbax logs a traceback of everything that it raises anyway.
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:

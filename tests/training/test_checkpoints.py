@@ -153,14 +153,23 @@ def test_restore_params_of_a_damaged_run(stopped, finished, assert_same_params):
     assert (stopped / "checkpoints" / "8").exists()  # reading moves nothing
 
 
-def test_full_disk_keeps_the_last_checkpoint(stopped, tiny_config, settings, monkeypatch, assert_same_params, finished):
+@pytest.mark.parametrize(
+    ("at", "error"),
+    [
+        ("save", OSError(28, "No space left on device")),
+        ("wait_until_finished", ValueError("RESOURCE_EXHAUSTED: Failed to write to file 8: No space left on device")),
+    ],
+)
+def test_full_disk_keeps_the_last_checkpoint(
+    at, error, stopped, tiny_config, settings, monkeypatch, assert_same_params, finished
+):
     import orbax.checkpoint as ocp
 
     def fail(*_, **__):
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(ocp.CheckpointManager, "save", fail)
+        patch.setattr(ocp.CheckpointManager, at, fail)
         with pytest.raises(InputError, match="no space left on the disk for a checkpoint; next: free some space"):
             train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
     result = train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
