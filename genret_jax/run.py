@@ -6,17 +6,15 @@
     metrics.jsonl   losses and validation               checkpoints/  parameters and optimiser states
                                                         reports/      evaluations
 
-Each part is written whole or not at all, so preparing a run that was interrupted goes on with the first part missing.
+:func:`genret_jax.prepare.prepare` makes it, :func:`genret_jax.train.train` trains what is in it.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +24,27 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
-from genret_jax.data.corpus import Corpus, read_beir, write_beir
+from genret_jax.data.corpus import Corpus, read_beir
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.lsa import lsa
 from genret_jax.data.pseudo_queries import PseudoQueries
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.span_corruption import SpanCorruption
-from genret_jax.data.splits import hold_out
-from genret_jax.data.store_building import build_store
-from genret_jax.data.vocabulary import EOS, ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
-from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, HierarchicalKMeans, ResidualKMeans
+from genret_jax.data.vocabulary import EOS, Vocabulary
+from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids
 from genret_jax.errors import InputError
-from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import EvaluationConfig, Experiment, PretrainedStart
+from genret_jax.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.initialize import LsaStart, start_from_vectors
 from genret_jax.models.network import T5
-from genret_jax.storage import fingerprint, read_json, write_json
+from genret_jax.storage import read_json
 
 SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
 LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
-_PARTS = (SETTINGS, CONFIGURATION, IDENTITY, "corpus", "docids", "examples")
-_VERSION = 1
-# Sizes are rounded up to this, so that embeddings divide evenly among up to so many devices of the model axis.
-_DIVISIBLE = 8
+VERSION = 1
 _CONFIGS = (T5Config, SamplerConfig, PseudoQueries, SpanCorruption, EvaluationConfig, LsaStart, PretrainedStart)
 _SAVED = {cls.__name__: cls for cls in _CONFIGS}
-
-Log = Callable[[str], None]
 
 
 class Run:
@@ -84,8 +74,8 @@ class Run:
                 fix="give the folder that 'genret train --run' wrote",
             )
         settings = read_json(folder / SETTINGS)
-        if settings.get("version") != _VERSION:
-            raise InputError(f"a run of version {settings.get('version')}", file=folder, expected=f"version {_VERSION}")
+        if settings.get("version") != VERSION:
+            raise InputError(f"a run of version {settings.get('version')}", file=folder, expected=f"version {VERSION}")
         return cls(folder, settings)
 
     @functools.cached_property
@@ -132,17 +122,17 @@ class Run:
     @functools.cached_property
     def model(self) -> T5Config:
         """The network."""
-        return _restored(self.settings["model"])
+        return _from_json(self.settings["model"])
 
     @functools.cached_property
     def sampler(self) -> SamplerConfig:
         """How examples are drawn, and how long inputs are."""
-        return _restored(self.settings["sampler"])
+        return _from_json(self.settings["sampler"])
 
     @functools.cached_property
     def evaluation(self) -> EvaluationConfig:
         """What the report measures."""
-        return _restored(self.settings["evaluation"])
+        return _from_json(self.settings["evaluation"])
 
     @property
     def seed(self) -> int:
@@ -179,7 +169,7 @@ class Run:
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
         params = self._random_params()
-        start = _restored(self.settings["start"])
+        start = _from_json(self.settings["start"])
         if isinstance(start, LsaStart):
             found = lsa(self.store.token_counts(), self.model.d_model, self.seed)
             tokens = np.zeros((self.model.vocab_size, self.model.d_model), np.float32)
@@ -210,80 +200,6 @@ class Run:
 
     def _docid_text(self) -> Callable[[str], list[int]] | None:
         return self.vocabulary.encode if self.settings["codec"]["kind"] == "text" else None
-
-
-def prepare(experiment: Experiment, folder: str | os.PathLike[str], log: Log = print) -> Run:
-    """Make a run folder ready to be trained, or open the one that is.
-
-    Args:
-        experiment: What to prepare.
-        folder: The run folder.
-        log: Receives a line for each part made.
-
-    Raises:
-        InputError: If the folder holds another experiment or something else, or the corpus cannot be used. A folder
-            that was new is then as it was.
-    """
-    with new_or_untouched(folder):
-        return _prepare(experiment, Path(folder), log)
-
-
-@contextlib.contextmanager
-def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Remove what an :class:`InputError` in the block leaves of a run folder that was new."""
-    folder = Path(folder)
-    was_new = not _visible(folder)
-    try:
-        yield
-    except InputError:
-        if was_new and folder.is_dir():
-            for name in _visible(folder):
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not set(os.listdir(folder)) - {LOCK}:
-                shutil.rmtree(folder)
-        raise
-
-
-def _visible(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
-
-
-def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
-    corpus = read_beir(experiment.corpus)
-    everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
-    if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
-        corpus = hold_out(corpus, experiment.hold_out, split="validation")
-    _claim(folder, {"corpus": everything, **experiment.identity()})
-    _make(folder / "corpus", lambda path: write_beir(corpus, path))
-    splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
-    log(f"corpus      {len(corpus):,} documents{splits}")
-    _make(folder / "docids", lambda path: _table(experiment, corpus).save(path))
-    table = DocidTable.load(folder / "docids")
-    log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
-    _make(folder / "examples", lambda path: _store(path, experiment, corpus, table))
-    store = ExampleStore.open(folder / "examples")
-    vocabulary = store.vocabulary
-    log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
-    codec = _codec(experiment, table, vocabulary)
-    settings = {
-        "version": _VERSION,
-        "corpus": corpus.name,
-        "seed": experiment.seed,
-        "codec": codec.to_json(),
-        "model": _saved(_sized(experiment, vocabulary, codec, codec.encode(table))),
-        "sampler": _saved(experiment.sampler),
-        "evaluation": _saved(experiment.evaluation),
-        "start": _saved(experiment.start),
-        "fingerprints": {
-            "corpus": corpus.fingerprint,
-            "docids": table.fingerprint,
-            "vocabulary": vocabulary.fingerprint,
-        },
-        "environment": environment(),
-    }
-    write_json(folder / SETTINGS, settings)
-    return Run.open(folder)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -330,115 +246,20 @@ def stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Make the folder this experiment's, and refuse one in which another, or something else, lives."""
-    marker = folder / IDENTITY
-    if not marker.is_file():
-        if there := sorted(set(_visible(folder)) - {LOCK}):
-            raise InputError(
-                f"the folder is not empty and not a run (it has {there[0]!r})",
-                file=folder,
-                expected="a new folder, or one of an earlier 'genret train'",
-                fix="choose another --run folder",
-            )
-        write_json(marker, dict(identity))
-        return
-    made_with = read_json(marker)
-    different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
-    if different:
-        name = different[0]
-        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name)}"
-        more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
-        raise InputError(
-            f"this run folder belongs to another {what}{more}",
-            file=folder,
-            expected=f"{identity.get(name)}, as this experiment has",
-            fix="choose another --run folder, or give what this run was made with",
-        )
-
-
-def _make(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder."""
-    if not path.exists():
-        write(path)
-
-
-def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:
-    wanted = experiment.vocabulary
-    if wanted.kind == "bytes":
-        return ByteVocabulary(normalization=wanted.normalization, extra_ids=wanted.extra_ids)
-    if wanted.kind == "file":
-        assert wanted.path is not None
-        return from_model_file(wanted.path, normalization=wanted.normalization, extra_ids=wanted.extra_ids)
-    texts = [corpus.document_text(index) for index in range(len(corpus))]
-    texts += [corpus.queries[query] for query in corpus.qrels.get("train", {})]
-    return train_sentencepiece(texts, size=wanted.size, normalization=wanted.normalization, extra_ids=wanted.extra_ids)
-
-
-def _store(path: Path, experiment: Experiment, corpus: Corpus, table: DocidTable) -> None:
-    vocabulary = _vocabulary(experiment, corpus)
-    codec = _codec(experiment, table, vocabulary)
-    build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
-
-
-def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
-    if isinstance(experiment.docids, str):
-        table = DocidTable.load(experiment.docids)
-        table.require_corpus(corpus.fingerprint, file=experiment.docids)
-        return table
-    clusters = isinstance(experiment.docids, (HierarchicalKMeans, ResidualKMeans))
-    vectors = experiment.vectors.vectors(corpus) if clusters else None
-    return experiment.docids.assign(
-        corpus.doc_ids, vectors, seed=experiment.seed, corpus_fingerprint=corpus.fingerprint
-    )
-
-
-def _codec(experiment: Experiment, table: DocidTable, vocabulary: Vocabulary) -> DocidCodec:
-    """The prefix head writes docids only; T5's head writes text too, so docid tokens come after those of text."""
-    if experiment.model.head == "prefix":
-        return DocidCodec(kind="per_level", first_token=2, level_sizes=table.level_sizes, eos="needed")
-    text = vocabulary.encode if experiment.codec == "text" else None
-    return DocidCodec(
-        kind=experiment.codec,
-        first_token=vocabulary.size,
-        level_sizes=table.level_sizes,
-        eos="always",
-        encode_text=text,
-    )
-
-
-def _sized(experiment: Experiment, vocabulary: Vocabulary, codec: DocidCodec, encoded: EncodedDocids) -> T5Config:
-    """Fill in what the corpus decides."""
-    if experiment.model.head == "prefix":
-        return dataclasses.replace(
-            experiment.model,
-            vocab_size=_rounded(vocabulary.size),
-            decoder_vocab_size=_rounded(codec.vocab_size),
-            num_nodes=_rounded(encoded.tree.num_nodes),
-        )
-    # Public weights may have more rows than their vocabulary has tokens.
-    least = experiment.model.vocab_size if isinstance(experiment.start, PretrainedStart) else 0
-    return dataclasses.replace(experiment.model, vocab_size=max(least, _rounded(codec.vocab_size)))
-
-
-def _rounded(size: int) -> int:
-    return -(-size // _DIVISIBLE) * _DIVISIBLE
-
-
-def _saved(config: Any) -> Any:
+def as_json(config: Any) -> Any:
     """Return a configuration as JSON values, its class by name."""
     if not dataclasses.is_dataclass(config):
         return config
     return {
         "class": type(config).__name__,
-        "fields": {field.name: _saved(getattr(config, field.name)) for field in dataclasses.fields(config)},
+        "fields": {field.name: as_json(getattr(config, field.name)) for field in dataclasses.fields(config)},
     }
 
 
-def _restored(saved: Any) -> Any:
-    """Return what :func:`_saved` was given."""
+def _from_json(saved: Any) -> Any:
+    """Return what :func:`as_json` was given."""
     if isinstance(saved, list):
-        return tuple(_restored(value) for value in saved)
+        return tuple(_from_json(value) for value in saved)
     if not isinstance(saved, dict):
         return saved
-    return _SAVED[saved["class"]](**{name: _restored(value) for name, value in saved["fields"].items()})
+    return _SAVED[saved["class"]](**{name: _from_json(value) for name, value in saved["fields"].items()})

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.experiment import Experiment
-from genret_jax.run import CONFIGURATION, LOCK, Run, new_or_untouched, node_tree, prepare, stderr
+from genret_jax.prepare import new_or_untouched, prepare
+from genret_jax.run import CONFIGURATION, LOCK, Run, node_tree, stderr
 from genret_jax.storage import atomic_file, folder_lock, remove_partial
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import reject

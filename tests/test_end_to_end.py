@@ -18,8 +18,8 @@ from genret_jax.errors import InputError
 from genret_jax.experiment import PretrainedStart, VocabularyConfig
 from genret_jax.models import T5
 from genret_jax.models.huggingface import save_safetensors
+from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.run import prepare
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.testing.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
 from genret_jax.train import train

@@ -14,8 +14,9 @@ from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
 from genret_jax.experiment import VocabularyConfig
+from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run, prepare
+from genret_jax.run import Run
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_topics, write_tiny_corpus
 
 HAS_BM25 = importlib.util.find_spec("bm25s") is not None

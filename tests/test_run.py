@@ -10,12 +10,13 @@ import textwrap
 import numpy as np
 import pytest
 
-from genret_jax import run as run_module
+from genret_jax import prepare as prepare_module
 from genret_jax.data.corpus import read_beir
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, VocabularyConfig
-from genret_jax.run import IDENTITY, LOCK, Run, node_vectors, prepare
+from genret_jax.prepare import prepare
+from genret_jax.run import IDENTITY, LOCK, Run, node_vectors
 from genret_jax.storage import folder_lock, read_json, write_json
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_topics, write_tiny_corpus
 from genret_jax.train import train
@@ -78,7 +79,7 @@ def test_preparing_again_makes_nothing_anew(whole, tiny_corpus):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("moment", ["before", "within", "after"])
 def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, monkeypatch, part, moment):
-    make = run_module._make
+    make = prepare_module._make
 
     def interrupted(path, write):
         if path.name != part:
@@ -93,7 +94,7 @@ def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, mon
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_make", interrupted)
+        patch.setattr(prepare_module, "_make", interrupted)
         with pytest.raises(Killed):
             prepared(atomic_experiment(tiny_corpus), tmp_path / "run")
     monkeypatch.undo()

@@ -42,6 +42,8 @@ class T5Config:
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
+        root_lookahead: Judge a first code by the nodes it leads to next, not by its own alone; for ``head="prefix"``
+            (:class:`genret_jax.models.heads.PrefixHead`).
         num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents. 0
             where the docids are not yet known; no network can be made then.
     """
@@ -65,6 +67,7 @@ class T5Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
+    root_lookahead: bool = False
     num_nodes: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class T5Config:
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
+        require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
 

@@ -9,12 +9,13 @@ Both heads have the same three methods, so the decoder does not know which one i
 
 import typing
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
 from flax.linen.partitioning import param_with_axes
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.models.config import T5Config
 from genret_jax.models.layers import Embed, project
@@ -62,6 +63,14 @@ class NodeTree:
         )
 
 
+    def edges_of(self, nodes: Int[Array, "*q"]) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
+        """Return for each of some nodes, none of them the root, a window of ``max_fanout`` edges, and which exist."""
+        start = jnp.take(self.child_offsets, nodes, mode="clip")[..., None]
+        end = jnp.take(self.child_offsets, nodes + 1, mode="clip")[..., None]
+        edges = start + jnp.arange(self.max_fanout, dtype=jnp.int32).reshape((1,) * nodes.ndim + (-1,))
+        return jnp.minimum(edges, len(self.child_nodes) - 1), edges < end
+
+
 def _first_of_consecutive(numbers: np.ndarray) -> int:
     return int(numbers[0]) if len(numbers) and bool(np.all(np.diff(numbers) == 1)) else -1
 
@@ -107,6 +116,11 @@ class PrefixHead(nn.Module):
     nowhere get :data:`IMPOSSIBLE`. The decoder reads the vector of the node it stands on instead of a token's. The
     idea is that of NCI's prefix-aware decoder (Wang et al. 2022, arXiv 2206.02743, section 3.3), with a table instead
     of a network. Atomic docids are the case of one level.
+
+    With ``root_lookahead``, the logit of a first code is the log-sum-exp of the inner products with the children of
+    the node it leads to (a leaf keeps its own). One vector has to stand for all documents of a large cluster, and the
+    first code is where a ranking is lost; its children say more finely what is in it, at the cost of a product with
+    at most fan-out squared vectors, whatever the size of the corpus.
     """
 
     config: T5Config
@@ -159,11 +173,24 @@ class PrefixHead(nn.Module):
         else:
             rows = jnp.take(self.output_nodes, tree.child_nodes[:fanout], axis=0, mode="clip")
         scores = project(hidden.astype(jnp.float32), rows.T)
+        if self.config.root_lookahead and tree.max_fanout:
+            scores = self._looked_ahead(hidden, scores, tree)
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
         empty = jnp.full((*hidden.shape[:-1], vocab_size), IMPOSSIBLE, jnp.float32)
         return empty.at[..., tree.child_tokens[:fanout]].set(scores, mode="drop", unique_indices=True)
+
+    def _looked_ahead(
+        self, hidden: Float[Array, "b q d"], scores: Float[Array, "b q r"], tree: NodeTree
+    ) -> Float[Array, "b q r"]:
+        """Replace the scores of the root's children by what their own children say."""
+        edges, exists = tree.edges_of(tree.child_nodes[: tree.root_fanout])
+        rows = jnp.take(self.output_nodes, tree.child_nodes[edges], axis=0, mode="clip")  # --> [r, fanout, d]
+        below = project(hidden.astype(jnp.float32), rows.reshape(-1, rows.shape[-1]).T)
+        below = below.reshape(*scores.shape, tree.max_fanout)  # --> [b, q, r, fanout]
+        together = jax.nn.logsumexp(jnp.where(exists[None, None], below, IMPOSSIBLE), axis=-1)
+        return jnp.where(exists[None, None, :, 0], together, scores)
 
     def _window_logits(
         self, hidden: Float[Array, "b q d"], nodes: Int[Array, "b q"], tree: NodeTree
@@ -172,15 +199,10 @@ class PrefixHead(nn.Module):
         empty = jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
         if tree.max_fanout == 0:
             return empty
-        start = jnp.take(tree.child_offsets, nodes, mode="clip")
-        end = jnp.take(tree.child_offsets, nodes + 1, mode="clip")
-        window = jnp.arange(tree.max_fanout, dtype=jnp.int32)
-        edges = start[..., None] + window[None, None]  # --> [b, q, fanout]
-        exists = edges < end[..., None]
-        children = jnp.take(tree.child_nodes, edges, mode="clip")
-        rows = jnp.take(self.output_nodes, children, axis=0, mode="clip")  # --> [b, q, fanout, d]
+        edges, exists = tree.edges_of(nodes)
+        rows = jnp.take(self.output_nodes, tree.child_nodes[edges], axis=0, mode="clip")  # --> [b, q, fanout, d]
         scores = jnp.einsum("bqd,bqfd->bqf", hidden.astype(jnp.float32), rows)
         # Edges beyond the node's own point past the vocabulary, each elsewhere, and are dropped there.
-        tokens = jnp.where(exists, jnp.take(tree.child_tokens, edges, mode="clip"), vocab_size + window[None, None])
+        tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(tree.max_fanout)[None, None])
         b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
         return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)

@@ -31,10 +31,11 @@ def head_of(tree, spare=0, **changes):
     return head, {name: jnp.asarray(generator.standard_normal((nodes, WIDTH)), jnp.float32) for name in names}
 
 
-def oracle(children, rows, hidden, node):
+def oracle(children, rows, hidden, node, lookahead=False):
     logits = np.full(VOCABULARY, IMPOSSIBLE, np.float32)
     for token, child in children.get(node, []):
-        logits[token] = np.dot(hidden, rows[child])
+        judges = [judge for _, judge in children.get(child, [])] if lookahead and node == 0 else []
+        logits[token] = np.logaddexp.reduce([np.dot(hidden, rows[judge]) for judge in judges or [child]])
     return logits
 
 
@@ -48,11 +49,12 @@ TREES = {
 }
 
 
+@pytest.mark.parametrize("lookahead", [False, True])
 @pytest.mark.parametrize(("name", "spare"), [*((name, 0) for name in TREES), ("appended", 5)])
-def test_logits_are_those_of_the_children(name, spare):
+def test_logits_are_those_of_the_children(name, spare, lookahead):
     children = TREES[name]
     tree = tree_of(children)
-    head, params = head_of(tree, spare)
+    head, params = head_of(tree, spare, root_lookahead=lookahead)
     run = jax.jit(lambda hidden, nodes: head.apply({"params": params}, hidden, nodes, tree, method="logits"))
     count = len(tree.child_offsets) - 1
     nodes = np.stack([np.zeros(count, int), np.arange(count), np.arange(count)[::-1]], axis=1)
@@ -62,7 +64,18 @@ def test_logits_are_those_of_the_children(name, spare):
     rows = np.asarray(params["output_nodes"])
     for b in range(count):
         for m in range(3):
-            np.testing.assert_allclose(logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m]), rtol=1e-5)
+            np.testing.assert_allclose(logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m], lookahead), rtol=1e-5)
+
+
+def test_with_lookahead_two_codes_of_one_thought_are_a_softmax_over_all_pairs():
+    tree = tree_of({0: [(2, 1), (3, 2)], 1: [(4, 3), (5, 4), (6, 5)], 2: [(4, 6), (5, 7)], 3: [(2, 8)]})
+    head, params = head_of(tree, root_lookahead=True)
+    hidden = np.random.default_rng(2).standard_normal(WIDTH).astype(np.float32)
+    nodes, both = jnp.array([[0, 1], [0, 2]]), jnp.tile(hidden, (2, 2, 1))
+    chances = jax.nn.softmax(head.apply({"params": params}, both, nodes, tree, method="logits"), axis=-1)
+    pairs = jax.nn.softmax(np.asarray(params["output_nodes"])[3:8] @ hidden)
+    np.testing.assert_allclose(chances[0, 0, 2] * chances[0, 1, 4:7], pairs[:3], rtol=1e-5)
+    np.testing.assert_allclose(chances[1, 0, 3] * chances[1, 1, 4:6], pairs[3:], rtol=1e-5)
 
 
 def test_statics_of_the_tree():
