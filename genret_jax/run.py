@@ -171,18 +171,32 @@ class Run:
         params = self._random_params()
         start = _from_json(self.settings["start"])
         if isinstance(start, LsaStart):
-            found = lsa(self.store.token_counts(), self.model.d_model, self.seed)
-            tokens = np.zeros((self.model.vocab_size, self.model.d_model), np.float32)
-            tokens[: len(found.terms)] = found.terms * found.idf[:, None]
-            nodes = node_vectors(self.encoded, found.documents) if self.model.head == "prefix" else None
-            return start_from_vectors(
-                params, self.model, start, token_vectors=tokens, node_vectors=nodes, seed=self.seed
-            )
+            return self._lsa_start(params, start)
         if isinstance(start, PretrainedStart):
             from genret_jax.models.huggingface import load_into
 
             return load_into(params, self.model, start.path)
         return jax.tree.map(np.asarray, params)
+
+    def _lsa_start(self, params: dict[str, Any], start: LsaStart) -> dict[str, Any]:
+        """Give tokens and nodes the leading dimensions of one analysis, as many as each kind of vector has."""
+        width, wide = self.model.d_model, self.model.lexical_width
+        found = lsa(self.store.token_counts(), max(width, wide), self.seed)
+        tokens = np.zeros((self.model.vocab_size, found.terms.shape[1]), np.float32)
+        tokens[: len(found.terms)] = found.terms * found.idf[:, None]
+
+        def nodes(dimensions: int) -> Float[np.ndarray, "s d"]:
+            return node_vectors(self.encoded, found.documents[:, :dimensions])
+
+        return start_from_vectors(
+            params,
+            self.model,
+            start,
+            token_vectors=tokens[:, :width],
+            node_vectors=nodes(width) if self.model.head == "prefix" else None,
+            lexical=(tokens[:, :wide], nodes(wide)) if wide else None,
+            seed=self.seed,
+        )
 
     def _random_params(self) -> dict[str, Any]:
         tree = node_tree(self.encoded) if self.model.head == "prefix" else None

@@ -57,7 +57,7 @@ def quickstart(folder: Path, seed: int, steps: int | None) -> tuple[Report, dict
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     stages = {"corpus": genret("corpus", "python-docs", "--out", corpus, log=log)}
-    build = ("docids", "build", "--corpus", corpus, "--out", docids, "--branching", 32, "--leaf-size", 32)
+    build = ("docids", "build", "--corpus", corpus, "--out", docids, "--branching", 64)
     stages["docids"] = genret(*build, "--seed", seed, log=log)
     for kind in KINDS:
         train = ["train", "--gin_file", f"runs/dsi_{kind}_from_scratch.gin", "--corpus", corpus, "--run", folder / kind]

@@ -44,6 +44,9 @@ class T5Config:
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
         root_lookahead: Judge a first code by the nodes it leads to next, not by its own alone; for ``head="prefix"``
             (:class:`genret_jax.models.heads.PrefixHead`).
+        lexical_width: Width of a second vector that the output rows are compared with beside the decoder's state: the
+            normalised sum of the input tokens' vectors in a table of their own; for ``head="prefix"``. 0 for none.
+        lexical_dropout: Share of training examples that do without that vector.
         num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents. 0
             where the docids are not yet known; no network can be made then.
     """
@@ -68,6 +71,8 @@ class T5Config:
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
     root_lookahead: bool = False
+    lexical_width: int = 0
+    lexical_dropout: float = 0.9
     num_nodes: int = 0
 
     def __post_init__(self) -> None:
@@ -91,6 +96,11 @@ class T5Config:
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
+        require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
+        require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
+        require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
+        untied = not (self.lexical_width and self.tie_embeddings)
+        require(self, "lexical_width", untied, "0 with tie_embeddings, as output rows are then wider than input rows")
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
 

@@ -37,31 +37,44 @@ class NodeTree:
         max_fanout: Most edges of any other node; static, the window that later positions read.
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
         root_first_token: Its token where the tokens are consecutive, else -1; static.
+        judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
+        judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
+        first_judge: The first judge where their ids are consecutive, else -1; static.
     """
 
     child_offsets: Array
     child_nodes: Array
     child_tokens: Array
+    judges: Array
+    judges_of: Array
     root_fanout: int = struct.field(pytree_node=False)
     max_fanout: int = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
     root_first_token: int = struct.field(pytree_node=False, default=-1)
+    first_judge: int = struct.field(pytree_node=False, default=-1)
 
     @classmethod
     def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
         """Make a tree from host arrays and work out what is static about it."""
-        fanout = np.diff(np.asarray(child_offsets))
-        root_edges = slice(int(fanout[0]))
+        offsets, nodes = np.asarray(child_offsets), np.asarray(child_nodes)
+        fanout = np.diff(offsets)
+        firsts = nodes[: fanout[0]]
+        judges = np.concatenate([nodes[offsets[x] : offsets[x + 1]] if fanout[x] else [x] for x in firsts] or [firsts])
+        judged = np.maximum(fanout[firsts], 1)
+        window = np.arange(judged.max(initial=1))
+        judges_of = (np.cumsum(judged) - judged)[:, None] + window
         return cls(
-            child_offsets=jnp.asarray(child_offsets, jnp.int32),
-            child_nodes=jnp.asarray(child_nodes, jnp.int32),
+            child_offsets=jnp.asarray(offsets, jnp.int32),
+            child_nodes=jnp.asarray(nodes, jnp.int32),
             child_tokens=jnp.asarray(child_tokens, jnp.int32),
+            judges=jnp.asarray(judges, jnp.int32),
+            judges_of=jnp.asarray(np.where(window < judged[:, None], judges_of, len(judges)), jnp.int32),
             root_fanout=int(fanout[0]),
             max_fanout=int(fanout[1:].max(initial=0)),
-            root_first_node=_first_of_consecutive(np.asarray(child_nodes)[root_edges]),
-            root_first_token=_first_of_consecutive(np.asarray(child_tokens)[root_edges]),
+            root_first_node=_first_of_consecutive(firsts),
+            root_first_token=_first_of_consecutive(np.asarray(child_tokens)[: fanout[0]]),
+            first_judge=_first_of_consecutive(judges),
         )
-
 
     def edges_of(self, nodes: Int[Array, "*q"]) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
         """Return for each of some nodes, none of them the root, a window of ``max_fanout`` edges, and which exist."""
@@ -118,8 +131,8 @@ class PrefixHead(nn.Module):
     of a network. Atomic docids are the case of one level.
 
     With ``root_lookahead``, the logit of a first code is the log-sum-exp of the inner products with the children of
-    the node it leads to (a leaf keeps its own). One vector has to stand for all documents of a large cluster, and the
-    first code is where a ranking is lost; its children say more finely what is in it, at the cost of a product with
+    the node it leads to (a leaf has its own). One vector has to stand for all documents of a large cluster, and the
+    first code is where a ranking is lost; the children say more finely what is in it, at the cost of a product with
     at most fan-out squared vectors, whatever the size of the corpus.
     """
 
@@ -135,6 +148,7 @@ class PrefixHead(nn.Module):
         if self.config.tie_embeddings:
             self.output_nodes = self.input_nodes
             return
+        shape = (self.config.num_nodes, self.config.d_model + self.config.lexical_width)
         init = nn.initializers.normal(stddev=self.config.d_model**-0.5)
         self.output_nodes = param_with_axes("output_nodes", init, shape, jnp.float32, axes=axes, module=self)
 
@@ -167,30 +181,26 @@ class PrefixHead(nn.Module):
 
     def _root_logits(self, hidden: Float[Array, "b q d"], tree: NodeTree) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
-        # Atomic docids put the whole corpus here: no copy of the table where slices do, and no scatter.
-        if tree.root_first_node >= 0:
-            rows = self.output_nodes[tree.root_first_node : tree.root_first_node + fanout]
-        else:
-            rows = jnp.take(self.output_nodes, tree.child_nodes[:fanout], axis=0, mode="clip")
-        scores = project(hidden.astype(jnp.float32), rows.T)
         if self.config.root_lookahead and tree.max_fanout:
-            scores = self._looked_ahead(hidden, scores, tree)
+            scores = self._compare(hidden, tree.first_judge, tree.judges)
+            scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
+            scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
+        else:
+            scores = self._compare(hidden, tree.root_first_node, tree.child_nodes[:fanout])
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
         empty = jnp.full((*hidden.shape[:-1], vocab_size), IMPOSSIBLE, jnp.float32)
         return empty.at[..., tree.child_tokens[:fanout]].set(scores, mode="drop", unique_indices=True)
 
-    def _looked_ahead(
-        self, hidden: Float[Array, "b q d"], scores: Float[Array, "b q r"], tree: NodeTree
-    ) -> Float[Array, "b q r"]:
-        """Replace the scores of the root's children by what their own children say."""
-        edges, exists = tree.edges_of(tree.child_nodes[: tree.root_fanout])
-        rows = jnp.take(self.output_nodes, tree.child_nodes[edges], axis=0, mode="clip")  # --> [r, fanout, d]
-        below = project(hidden.astype(jnp.float32), rows.reshape(-1, rows.shape[-1]).T)
-        below = below.reshape(*scores.shape, tree.max_fanout)  # --> [b, q, r, fanout]
-        together = jax.nn.logsumexp(jnp.where(exists[None, None], below, IMPOSSIBLE), axis=-1)
-        return jnp.where(exists[None, None, :, 0], together, scores)
+    def _compare(self, hidden: Float[Array, "b q d"], first: int, nodes: Int[Array, " g"]) -> Float[Array, "b q g"]:
+        """Return inner products with the same nodes at every position; ``first`` as in :class:`NodeTree`."""
+        # Atomic docids put the whole corpus here: no copy of the table where a slice does.
+        if first >= 0:
+            rows = self.output_nodes[first : first + len(nodes)]
+        else:
+            rows = jnp.take(self.output_nodes, nodes, axis=0, mode="clip")
+        return project(hidden.astype(jnp.float32), rows.T)
 
     def _window_logits(
         self, hidden: Float[Array, "b q d"], nodes: Int[Array, "b q"], tree: NodeTree

@@ -27,6 +27,7 @@ class LsaStart:
         value_scale: The last cross-attention's values are this times its (normalised) input.
         query_scale: Shrinks that attention's queries, so that it starts close to a mean over the input.
         residual_scale: Shrinks the output of every other residual branch.
+        lexical_scale: Norm of a docid node's lexical vector, which is compared with vectors of norm 1.
     """
 
     token_scale: float = 0.5
@@ -34,6 +35,7 @@ class LsaStart:
     value_scale: float = 2.0
     query_scale: float = 0.3
     residual_scale: float = 0.05
+    lexical_scale: float = 35.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -46,6 +48,7 @@ def start_from_vectors(
     *,
     token_vectors: Float[np.ndarray, "v d"],
     node_vectors: Float[np.ndarray, "s d"] | None,
+    lexical: tuple[Float[np.ndarray, "v w"], Float[np.ndarray, "s w"]] | None = None,
     seed: int,
 ) -> dict[str, Any]:
     """Return ``params`` with embeddings and attention set from vectors.
@@ -56,6 +59,7 @@ def start_from_vectors(
         settings: Scales.
         token_vectors: One row per text token, its weight in the analysis included.
         node_vectors: One row per docid node (any norm), for the prefix head; None for the vocabulary head.
+        lexical: The same two of ``lexical_width`` dimensions, where the configuration has them.
         seed: Of the one random rotation given to all vectors, which spreads the leading dimensions over the heads.
 
     Raises:
@@ -70,16 +74,17 @@ def start_from_vectors(
         )
     rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
     changed: dict[str, Any] = _copy(params)
-    tokens = token_vectors @ rotation
-    sizes = np.sqrt(np.mean(tokens**2, axis=1))
-    tokens *= settings.token_scale / np.median(sizes[sizes > 0])
-    embedding = changed["token_embedder"]["embedding"]
-    # A token the corpus never uses has no vector: its row stays random, at the scale of the others.
-    known = np.flatnonzero(sizes > 0)
-    embedding *= settings.token_scale / np.sqrt(np.mean(embedding**2))
-    embedding[known] = tokens[known]
+    decoder = changed["decoder"]
+    _set_tokens(changed["token_embedder"]["embedding"], token_vectors @ rotation, settings.token_scale)
     if node_vectors is not None:
-        _set_nodes(changed["decoder"], node_vectors @ rotation, settings)
+        nodes = settings.node_scale * _directions(node_vectors @ rotation)
+        head = decoder["prefix_head"]
+        for table in head.values():
+            table[: len(nodes), :width] = nodes
+    if lexical is not None:
+        _set_tokens(decoder["lexical_embedder"]["embedding"], lexical[0], settings.token_scale)
+        rows = decoder["prefix_head"]["output_nodes"]
+        rows[: len(lexical[1]), width:] = settings.lexical_scale * _directions(lexical[1])
     _quieten(changed, config, settings)
     return changed
 
@@ -90,13 +95,16 @@ def _copy(tree: Any) -> Any:
     return np.array(tree, dtype=np.float32)
 
 
-def _set_nodes(decoder: dict[str, Any], vectors: Float[np.ndarray, "s d"], settings: LsaStart) -> None:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    nodes = settings.node_scale * vectors / np.maximum(norms, 1e-9)
-    head = decoder["prefix_head"]
-    for table in ("output_nodes", "input_nodes"):
-        if table in head:
-            head[table][: len(nodes)] = nodes
+def _set_tokens(embedding: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, "v d"], scale: float) -> None:
+    sizes = np.sqrt(np.mean(vectors**2, axis=1))
+    # A token the corpus never uses has no vector: its row stays random, at the scale of the others.
+    known = np.flatnonzero(sizes > 0)
+    embedding *= scale / np.sqrt(np.mean(embedding**2))
+    embedding[known] = vectors[known] * (scale / np.median(sizes[known]))
+
+
+def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def _quieten(params: dict[str, Any], config: T5Config, settings: LsaStart) -> None:

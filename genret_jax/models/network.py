@@ -152,6 +152,8 @@ class Decoder(nn.Module):
         self.layers = [layer(self.config) for _ in range(self.config.num_decoder_layers)]
         self.decoder_norm = LayerNorm(self.config)
         self.dropout = dropout(self.config)
+        if self.config.lexical_width:
+            self.lexical_embedder = Embed(self.config.vocab_size, self.config.lexical_width)
         if self.config.head == "prefix":
             self.head = PrefixHead(self.config, name="prefix_head")
         else:
@@ -174,10 +176,32 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, encoded, bias, cross_bias, deterministic)
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
-        return constrain(self.head.logits(self._scaled(x), nodes, tree), "batch", "length", "vocab")
+        x = self._beside(self._scaled(x), self._lexical(encoder_input_tokens, deterministic))
+        return constrain(self.head.logits(x, nodes, tree), "batch", "length", "vocab")
 
     def _scaled(self, x: Array) -> Array:
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
+
+    def _lexical(self, tokens: Int[Array, "b l"], deterministic: bool) -> Float[Array, "b w"] | None:
+        """Return the direction of the sum of the input tokens' lexical vectors.
+
+        Most training examples go without: pieces of a document share its words, and a decoder that is shown the sum
+        every time learns to leave the work to it, which queries in other words then miss.
+        """
+        if not self.config.lexical_width:
+            return None
+        total = jnp.sum(self.lexical_embedder(tokens) * (tokens > 0)[..., None], axis=1)
+        if not deterministic:
+            chance = 1 - self.config.lexical_dropout
+            total *= jax.random.bernoulli(self.make_rng("dropout"), chance, (tokens.shape[0], 1))
+        return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
+
+    def _beside(self, x: Float[Array, "b q d"], lexical: Float[Array, "b w"] | None) -> Float[Array, "b q d_plus_w"]:
+        """Put the lexical vector beside the state of every position, or of every beam."""
+        if lexical is None:
+            return x
+        spread = jnp.broadcast_to(lexical[:, None], (*x.shape[:2], lexical.shape[-1]))
+        return jnp.concatenate([x.astype(jnp.float32), spread], axis=-1)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
         """Return the cache of an empty prefix; see :meth:`T5.init_cache`."""
@@ -186,7 +210,11 @@ class Decoder(nn.Module):
         cross = {f"layers_{i}": layer.cross_keys_values(encoded) for i, layer in enumerate(self.layers)}
         return {
             "beams": {name: {"key": empty, "value": empty} for name in cross},
-            "shared": {"layers": cross, "bias": padding_bias(encoder_input_tokens > 0)},
+            "shared": {
+                "layers": cross,
+                "bias": padding_bias(encoder_input_tokens > 0),
+                "lexical": self._lexical(encoder_input_tokens, True),
+            },
             "position": None,
         }
 
@@ -204,7 +232,8 @@ class Decoder(nn.Module):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
             x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
-        logits = self.head.step_logits(self._scaled(self.decoder_norm(x)), nodes, tree, at_root)
+        x = self._beside(self._scaled(self.decoder_norm(x)), cache["shared"]["lexical"])
+        logits = self.head.step_logits(x, nodes, tree, at_root)
         return logits, {"beams": beams, "shared": cache["shared"], "position": position + 1}
 
 

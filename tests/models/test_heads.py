@@ -64,7 +64,9 @@ def test_logits_are_those_of_the_children(name, spare, lookahead):
     rows = np.asarray(params["output_nodes"])
     for b in range(count):
         for m in range(3):
-            np.testing.assert_allclose(logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m], lookahead), rtol=1e-5)
+            np.testing.assert_allclose(
+                logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m], lookahead), rtol=1e-5
+            )
 
 
 def test_with_lookahead_two_codes_of_one_thought_are_a_softmax_over_all_pairs():
@@ -86,8 +88,12 @@ def test_statics_of_the_tree():
     assert tree_of(TREES["consecutive"]).root_first_token == -1
     atomic = tree_of({0: [(2, 1), (3, 2), (4, 3)]})
     assert (atomic.root_fanout, atomic.max_fanout, atomic.root_first_node, atomic.root_first_token) == (3, 0, 1, 2)
+    # Node 2 is a leaf and judges itself; 6 stands for none.
+    assert tree.judges.tolist() == [4, 5, 2, 6, 7, 8]
+    assert tree.judges_of.tolist() == [[0, 1, 6], [2, 6, 6], [3, 4, 5]]
+    assert (tree.first_judge, tree_of(TREES["a chain"]).first_judge, atomic.first_judge) == (-1, 2, 1)
     # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
-    assert len(jax.tree.leaves(tree)) == 3
+    assert len(jax.tree.leaves(tree)) == 5
 
 
 def test_atomic_docids_never_gather_their_siblings():
@@ -128,7 +134,8 @@ def test_windows_equal_the_oracle_on_random_trees(data):
         free = [token for token in range(1, VOCABULARY) if token not in {t for t, _ in children.get(parent, [])}]
         children.setdefault(parent, []).append((data.draw(st.sampled_from(free)), node))
     tree = tree_of(children)
-    tree = tree.replace(root_fanout=1, max_fanout=VOCABULARY - 1, root_first_node=-1, root_first_token=-1)
+    no_judges = {"judges": jnp.zeros(0, jnp.int32), "judges_of": jnp.zeros((0, 0), jnp.int32), "first_judge": -1}
+    tree = tree.replace(root_fanout=1, max_fanout=VOCABULARY - 1, root_first_node=-1, root_first_token=-1, **no_judges)
     nodes = np.array(data.draw(st.lists(st.integers(1, NODES - 1), min_size=4, max_size=4)), np.int32).reshape(2, 2)
     generator = np.random.default_rng(3)
     hidden = generator.standard_normal((2, 2, WIDTH), np.float32)

@@ -20,18 +20,22 @@ def silenced(**scales):
     return LsaStart(residual_scale=0.0, query_scale=0.0, **scales)
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_corpus, tmp_path_factory):
-    """An untrained run of atomic docids that nothing but its vectors decides."""
-    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), start=silenced(), model={"dropout_rate": 0.0})
+@pytest.fixture(scope="module", params=[0, 24, 48])
+def plain(request, tiny_corpus, tmp_path_factory):
+    """An untrained run of atomic docids that nothing but its vectors decides, without and with lexical ones."""
+    network = {"dropout_rate": 0.0, "lexical_width": request.param}
+    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), start=silenced(lexical_scale=9.0), model=network)
     with pytest.warns(UserWarning, match="neither title nor text"):
         return prepare(experiment, tmp_path_factory.mktemp("plain") / "run", log=lambda line: None)
 
 
 def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
     queries = [f"{word(topic, 12)} {word(topic, 0)} {word((topic + 3) % 8, 17)}" for topic in range(4)]
-    found = lsa(plain.store.token_counts(), plain.model.d_model, plain.seed)
-    tokens = found.terms * found.idf[:, None]
+    width, wide = plain.model.d_model, plain.model.lexical_width
+    found = lsa(plain.store.token_counts(), max(width, wide), plain.seed)
+    every, all_documents = found.terms * found.idf[:, None], found.documents
+    found = found._replace(documents=all_documents[:, :width])
+    tokens = every[:, :width].copy()
     sizes = np.sqrt(np.mean(tokens**2, axis=1))
     tokens *= 0.5 / np.median(sizes[sizes > 0])  # token_scale
     norms = np.linalg.norm(found.documents, axis=1, keepdims=True)
@@ -44,11 +48,15 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
         ids = [token for token in plain.encode_queries([query])[0] if token]
         hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
         logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
+        if wide:
+            lexical, total = all_documents[:, :wide], every[ids, :wide].sum(axis=0)
+            norms = np.linalg.norm(lexical, axis=1) * np.linalg.norm(total)
+            logits += 9.0 * (lexical @ total) / np.maximum(norms, 1e-9)  # lexical_scale
         expected = logits - np.log(np.exp(logits).sum())
-        by_hand = [plain.corpus.doc_ids[i] for i in np.argsort(-expected, kind="stable")]
-        assert [result.doc_id for result in ranked][:20] == by_hand[:20]
         for result in ranked:
             assert result.score == pytest.approx(expected[plain.corpus.document_index[result.doc_id]], abs=2e-4)
+        by_hand = [plain.corpus.doc_ids[i] for i in np.argsort(-expected, kind="stable")]
+        assert [result.doc_id for result in ranked][:20] == by_hand[:20]
 
 
 def small():

@@ -22,7 +22,11 @@ SMALL = T5Config(
     vocab_size=30, decoder_vocab_size=9, d_model=12, d_kv=4, num_heads=3, d_ff=20, num_encoder_layers=1,
     num_decoder_layers=2,
 )  # fmt: skip
-HEADS = {"vocabulary": {"head": "vocabulary"}, "prefix": {"head": "prefix", "num_nodes": 10}}
+HEADS = {
+    "vocabulary": {"head": "vocabulary"},
+    "prefix": {"head": "prefix", "num_nodes": 10},
+    "wide": {"head": "prefix", "num_nodes": 10, "root_lookahead": True, "lexical_width": 5, "lexical_dropout": 0.5},
+}
 SOURCE = jnp.array([[3, 4, 5, 0, 0, 0], [6, 7, 8, 9, 10, 1]])
 # Query 0 decodes 2-5 and a padded position, query 1 decodes 3-7-8.
 INPUTS = jnp.array([[0, 2, 5], [0, 3, 7]])
@@ -209,10 +213,10 @@ RULES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "shape"), [("vocabulary", (4, 2)), ("prefix", (2, 4))])
+@pytest.mark.parametrize(("head", "shape"), [("vocabulary", (4, 2)), ("prefix", (2, 4)), ("wide", (4, 2))])
 def test_a_mesh_changes_neither_loss_nor_dropout(head, shape):
     # Widths that divide by four, and not: the vocabularies have to divide, or nothing is sharded there.
-    extra = {**HEADS[head], "num_nodes": 12} if head == "prefix" else HEADS[head]
+    extra = {**HEADS[head], "num_nodes": 12} if head != "vocabulary" else HEADS[head]
     config = dataclasses.replace(SMALL, vocab_size=32, decoder_vocab_size=12, num_heads=4, d_kv=3, **extra)
     variables, axes = variables_of(config)
     source, inputs, nodes = (jnp.tile(x, (4, 1)) for x in (SOURCE, INPUTS, NODES))
@@ -239,6 +243,27 @@ def test_a_mesh_changes_neither_loss_nor_dropout(head, shape):
     assert any("model" in spec for spec in sharded)
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_lexical_vector_is_the_direction_of_the_input_s_sum_and_most_examples_train_without():
+    config = dataclasses.replace(SMALL, **{**HEADS["wide"], "lexical_dropout": 0.75}, dropout_rate=0.0)
+    variables = variables_of(config)[0]
+    rows = 400
+    source = jnp.tile(SOURCE[:1], (rows, 1))
+    inputs, nodes = jnp.zeros((rows, 1), jnp.int32), jnp.zeros((rows, 1), jnp.int32)
+    params = variables["params"]
+    silent = {**params, "decoder": {**params["decoder"], "lexical_embedder": {"embedding": np.zeros((30, 5))}}}
+    full, none = (run(T5(config), {"params": p}, source, inputs, nodes, TREE) for p in (params, silent))
+    total = params["decoder"]["lexical_embedder"]["embedding"][np.array([3, 4, 5])].sum(0)
+    children = params["decoder"]["prefix_head"]["output_nodes"][3:8, 12:] @ (total / np.linalg.norm(total))
+    states = [jax.nn.logsumexp(full[0, 0, token] - none[0, 0, token]) for token in (2, 3)]
+    assert children[:3].min() < states[0] < children[:3].max()
+    assert children[3:].min() < states[1] < children[3:].max()
+    keys = {"dropout": jax.random.key(2)}
+    drawn = run(T5(config), variables, source, inputs, nodes, TREE, deterministic=False, rngs=keys)
+    without = np.isclose(drawn, none, atol=1e-5).all((1, 2))
+    assert (without | np.isclose(drawn, full, atol=1e-5).all((1, 2))).all()
+    assert without.mean() == pytest.approx(0.75, abs=0.08)
 
 
 def test_axis_names_are_t5x_s():
