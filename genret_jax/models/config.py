@@ -99,8 +99,6 @@ class T5Config:
         require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
-        untied = not (self.lexical_width and self.tie_embeddings)
-        require(self, "lexical_width", untied, "0 with tie_embeddings, as output rows are then wider than input rows")
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
 

@@ -22,6 +22,8 @@ from genret_jax.models.layers import Embed, project
 
 # Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
 IMPOSSIBLE = -1e7
+# Reading a row of a table that is scattered over the memory takes as long as some such number of inner products.
+_READING = 32
 
 
 @typing.no_type_check
@@ -105,7 +107,11 @@ class VocabularyHead(nn.Module):
 
     @nn.compact
     def logits(
-        self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"] | None, tree: NodeTree | None
+        self,
+        hidden: Float[Array, "b m d"],
+        nodes: Int[Array, "b m"] | None,
+        tree: NodeTree | None,
+        lexical: Float[Array, "b w"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return a logit for every token of the vocabulary, in float32."""
         if self.config.tie_embeddings:
@@ -116,7 +122,13 @@ class VocabularyHead(nn.Module):
         return project(hidden.astype(jnp.float32), kernel)
 
     def step_logits(
-        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"] | None, tree: NodeTree | None, at_root: bool
+        self,
+        hidden: Float[Array, "b k d"],
+        nodes: Int[Array, "b k"] | None,
+        tree: NodeTree | None,
+        lexical: Float[Array, "b w"] | None = None,
+        *,
+        at_root: bool,
     ) -> Float[Array, "b k v"]:
         """Return the logits of one position of every beam."""
         return self.logits(hidden, nodes, tree)
@@ -140,17 +152,17 @@ class PrefixHead(nn.Module):
 
     def setup(self) -> None:
         """Declare the tables; one serves as both if the embeddings are tied."""
-        shape = (self.config.num_nodes, self.config.d_model)
-        axes = ("nodes", "embed")
-        self.input_nodes = param_with_axes(
-            "input_nodes", nn.initializers.normal(stddev=1.0), shape, jnp.float32, axes=axes, module=self
+        width, wide = self.config.d_model, self.config.lexical_width
+        self.input_nodes = self._table("input_nodes", width, 1.0)
+        self.output_nodes = (
+            self.input_nodes if self.config.tie_embeddings else self._table("output_nodes", width, width**-0.5)
         )
-        if self.config.tie_embeddings:
-            self.output_nodes = self.input_nodes
-            return
-        shape = (self.config.num_nodes, self.config.d_model + self.config.lexical_width)
-        init = nn.initializers.normal(stddev=self.config.d_model**-0.5)
-        self.output_nodes = param_with_axes("output_nodes", init, shape, jnp.float32, axes=axes, module=self)
+        if wide:
+            self.lexical_nodes = self._table("lexical_nodes", wide, wide**-0.5)
+
+    def _table(self, name: str, width: int, deviation: float) -> Float[Array, "s d"]:
+        shape, init = (self.config.num_nodes, width), nn.initializers.normal(stddev=deviation)
+        return param_with_axes(name, init, shape, jnp.float32, axes=("nodes", "embed"), module=self)
 
     def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
         """Look the prefixes' nodes up; the root's row is the start symbol."""
@@ -159,60 +171,96 @@ class PrefixHead(nn.Module):
         return jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
 
     def logits(
-        self, hidden: Float[Array, "b m d"], nodes: Int[Array, "b m"] | None, tree: NodeTree | None
+        self,
+        hidden: Float[Array, "b m d"],
+        nodes: Int[Array, "b m"] | None,
+        tree: NodeTree | None,
+        lexical: Float[Array, "b w"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return ordinary logits over the decoder's vocabulary, in float32.
 
         Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
         whose fan-out is small, gather the rows of their children.
         """
-        first = self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, True)
+        first = self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, lexical, at_root=True)
         if nodes is None or hidden.shape[1] == 1:
             return first
-        return jnp.concatenate([first, self.step_logits(hidden[:, 1:], nodes[:, 1:], tree, False)], axis=1)
+        later = self.step_logits(hidden[:, 1:], nodes[:, 1:], tree, lexical, at_root=False)
+        return jnp.concatenate([first, later], axis=1)
 
     def step_logits(
-        self, hidden: Float[Array, "b k d"], nodes: Int[Array, "b k"] | None, tree: NodeTree | None, at_root: bool
+        self,
+        hidden: Float[Array, "b k d"],
+        nodes: Int[Array, "b k"] | None,
+        tree: NodeTree | None,
+        lexical: Float[Array, "b w"] | None = None,
+        *,
+        at_root: bool,
     ) -> Float[Array, "b k v"]:
-        """Return the logits of one position of every beam; all of them at the root, or none."""
+        """Return the logits of one position of every beam; all of them at the root, or none.
+
+        Args:
+            hidden: The decoder's state.
+            nodes: The node each beam stands on.
+            tree: The docid tree.
+            lexical: The lexical vector of each query, where the configuration has them.
+            at_root: Whether all nodes are the root.
+        """
         if nodes is None or tree is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
-        return self._root_logits(hidden, tree) if at_root else self._window_logits(hidden, nodes, tree)
+        hidden = hidden.astype(jnp.float32)
+        return self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
 
-    def _root_logits(self, hidden: Float[Array, "b q d"], tree: NodeTree) -> Float[Array, "b q v"]:
+    def _root_logits(
+        self, hidden: Float[Array, "b q d"], tree: NodeTree, lexical: Float[Array, "b w"] | None
+    ) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
-        if self.config.root_lookahead and tree.max_fanout:
-            scores = self._compare(hidden, tree.first_judge, tree.judges)
+        ahead = self.config.root_lookahead and tree.max_fanout > 0
+        first, nodes = (tree.first_judge, tree.judges) if ahead else (tree.root_first_node, tree.child_nodes[:fanout])
+        scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
+        if lexical is not None:
+            scores += project(lexical, _rows(self.lexical_nodes, first, nodes).T)[:, None]
+        if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
             scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
-        else:
-            scores = self._compare(hidden, tree.root_first_node, tree.child_nodes[:fanout])
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
         empty = jnp.full((*hidden.shape[:-1], vocab_size), IMPOSSIBLE, jnp.float32)
         return empty.at[..., tree.child_tokens[:fanout]].set(scores, mode="drop", unique_indices=True)
 
-    def _compare(self, hidden: Float[Array, "b q d"], first: int, nodes: Int[Array, " g"]) -> Float[Array, "b q g"]:
-        """Return inner products with the same nodes at every position; ``first`` as in :class:`NodeTree`."""
-        # Atomic docids put the whole corpus here: no copy of the table where a slice does.
-        if first >= 0:
-            rows = self.output_nodes[first : first + len(nodes)]
-        else:
-            rows = jnp.take(self.output_nodes, nodes, axis=0, mode="clip")
-        return project(hidden.astype(jnp.float32), rows.T)
-
-    def _window_logits(
-        self, hidden: Float[Array, "b q d"], nodes: Int[Array, "b q"], tree: NodeTree
+    def _later_logits(
+        self,
+        hidden: Float[Array, "b q d"],
+        nodes: Int[Array, "b q"],
+        tree: NodeTree,
+        lexical: Float[Array, "b w"] | None,
     ) -> Float[Array, "b q v"]:
         vocab_size = self.config.output_vocab_size
         empty = jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
         if tree.max_fanout == 0:
             return empty
         edges, exists = tree.edges_of(nodes)
-        rows = jnp.take(self.output_nodes, tree.child_nodes[edges], axis=0, mode="clip")  # --> [b, q, fanout, d]
-        scores = jnp.einsum("bqd,bqfd->bqf", hidden.astype(jnp.float32), rows)
+        children = tree.child_nodes[edges]  # --> [b, q, fanout]
+        scores = _scores_of(hidden, self.output_nodes, children)
+        if lexical is not None:  # the same for all beams of a query
+            together = children.reshape(len(nodes), 1, -1)
+            scores += _scores_of(lexical[:, None], self.lexical_nodes, together).reshape(children.shape)
         # Edges beyond the node's own point past the vocabulary, each elsewhere, and are dropped there.
         tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(tree.max_fanout)[None, None])
         b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
         return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+
+
+def _rows(table: Float[Array, "s d"], first: int, nodes: Int[Array, " g"]) -> Float[Array, "g d"]:
+    """Return the rows of some nodes, without copying where they are ``first`` and those after it."""
+    return table[first : first + len(nodes)] if first >= 0 else jnp.take(table, nodes, axis=0, mode="clip")
+
+
+def _scores_of(
+    x: Float[Array, "b q d"], table: Float[Array, "s d"], nodes: Int[Array, "b q f"]
+) -> Float[Array, "b q f"]:
+    """Return inner products with some rows at every position, read one by one or chosen from those with all rows."""
+    if len(table) <= _READING * nodes.shape[-1]:
+        return jnp.take_along_axis(project(x, table.T), nodes, axis=-1, mode="clip")
+    return jnp.einsum("bqd,bqfd->bqf", x, jnp.take(table, nodes, axis=0, mode="clip"))

@@ -79,12 +79,12 @@ def start_from_vectors(
     if node_vectors is not None:
         nodes = settings.node_scale * _directions(node_vectors @ rotation)
         head = decoder["prefix_head"]
-        for table in head.values():
-            table[: len(nodes), :width] = nodes
+        for name in {"input_nodes", "output_nodes"} & head.keys():
+            head[name][: len(nodes)] = nodes
     if lexical is not None:
         _set_tokens(decoder["lexical_embedder"]["embedding"], lexical[0], settings.token_scale)
-        rows = decoder["prefix_head"]["output_nodes"]
-        rows[: len(lexical[1]), width:] = settings.lexical_scale * _directions(lexical[1])
+        rows = decoder["prefix_head"]["lexical_nodes"]
+        rows[: len(lexical[1])] = settings.lexical_scale * _directions(lexical[1])
     _quieten(changed, config, settings)
     return changed
 

@@ -176,8 +176,8 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, encoded, bias, cross_bias, deterministic)
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
-        x = self._beside(self._scaled(x), self._lexical(encoder_input_tokens, deterministic))
-        return constrain(self.head.logits(x, nodes, tree), "batch", "length", "vocab")
+        logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
+        return constrain(logits, "batch", "length", "vocab")
 
     def _scaled(self, x: Array) -> Array:
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
@@ -195,13 +195,6 @@ class Decoder(nn.Module):
             chance = 1 - self.config.lexical_dropout
             total *= jax.random.bernoulli(self.make_rng("dropout"), chance, (tokens.shape[0], 1))
         return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
-
-    def _beside(self, x: Float[Array, "b q d"], lexical: Float[Array, "b w"] | None) -> Float[Array, "b q d_plus_w"]:
-        """Put the lexical vector beside the state of every position, or of every beam."""
-        if lexical is None:
-            return x
-        spread = jnp.broadcast_to(lexical[:, None], (*x.shape[:2], lexical.shape[-1]))
-        return jnp.concatenate([x.astype(jnp.float32), spread], axis=-1)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
         """Return the cache of an empty prefix; see :meth:`T5.init_cache`."""
@@ -232,8 +225,8 @@ class Decoder(nn.Module):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
             x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
-        x = self._beside(self._scaled(self.decoder_norm(x)), cache["shared"]["lexical"])
-        logits = self.head.step_logits(x, nodes, tree, at_root)
+        state, lexical = self._scaled(self.decoder_norm(x)), cache["shared"]["lexical"]
+        logits = self.head.step_logits(state, nodes, tree, lexical, at_root=at_root)
         return logits, {"beams": beams, "shared": cache["shared"], "position": position + 1}
 
 

@@ -1,5 +1,8 @@
 """The prefix head against a loop over the tree, on hand-made and on random trees."""
 
+import functools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genret_jax.models import IMPOSSIBLE, NodeTree, T5Config
+from genret_jax.models import IMPOSSIBLE, NodeTree, T5Config, heads
 from genret_jax.models.heads import PrefixHead
 
 WIDTH, VOCABULARY = 4, 11
@@ -103,7 +106,7 @@ def test_atomic_docids_never_gather_their_siblings():
     params = {name: jnp.ones((size + 1, WIDTH)) for name in ("input_nodes", "output_nodes")}
 
     def step(hidden, nodes, at_root):
-        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root, method="step_logits")
+        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=at_root, method="step_logits")
 
     hidden, nodes = jnp.ones((1, 7, WIDTH)), jnp.ones((1, 7), jnp.int32)
     later = jax.make_jaxpr(lambda h, n: step(h, n, False))(hidden, nodes)
@@ -115,16 +118,17 @@ def test_atomic_docids_never_gather_their_siblings():
 NODES = 12
 
 
-@jax.jit
-def window_logits(hidden, nodes, output_nodes, tree):
+@functools.partial(jax.jit, static_argnames="reading")
+def window_logits(hidden, nodes, output_nodes, tree, reading):
     config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=NODES)
     params = {"input_nodes": output_nodes, "output_nodes": output_nodes}
-    return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, False, method="step_logits")
+    with mock.patch.object(heads, "_READING", reading):
+        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=False, method="step_logits")
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_windows_equal_the_oracle_on_random_trees(data):
+@given(st.data(), st.sampled_from([0, 32]))
+def test_windows_equal_the_oracle_on_random_trees(data, reading):
     # Nodes are made in a random order, as appended documents do. The static window may be wider than any fan-out, so
     # one compiled program serves all of these trees.
     children = {0: [(1, 1)]}
@@ -140,7 +144,7 @@ def test_windows_equal_the_oracle_on_random_trees(data):
     generator = np.random.default_rng(3)
     hidden = generator.standard_normal((2, 2, WIDTH), np.float32)
     rows = generator.standard_normal((NODES, WIDTH), np.float32)
-    logits = window_logits(hidden, nodes, rows, tree)
+    logits = window_logits(hidden, nodes, rows, tree, reading)  # row by row, or chosen from all products
     for b, k in np.ndindex(2, 2):
         np.testing.assert_allclose(
             logits[b, k], oracle(children, rows, hidden[b, k], nodes[b, k]), rtol=1e-4, atol=1e-6

@@ -42,7 +42,12 @@ def variables_of(config):
     def draw(path, leaf):
         noise = generator.standard_normal(leaf.shape, np.float32)
         name = path[-1].key
-        scale = {"scale": 0.3, "kernel": leaf.shape[0] ** -0.5, "output_nodes": leaf.shape[-1] ** -0.5}.get(name, 1.0)
+        scale = {
+            "scale": 0.3,
+            "kernel": leaf.shape[0] ** -0.5,
+            "output_nodes": leaf.shape[-1] ** -0.5,
+            "lexical_nodes": 1.0,
+        }.get(name, 1.0)
         return jnp.asarray(scale * noise + (name == "scale"))
 
     return {"params": jax.tree_util.tree_map_with_path(draw, shapes["params"])}, shapes["params_axes"]
@@ -255,7 +260,7 @@ def test_the_lexical_vector_is_the_direction_of_the_input_s_sum_and_most_example
     silent = {**params, "decoder": {**params["decoder"], "lexical_embedder": {"embedding": np.zeros((30, 5))}}}
     full, none = (run(T5(config), {"params": p}, source, inputs, nodes, TREE) for p in (params, silent))
     total = params["decoder"]["lexical_embedder"]["embedding"][np.array([3, 4, 5])].sum(0)
-    children = params["decoder"]["prefix_head"]["output_nodes"][3:8, 12:] @ (total / np.linalg.norm(total))
+    children = params["decoder"]["prefix_head"]["lexical_nodes"][3:8] @ (total / np.linalg.norm(total))
     states = [jax.nn.logsumexp(full[0, 0, token] - none[0, 0, token]) for token in (2, 3)]
     assert children[:3].min() < states[0] < children[:3].max()
     assert children[3:].min() < states[1] < children[3:].max()

@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""Measure what each part of the recipe from scratch is worth: train with all of them, then without one at a time.
+
+Every row is a gin override of the shipped recipe, trained on the documentation of this Python and measured on training
+summaries that were held out (split "validation"; the test split is not looked at). Part of a table, not a search: what
+is left out leaves everything else as it was tuned with it.
+
+Example:
+    python scripts/benchmark_recipe.py --work /tmp/recipe             # run again, it goes on where it was stopped
+    python scripts/benchmark_recipe.py --steps 5 --out /tmp/try.json  # does it run?
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from genret_jax.configuration import experiment_from_gin
+from genret_jax.data.corpus import write_beir
+from genret_jax.data.python_docs import python_docs
+from genret_jax.evaluate import Baselines, evaluate_runs
+from genret_jax.evaluation.report import Report
+from genret_jax.storage import write_json
+from genret_jax.train import train
+
+SPLIT, METRICS = "validation", ("hits@1", "hits@10", "mrr@10")
+NO_LEXICAL = "T5Config.lexical_width=0"
+NO_LOOKAHEAD = "T5Config.root_lookahead=False"
+RANDOM = "Experiment.start=None"
+AS_DSI = ("SamplerConfig.pseudo_query_rate=0.0", "SamplerConfig.draw='query'")  # documents and training queries only
+
+# Name → kind of docids, what is changed.
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "atomic": ("atomic", ()),
+    "atomic, no lexical vectors": ("atomic", (NO_LEXICAL,)),
+    "semantic": ("semantic", ()),
+    "semantic, no lexical vectors": ("semantic", (NO_LEXICAL,)),
+    "semantic, no lookahead": ("semantic", (NO_LOOKAHEAD,)),
+    "semantic, neither": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD)),
+    "semantic, neither, no pseudo-queries": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD, *AS_DSI)),
+    "semantic, neither, random start": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD, RANDOM)),
+    "semantic, plain T5": (
+        "semantic",
+        (NO_LEXICAL, NO_LOOKAHEAD, RANDOM, *AS_DSI, "T5Config.head='vocabulary'", "T5Config.encoder_final_norm=True"),
+    ),
+}
+
+
+def measure(name: str, work: Path, corpus: Path, settings: list[str]) -> Report:
+    """Train one row and evaluate it on the validation split, or return the report of an earlier call."""
+    kind, changes = ROWS[name]
+    folder = work / name.replace(", ", "-").replace(" ", "_")
+    report = folder / "report"
+    if (report / "report.json").is_file():
+        return Report.load(report / "report.json")
+    run = str(folder / kind)
+    files = [f"runs/dsi_{kind}_from_scratch.gin"]
+    bindings = [f"CORPUS='{corpus}'", f"RUN='{run}'", *settings, *changes]
+    train(run=run, experiment=experiment_from_gin(files, bindings)[1])
+    return evaluate_runs([run], report, split=SPLIT, baselines=Baselines())
+
+
+def row(report: Report, system: str) -> dict[str, float]:
+    """Return a system's means."""
+    found = report.find(system, SPLIT)
+    return {metric: round(found.metrics[metric].mean, 5) for metric in METRICS} if found else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, help="training steps of every row (default: those of the gin files)")
+    parser.add_argument("--hold-out", type=float, default=0.3, help="share of the training summaries to measure on")
+    parser.add_argument("--work", type=Path, help="folder that keeps the runs; a row done there is not done again")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recipe.json"))
+    arguments = parser.parse_args()
+    settings = [f"Experiment.hold_out={arguments.hold_out}"]
+    settings += [f"STEPS={arguments.steps}"] if arguments.steps else []
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        corpus = work / "corpus"
+        if not corpus.is_dir():
+            write_beir(python_docs(), corpus)
+        for name, (kind, changes) in ROWS.items():
+            report = measure(name, work, corpus, settings)
+            rows.setdefault("BM25", {"trained": row(report, "BM25")})
+            rows[name] = {
+                "changes": list(changes),
+                "untrained": row(report, f"{kind}, untrained"),
+                "trained": row(report, kind),
+            }
+    result = {
+        "what": "the recipe from scratch and what its parts are worth, on held-out training summaries",
+        "documents": report.dataset.documents,
+        "queries": next(split.queries for split in report.splits if split.name == SPLIT),
+        "hold_out": arguments.hold_out,
+        "steps": report.budget[kind]["steps"],
+        "seed": 0,
+        "rows": rows,
+        "environment": report.environment,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
