@@ -26,6 +26,7 @@ from genret_jax.evaluation.report import Report
 from genret_jax.storage import read_json, write_json
 
 KINDS = ("semantic", "atomic")
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}  # as in scripts/quickstart.sh
 SPLIT, REFERENCE = "test", "BM25"
 METRICS = ("hits@1", "hits@10", "mrr@10")
 
@@ -36,7 +37,7 @@ def genret(*arguments: object, log: Path) -> dict[str, float]:
     print(f"genret {' '.join(command[3:])}", file=sys.stderr, flush=True)
     started = time.perf_counter()
     with log.open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)  # as the process is already waited for
     if process.returncode:

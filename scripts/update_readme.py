@@ -124,11 +124,12 @@ def python_docs(value: Mapping[str, Any]) -> str:
     seeds = len(value["seeds"])
     averaged = f"mean of {seeds} seeds, ± half of their range" if seeds > 1 else "one seed"
     processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
+    beside = " beside other work" if value["load_average_at_the_end"] > 2 * environment["cores"] else ""
     note = (
         f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
         f"{environment['python']}; {averaged}, × BM25's. "
         f"{value['steps']:,} steps on each kind of docids. A seed took {processor} of processor time, {clock} by the "
-        f"clock beside other work, on {_machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
+        f"clock{beside}, on {_machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
     )
     return table(["", "Hits@1", "Hits@10", "MRR@10"], rows) + f"\n\n{note}"
 

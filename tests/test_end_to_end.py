@@ -1,6 +1,7 @@
 """From a corpus to ranked documents in every way the parts may be put together, and without what is optional."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 
-from genret_jax.configuration import experiment_as_gin
+from genret_jax.configuration import experiment_as_gin, experiment_from_gin
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import NaiveStringDocids, ResidualKMeans
 from genret_jax.errors import InputError
@@ -107,6 +109,31 @@ def test_public_weights_are_a_start(tiny_corpus, tmp_path):
             train(run=str(tmp_path / "other"), experiment=dataclasses.replace(experiment, model=tiny_t5(**network)))
         assert f"another network than the checkpoint's: {message}" in str(error.value)
         assert not (tmp_path / "other").exists()
+
+
+def test_the_published_recipe_runs_from_a_folder_of_public_weights(tiny_corpus, tmp_path):
+    """``runs/dsi_t5.gin`` as shipped, with a checkpoint folder as Hugging Face lays it out, of a tiny network."""
+    shape = {"vocab_size": 512, "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32}
+    shape |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    token = jnp.zeros((1, 1), jnp.int32)
+    weights = jax.jit(T5(tiny_t5(**shape)).init)(jax.random.key(5), token, token)["params"]
+    save_safetensors(tmp_path / "t5", jax.tree.map(np.asarray, weights), tiny_t5(**shape))
+    pieces = io.BytesIO()
+    texts = [tiny_topics().document_text(index) for index in range(40)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=pieces, vocab_size=120, pad_id=0, eos_id=1, unk_id=2, bos_id=-1
+    )
+    (tmp_path / "t5" / "spiece.model").write_bytes(pieces.getvalue())
+    bindings = [f"CORPUS='{tiny_corpus}'", f"RUN='{tmp_path / 'run'}'", f"T5='{tmp_path / 't5'}'", "STEPS=4"]
+    bindings += [f"T5Config.{name}={size}" for name, size in shape.items()]
+    bindings += ["TrainerConfig.batch_size=8", "TrainerConfig.log_every=2", "TrainerConfig.data_parallel=1"]
+    run = train(run=str(tmp_path / "run"), experiment=experiment_from_gin(["runs/dsi_t5.gin"], bindings)[1])
+    start = run.start_params()
+    np.testing.assert_array_equal(
+        start["encoder"]["layers_0"]["mlp"]["wo"]["kernel"], weights["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
+    )
+    assert np.isfinite([record["loss"] for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]).all()
+    check_search(Retriever.load(tmp_path / "run"))
 
 
 def test_without_tensorflow_and_all_that_is_optional(tiny_corpus, tmp_path):

@@ -61,16 +61,19 @@ class NodeTree:
         offsets, nodes = np.asarray(child_offsets), np.asarray(child_nodes)
         fanout = np.diff(offsets)
         firsts = nodes[: fanout[0]]
-        judges = np.concatenate([nodes[offsets[x] : offsets[x + 1]] if fanout[x] else [x] for x in firsts] or [firsts])
         judged = np.maximum(fanout[firsts], 1)
+        begins = np.cumsum(judged) - judged
+        inner = np.repeat(fanout[firsts] > 0, judged)
+        edges = np.repeat(offsets[firsts] - begins, judged) + np.arange(len(inner))
+        judges = np.where(inner, nodes[np.where(inner, edges, 0)], np.repeat(firsts, judged))
         window = np.arange(judged.max(initial=1))
-        judges_of = (np.cumsum(judged) - judged)[:, None] + window
+        judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
             child_nodes=jnp.asarray(nodes, jnp.int32),
             child_tokens=jnp.asarray(child_tokens, jnp.int32),
             judges=jnp.asarray(judges, jnp.int32),
-            judges_of=jnp.asarray(np.where(window < judged[:, None], judges_of, len(judges)), jnp.int32),
+            judges_of=jnp.asarray(judges_of, jnp.int32),
             root_fanout=int(fanout[0]),
             max_fanout=int(fanout[1:].max(initial=0)),
             root_first_node=_first_of_consecutive(firsts),
