@@ -1,7 +1,6 @@
-"""Run folders: prepared part by part, gone on with after any interruption, and refused where they do not fit."""
+"""Run folders: opened with all their parts, and refused where the parts are of another run."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,23 +9,17 @@ import textwrap
 import numpy as np
 import pytest
 
-from genret_jax import prepare as prepare_module
 from genret_jax.data.corpus import read_beir
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, VocabularyConfig
 from genret_jax.prepare import prepare
-from genret_jax.run import IDENTITY, LOCK, Run, node_vectors
-from genret_jax.storage import folder_lock, read_json, write_json
-from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_topics, write_tiny_corpus
-from genret_jax.train import train
+from genret_jax.run import IDENTITY, Run, node_vectors
+from genret_jax.storage import read_json, write_json
+from genret_jax.testing.tiny_run import EMPTY, tiny_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 PARTS = ("corpus", "docids", "examples")
-
-
-class Killed(BaseException):
-    """The process is gone; nothing of ours catches this."""
 
 
 def atomic_experiment(corpus, **fields):
@@ -66,122 +59,6 @@ def test_a_run_opens_again_with_all_its_parts(whole, tiny_corpus):
 def test_queries_are_tokenised_as_the_store_has_them(whole):
     ids, tokens = whole.store.queries("test", whole.sampler.input_length)
     np.testing.assert_array_equal(whole.encode_queries([whole.corpus.queries[i] for i in ids]), tokens)
-
-
-def test_preparing_again_makes_nothing_anew(whole, tiny_corpus):
-    before = {file: file.stat().st_mtime_ns for part in PARTS for file in (whole.folder / part).rglob("*")}
-    again, lines = prepared(atomic_experiment(tiny_corpus), whole.folder)
-    assert before == {file: file.stat().st_mtime_ns for part in PARTS for file in (whole.folder / part).rglob("*")}
-    assert again.fingerprints == whole.fingerprints
-    assert [line.split()[0] for line in lines] == list(PARTS)
-
-
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("moment", ["before", "within", "after"])
-def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, monkeypatch, part, moment):
-    make = prepare_module._make
-
-    def interrupted(path, write):
-        if path.name != part:
-            return make(path, write)
-        if moment == "within":
-            monkeypatch.setattr("genret_jax.storage.os.rename", _die)  # all is written, nothing has its name yet
-        if moment != "before":
-            make(path, write)
-        raise Killed
-
-    def _die(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_make", interrupted)
-        with pytest.raises(Killed):
-            prepared(atomic_experiment(tiny_corpus), tmp_path / "run")
-    monkeypatch.undo()
-    made = {name for name in PARTS if (tmp_path / "run" / name).exists()}
-    assert made == set(PARTS[: PARTS.index(part) + (moment == "after")])
-    again, _ = prepared(atomic_experiment(tiny_corpus), tmp_path / "run")
-    assert again.fingerprints == whole.fingerprints
-    assert again.store.fingerprint == whole.store.fingerprint
-
-
-def test_a_killed_writer_leaves_a_name_that_training_sweeps_away(tmp_path, tiny_corpus):
-    folder = tmp_path / "run"
-    (folder / ".docids.partial-1-ab").mkdir(parents=True)
-    (folder / ".run.json.partial-1-ab").write_text("{")
-    with pytest.raises(InputError, match="best_metric"):
-        train(run=str(folder), experiment=atomic_experiment(tiny_corpus, trainer={"best_metric": "validation/mrr@3"}))
-    assert not folder.exists()
-
-
-def test_what_cannot_be_prepared_leaves_nothing(tiny_corpus, tmp_path):
-    cases = {
-        "no such corpus": (atomic_experiment(tmp_path / "nowhere"), "the folder is missing"),
-        "no such model": (
-            atomic_experiment(tiny_corpus, vocabulary=VocabularyConfig(kind="file", path=str(tmp_path / "x.model"))),
-            "x.model: cannot be read",
-        ),
-        "no such table": (atomic_experiment(tiny_corpus, docids=str(tmp_path / "no-table")), "no docid_table here"),
-        "best metric": (
-            atomic_experiment(tiny_corpus, trainer={"best_metric": "validation/mmr@10"}),
-            "TrainerConfig.best_metric is 'validation/mmr@10'; expected one of validation/hits@1",
-        ),
-        "attention too narrow": (atomic_experiment(tiny_corpus, model={"d_kv": 8}), "T5Config.num_heads * d_kv is 16"),
-    }
-    for name, (experiment, message) in cases.items():
-        for existed in (False, True) if name.startswith("no such") else (False,):
-            folder = tmp_path / f"{name} {existed}"
-            if existed:
-                folder.mkdir()
-                (folder / ".gitkeep").touch()
-            with pytest.raises(InputError) as error:
-                train(run=str(folder), experiment=experiment)
-            assert message in str(error.value)
-            assert folder.exists() == existed
-            if existed:
-                assert set(os.listdir(folder)) <= {".gitkeep", LOCK}
-
-
-def test_a_folder_of_something_else_is_refused_and_untouched(tiny_corpus, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"not empty and not a run \(it has 'thesis.txt'\)"):
-        train(run=str(tmp_path), experiment=atomic_experiment(tiny_corpus))
-    assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_a_run_of_another_experiment_or_corpus_is_refused_by_what_differs(whole, tiny_corpus, tmp_path):
-    with pytest.raises(InputError) as error:
-        prepared(atomic_experiment(tiny_corpus, model={"d_ff": 48}), whole.folder)
-    assert "belongs to another T5Config.d_ff = 32; expected 48" in str(error.value)
-    with pytest.raises(InputError) as error:
-        prepared(atomic_experiment(tiny_corpus, hold_out=0.2, trainer={"seed": 9}), whole.folder)
-    assert "another Experiment.hold_out = 0.1 and 1 more differences" in str(error.value)
-    changed = shutil.copytree(tiny_corpus, tmp_path / "topics")
-    with open(changed / "qrels" / "test.tsv", "a") as file:
-        file.write("td2\td9\t1\n")
-    with pytest.raises(InputError, match="belongs to another corpus"):
-        prepared(atomic_experiment(changed), whole.folder)
-    assert Run.open(whole.folder).fingerprints == whole.fingerprints
-
-
-def test_a_second_process_is_refused_in_one_line(tiny_corpus, tmp_path):
-    folder = tmp_path / "run"
-    with folder_lock(folder / LOCK, doing="training"), pytest.raises(InputError) as error:
-        train(run=str(folder), experiment=atomic_experiment(tiny_corpus))
-    assert f"another process is using this folder (training, process {os.getpid()})" in str(error.value)
-    assert (folder / LOCK).is_dir()
-
-
-def test_docids_of_another_corpus_are_refused(tmp_path, tiny_corpus, whole):
-    other = write_tiny_corpus(tmp_path / "other")
-    text = (other / "corpus.jsonl").read_text().replace("ban", "bananas")
-    (other / "corpus.jsonl").write_text(text)
-    with pytest.raises(InputError) as error:
-        prepared(atomic_experiment(other, docids=str(whole.folder / "docids")), tmp_path / "run")
-    assert "docids of another corpus" in str(error.value)
-    assert not (tmp_path / "run").exists()
-    used, _ = prepared(atomic_experiment(tiny_corpus, docids=str(whole.folder / "docids")), tmp_path / "run")
-    assert used.table.fingerprint == whole.table.fingerprint
 
 
 def test_what_is_no_run_is_refused(tmp_path, whole):
@@ -307,11 +184,3 @@ def test_killed_training_goes_on_to_the_same_end(tiny_corpus, tiny_run, tmp_path
         for timed in ("steps_per_second", "examples_per_second", "kind"):
             mine.pop(timed, None), other.pop(timed, None)
         assert mine == pytest.approx(other, rel=1e-5)
-
-
-def test_a_corpus_of_a_few_queries_keeps_no_empty_split(tmp_path):
-    import dataclasses
-
-    few = dataclasses.replace(tiny_topics(), queries={"q": "ban"}, qrels={"train": {"q": {"d0": 1}}})
-    run, _ = prepared(atomic_experiment(write_tiny_corpus(tmp_path / "few", few)), tmp_path / "run")
-    assert run.corpus.qrels == {"train": {"q": {"d0": 1}}}

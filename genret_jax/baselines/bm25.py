@@ -114,6 +114,7 @@ def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
         import Stemmer
     except ImportError as error:
         raise InputError(
-            f"BM25 needs {error.name}, which is not installed", fix="pip install 'genret_jax[baselines]'"
+            f"BM25 needs {error.name}, which is not installed",
+            fix="pip install 'genret_jax[baselines]', or leave it out (genret evaluate --no-bm25)",
         ) from None
     return bm25s, Stemmer.Stemmer("english") if config.stemmer else None
