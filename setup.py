@@ -25,7 +25,7 @@ REQUIRES = [
     "tensorboardX>=2.6.4",
 ]
 EXTRAS = {
-    "seqio": ["seqio>=0.0.20", "tensorflow>=2.20.0", "tensorflow-datasets>=4.9.9"],
+    "seqio": ["seqio>=0.0.20", "tensorflow>=2.20.0", "tensorflow-datasets>=4.9.10"],
     "baselines": ["bm25s>=0.2.13", "PyStemmer>=2.2.0.3", "faiss-cpu>=1.11.0"],
     "viz": ["matplotlib>=3.10.0"],
     "embed": ["sentence-transformers>=5.0"],

@@ -161,6 +161,7 @@ def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
             "documents": 2155,
             "steps": 1000,
             "peak_memory_gib": 1.25,
+            "load_average_at_the_end": 1.5,
             "environment": {"python": "3.11.7", "cores": 2, "processor": "a processor"},
         },
     )
@@ -168,7 +169,22 @@ def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
     assert "| BM25 | 50.0 | 50.0 | 50.0 |\n" in made
     assert "| semantic | 40.0 ±1.0 | 40.0 ±1.0 (0.80×) | 40.0 ±1.0 (0.80×) |\n" in made
     assert "mean of 3 seeds" in made
-    assert "took 7.0 minutes of processor time, 4.0 to 5.0 minutes by the clock" in made
+    assert "took 7.0 minutes of processor time, 4.0 to 5.0 minutes by the clock, on 2 cores" in made
+
+
+def test_the_recipe_and_the_start_of_a_process_have_tables(script, tmp_path):
+    scores = {"hits@1": 0.3, "hits@10": 0.7, "mrr@10": 0.45}
+    rows = {"BM25": {"trained": scores}, "atomic": {"trained": scores, "untrained": {**scores, "mrr@10": 0.4}}}
+    write(tmp_path, "recipe", {"rows": rows, "queries": 500, "documents": 2000, "steps": 900})
+    made = script.updated("<!-- table: recipe -->\n<!-- end -->", tmp_path)
+    assert "| BM25 | 30.0 | 70.0 | 45.0 | – |\n| atomic | 30.0 | 70.0 | 45.0 | 40.0 |\n" in made
+    assert "500 held-out training summaries, 2,000 documents, 900 steps" in made
+    seconds = {"low": 2.5, "median": 2.55, "high": 2.8}
+    names = ("seconds", "processor_seconds", "imports_processor_seconds")
+    machine = {"cores": 2, "processor": "a processor"}
+    write(tmp_path, "startup", {**dict.fromkeys(names, seconds), "rounds": 5, "environment": machine})
+    made = script.updated("<!-- table: startup -->\n<!-- end -->", tmp_path)
+    assert "| by the clock | 2.5 | 2.5–2.8 |" in made
 
 
 # --- results that are kept ------------------------------------------------------------------------------------------
