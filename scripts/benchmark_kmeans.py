@@ -6,7 +6,7 @@ sides take turns; ours starts without compiled code every time, as a first use d
 processor time of all threads, which other programs on the machine change less.
 
 Inertia: k-means of all documents against scikit-learn's full KMeans with as many starts, over several seeds; then,
-depth by depth, the parts of our own clusters against its full KMeans of the same clusters.
+depth by depth, the parts of our own clusters against its full KMeans of the same clusters, over the rounds' seeds.
 
 Example:
     python scripts/benchmark_kmeans.py --out benchmarks/results/kmeans.json
@@ -97,25 +97,34 @@ def top_inertia(vectors: np.ndarray, branching: int, seeds: int) -> dict[str, An
     }
 
 
-def deeper_inertia(vectors: np.ndarray, table: DocidTable, branching: int, leaf_size: int) -> list[dict[str, Any]]:
-    """Depth by depth, how our clusters are divided, against scikit-learn's division of the same clusters."""
-    codes, results = table.padded(), []
-    for depth in range(1, codes.shape[1] - 1):
-        clusters, group = np.unique(codes[:, :depth], axis=0, return_inverse=True)
-        group = group.reshape(-1)
-        sizes = np.bincount(group)
-        divided = [c for c in range(len(clusters)) if sizes[c] > leaf_size]
-        chosen = np.random.default_rng(depth).permutation(divided)[:CLUSTERS_TO_COMPARE]
-        pairs = []
-        for cluster in chosen:
-            members = vectors[group == cluster]
-            theirs = SklearnKMeans(branching, n_init=1, random_state=0).fit(members).labels_
-            pairs.append((inertia(members, codes[group == cluster, depth]), inertia(members, theirs)))
-        if pairs:
-            found, reference = np.sum(pairs, 0)
-            results.append(
-                {"depth": depth, "clusters": len(divided), "compared": len(pairs), "ratio": found / reference}
-            )
+def deeper_inertia(
+    vectors: np.ndarray, tables: list[DocidTable], branching: int, leaf_size: int
+) -> list[dict[str, Any]]:
+    """Depth by depth, how our clusters are divided, against scikit-learn's division of the same clusters.
+
+    The ratio is of sums over the clusters of all tables; beside it stands that of each table.
+    """
+    pairs: dict[int, list[list[tuple[float, float]]]] = {}
+    for seed, table in enumerate(tables):
+        codes = table.padded()
+        for depth in range(1, codes.shape[1] - 1):
+            clusters, group = np.unique(codes[:, :depth], axis=0, return_inverse=True)
+            group = group.reshape(-1)
+            sizes = np.bincount(group)
+            divided = [c for c in range(len(clusters)) if sizes[c] > leaf_size]
+            of_table = pairs.setdefault(depth, [])
+            of_table.append([])
+            for cluster in np.random.default_rng(depth).permutation(divided)[:CLUSTERS_TO_COMPARE]:
+                members, code = vectors[group == cluster], codes[group == cluster, depth]
+                theirs = SklearnKMeans(branching, n_init=1, random_state=seed).fit(members).labels_
+                of_table[-1].append((inertia(members, code), inertia(members, theirs)))
+    results = []
+    for depth, of_tables in pairs.items():
+        sums = np.array([np.sum(found, 0) for found in of_tables if found])  # --> [tables, 2]
+        if len(sums):
+            ratio, by_seed = sums[:, 0].sum() / sums[:, 1].sum(), (sums[:, 0] / sums[:, 1]).tolist()
+            compared = sum(map(len, of_tables))
+            results.append({"depth": depth, "compared": compared, "ratio": ratio, "by_seed": by_seed})
     return results
 
 
@@ -123,9 +132,11 @@ def measure(vectors: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
     """Every comparison on one set of vectors."""
     sizes = args.branching, args.leaf_size
     rounds: dict[str, list[dict[str, float]]] = {"ours": [], "mini_batch": []}
+    tables: list[DocidTable] = []
     for seed in range(args.repeats):
         of_ours, table = timed(lambda s=seed: ours(vectors, *sizes, s))
         rounds["ours"].append(of_ours)
+        tables.append(table)
         rounds["mini_batch"].append(timed(lambda s=seed: mini_batch(vectors, *sizes, s))[0])
         print(f"  round {seed}: {of_ours} ours, {rounds['mini_batch'][-1]} MiniBatchKMeans", flush=True)
     kinds = ("seconds", "cpu_seconds")
@@ -134,10 +145,10 @@ def measure(vectors: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
         "shape": list(vectors.shape),
         **{side: {kind: spread([run[kind] for run in runs]) for kind in kinds} for side, runs in rounds.items()},
         "ours_to_mini_batch": {kind: spread([mine[kind] / theirs[kind] for mine, theirs in pairs]) for kind in kinds},
-        "levels": list(table.level_sizes),
+        "levels": [list(table.level_sizes) for table in tables],
         "inertia_to_full_kmeans": {
             "top": top_inertia(vectors, args.branching, args.seeds),
-            "deeper": deeper_inertia(vectors, table, *sizes),
+            "deeper": deeper_inertia(vectors, tables, *sizes),
         },
     }
 
