@@ -124,7 +124,7 @@ def python_docs(value: Mapping[str, Any]) -> str:
     seeds = len(value["seeds"])
     averaged = f"mean of {seeds} seeds, ± half of their range" if seeds > 1 else "one seed"
     processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
-    beside = " beside other work" if value["load_average_at_the_end"] > 2 * environment["cores"] else ""
+    beside = " beside other work" if value["load_average_at_the_end"] > 1.25 * environment["cores"] else ""
     note = (
         f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
         f"{environment['python']}; {averaged}, × BM25's. "
