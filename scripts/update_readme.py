@@ -242,7 +242,8 @@ def _rates(found: Mapping[str, Any], *kinds: str) -> list[str]:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    return f"{environment['cores']} cores ({environment['processor']})"
+    cores = environment["cores"]
+    return f"{cores} core{'' if cores == 1 else 's'} ({environment['processor']})"
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
