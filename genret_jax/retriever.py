@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding import BeamResult, DocidIndex, RankedDocuments, TrieConstraint, beam_search, rank_documents
+from genret_jax.decoding import (
+    BeamResult,
+    DocidIndex,
+    Exhaustive,
+    RankedDocuments,
+    TrieConstraint,
+    beam_search,
+    rank_documents,
+)
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
@@ -148,7 +156,7 @@ class Retriever:
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(chunk) - 1).bit_length())
             padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
-            found = _search(self._params, jnp.asarray(padded), self.index, self._tree, self.run.model, beam)
+            found = _search(self._params, jnp.asarray(padded), TrieConstraint(self.index), self._tree, self.run.model, beam)
             ranked = rank_documents(found, self.index, limit=limit)
             parts.append([array[: len(chunk)] for array in ranked])
         if not parts:
@@ -176,17 +184,20 @@ class Retriever:
 def _search(
     params: Mapping[str, Any],
     tokens: Int[Array, "b l"],
-    index: DocidIndex,
+    strategy: TrieConstraint | Exhaustive,
     tree: NodeTree | None,
     config: T5Config,
     beams: int,
 ) -> BeamResult:
     model, variables = T5(config), {"params": params}
     encoded = model.apply(variables, tokens, method=T5.encode)
-    cache = model.apply(variables, encoded, tokens, index.max_length, method=T5.init_cache)
+    cache = model.apply(variables, encoded, tokens, strategy.index.max_length, method=T5.init_cache)
 
     def step(tokens: Array, prefix_nodes: Array, cache: Any, *, first: bool) -> tuple[Array, Any]:
         # The cache itself says whether this is the first step (T5.init_cache).
         return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.step)
 
-    return beam_search(step, cache, TrieConstraint(index), batch=tokens.shape[0], beams=beams)
+    def forced(tokens: Array, prefix_nodes: Array, cache: Any) -> Array:
+        return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.forced)
+
+    return beam_search(step, cache, strategy, batch=tokens.shape[0], beams=beams, forced=forced)

@@ -21,7 +21,9 @@ class RankedDocuments(NamedTuple):
         return list(zip(self.documents[query, kept].tolist(), self.scores[query, kept].tolist(), strict=True))
 
 
-def rank_documents(result: BeamResult, index: DocidIndex, *, limit: int | None = None) -> RankedDocuments:
+def rank_documents(
+    result: BeamResult, index: DocidIndex, *, limit: int | None = None, allowed: np.ndarray | None = None
+) -> RankedDocuments:
     """Turn docids into documents: each once, with its best score.
 
     Documents that share a docid share its score and stay in their stated order, so how they rank among each other is
@@ -31,6 +33,7 @@ def rank_documents(result: BeamResult, index: DocidIndex, *, limit: int | None =
         result: Of a search with this index.
         index: The index.
         limit: Documents of each query at most; the number of beams when left out.
+        allowed: bool ``[b, n]`` or ``[1, n]``, the documents that a query may have; all when left out.
 
     Returns:
         The documents, ``[b, limit]``, by descending score.
@@ -38,11 +41,11 @@ def rank_documents(result: BeamResult, index: DocidIndex, *, limit: int | None =
     docids, scores = np.asarray(result.docids), np.asarray(result.scores)
     limit = docids.shape[1] if limit is None else limit
     query, beam = np.nonzero(np.asarray(result.valid))  # row-major: best first within a query
-    start, stop = (np.asarray(index.row_offsets)[docids[query, beam] + after] for after in (0, 1))
-    sharing = stop - start
-    nth = np.arange(sharing.sum()) - np.repeat(np.cumsum(sharing) - sharing, sharing)
-    documents = np.asarray(index.documents)[np.repeat(start, sharing) + nth]
-    query, beam = np.repeat(query, sharing), np.repeat(beam, sharing)
+    documents, of_place = index.documents_of(docids[query, beam])
+    query, beam = query[of_place], beam[of_place]
+    if allowed is not None:
+        kept = np.broadcast_to(allowed, (len(docids), allowed.shape[1]))[query, documents]
+        query, beam, documents = query[kept], beam[kept], documents[kept]
     # np.unique gives the first place of each (query, document), which is its best.
     first = np.sort(np.unique(query.astype(np.int64) << 32 | documents, return_index=True)[1])
     query, beam, documents = query[first], beam[first], documents[first]

@@ -4,10 +4,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 # Scores stay finite: what cannot be has the score INVALID, and what can is never below LOWEST, whatever its logits.
 INVALID = -1e30
 LOWEST = -1e29
+
+
+def exists(scores: Float[Array, "*q"]) -> Bool[Array, "*q"]:
+    """Tell real scores, and sums of two of them, from those that INVALID went into."""
+    return scores > INVALID / 2
 
 
 class BeamResult(NamedTuple):
@@ -18,6 +24,16 @@ class BeamResult(NamedTuple):
     docids: Any  # int32[b, k]     number of the distinct docid in the index; -1 where invalid or unconstrained
     rows: Any  # int32[b, k]       first row with this docid, as given to DocidIndex.build; -1 likewise
     valid: Any  # bool[b, k]       whether there is a result in this place
+    bound: Any  # float32[b]       best score of any prefix that was dropped: no missing docid can have a better one
+
+    @property
+    def certified(self) -> Any:
+        """Whether these are provably the model's best docids: bool ``[b]``.
+
+        A prefix's score bounds that of every docid behind it, so if no dropped prefix was better than the last result,
+        nothing was lost. The same holds for the first j results if ``bound <= scores[:, j - 1]``.
+        """
+        return self.bound <= self.scores[:, -1]
 
 
 def widen(result: BeamResult, beams: int) -> BeamResult:
@@ -25,9 +41,9 @@ def widen(result: BeamResult, beams: int) -> BeamResult:
     missing = beams - result.scores.shape[1]
     if not missing:
         return result
-    empty = BeamResult(tokens=0, scores=INVALID, docids=-1, rows=-1, valid=False)
-    return jax.tree.map(
-        lambda leaf, value: jnp.pad(leaf, [(0, 0), (0, missing)] + [(0, 0)] * (leaf.ndim - 2), constant_values=value),
-        result,
-        empty,
-    )
+    empty = BeamResult(tokens=0.0, scores=INVALID, docids=-1.0, rows=-1.0, valid=False, bound=None)
+
+    def pad(leaf: Array, value: float | bool) -> Array:
+        return jnp.pad(leaf, [(0, 0), (0, missing)] + [(0, 0)] * (leaf.ndim - 2), constant_values=value)
+
+    return jax.tree.map(pad, result._replace(bound=None), empty)._replace(bound=result.bound)

@@ -1,45 +1,67 @@
 """Beam search over docids, for any model that can score the next token."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.exhaustive import Exhaustive, exhaustive_search
-from genret_jax.decoding.result import INVALID, LOWEST, BeamResult, widen
-from genret_jax.decoding.step import Cache, Step, reorder, take_beams
+from genret_jax.decoding.layout import Level
+from genret_jax.decoding.result import INVALID, LOWEST, BeamResult, exists, widen
+from genret_jax.decoding.step import Cache, Forced, Step, reorder, take_beams
 from genret_jax.decoding.strategies import Strategy
 from genret_jax.errors import InputError
+
+# Forced ends of up to so many tokens are scored in one pass of exactly their length, longer ones in multiples of it.
+_EXACT_ENDS = 8
+# Logits of a pass over forced ends; where they would take more, one token after the other is as good.
+_MOST_FORCED_BYTES = 1 << 28
 
 
 class _Beams(NamedTuple):
     """The state of the loop."""
 
-    position: Int[Array, ""]  # tokens emitted so far
-    states: Int[Array, "b k"]  # of the strategy
+    depth: Int[Array, ""] | int  # tokens emitted so far
+    states: Any  # [b, k, ...]  of the strategy
     scores: Float[Array, "b k"]  # sum of log-probabilities so far; INVALID marks a beam that does not exist
-    tokens: Int[Array, "b k m"]  # emitted so far, 0 beyond
+    last: Int[Array, "b k"]  # token emitted last
+    bound: Float[Array, " b"]  # best score that was dropped
     cache: Cache  # of the model, row j belonging to beam j
 
 
-def beam_search(step: Step, cache: Cache, strategy: Strategy | Exhaustive, *, batch: int, beams: int) -> BeamResult:
+def beam_search(
+    step: Step,
+    cache: Cache,
+    strategy: Strategy | Exhaustive,
+    *,
+    batch: int,
+    beams: int,
+    forced: Forced | None = None,
+    partial_head: bool = False,
+) -> BeamResult:
     """Find the best-scored docids of each query.
 
-    Exactly the beam search of this width over what the strategy allows: at every position all continuations of all
-    beams compete, together with the beams that have ended, which keep their scores. Of equal scores the lower beam
-    wins, then the lower token. Places for which there is no docid are flagged.
+    Exactly the beam search of this width over what the strategy allows: at every depth all continuations of all beams
+    compete, together with the beams that have ended, which keep their scores. Of equal scores the lower beam wins,
+    then the lower token. Places for which there is no docid are flagged.
 
     It is a pure function to be called inside ``jax.jit``, with the model's parameters and the strategy as arguments of
-    the jitted function. Memory beside the model's: ``batch * beams * max_fanout`` candidates at a time, and for the
-    first step alone ``batch * root_fanout``.
+    the jitted function. Memory beside the model's: ``batch * beams * width`` candidates at a time, the width being
+    that of the widest level; and for the first step alone ``batch`` times the children of the root.
 
     Args:
         step: The model.
-        cache: Its cache for position 0 with one beam: leaves of ``cache["beams"]`` are ``[b, 1, ...]``.
+        cache: Its cache for depth 0 with one beam: leaves of ``cache["beams"]`` are ``[b, 1, ...]``.
         strategy: ``TrieConstraint(index)``, ``Unconstrained(...)``, or ``Exhaustive(index)``.
         batch: Queries, b.
         beams: Results of each query, k; may exceed the number of docids.
+        forced: The model at several positions at once. Where it is given, and the index says that it can pay, the
+            rest of all docids is scored in one pass as soon as it is decided for every beam.
+        partial_head: Whether the step can be asked for some columns of the logits only, as it is with
+            ``TrieConstraint(..., normalize="children")``.
 
     Returns:
         The results, ``[b, k, ...]``, by descending score.
@@ -51,66 +73,146 @@ def beam_search(step: Step, cache: Cache, strategy: Strategy | Exhaustive, *, ba
         raise InputError(f"a beam search with {beams} beams", expected="at least 1")
     if isinstance(strategy, Exhaustive):
         return exhaustive_search(step, cache, strategy, batch=batch, beams=beams)
-    found = _first_step(step, cache, strategy, batch, strategy.width(beams))
-    if strategy.max_length > 1:
-        found = jax.lax.while_loop(
-            lambda current: _any_live(current, strategy), lambda current: _next_step(current, step, strategy), found
-        )
+    width = strategy.width(beams)
+
+    def next_step(current: _Beams, level: Level) -> _Beams:
+        return _next_step(current, step, strategy, level, width, partial_head)
+
+    nothing = jnp.zeros((batch, 1))
+    found = _Beams(0, strategy.start(batch), nothing, nothing.astype(jnp.int32), jnp.full(batch, INVALID), cache)
+    found = next_step(found, strategy.levels[0])
+    look_from = _look_from(strategy, forced, batch * width)
+    for level in strategy.levels[1:]:
+        found = _through(found, level, strategy, look_from, next_step)
+    if forced is not None and look_from < strategy.max_length and not strategy.forced_is_free:
+        found = _score_forced(found, forced, strategy, look_from)
     return _result(found, strategy, beams)
 
 
-def _first_step(step: Step, cache: Cache, strategy: Strategy, batch: int, width: int) -> _Beams:
-    """Take one beam at the root to ``width`` beams of one token."""
-    root = jnp.zeros((batch, 1), jnp.int32)
-    logits, cache = step(root, strategy.prefix_nodes(root), cache, first=True)
-    candidates = strategy.log_probs(root, logits.astype(jnp.float32), first=True)  # --> [b, 1, f]
-    scores, slots = jax.lax.top_k(candidates[:, 0], min(width, candidates.shape[-1]))
-    missing = ((0, 0), (0, width - slots.shape[1]))  # fewer children than beams
-    scores, slots = jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(slots, missing)
-    tokens, states = strategy.child(root, slots)
-    emitted = jnp.zeros((batch, width, strategy.max_length), jnp.int32).at[:, :, 0].set(tokens)
-    return _Beams(jnp.int32(1), states, scores, emitted, reorder(cache, jnp.zeros_like(slots)))
+def _look_from(strategy: Strategy, forced: Forced | None, beams: int) -> int:
+    """Return the first depth at which to look for forced ends."""
+    first, left = strategy.forced_from, strategy.max_length - strategy.forced_from
+    if strategy.forced_is_free:
+        return first
+    fits = 4 * beams * left * strategy.vocab_size <= _MOST_FORCED_BYTES
+    return first if forced is not None and left > 1 and fits else strategy.max_length
 
 
-def _next_step(current: _Beams, step: Step, strategy: Strategy) -> _Beams:
+def _through(
+    found: _Beams, level: Level, strategy: Strategy, look_from: int, next_step: Callable[[_Beams, Level], _Beams]
+) -> _Beams:
+    """Take all beams through the depths of a level."""
+    looking = level.start >= look_from
+    if level.stop == level.start + 1 and not strategy.mixed and not looking:
+        return next_step(found._replace(depth=level.start), level)
+
+    def go_on(current: _Beams) -> Array:
+        live = exists(current.scores)
+        if strategy.mixed:
+            live &= ~strategy.ended(current.states, current.depth)
+        if looking:
+            left = strategy.max_length - current.depth
+            at_exit = strategy.forced_is_free | (left <= _EXACT_ENDS) | (left % _EXACT_ENDS == 0)
+            live &= ~(strategy.forced(current.states, current.depth) & at_exit)
+        return (current.depth < level.stop) & live.any()
+
+    found = found._replace(depth=jnp.asarray(found.depth, jnp.int32))
+    return jax.lax.while_loop(go_on, lambda current: next_step(current, level), found)
+
+
+def _next_step(
+    current: _Beams, step: Step, strategy: Strategy, level: Level, width: int, partial_head: bool
+) -> _Beams:
     """Take every live beam one token on and keep the best of all candidates."""
-    batch, width = current.states.shape
-    last = jax.lax.dynamic_index_in_dim(current.tokens, current.position - 1, axis=2, keepdims=False)
-    logits, cache = step(last, strategy.prefix_nodes(current.states), current.cache, first=False)
-    gained = strategy.log_probs(current.states, logits.astype(jnp.float32), first=False)  # --> [b, k, f]
-    ended = strategy.ended(current.states)
-    in_first_slot = (jnp.arange(gained.shape[-1]) == 0)[None, None]
-    # A beam that has ended is its own only candidate and gains nothing.
-    gained = jnp.where(ended[..., None], jnp.where(in_first_slot, 0.0, INVALID), gained)
-    exists = (gained > INVALID) & (current.scores > INVALID)[..., None]
-    candidates = jnp.where(exists, jnp.maximum(current.scores[..., None] + gained, LOWEST), INVALID)
+    depth, batch, before = current.depth, *current.scores.shape
+    first = level.start == 0
+    columns = strategy.columns(level, depth) if partial_head else None
+    asked = {"first": first} if columns is None else {"first": first, "columns": columns}
+    logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, **asked)
+    gained = strategy.candidates(current.states, logits.astype(jnp.float32), depth, level, columns)  # --> [b, k, f]
+    ended = strategy.ended(current.states, depth) if strategy.mixed and not first else None
+    if ended is not None:  # a beam that has ended is its own only candidate and gains nothing
+        itself = (jnp.arange(gained.shape[-1]) == 0)[None, None]
+        gained = jnp.where(ended[..., None], jnp.where(itself, 0.0, INVALID), gained)
+    candidates = (current.scores[..., None] + gained).reshape(batch, -1)
     # Of equal scores top_k takes the lower place: the lower beam, then the lower token.
-    scores, chosen = jax.lax.top_k(candidates.reshape(batch, -1), width)  # [b, k, f] --> [b, k]
+    scores, chosen = jax.lax.top_k(candidates, min(width + 1, candidates.shape[1]))
+    scores = jnp.where(exists(scores), jnp.maximum(scores, LOWEST), INVALID)
+    bound = current.bound
+    if scores.shape[1] > width:
+        bound = jnp.maximum(bound, scores[:, width])
+        scores, chosen = scores[:, :width], chosen[:, :width]
+    elif scores.shape[1] < width:  # fewer candidates than beams
+        missing = ((0, 0), (0, width - scores.shape[1]))
+        scores, chosen = jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(chosen, missing)
     parents, slots = chosen // gained.shape[-1], chosen % gained.shape[-1]
-    parent_states, goes_on = take_beams(current.states, parents), ~take_beams(ended, parents)
-    tokens, states = strategy.child(parent_states, slots)
-    tokens, states = jnp.where(goes_on, tokens, 0), jnp.where(goes_on, states, parent_states)
-    emitted = take_beams(current.tokens, parents)
-    emitted = jax.lax.dynamic_update_index_in_dim(emitted, tokens, current.position, axis=2)
-    return _Beams(current.position + 1, states, scores, emitted, reorder(cache, parents))
+    parent_states = take_beams(current.states, parents)
+    tokens, states = strategy.child(parent_states, slots, depth, level)
+    if ended is not None:
+        goes_on = ~take_beams(ended, parents)
+        tokens = jnp.where(goes_on, tokens, 0)
+        states = jax.tree.map(
+            lambda new, old: jnp.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - 2)), new, old),
+            states,
+            parent_states,
+        )
+    return _Beams(depth + 1, states, scores, tokens, bound, reorder(cache, parents))
 
 
-def _any_live(current: _Beams, strategy: Strategy) -> Array:
-    live = ~strategy.ended(current.states) & (current.scores > INVALID)
-    return (current.position < strategy.max_length) & live.any()
+def _score_forced(found: _Beams, forced: Forced, strategy: Strategy, look_from: int) -> _Beams:
+    """Score what is left of all docids in one pass over it."""
+    ends, most = strategy.ends(found.states), strategy.max_length - look_from
+    lengths = [left for left in range(most + 1) if left <= _EXACT_ENDS or left % _EXACT_ENDS == 0]
+
+    def score(left: int) -> tuple[Array, Array]:
+        start = strategy.max_length - left
+        inputs = jnp.concatenate([found.last[..., None], ends.tokens[..., start:-1]], axis=-1)
+        logits = forced(inputs, ends.nodes[..., start:], found.cache).astype(jnp.float32)  # --> [b, k, l, v]
+        chosen = jnp.take_along_axis(logits, ends.tokens[..., start:, None], axis=-1)[..., 0]
+        gained = jnp.clip(chosen - jax.nn.logsumexp(logits, axis=-1), LOWEST, 0.0)
+        if strategy.mixed:
+            depths = range(start, strategy.max_length)
+            gained = jnp.where(jnp.stack([strategy.ended(found.states, d) for d in depths], axis=-1), 0.0, gained)
+        return _in_order(found.scores, gained)
+
+    def nothing_left() -> tuple[Array, Array]:
+        return found.scores, _places(found.scores)
+
+    branch = jnp.searchsorted(jnp.array(lengths), strategy.max_length - found.depth)
+    scores, order = jax.lax.switch(branch, [nothing_left, *(functools.partial(score, left) for left in lengths[1:])])
+    return found._replace(states=take_beams(found.states, order), scores=scores)
+
+
+def _in_order(scores: Float[Array, "b k"], gained: Float[Array, "b k l"]) -> tuple[Array, Array]:
+    """Add what the last tokens gained: scores, and which beam they are of, as if tokens had come one by one."""
+    sums = [scores]
+    for position in range(gained.shape[-1]):
+        total = jnp.maximum(sums[-1] + gained[..., position], LOWEST)
+        sums.append(jnp.where(exists(scores), total, INVALID))
+    # Stable at every depth: equal at the end, beams stay as they were ordered one token before.
+    keys = [-total for total in sums[:0:-1]]
+    ordered = jax.lax.sort([*keys, _places(scores)], dimension=1, num_keys=len(keys) + 1)
+    return -ordered[0], ordered[-1]
+
+
+def _places(scores: Float[Array, "b k"]) -> Int[Array, "b k"]:
+    return jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32)[None], scores.shape)
 
 
 def _result(found: _Beams, strategy: Strategy, beams: int) -> BeamResult:
-    valid = (found.scores > INVALID) & strategy.complete(found.states)
-    # Unconstrained beams may end without being results, so order once more.
-    scores, order = jax.lax.top_k(jnp.where(valid, found.scores, INVALID), found.scores.shape[1])
-    valid, states, tokens = (take_beams(leaf, order) for leaf in (valid, found.states, found.tokens))
-    docids, rows = strategy.docids(states)
+    ends = strategy.ends(found.states)
+    valid: Bool[Array, "b k"] = exists(found.scores)
+    tokens, scores, docids, rows = ends.tokens, found.scores, ends.docids, ends.rows
+    if ends.complete is not None:  # some beams may be no results, so order once more
+        valid &= ends.complete
+        scores, order = jax.lax.top_k(jnp.where(valid, scores, INVALID), scores.shape[1])
+        valid, tokens, docids, rows = take_beams((valid, tokens, docids, rows), order)
     result = BeamResult(
         tokens=jnp.where(valid[..., None], tokens, 0),
         scores=scores,
         docids=jnp.where(valid, docids, -1),
         rows=jnp.where(valid, rows, -1),
         valid=valid,
+        bound=found.bound,
     )
     return widen(result, beams)

@@ -1,4 +1,4 @@
-"""What a search asks of a model: a callable for one step, and a cache whose rows it can reorder."""
+"""What the search asks of a model: logits of the next token, and a cache whose rows it can reorder."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +17,9 @@ class Step(Protocol):
     ``first=True``, so that a model may treat the root in its own way. The cache is a mapping: leaves under ``"beams"``
     have leading axes ``[b, k]`` and follow their beams; everything else (``"shared"``, ``"position"``) stays as the
     step returns it. After the first call, shapes and dtypes of the cache must stay as they are.
+
+    With ``beam_search(..., partial_head=True)`` a step is also given ``columns=(start, size)``, and returns these
+    columns of its logits alone.
     """
 
     def __call__(
@@ -25,11 +28,25 @@ class Step(Protocol):
         """Return the logits that follow these tokens, and the cache that holds them."""
 
 
-def take_beams(leaf: Array, beams: Int[Array, "b k"]) -> Array:
-    """Choose beams of each query from a ``[b, j, ...]`` leaf: ``[b, k, ...]``."""
-    return jax.vmap(lambda of_query, chosen: of_query[chosen])(leaf, beams)
+@runtime_checkable
+class Forced(Protocol):
+    """A model's logits at several positions at once, where the tokens to come are already decided."""
+
+    def __call__(
+        self, tokens: Int[Array, "b k l"], prefix_nodes: Int[Array, "b k l"], cache: Cache
+    ) -> Float[Array, "b k l v"]:
+        """Return the logits that follow each of these tokens, which stand one after the other."""
+
+
+def take_beams(tree: Any, beams: Int[Array, "b k"]) -> Any:
+    """Choose beams of each query from ``[b, j, ...]`` leaves: ``[b, k, ...]``."""
+
+    def take(leaf: Array) -> Array:
+        return jax.vmap(lambda of_query, chosen: of_query.at[chosen].get(mode="promise_in_bounds"))(leaf, beams)
+
+    return jax.tree.map(take, tree)
 
 
 def reorder(cache: Cache, parents: Int[Array, "b k"]) -> Cache:
     """Give each new beam the cache of its parent."""
-    return {**cache, "beams": jax.tree.map(lambda leaf: take_beams(leaf, parents), cache["beams"])}
+    return {**cache, "beams": take_beams(cache["beams"], parents)}

@@ -1,116 +1,97 @@
-"""What may follow a prefix: the strategies that one beam search works with."""
+"""What may follow a prefix: what every strategy of the one beam search offers, and the strategy that allows all."""
 
 import dataclasses
-import typing
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genret_jax.decoding.index import DocidIndex
-from genret_jax.decoding.result import INVALID, LOWEST
+from genret_jax.decoding.layout import Level
+from genret_jax.decoding.result import LOWEST
 from genret_jax.errors import InputError
+
+Depth = Int[Array, ""] | int
+
+
+class Candidates(NamedTuple):
+    """Continuations of each state."""
+
+    codes: Any  # [b, k, f]      tokens, less the lowest of their depth
+    there: Any  # bool[b, k, f]  whether there is one in this slot
+
+
+class Ends(NamedTuple):
+    """What states have come down to."""
+
+    tokens: Any  # int32[b, k, m]
+    nodes: Any  # int32[b, k, m]  what the step is told before each token
+    docids: Any  # int32[b, k]    -1 where the strategy knows none
+    rows: Any  # int32[b, k]      -1 likewise
+    complete: Any = None  # bool[b, k]  whether it is a result; None if all are
 
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Which tokens may follow a beam's state: an int32 of the strategy's own meaning, 0 at the start."""
+    """Which tokens may follow a beam's state: a pytree of the strategy's own, its leaves ``[b, k, ...]``."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
 
     @property
     def max_length(self) -> int:
         """Tokens of a result at most."""
 
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All depths, those that can share a compiled loop together; the root alone comes first."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether results may end before ``max_length``."""
+
+    @property
+    def forced_from(self) -> int:
+        """First depth at which to look whether all beams are forced; ``max_length`` for never."""
+
+    @property
+    def forced_is_free(self) -> bool:
+        """Whether forced tokens gain nothing, so that the model need not be asked."""
+
     def width(self, beams: int) -> int:
         """Beams that can be of use: never more than there are results."""
 
-    def log_probs(
-        self, states: Int[Array, "b k"], logits: Float[Array, "b k v"], *, first: bool
+    def start(self, batch: int) -> Any:
+        """One state for each query, before the first token."""
+
+    def columns(self, level: Level, depth: Depth) -> tuple[Int[Array, ""], int] | None:
+        """First and number of the logits that a depth needs; None for all."""
+
+    def candidates(
+        self,
+        states: Any,
+        logits: Float[Array, "b k v"],
+        depth: Depth,
+        level: Level,
+        columns: tuple[Int[Array, ""], int] | None,
     ) -> Float[Array, "b k f"]:
         """Log-probability of each candidate, at least LOWEST; INVALID where there is none."""
 
-    def child(self, states: Int[Array, "b k"], slots: Int[Array, "b k"]) -> tuple[Array, Array]:
-        """Token and state ``[b, k]`` of the candidate in a slot of each state."""
+    def child(self, states: Any, slots: Int[Array, "b k"], depth: Depth, level: Level) -> tuple[Array, Any]:
+        """Token ``[b, k]`` and state of the candidate in a slot of each state."""
 
-    def ended(self, states: Int[Array, "b k"]) -> Bool[Array, "b k"]:
-        """Whether nothing follows."""
+    def ended(self, states: Any, depth: Depth) -> Bool[Array, "b k"]:
+        """Whether nothing follows; asked only where results are of mixed lengths."""
 
-    def complete(self, states: Int[Array, "b k"]) -> Bool[Array, "b k"]:
-        """Whether a beam that is left in such a state is a result."""
-
-    def prefix_nodes(self, states: Int[Array, "b k"]) -> Int[Array, "b k"]:
+    def prefix_nodes(self, states: Any, depth: Depth) -> Int[Array, "b k"]:
         """What the model's step is told about each state."""
 
-    def docids(self, states: Int[Array, "b k"]) -> tuple[Array, Array]:
-        """Number of the docid ended in each state, and its first row, ``[b, k]``; -1 where the strategy knows none."""
+    def forced(self, states: Any, depth: Depth) -> Bool[Array, "b k"]:
+        """Whether only one result begins like this."""
 
-
-@typing.no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrieConstraint:
-    """Only docids of the index can come out.
-
-    A candidate's score is its log-probability over the full vocabulary: the constraint removes continuations and
-    leaves the scores of the others as the model gave them.
-
-    Attributes:
-        index: The docids.
-    """
-
-    index: DocidIndex
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest docid."""
-        return self.index.max_length
-
-    def width(self, beams: int) -> int:
-        """Not more than there are docids."""
-        return min(beams, self.index.num_docids)
-
-    def log_probs(self, states: Array, logits: Array, *, first: bool) -> Array:
-        """Score the children of each state."""
-        check_vocabulary(self.index.vocab_size, logits)
-        offsets = jnp.asarray(self.index.child_offsets)
-        tokens = jnp.asarray(self.index.child_tokens)
-        normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        if first:  # one state, the root, so its tokens are read once for all queries
-            slots = jnp.arange(self.index.root_fanout)
-            chosen = logits[:, :, tokens[: self.index.root_fanout].astype(jnp.int32)]  # --> [b, 1, root_fanout]
-            exists = (slots < offsets[1])[None, None]
-        else:
-            start, stop = offsets[states][..., None], offsets[states + 1][..., None]  # --> [b, k, 1]
-            edges = start + jnp.arange(self.index.max_fanout)[None, None]  # --> [b, k, max_fanout]
-            exists = edges < stop
-            following = tokens[jnp.minimum(edges, tokens.shape[0] - 1)].astype(jnp.int32)
-            chosen = jnp.take_along_axis(logits, following, axis=-1)
-        return jnp.where(exists, jnp.maximum(chosen - normaliser, LOWEST), INVALID)
-
-    def child(self, states: Array, slots: Array) -> tuple[Array, Array]:
-        """Follow the edge in a slot of each state."""
-        edges = jnp.asarray(self.index.child_offsets)[states] + slots
-        edges = jnp.minimum(edges, self.index.child_tokens.shape[0] - 1)  # slots of invalid candidates may lie beyond
-        return jnp.asarray(self.index.child_tokens)[edges].astype(jnp.int32), edges + 1
-
-    def ended(self, states: Array) -> Array:
-        """A docid ends where nothing follows."""
-        offsets = jnp.asarray(self.index.child_offsets)
-        return offsets[states] == offsets[states + 1]
-
-    def complete(self, states: Array) -> Array:
-        """No prefix is a result."""
-        return self.ended(states)
-
-    def prefix_nodes(self, states: Array) -> Array:
-        """Look up the nodes that the index's builder gave."""
-        return jnp.asarray(self.index.prefix_nodes)[states]
-
-    def docids(self, states: Array) -> tuple[Array, Array]:
-        """Look up which docids end here."""
-        docids = jnp.searchsorted(jnp.asarray(self.index.docid_states), states).astype(jnp.int32)
-        docids = jnp.minimum(docids, self.index.num_docids - 1)
-        return docids, jnp.asarray(self.index.rows)[jnp.asarray(self.index.row_offsets)[docids]]
+    def ends(self, states: Any) -> Ends:
+        """Tell what forced or final states stand for."""
 
 
 @jax.tree_util.register_static
@@ -131,35 +112,68 @@ class Unconstrained:
     max_length: int
     eos: int | None = 1
 
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The root and all others."""
+        root = (Level(0, 1, self.vocab_size, 0),)
+        return (*root, Level(1, self.max_length, self.vocab_size, 0)) if self.max_length > 1 else root
+
+    @property
+    def mixed(self) -> bool:
+        """Whether EOS may end a result early."""
+        return self.eos is not None
+
+    @property
+    def forced_from(self) -> int:
+        """Nothing is ever forced."""
+        return self.max_length
+
+    @property
+    def forced_is_free(self) -> bool:
+        """Nothing is ever forced."""
+        return False
+
     def width(self, beams: int) -> int:
         """As many as asked for."""
         return beams
 
-    def log_probs(self, states: Array, logits: Array, *, first: bool) -> Array:
+    def start(self, batch: int) -> Int[Array, "b 1 m"]:
+        """No token yet; the state is what was emitted."""
+        return jnp.zeros((batch, 1, self.max_length), jnp.int32)
+
+    def columns(self, level: Level, depth: Depth) -> None:
+        """All logits are needed."""
+
+    def candidates(
+        self, states: Int[Array, "b k m"], logits: Float[Array, "b k v"], depth: Depth, level: Level, columns: None
+    ) -> Float[Array, "b k v"]:
         """Score every token."""
         check_vocabulary(self.vocab_size, logits)
-        return jnp.maximum(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), LOWEST)
+        return jnp.clip(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), LOWEST, 0.0)
 
-    def child(self, states: Array, slots: Array) -> tuple[Array, Array]:
-        """A slot is its token; EOS leads to state 1, the end."""
-        return slots, jnp.zeros_like(slots) if self.eos is None else (slots == self.eos).astype(jnp.int32)
+    def child(
+        self, states: Int[Array, "b k m"], slots: Int[Array, "b k"], depth: Depth, level: Level
+    ) -> tuple[Int[Array, "b k"], Int[Array, "b k m"]]:
+        """A slot is its token."""
+        return slots, jax.lax.dynamic_update_index_in_dim(states, slots, depth, axis=2)
 
-    def ended(self, states: Array) -> Array:
-        """State 1 is the end."""
-        return states == 1
+    def ended(self, states: Int[Array, "b k m"], depth: Depth) -> Bool[Array, "b k"]:
+        """Whether EOS was emitted."""
+        return (states == self.eos).any(axis=-1) if self.eos is not None else jnp.zeros(states.shape[:2], bool)
 
-    def complete(self, states: Array) -> Array:
-        """What did not reach EOS in time is no result."""
-        return jnp.ones_like(states, bool) if self.eos is None else self.ended(states)
-
-    def prefix_nodes(self, states: Array) -> Array:
+    def prefix_nodes(self, states: Int[Array, "b k m"], depth: Depth) -> Int[Array, "b k"]:
         """No prefix is known."""
-        return jnp.zeros_like(states)
+        return jnp.zeros(states.shape[:2], jnp.int32)
 
-    def docids(self, states: Array) -> tuple[Array, Array]:
-        """No docid is known."""
-        unknown = jnp.full_like(states, -1)
-        return unknown, unknown
+    def forced(self, states: Int[Array, "b k m"], depth: Depth) -> Bool[Array, "b k"]:
+        """Nothing is."""
+        return jnp.zeros(states.shape[:2], bool)
+
+    def ends(self, states: Int[Array, "b k m"]) -> Ends:
+        """What did not reach EOS in time is no result."""
+        unknown = jnp.full(states.shape[:2], -1, jnp.int32)
+        complete = self.ended(states, self.max_length) if self.mixed else None
+        return Ends(states, jnp.zeros_like(states), unknown, unknown, complete)
 
 
 def check_vocabulary(vocab_size: int, logits: Array) -> None:

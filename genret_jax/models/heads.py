@@ -22,6 +22,8 @@ from genret_jax.models.layers import Embed, project
 
 # Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
 IMPOSSIBLE = -1e7
+# First and number of the logits that are wanted; None for all.
+Columns = tuple[Int[Array, ""] | int, int] | None
 # Reading a row of a table that is scattered over the memory takes as long as some such number of inner products.
 _READING = 32
 
@@ -115,14 +117,15 @@ class VocabularyHead(nn.Module):
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
         lexical: Float[Array, "b w"] | None = None,
+        columns: Columns = None,
     ) -> Float[Array, "b m v"]:
-        """Return a logit for every token of the vocabulary, in float32."""
+        """Return a logit for every token of the vocabulary, or of some columns of it, in float32."""
         if self.config.tie_embeddings:
-            return self.embedding.attend(hidden)
+            return self.embedding.attend(hidden, columns)
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         shape = (self.config.d_model, self.config.output_vocab_size)
         kernel = param_with_axes("kernel", init, shape, jnp.float32, axes=("embed", "vocab"))
-        return project(hidden.astype(jnp.float32), kernel)
+        return project(hidden.astype(jnp.float32), kernel if columns is None else _columns(kernel, columns))
 
     def step_logits(
         self,
@@ -132,9 +135,10 @@ class VocabularyHead(nn.Module):
         lexical: Float[Array, "b w"] | None = None,
         *,
         at_root: bool,
+        columns: Columns = None,
     ) -> Float[Array, "b k v"]:
         """Return the logits of one position of every beam."""
-        return self.logits(hidden, nodes, tree)
+        return self.logits(hidden, nodes, tree, lexical, columns)
 
 
 class PrefixHead(nn.Module):
@@ -199,6 +203,7 @@ class PrefixHead(nn.Module):
         lexical: Float[Array, "b w"] | None = None,
         *,
         at_root: bool,
+        columns: Columns = None,
     ) -> Float[Array, "b k v"]:
         """Return the logits of one position of every beam; all of them at the root, or none.
 
@@ -208,11 +213,13 @@ class PrefixHead(nn.Module):
             tree: The docid tree.
             lexical: The lexical vector of each query, where the configuration has them.
             at_root: Whether all nodes are the root.
+            columns: First and number of the logits wanted; all when left out.
         """
         if nodes is None or tree is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
-        return self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
+        logits = self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
+        return logits if columns is None else _columns(logits, columns)
 
     def _root_logits(
         self, hidden: Float[Array, "b q d"], tree: NodeTree, lexical: Float[Array, "b w"] | None
@@ -253,6 +260,11 @@ class PrefixHead(nn.Module):
         tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(tree.max_fanout)[None, None])
         b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
         return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+
+
+def _columns(array: Float[Array, "*q v"], columns: tuple[Int[Array, ""] | int, int]) -> Float[Array, "*q w"]:
+    """Return some neighbouring columns; of a kernel, without touching the others."""
+    return jax.lax.dynamic_slice_in_dim(array, *columns, axis=-1)
 
 
 def _rows(table: Float[Array, "s d"], first: int, nodes: Int[Array, " g"]) -> Float[Array, "g d"]:

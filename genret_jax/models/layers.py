@@ -113,9 +113,10 @@ class Embed(nn.Module):
         """Look the tokens up."""
         return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
 
-    def attend(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Return the inner product with every row, in float32."""
-        return project(hidden.astype(jnp.float32), self.embedding.T)
+    def attend(self, hidden: Float[Array, "*b d"], rows: tuple[Any, int] | None = None) -> Float[Array, "*b v"]:
+        """Return the inner product with every row, or with those from ``rows[0]`` on, ``rows[1]`` of them, in float32."""
+        table = self.embedding if rows is None else jax.lax.dynamic_slice_in_dim(self.embedding, *rows)
+        return project(hidden.astype(jnp.float32), table.T)
 
 
 def relative_position_buckets(
@@ -228,32 +229,36 @@ class Attention(nn.Module):
 
     def attend_own_past(
         self,
-        inputs: Float[Array, "b k d_model"],
+        inputs: Float[Array, "b q d_model"],
         past_keys: Float[Array, "b k m h d"],
         past_values: Float[Array, "b k m h d"],
         position: Int[Array, ""] | int,
-        bias: Float[Array, "h m"],
-    ) -> tuple[Float[Array, "b k d_model"], Float[Array, "b k m h d"], Float[Array, "b k m h d"]]:
-        """Attend from one new token of every beam to that beam's past, which grows by the token.
+        bias: Float[Array, "h n m"],
+    ) -> tuple[Float[Array, "b q d_model"], Float[Array, "b k m h d"], Float[Array, "b k m h d"]]:
+        """Attend from n new tokens of every beam to that beam's past, which grows by these tokens.
 
         Args:
-            inputs: The new tokens' vectors, one for each beam.
+            inputs: The new tokens' vectors, those of a beam behind each other: q is k times n.
             past_keys: Keys of the earlier positions; later positions hold anything.
             past_values: Values of the earlier positions.
-            position: Where the new token stands.
-            bias: Position bias of this row, :data:`MASKED` after ``position``.
+            position: Where a beam's first new token stands.
+            bias: Position bias of the new tokens' rows, :data:`MASKED` after each one's own position.
 
         Returns:
-            The attention's output, and the keys and values with the new ones written at ``position``.
+            The attention's output, and the keys and values with the new ones written from ``position`` on.
         """
-        query = self._heads(self.query(inputs))
-        keys, values = self.keys_values(inputs)
-        past_keys = jax.lax.dynamic_update_slice_in_dim(past_keys, keys[:, :, None], position, axis=2)
-        past_values = jax.lax.dynamic_update_slice_in_dim(past_values, values[:, :, None], position, axis=2)
-        logits = jnp.einsum("bkhd,bkmhd->bkhm", query, past_keys, preferred_element_type=jnp.float32)
+
+        def of_beams(x: Float[Array, "b q h d"]) -> Float[Array, "b k n h d"]:
+            return x.reshape(x.shape[0], past_keys.shape[1], -1, *x.shape[2:])
+
+        query = of_beams(self._heads(self.query(inputs)))
+        keys, values = (of_beams(new) for new in self.keys_values(inputs))
+        past_keys = jax.lax.dynamic_update_slice_in_dim(past_keys, keys, position, axis=2)
+        past_values = jax.lax.dynamic_update_slice_in_dim(past_values, values, position, axis=2)
+        logits = jnp.einsum("bknhd,bkmhd->bkhnm", query, past_keys, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits + bias[None, None], axis=-1).astype(self.config.compute_dtype)
-        mixed = jnp.einsum("bkhm,bkmhd->bkhd", weights, past_values)
-        return self.out(mixed.reshape(*mixed.shape[:-2], -1)), past_keys, past_values
+        mixed = jnp.einsum("bkhnm,bkmhd->bknhd", weights, past_values)
+        return self.out(mixed.reshape(*inputs.shape[:2], -1)), past_keys, past_values
 
 
 class Mlp(nn.Module):

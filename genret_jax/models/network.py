@@ -83,14 +83,14 @@ class DecoderLayer(nn.Module):
 
     def step(
         self,
-        x: Float[Array, "b k d"],
+        x: Float[Array, "b q d"],
         own: dict[str, Array],
         cross: tuple[Array, Array],
         position: Int[Array, ""] | int,
-        bias: Float[Array, "h m"],
+        bias: Float[Array, "h n m"],
         cross_bias: Float[Array, "b 1 1 l"],
-    ) -> tuple[Float[Array, "b k d"], dict[str, Array]]:
-        """Apply the layer to one new position of every beam, and return its grown keys and values too.
+    ) -> tuple[Float[Array, "b q d"], dict[str, Array]]:
+        """Apply the layer to the next n positions of every beam, and return its grown keys and values too.
 
         To the encoder's output the beams of a query are like positions of one sequence, so they share its keys.
         """
@@ -212,22 +212,48 @@ class Decoder(nn.Module):
         }
 
     def step(
-        self, tokens: Int[Array, "b k"], nodes: Int[Array, "b k"] | None, cache: Cache, tree: NodeTree | None
+        self,
+        tokens: Int[Array, "b k"],
+        nodes: Int[Array, "b k"] | None,
+        cache: Cache,
+        tree: NodeTree | None,
+        columns: tuple[Int[Array, ""] | int, int] | None,
     ) -> tuple[Float[Array, "b k v"], Cache]:
         """Return the logits of the next position of every beam; see :meth:`T5.step`."""
         at_root = cache["position"] is None
-        position = 0 if at_root else cache["position"]
+        position, shared = 0 if at_root else cache["position"], cache["shared"]
+        state, beams = self._next_positions(tokens, nodes, cache, position, 1)
+        logits = self.head.step_logits(state, nodes, tree, shared["lexical"], at_root=at_root, columns=columns)
+        return logits, {"beams": beams, "shared": shared, "position": position + 1}
+
+    def forced(
+        self, tokens: Int[Array, "b k n"], nodes: Int[Array, "b k n"] | None, cache: Cache, tree: NodeTree | None
+    ) -> Float[Array, "b k n v"]:
+        """Return the logits of the next positions of every beam; see :meth:`T5.forced`."""
+        flat = tokens.reshape(len(tokens), -1)
+        flat_nodes = None if nodes is None else nodes.reshape(flat.shape)
+        state, _ = self._next_positions(flat, flat_nodes, cache, cache["position"], tokens.shape[2])
+        logits = self.head.step_logits(state, flat_nodes, tree, cache["shared"]["lexical"], at_root=False)
+        return logits.reshape(*tokens.shape, -1)
+
+    def _next_positions(
+        self,
+        tokens: Int[Array, "b q"],
+        nodes: Int[Array, "b q"] | None,
+        cache: Cache,
+        position: Int[Array, ""] | int,
+        new: int,
+    ) -> tuple[Float[Array, "b q d"], dict[str, Any]]:
+        """Take the stack over so many positions of every beam that follow what the cache holds."""
         length = cache["beams"]["layers_0"]["key"].shape[2]
         bias = (self.relpos_bias(length) + causal_bias(length))[0]
-        bias = jax.lax.dynamic_index_in_dim(bias, position, axis=1, keepdims=False)  # --> [h, m]
+        bias = jax.lax.dynamic_slice_in_dim(bias, position, new, axis=1)  # --> [h, n, m]
         x, beams = self.head.embed(tokens, nodes), {}
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
             x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
-        state, lexical = self._scaled(self.decoder_norm(x)), cache["shared"]["lexical"]
-        logits = self.head.step_logits(state, nodes, tree, lexical, at_root=at_root)
-        return logits, {"beams": beams, "shared": cache["shared"], "position": position + 1}
+        return self._scaled(self.decoder_norm(x)), beams
 
 
 class T5(nn.Module):
@@ -319,6 +345,7 @@ class T5(nn.Module):
         prefix_nodes: Int[Array, "b k"] | None,
         cache: Cache,
         tree: NodeTree | None = None,
+        columns: tuple[Int[Array, ""] | int, int] | None = None,
     ) -> tuple[Float[Array, "b k v"], Cache]:
         """Decode one position of every beam.
 
@@ -327,8 +354,29 @@ class T5(nn.Module):
             prefix_nodes: The node each beam stands on, 0 at the first; for the prefix head.
             cache: From :meth:`init_cache` (one beam) or the step before, with as many beams as ``tokens``.
             tree: The docid tree; for the prefix head.
+            columns: First and number of the logits wanted; all when left out.
 
         Returns:
             Logits in float32, and the cache of the next step.
         """
-        return self.decoder.step(tokens, prefix_nodes, cache, tree)
+        return self.decoder.step(tokens, prefix_nodes, cache, tree, columns)
+
+    def forced(
+        self,
+        tokens: Int[Array, "b k n"],
+        prefix_nodes: Int[Array, "b k n"] | None,
+        cache: Cache,
+        tree: NodeTree | None = None,
+    ) -> Float[Array, "b k n v"]:
+        """Decode several positions of every beam at once, whose tokens are known; after the first step.
+
+        Args:
+            tokens: The token before each position.
+            prefix_nodes: The node on which each beam stands at each position, none of them the root.
+            cache: From the step before.
+            tree: The docid tree; for the prefix head.
+
+        Returns:
+            Logits in float32.
+        """
+        return self.decoder.forced(tokens, prefix_nodes, cache, tree)

@@ -1,6 +1,5 @@
 """Beam search and trie in plain Python: slow, short, and read at a glance."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -18,6 +17,7 @@ class Found(NamedTuple):
 
     docids: list[tuple[Docid, float]]  # with their scores, best first
     margin: float  # the closest decision on the way: below about 1e-4, float32 may decide otherwise
+    bound: float = -np.inf  # the best prefix that was dropped
 
 
 def ended_docids(sequences: Iterable[Sequence[int]], *, eos: int = 1, always: bool = False) -> list[Docid]:
@@ -38,7 +38,7 @@ def padded_rows(docids: Sequence[Docid], width: int | None = None) -> tuple[np.n
 
 def oracle_beam_search(docids: Iterable[Docid], log_probs: LogProbs, beams: int) -> Found:
     """Search a set of docids with a beam of some width; equal scores go to the lower beam, then the lower token."""
-    docids, margin = set(docids), np.inf
+    docids, margin, bound = set(docids), np.inf, -np.inf
     kept: list[tuple[Docid, float]] = [((), 0.0)]
     while any(prefix not in docids for prefix, _ in kept):
         candidates = []
@@ -54,14 +54,15 @@ def oracle_beam_search(docids: Iterable[Docid], log_probs: LogProbs, beams: int)
         candidates.sort(key=lambda candidate: -candidate[1])  # stable
         if len(candidates) > beams:
             margin = min(margin, candidates[beams - 1][1] - candidates[beams][1])
+            bound = max(bound, candidates[beams][1])
         kept = candidates[:beams]
-    return Found(kept, min(margin, _closest(kept)))
+    return Found(kept, min(margin, _closest(kept)), bound)
 
 
 def oracle_exhaustive(docids: Iterable[Docid], log_probs: LogProbs, beams: int) -> Found:
-    """Score every docid; equal scores go to the shorter docid, then to the lower tokens."""
+    """Score every docid; equal scores go to the lower tokens."""
     scored = []
-    for docid in sorted(set(docids), key=lambda docid: (len(docid), docid)):
+    for docid in sorted(set(docids)):
         steps = [log_probs(docid[:length])[token] for length, token in enumerate(docid)]
         scored.append((docid, float(np.sum(steps))))
     scored.sort(key=lambda pair: -pair[1])
@@ -72,49 +73,35 @@ def _closest(ranked: list[tuple[Docid, float]]) -> float:
     return min((a[1] - b[1] for a, b in itertools.pairwise(ranked)), default=np.inf)
 
 
-def trie_text(index: DocidIndex) -> str:
-    """Print a trie, a state a line: its number, how it was reached, and the documents of a docid that ends there."""
-    lines = []
+def prefix_numbers(docids: Iterable[Docid]) -> dict[Docid, int]:
+    """Number all prefixes, as nodes that a model may be told about."""
+    prefixes = {docid[:length] for docid in docids for length in range(len(docid) + 1)}
+    return {prefix: number for number, prefix in enumerate(sorted(prefixes))}
 
-    def visit(state: int, depth: int, token: str) -> None:
-        docid = np.flatnonzero(np.asarray(index.docid_states) == state)
-        rows = slice(*index.row_offsets[docid[0] : docid[0] + 2]) if docid.size else slice(0)
-        documents = " ".join(map(str, index.documents[rows]))
-        lines.append(f"{'  ' * depth}{token} ({state}){' = ' if documents else ''}{documents}")
-        for edge in range(index.child_offsets[state], index.child_offsets[state + 1]):
-            visit(edge + 1, depth + 1, str(index.child_tokens[edge]))
 
-    visit(0, 0, "root")
+def node_rows(docids: Sequence[Docid], width: int | None = None) -> np.ndarray:
+    """Return the number of each docid's prefix before each token ``[r, m]``, 0 beyond the end."""
+    numbers = prefix_numbers(docids)
+    nodes = np.zeros((len(docids), width or max(map(len, docids))), np.int32)
+    for row, docid in enumerate(docids):
+        nodes[row, : len(docid)] = [numbers[docid[:length]] for length in range(len(docid))]
+    return nodes
+
+
+def index_text(index: DocidIndex) -> str:
+    """Print an index: its wide prefixes with their edges, and a docid a line with where it departs and its documents."""
+    lines, offsets = [], np.asarray(index.edge_offsets)
+    for wide in range(index.layout.capacity.wide):
+        edges = range(offsets[wide], offsets[wide + 1])
+        lines.append(f"~{wide}: " + ", ".join(f"{index.edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges))
+    tokens = np.asarray(index.spell(np.arange(index.num_docids))[0])
+    for docid, spelt in enumerate(tokens):
+        length = index.max_length if index.lengths is None else index.lengths[docid]
+        documents = index.documents_of(np.array([docid]))[0]
+        text = " ".join(map(str, spelt[:length]))
+        lines.append(f"{docid}: {text} departs {index.departs[docid]} = {' '.join(map(str, documents))}")
     return "\n".join(lines)
 
 
-def pad_index(
-    index: DocidIndex, *, states: int, rows: int, root_fanout: int, max_fanout: int, max_length: int
-) -> DocidIndex:
-    """Give an index the shapes of a larger one, so that many small ones share a compiled search.
-
-    Args:
-        index: The index.
-        states: Of the padded trie.
-        rows: Of the padded trie, and docids likewise.
-        root_fanout: Bound of the root's children.
-        max_fanout: Bound of the other states' children.
-        max_length: Bound of the docids' lengths.
-    """
-
-    def pad(array: np.ndarray, size: int, value: int) -> np.ndarray:
-        return np.append(array, np.full(size - len(array), value, array.dtype))
-
-    return dataclasses.replace(
-        index,
-        child_offsets=pad(index.child_offsets, states + 1, int(index.child_offsets[-1])),
-        child_tokens=pad(index.child_tokens, states - 1, 0),
-        prefix_nodes=pad(index.prefix_nodes, states, 0),
-        docid_states=pad(index.docid_states, rows, np.iinfo(np.int32).max),
-        row_offsets=pad(index.row_offsets, rows + 1, int(index.row_offsets[-1])),
-        rows=pad(index.rows, rows, 0),
-        documents=pad(index.documents, rows, 0),
-        root_fanout=root_fanout,
-        max_fanout=max_fanout,
-        max_length=max_length,
-    )
+def _name(state: int) -> str:
+    return f"~{~state}" if state < 0 else str(state)

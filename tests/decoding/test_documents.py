@@ -14,6 +14,7 @@ def result_of(docids, scores):
         docids=docids,
         rows=docids,
         valid=docids >= 0,
+        bound=np.full(len(docids), INVALID, np.float32),
     )
 
 

@@ -1,5 +1,8 @@
 """The search with the real network: docids from a table, cached steps, and scores that teacher forcing confirms."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +61,8 @@ def test_scores_are_those_of_the_training_pass(head):
     # Larger weights than a fresh network's, so that queries and prefixes matter.
     params = jax.tree.map(lambda leaf: leaf * 2.0, params)
 
-    @jax.jit
-    def run(params, strategy):
+    @functools.partial(jax.jit, static_argnames="at_once")
+    def run(params, strategy, at_once=False):
         variables = {"params": params}
         states = model.apply(variables, inputs, method=T5.encode)
         cache = model.apply(variables, states, inputs, index.max_length, method=T5.init_cache)
@@ -67,11 +70,19 @@ def test_scores_are_those_of_the_training_pass(head):
         def step(tokens, prefix_nodes, cache, *, first):
             return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.step)
 
-        return beam_search(step, cache, strategy, batch=3, beams=12)
+        def forced(tokens, prefix_nodes, cache):
+            return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.forced)
+
+        return beam_search(step, cache, strategy, batch=3, beams=12, forced=forced if at_once else None)
 
     expected = teacher_forced(model, params, encoded, tree)
-    for strategy in (TrieConstraint(index), Exhaustive(index, 4)):
-        result = run(params, strategy)
+    looks_at_once = dataclasses.replace(index, layout=dataclasses.replace(index.layout, forced_from=1))
+    for strategy, at_once in (
+        (TrieConstraint(index), False),
+        (TrieConstraint(looks_at_once), True),
+        (Exhaustive(index, 4), False),
+    ):
+        result = run(params, strategy, at_once)
         ranked = rank_documents(result, index)
         for query in range(3):
             assert result.valid[query].sum() == len(set(CODES))

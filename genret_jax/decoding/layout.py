@@ -1,0 +1,213 @@
+"""Decide, from its statistics, how each level of a set of docids is laid out and searched."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from genret_jax.decoding.sorting import SortedDocids
+
+# Prefixes of at most so many docids are always read as a window of rows.
+_LEAST_WINDOW = 64
+# Larger windows are taken while they widen all levels together by at most a quarter.
+_WIDENING = 1.25
+# Forced ends are looked for where a beam of ten such prefixes is more likely than not forced.
+_FORCED_SHARE = 0.5**0.1
+# Levels as narrow as this are searched alike.
+_NARROW = 16
+
+
+class Level(NamedTuple):
+    """Depths that share a compiled loop."""
+
+    start: int  # first depth, in tokens of the prefix
+    stop: int  # the depth after the last
+    edges: int  # most children of a wide prefix here; 0 where there is none
+    rows: int  # most docids of a narrow prefix here; 0 where there is none
+
+    @property
+    def width(self) -> int:
+        """Candidates of a beam."""
+        return max(self.edges, self.rows)
+
+
+class Capacity(NamedTuple):
+    """Sizes of an index's arrays."""
+
+    docids: int
+    rows: int
+    wide: int
+    edges: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a compiled search depends on.
+
+    Attributes:
+        max_length: Tokens of the longest docid.
+        window: A prefix is narrow, and read as a window of rows, if at most so many docids begin with it.
+        edges: Of each depth, at least the children of any wide prefix; 0 where there may be none.
+        rows: Of each depth, at least the docids of any narrow prefix; 0 where there may be none.
+        spans: Of each depth, the width of the range of tokens that may stand there.
+        forced_from: First depth at which to look whether all beams' docids are already decided.
+        mixed: Whether docids may end before ``max_length``.
+        consecutive: Whether the root's children are all the tokens of their range.
+        capacity: Sizes of the arrays.
+        room: Share of room for documents to come; with 0 the arrays are tight.
+    """
+
+    max_length: int
+    window: int
+    edges: tuple[int, ...]
+    rows: tuple[int, ...]
+    spans: tuple[int, ...]
+    forced_from: int
+    mixed: bool
+    consecutive: bool
+    capacity: Capacity
+    room: float = 0.0
+
+    @property
+    def first_column(self) -> int:
+        """Depth at which the first narrow prefixes stand: earlier tokens are found in the edges alone."""
+        return next((depth for depth, rows in enumerate(self.rows) if rows), self.max_length)
+
+    @property
+    def rows_margin(self) -> int:
+        """Rows that a window may reach beyond the last docid."""
+        later = [level.width for level in self.levels[1:] if level.rows]
+        return max([*later, self.rows[0] - self.capacity.docids, 0])
+
+    @property
+    def edges_margin(self) -> int:
+        """Edges that a window may reach beyond the last."""
+        later = [level.width for level in self.levels[1:] if level.edges]
+        return max([*later, self.edges[0] - self.capacity.edges, 0])
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The root, and then depths in groups of about the same width, divided where forced ends are looked for."""
+        levels = [Level(depth, depth + 1, *both) for depth, both in enumerate(zip(self.edges, self.rows, strict=True))]
+        grouped = levels[:1]
+        for level in levels[1:]:
+            last = grouped[-1]
+            narrow, wide = sorted((last.width, level.width))
+            alike = bool(last.edges) == bool(level.edges) and wide <= max(2 * narrow, _NARROW)
+            if alike and last.start > 0 and level.start != self.forced_from:
+                grouped[-1] = Level(last.start, level.stop, max(last.edges, level.edges), max(last.rows, level.rows))
+            else:
+                grouped.append(level)
+        return tuple(grouped)
+
+
+class Prefixes(NamedTuple):
+    """What is counted of the prefixes of one depth."""
+
+    sizes: np.ndarray  # docids of each prefix that is too large for the least window
+    fanouts: np.ndarray  # children of each of these
+    largest_narrow: int  # docids of the largest other prefix; 0 if there is none
+    decided: float  # share of docids that have no company any more
+
+    def edges(self, window: int) -> int:
+        """Return the most children of a prefix wider than a window."""
+        return int(self.fanouts[self.sizes > window].max(initial=0))
+
+    def rows(self, window: int) -> int:
+        """Return the most docids of a prefix that fits a window."""
+        return int(self.sizes[self.sizes <= window].max(initial=self.largest_narrow))
+
+
+def prefix_starts(departs: np.ndarray, depth: int) -> np.ndarray:
+    """Return the first docid of each prefix of a depth; of ended docids themselves."""
+    return np.flatnonzero(departs <= depth)
+
+
+def children_of(starts: np.ndarray, sizes: np.ndarray, next_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the next depth's prefixes are each prefix's children: the first, and the one after the last."""
+    return np.searchsorted(next_starts, starts), np.searchsorted(next_starts, starts + sizes)
+
+
+def count_prefixes(departs: np.ndarray, max_length: int, window: int = _LEAST_WINDOW) -> list[Prefixes]:
+    """Count the prefixes of each depth of sorted docids; see :class:`genret_jax.decoding.sorting.SortedDocids`."""
+    counted = []
+    next_starts = prefix_starts(departs, 0)
+    for depth in range(max_length):
+        starts, sizes = next_starts, np.diff(next_starts, append=len(departs))
+        if len(starts) == len(departs):  # every docid is decided, here and deeper
+            return counted + [Prefixes(sizes[:0], sizes[:0], 1, 1.0)] * (max_length - depth)
+        next_starts = prefix_starts(departs, depth + 1)
+        wide = sizes > window
+        first, stop = children_of(starts[wide], sizes[wide], next_starts)
+        narrow = sizes[~wide].max(initial=0)
+        decided = np.count_nonzero(sizes == 1) / len(departs)
+        counted.append(Prefixes(sizes[wide], stop - first, int(narrow), decided))
+    return counted
+
+
+def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layout:
+    """Choose the widest window that widens the search little, since what is read as rows needs no edges.
+
+    Args:
+        docids: All of them.
+        vocab_size: Bound of the tokens.
+        room: Share of room for documents to come.
+    """
+    max_length = len(docids.columns)
+    counted = count_prefixes(docids.departs, max_length)
+
+    def width(window: int) -> int:
+        return sum(max(prefixes.edges(window), prefixes.rows(window)) for prefixes in counted)
+
+    largest = max(int(prefixes.sizes.max(initial=1)) for prefixes in counted)
+    windows = [_LEAST_WINDOW << doubling for doubling in range(largest.bit_length())]
+    window = max(w for w in windows if width(w) <= _WIDENING * width(_LEAST_WINDOW))
+    edges = [prefixes.edges(window) for prefixes in counted]
+    rows = [prefixes.rows(window) for prefixes in counted]
+    window = max(_LEAST_WINDOW, 1 << (max(rows) - 1).bit_length())  # as large as it need be
+    spans = [int(column.max()) + 1 for column in docids.columns]
+    wide = sum(int(np.count_nonzero(prefixes.sizes > window)) for prefixes in counted)
+    all_edges = sum(int(prefixes.fanouts[prefixes.sizes > window].sum()) for prefixes in counted)
+    count = len(docids.departs)
+    capacity = Capacity(count, count if docids.offsets is None else int(docids.offsets[-1]), wide, all_edges)
+    if room:
+        edges = [_with_room(size, room, vocab_size) if size else 0 for size in edges]
+        rows = [_with_room(max(size, 2), room, window) if size or depth else 0 for depth, size in enumerate(rows)]
+        most = np.iinfo(docids.columns.dtype).max + 1
+        spans = [min(most, vocab_size - int(first)) for first in docids.first_tokens]
+        capacity = Capacity(*(int(np.ceil(size * (1 + room))) for size in capacity))
+    children = len(prefix_starts(docids.departs, 1))
+    decided = [depth for depth, prefixes in enumerate(counted) if prefixes.decided >= _FORCED_SHARE]
+    return Layout(
+        max_length=max_length,
+        window=window,
+        edges=tuple(edges),
+        rows=tuple(rows),
+        spans=tuple(spans),
+        forced_from=max(1, decided[0]) if decided else max_length,
+        mixed=bool(room) or bool((docids.lengths != max_length).any()),
+        consecutive=children == spans[0] == max(edges[0], rows[0]) and not room,
+        capacity=capacity,
+        room=room,
+    )
+
+
+def fits(docids: SortedDocids, layout: Layout) -> bool:
+    """Tell whether docids can be laid out in this way."""
+    capacity = layout.capacity
+    if len(docids.columns) > layout.max_length or len(docids.departs) > capacity.docids:
+        return False
+    if not layout.mixed and (docids.lengths != layout.max_length).any():
+        return False
+    counted = count_prefixes(docids.departs, len(docids.columns), layout.window)
+    if sum(len(prefixes.sizes) for prefixes in counted) > capacity.wide:
+        return False
+    if sum(int(prefixes.fanouts.sum()) for prefixes in counted) > capacity.edges:
+        return False
+    bounds = zip(counted, layout.edges, layout.rows, strict=False)
+    return all(p.edges(layout.window) <= edges and p.largest_narrow <= rows for p, edges, rows in bounds)
+
+
+def _with_room(size: int, room: float, most: int) -> int:
+    """Return a power of two, so that few changes change it."""
+    return size if size >= most else min(most, 1 << (int(np.ceil(size * (1 + room))) - 1).bit_length())
