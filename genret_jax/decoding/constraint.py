@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,13 @@ from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.layout import Level
 from genret_jax.decoding.result import INVALID, LOWEST
 from genret_jax.decoding.strategies import Candidates, Ends, check_vocabulary
+
+
+class Place(NamedTuple):
+    """Where beams stand."""
+
+    states: Any  # int32[b, k]     of the index
+    early: Any  # int32[b, k, f]  tokens before the index's first column, which cannot be read from a docid's row
 
 
 @typing.no_type_check
@@ -71,9 +78,10 @@ class TrieConstraint:
         """Not more than there are docids."""
         return min(beams, self.index.layout.capacity.docids)
 
-    def start(self, batch: int) -> Int[Array, "b 1"]:
+    def start(self, batch: int) -> Place:
         """Stand at the root."""
-        return jnp.full((batch, 1), self.index.root, jnp.int32)
+        early = jnp.zeros((batch, 1, self.index.layout.first_column), jnp.int32)
+        return Place(jnp.full((batch, 1), self.index.root, jnp.int32), early)
 
     def columns(self, level: Level, depth: Int[Array, ""] | int) -> tuple[Int[Array, ""], int] | None:
         """Where the tokens of a depth lie in the vocabulary, if a step need not compute the other logits."""
@@ -86,14 +94,14 @@ class TrieConstraint:
 
     def candidates(
         self,
-        states: Int[Array, "b k"],
+        places: Place,
         logits: Float[Array, "b k v"],
         depth: Int[Array, ""] | int,
         level: Level,
         columns: tuple[Array, int] | None,
     ) -> Float[Array, "b k f"]:
         """Score the children of each state."""
-        at_root = level.start == 0
+        at_root, states = level.start == 0, places.states
         # At the root all queries stand on one state, so its children are read once.
         codes, there = self._children(states[:1] if at_root else states, depth, level)
         tokens = codes.astype(jnp.int32) + jnp.asarray(self.index.first_tokens)[depth]
@@ -116,89 +124,94 @@ class TrieConstraint:
         return jnp.where(there, jnp.clip(chosen - normaliser, LOWEST, 0.0), INVALID)
 
     def child(
-        self, states: Int[Array, "b k"], slots: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level
-    ) -> tuple[Int[Array, "b k"], Int[Array, "b k"]]:
-        """Follow the candidate in a slot of each state: its token and state."""
-        index, codes, reached = self.index, None, None
+        self, places: Place, slots: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level
+    ) -> tuple[Int[Array, "b k"], Place]:
+        """Follow the candidate in a slot of each state: its token and where it leads."""
+        index, (states, early) = self.index, places
+        codes = reached = None
         if level.rows:
-            row = jnp.maximum(states, 0) + slots
-            codes = _read(jnp.asarray(index.columns)[depth - index.layout.first_column], row).astype(jnp.int32)
-            reached = row
+            reached = jnp.maximum(states, 0) + slots
+            codes = _read(jnp.asarray(index.columns)[depth - index.layout.first_column], reached).astype(jnp.int32)
         if level.edges:
-            edges = _read(jnp.asarray(index.edge_offsets), jnp.maximum(~states, 0)) + slots
-            edge_codes = _read(jnp.asarray(index.edge_tokens), edges).astype(jnp.int32)
-            edge_states = _read(jnp.asarray(index.edge_states), edges)
+            edges = _read(index.edge_offsets, jnp.maximum(~states, 0)) + slots
+            edge_codes, edge_states = _read(index.edge_tokens, edges).astype(jnp.int32), _read(index.edge_states, edges)
             codes = edge_codes if codes is None else jnp.where(states < 0, edge_codes, codes)
             reached = edge_states if reached is None else jnp.where(states < 0, edge_states, reached)
-        return codes + jnp.asarray(index.first_tokens)[depth], reached
+        tokens = codes + jnp.asarray(index.first_tokens)[depth]
+        if level.start < index.layout.first_column:
+            early = jnp.where(jnp.arange(early.shape[2])[None, None] == depth, tokens[..., None], early)
+        return tokens, Place(reached, early)
 
-    def ended(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
+    def ended(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
         """A docid ends where its length is reached; no docid begins another, so it stands alone there."""
-        lengths = _read(jnp.asarray(self.index.lengths), jnp.maximum(states, 0)).astype(jnp.int32)
-        return (states >= 0) & (lengths <= depth)
+        lengths = _read(self.index.lengths, jnp.maximum(places.states, 0)).astype(jnp.int32)
+        return (places.states >= 0) & (lengths <= depth)
 
-    def prefix_nodes(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int) -> Int[Array, "b k"]:
+    def prefix_nodes(self, places: Place, depth: Int[Array, ""] | int) -> Int[Array, "b k"]:
         """Look up the nodes that the index's builder gave."""
-        return self.index.nodes(states, depth)
+        return self.index.nodes(places.states, depth)
 
-    def forced(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
+    def forced(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
         """Whether no other docid begins like this: the next one departs earlier."""
-        following = _read(jnp.asarray(self.index.departs), jnp.maximum(states, 0) + 1)
-        return (states >= 0) & (following.astype(jnp.int32) <= depth)
+        following = _read(self.index.departs, jnp.maximum(places.states, 0) + 1)
+        return (places.states >= 0) & (following.astype(jnp.int32) <= depth)
 
-    def ends(self, states: Int[Array, "b k"]) -> Ends:
+    def ends(self, places: Place) -> Ends:
         """Spell the docids that narrow states have come down to."""
-        docids = jnp.clip(states, 0, len(self.index.departs) - 1)
-        tokens, nodes = (array.reshape(*docids.shape, -1) for array in self.index.spell(docids.reshape(-1)))
+        docids = jnp.maximum(places.states, 0)
+        tokens, nodes = self.index.read_columns(docids)
+        tokens = jnp.concatenate([places.early, tokens], axis=-1)
+        if self.index.lengths is not None:
+            lengths = _read(self.index.lengths, docids).astype(jnp.int32)
+            tokens = jnp.where(jnp.arange(self.max_length)[None, None] < lengths[..., None], tokens, 0)
         return Ends(tokens, nodes, docids, self.index.first_rows(docids))
 
-    def _children(
-        self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level
-    ) -> Candidates:
+    def _children(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> Candidates:
         """Read a window of rows for narrow states and one of edges for wide states."""
-        index, slots = self.index, jnp.arange(level.width)[None, None]
-        codes = there = None
+        index, rows, edges = self.index, None, None
         if level.rows:
-            first = jnp.maximum(states, 0)
-            codes = _windows(index.columns, first, level.width, depth - index.layout.first_column)
-            departs = _windows(index.departs, first, level.width).astype(jnp.int32)
+            first, slots = jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
+            codes = _windows(index.columns, first, level.rows, depth - index.layout.first_column)
+            departs = _windows(index.departs, first, level.rows).astype(jnp.int32)
             outside = (departs <= depth) & (slots > 0)
-            stop = jnp.min(jnp.where(outside, slots, level.width), axis=-1, keepdims=True)
-            there = ((departs == depth + 1) | (slots == 0)) & (slots < stop)
+            stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
+            rows = Candidates(codes, ((departs == depth + 1) | (slots == 0)) & (slots < stop))
         if level.edges:
             wide = jnp.maximum(~states, 0)
-            start, stop = (_read(jnp.asarray(index.edge_offsets), wide + after) for after in (0, 1))
-            edge_codes = _windows(index.edge_tokens, start, level.width)
-            edge_there = slots < (stop - start)[..., None]
-            if codes is None:
-                return Candidates(edge_codes, edge_there)
-            is_wide = (states < 0)[..., None]
-            codes, there = jnp.where(is_wide, edge_codes, codes), jnp.where(is_wide, edge_there, there)
-        return Candidates(codes, there)
+            start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
+            there = jnp.arange(level.edges)[None, None] < (stop - start)[..., None]
+            edges = Candidates(_windows(index.edge_tokens, start, level.edges), there)
+        if rows is None or edges is None:
+            return rows or edges
+        is_wide = (states < 0)[..., None]
+        return Candidates(*(jnp.where(is_wide, *_padded(pair, level.width)) for pair in zip(edges, rows, strict=True)))
 
     def _allowed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> Bool[Array, "b k f"]:
         """Whether the filter leaves any docid behind each child."""
-        index, slots = self.index, jnp.arange(level.width)[None, None]
-        first = last = None
+        index, rows, edges = self.index, None, None
         if level.rows:
-            first = jnp.maximum(states, 0)[..., None] + slots
-            departs = _windows(index.departs, jnp.maximum(states, 0) + 1, level.width).astype(jnp.int32)
-            new = jnp.where(departs <= depth + 1, slots + 1, level.width)
+            first, slots = jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
+            departs = _windows(index.departs, first + 1, level.rows).astype(jnp.int32)
+            new = jnp.where(departs <= depth + 1, slots + 1, level.rows)
             following = jax.lax.cummin(new, axis=2, reverse=True)  # slot of the next child, or of what is outside
-            last = jnp.maximum(states, 0)[..., None] + following
+            rows = first[..., None] + slots, first[..., None] + following
         if level.edges:
-            wide = jnp.maximum(~states, 0)
-            start = _read(jnp.asarray(index.edge_offsets), wide)
-            reached = _windows(index.edge_states, start, level.width)
-            begins = index.first_docids(reached)
-            stop = _read(jnp.asarray(index.wide_rows)[:, 1], wide)[..., None]
-            after = jnp.concatenate([begins[..., 1:], stop], axis=-1)
-            fanout = (_read(jnp.asarray(index.edge_offsets), wide + 1) - start)[..., None]
-            after = jnp.where(slots + 1 < fanout, after, stop)
+            wide, slots = jnp.maximum(~states, 0), jnp.arange(level.edges)[None, None]
+            start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
+            begins = index.first_docids(_windows(index.edge_states, start, level.edges))
+            end = _read(jnp.asarray(index.wide_rows)[:, 1], wide)[..., None]
+            after = jnp.concatenate([begins[..., 1:], end], axis=-1)
+            edges = begins, jnp.where(slots + 1 < (stop - start)[..., None], after, end)
+        if rows is None or edges is None:
+            first, last = rows or edges
+        else:
             is_wide = (states < 0)[..., None]
-            first = begins if first is None else jnp.where(is_wide, begins, first)
-            last = after if last is None else jnp.where(is_wide, after, last)
+            first, last = (jnp.where(is_wide, *_padded(pair, level.width)) for pair in zip(edges, rows, strict=True))
         return self.filter.any_between(first, jnp.minimum(last, index.layout.capacity.docids))
+
+
+def _padded(arrays: tuple[Array, Array], width: int) -> list[Array]:
+    return [jnp.pad(array, ((0, 0), (0, 0), (0, width - array.shape[-1]))) for array in arrays]
 
 
 def _read(array: Any, places: Int[Array, "*q"]) -> Array:

@@ -200,27 +200,36 @@ class DocidIndex:
         """Return the first docid of each of some states."""
         return jnp.where(states >= 0, states, jnp.asarray(self.wide_rows)[jnp.maximum(~states, 0), 0])
 
+    def read_columns(self, docids: Int[Array, "*q"]) -> tuple[Int[Array, "*q i"], Int[Array, "*q i"] | None]:
+        """Return the tokens of some docids from the first column on, anything beyond the end; and the nodes before."""
+        first = self.layout.first_column
+        read = jnp.moveaxis(jnp.asarray(self.columns)[:, docids], 0, -1).astype(jnp.int32)
+        tokens = read + jnp.asarray(self.first_tokens)[first:].reshape((1,) * docids.ndim + (-1,))
+        return tokens, None if self.row_nodes is None else jnp.moveaxis(jnp.asarray(self.row_nodes)[:, docids], 0, -1)
+
     def spell(self, docids: Int[Array, " q"]) -> tuple[Int[Array, "q m"], Int[Array, "q m"]]:
-        """Return the tokens of some docids, 0 beyond the end, and what the step is told before each."""
+        """Return the tokens of some docids, 0 beyond the end, and what the step is told before each.
+
+        The tokens before the first column are found by bisection of the edges, which a search avoids: it has read
+        them on its way.
+        """
         states = jnp.full(docids.shape, self.root, jnp.int32)
         tokens, nodes = [], []
-        first_tokens = jnp.asarray(self.first_tokens)
-        for depth in range(self.max_length):
-            if depth < self.layout.first_column:
-                edges = self._edges_towards(states, docids)
-                codes = jnp.asarray(self.edge_tokens)[edges]
-            else:
-                edges, codes = None, jnp.asarray(self.columns)[depth - self.layout.first_column, docids]
+        for depth in range(self.layout.first_column):
+            edges = self._edges_towards(states, docids)
+            tokens.append(jnp.asarray(self.edge_tokens)[edges].astype(jnp.int32) + jnp.asarray(self.first_tokens)[depth])
             nodes.append(self.nodes(states, depth))
-            states = docids if edges is None else jnp.asarray(self.edge_states)[edges]
-            if depth + 1 >= self.layout.first_column:
-                states = docids  # a wide prefix here has the nodes of its docids all the same
-            tokens.append(codes.astype(jnp.int32) + first_tokens[depth])
-        spelt, told = jnp.stack(tokens, axis=-1), jnp.stack(nodes, axis=-1)
+            states = jnp.asarray(self.edge_states)[edges]
+        later, later_nodes = self.read_columns(docids)
+        later_nodes = jnp.zeros_like(later) if later_nodes is None else later_nodes
+        spelt, told = (
+            jnp.concatenate([*(part[..., None] for part in early), rest], axis=-1)
+            for early, rest in ((tokens, later), (nodes, later_nodes))
+        )
         if self.lengths is None:
             return spelt, told
-        exists = jnp.arange(self.max_length)[None] < jnp.asarray(self.lengths)[docids].astype(jnp.int32)[:, None]
-        return jnp.where(exists, spelt, 0), jnp.where(exists, told, 0)
+        there = jnp.arange(self.max_length)[None] < jnp.asarray(self.lengths)[docids].astype(jnp.int32)[:, None]
+        return jnp.where(there, spelt, 0), jnp.where(there, told, 0)
 
     def _edges_towards(self, states: Int[Array, " q"], docids: Int[Array, " q"]) -> Int[Array, " q"]:
         """Return which edge of each of some wide prefixes leads towards a docid, by bisection."""

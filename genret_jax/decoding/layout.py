@@ -9,10 +9,10 @@ from genret_jax.decoding.sorting import SortedDocids
 
 # Prefixes of at most so many docids are always read as a window of rows.
 _LEAST_WINDOW = 64
-# Larger windows are taken while they widen all levels together by at most a quarter.
+# Larger windows are taken while they make all levels together at most a quarter wider.
 _WIDENING = 1.25
-# Forced ends are looked for where a beam of ten such prefixes is more likely than not forced.
-_FORCED_SHARE = 0.5**0.1
+# Forced ends are looked for from the depth on at which so many of the prefixes are decided.
+_FORCED_SHARE = 0.5
 # Levels as narrow as this are searched alike.
 _NARROW = 16
 
@@ -76,13 +76,13 @@ class Layout:
     @property
     def rows_margin(self) -> int:
         """Rows that a window may reach beyond the last docid."""
-        later = [level.width for level in self.levels[1:] if level.rows]
+        later = [level.rows for level in self.levels[1:]]
         return max([*later, self.rows[0] - self.capacity.docids, 0])
 
     @property
     def edges_margin(self) -> int:
         """Edges that a window may reach beyond the last."""
-        later = [level.width for level in self.levels[1:] if level.edges]
+        later = [level.edges for level in self.levels[1:]]
         return max([*later, self.edges[0] - self.capacity.edges, 0])
 
     @property
@@ -107,7 +107,7 @@ class Prefixes(NamedTuple):
     sizes: np.ndarray  # docids of each prefix that is too large for the least window
     fanouts: np.ndarray  # children of each of these
     largest_narrow: int  # docids of the largest other prefix; 0 if there is none
-    decided: float  # share of docids that have no company any more
+    decided: float  # share of prefixes that begin a single docid
 
     def edges(self, window: int) -> int:
         """Return the most children of a prefix wider than a window."""
@@ -140,7 +140,7 @@ def count_prefixes(departs: np.ndarray, max_length: int, window: int = _LEAST_WI
         wide = sizes > window
         first, stop = children_of(starts[wide], sizes[wide], next_starts)
         narrow = sizes[~wide].max(initial=0)
-        decided = np.count_nonzero(sizes == 1) / len(departs)
+        decided = np.count_nonzero(sizes == 1) / len(sizes)
         counted.append(Prefixes(sizes[wide], stop - first, int(narrow), decided))
     return counted
 

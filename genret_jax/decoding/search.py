@@ -136,7 +136,8 @@ def _next_step(
         gained = jnp.where(ended[..., None], jnp.where(itself, 0.0, INVALID), gained)
     candidates = (current.scores[..., None] + gained).reshape(batch, -1)
     # Of equal scores top_k takes the lower place: the lower beam, then the lower token.
-    scores, chosen = jax.lax.top_k(candidates, min(width + 1, candidates.shape[1]))
+    # The barrier keeps XLA from seeing a part of the result used, for which it would sort all candidates.
+    scores, chosen = jax.lax.optimization_barrier(jax.lax.top_k(candidates, min(width + 1, candidates.shape[1])))
     scores = jnp.where(exists(scores), jnp.maximum(scores, LOWEST), INVALID)
     bound = current.bound
     if scores.shape[1] > width:
@@ -167,7 +168,8 @@ def _score_forced(found: _Beams, forced: Forced, strategy: Strategy, look_from: 
     def score(left: int) -> tuple[Array, Array]:
         start = strategy.max_length - left
         inputs = jnp.concatenate([found.last[..., None], ends.tokens[..., start:-1]], axis=-1)
-        logits = forced(inputs, ends.nodes[..., start:], found.cache).astype(jnp.float32)  # --> [b, k, l, v]
+        nodes = jnp.zeros_like(inputs) if ends.nodes is None else ends.nodes[..., -left:]
+        logits = forced(inputs, nodes, found.cache).astype(jnp.float32)  # --> [b, k, l, v]
         chosen = jnp.take_along_axis(logits, ends.tokens[..., start:, None], axis=-1)[..., 0]
         gained = jnp.clip(chosen - jax.nn.logsumexp(logits, axis=-1), LOWEST, 0.0)
         if strategy.mixed:

@@ -25,7 +25,7 @@ class Ends(NamedTuple):
     """What states have come down to."""
 
     tokens: Any  # int32[b, k, m]
-    nodes: Any  # int32[b, k, m]  what the step is told before each token
+    nodes: Any  # int32[b, k, i]  what the step is told before each of the last i tokens; None for nothing
     docids: Any  # int32[b, k]    -1 where the strategy knows none
     rows: Any  # int32[b, k]      -1 likewise
     complete: Any = None  # bool[b, k]  whether it is a result; None if all are
@@ -173,7 +173,7 @@ class Unconstrained:
         """What did not reach EOS in time is no result."""
         unknown = jnp.full(states.shape[:2], -1, jnp.int32)
         complete = self.ended(states, self.max_length) if self.mixed else None
-        return Ends(states, jnp.zeros_like(states), unknown, unknown, complete)
+        return Ends(states, None, unknown, unknown, complete)
 
 
 def check_vocabulary(vocab_size: int, logits: Array) -> None:

@@ -229,7 +229,8 @@ class PrefixHead(nn.Module):
         first, nodes = (tree.first_judge, tree.judges) if ahead else (tree.root_first_node, tree.child_nodes[:fanout])
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
         if lexical is not None:
-            scores += project(lexical, _rows(self.lexical_nodes, first, nodes).T)[:, None]
+            # Without the barrier XLA for CPU adds the product up in place, from a transposed copy of the table.
+            scores += jax.lax.optimization_barrier(project(lexical, _rows(self.lexical_nodes, first, nodes).T))[:, None]
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
             scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
