@@ -34,6 +34,8 @@ REFERENCE = "BM25"
 # Every document is a memorisation query; a sample of so many says it to within a point.
 _MEMORISED = 2048
 _BM25_DEPTH = 100
+# The beam search is compared with the exhaustive one on so many queries, where there are not more docids than this.
+_EXHAUSTIVE_QUERIES, _EXHAUSTIVE_DOCIDS = 32, 10_000
 
 Ranking = dict[str, list[tuple[str, float]]]
 
@@ -147,7 +149,7 @@ def _search(
     system = System(
         name=name,
         description=f"{run.table.strategy['name']} docids, {kind}",
-        details={"parameters": numbers, "beams": depth},
+        details={"parameters": numbers, "beams": depth, **_beside_exhaustive(retriever, tokens, depth)},
     )
     answered = SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds)
     if remembered is None:
@@ -157,6 +159,16 @@ def _search(
     beam = min(depth, 10)
     ranked = retriever.rank(inputs, beam=beam, batch_size=run.evaluation.batch_size, progress=True)
     return answered, SystemRun(system=system, run=_ranking(run, ranked, remembered.qrels), depth=beam)
+
+
+def _beside_exhaustive(retriever: Retriever, tokens: np.ndarray, depth: int) -> dict[str, str]:
+    """Say how far the beam search is from scoring every docid."""
+    if retriever.index.num_docids > _EXHAUSTIVE_DOCIDS:
+        return {}
+    chosen = tokens[_spread(np.arange(len(tokens)), _EXHAUSTIVE_QUERIES)]
+    shares = retriever.beside_exhaustive(chosen, beam=depth)
+    told = f"{shares['found']:.1%} of the true best 10 found, {shares['certified']:.0%} of queries certified"
+    return {f"beside exhaustive search ({len(chosen)} queries)": told}
 
 
 def _ranking(run: Run, ranked: Any, queries: Mapping[str, Any]) -> Ranking:

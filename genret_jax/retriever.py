@@ -4,13 +4,13 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from genret_jax.decoding import (
     BeamResult,
@@ -18,6 +18,7 @@ from genret_jax.decoding import (
     Exhaustive,
     RankedDocuments,
     TrieConstraint,
+    allow,
     beam_search,
     rank_documents,
 )
@@ -99,21 +100,34 @@ class Retriever:
         return other
 
     @overload
-    def search(self, query: str, k: int = 10, *, beam: int | None = None) -> list[SearchResult]: ...  # type: ignore[overload-overlap]
+    def search(  # type: ignore[overload-overlap]
+        self, query: str, k: int = 10, *, beam: int | None = None, allow: Iterable[str] | None = None
+    ) -> list[SearchResult]: ...
     @overload
-    def search(self, query: Sequence[str], k: int = 10, *, beam: int | None = None) -> list[list[SearchResult]]: ...
     def search(
-        self, query: str | Sequence[str], k: int = 10, *, beam: int | None = None
+        self, query: Sequence[str], k: int = 10, *, beam: int | None = None, allow: Iterable[str] | None = None
+    ) -> list[list[SearchResult]]: ...
+    def search(
+        self,
+        query: str | Sequence[str],
+        k: int = 10,
+        *,
+        beam: int | None = None,
+        allow: Iterable[str] | None = None,
+        forbid: Iterable[str] = (),
     ) -> list[SearchResult] | list[list[SearchResult]]:
-        """Return the best documents, best first; fewer than ``k`` if the corpus has fewer.
+        """Return the best documents, best first; fewer than ``k`` if there are fewer.
 
         Args:
             query: One query, or several to be searched together.
             k: Documents wanted.
             beam: Beams; by default ``max(k, 20)``.
+            allow: Ids of the documents to choose from; all when left out. The search is exactly that of an index
+                without the others.
+            forbid: Ids of documents that may not come out.
 
         Raises:
-            InputError: If a query has no words, or ``beam < k``.
+            InputError: If a query has no words, ``beam < k``, or there is no such document.
         """
         queries = [query] if isinstance(query, str) else list(query)
         beam = max(k, _LEAST_BEAM) if beam is None else beam
@@ -122,7 +136,8 @@ class Retriever:
         for number, text in enumerate(queries, 1):
             if not self.run.vocabulary.words(text):
                 raise InputError(f"query {number} ({text!r}) has no words", fix="give a query with at least one word")
-        ranked = self.rank(self.run.encode_queries(queries), beam=beam, limit=k)
+        allowed = self._allowed(allow, forbid)
+        ranked = self.rank(self.run.encode_queries(queries), beam=beam, limit=k, allowed=allowed)
         results = [self._results(ranked, row) for row in range(len(queries))]
         return results[0] if isinstance(query, str) else results
 
@@ -133,6 +148,7 @@ class Retriever:
         beam: int,
         limit: int | None = None,
         batch_size: int = 64,
+        allowed: Bool[np.ndarray, "#q n"] | None = None,
         progress: bool = False,
     ) -> RankedDocuments:
         """Rank documents for tokenised queries.
@@ -142,6 +158,7 @@ class Retriever:
             beam: Beams of the search.
             limit: Documents a query at most; ``beam`` when left out.
             batch_size: Queries searched together.
+            allowed: Which documents each query may have, or all of them alike; all when left out.
             progress: Show a progress bar on stderr.
 
         Returns:
@@ -156,12 +173,54 @@ class Retriever:
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(chunk) - 1).bit_length())
             padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
-            found = _search(self._params, jnp.asarray(padded), TrieConstraint(self.index), self._tree, self.run.model, beam)
-            ranked = rank_documents(found, self.index, limit=limit)
+            mine = allowed
+            if allowed is not None and len(allowed) > 1:
+                mine = np.pad(allowed[start : start + len(chunk)], ((0, size - len(chunk)), (0, 0)))
+            strategy = TrieConstraint(self.index, None if mine is None else allow(self.index, mine))
+            found = self._found(padded, strategy, beam)
+            ranked = rank_documents(found, self.index, limit=limit, allowed=mine)
             parts.append([array[: len(chunk)] for array in ranked])
         if not parts:
             raise InputError("no queries to search", fix="give at least one query")
         return RankedDocuments(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
+        """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
+
+        Args:
+            tokens: Queries, padded with 0.
+            beam: Beams of the search.
+            k: Results that are compared.
+
+        Returns:
+            ``certified``: the share of queries whose first k results are provably the model's best;
+            ``found``: the share of the model's best k docids that the beam search found.
+        """
+        k = min(k, beam, self.index.num_docids)
+        found = self._found(tokens, TrieConstraint(self.index), beam)
+        exact = self._found(tokens, Exhaustive(self.index), k)
+        certified = np.asarray(found.bound) <= np.asarray(found.scores)[:, k - 1]
+        first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
+        return {
+            "certified": float(certified.mean()),
+            "found": float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(first, best, strict=True)])),
+        }
+
+    def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
+        return search_tokens(self._params, jnp.asarray(tokens), strategy, self._tree, self.run.model, beam)
+
+    def _allowed(self, allow: Iterable[str] | None, forbid: Iterable[str]) -> Bool[np.ndarray, "1 n"] | None:
+        forbid = list(forbid)
+        if allow is None and not forbid:
+            return None
+        known = self.run.corpus.document_index
+        mask = np.full((1, len(self.run.corpus)), allow is None)
+        for ids, value in ((allow or (), True), (forbid, False)):
+            for doc_id in ids:
+                if doc_id not in known:
+                    raise InputError(f"there is no document '{doc_id}'", expected="ids of the corpus")
+                mask[0, known[doc_id]] = value
+        return mask
 
     def _results(self, ranked: RankedDocuments, row: int) -> list[SearchResult]:
         corpus, table = self.run.corpus, self.run.table
@@ -181,7 +240,7 @@ class Retriever:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "beams"))
-def _search(
+def search_tokens(
     params: Mapping[str, Any],
     tokens: Int[Array, "b l"],
     strategy: TrieConstraint | Exhaustive,
@@ -189,6 +248,16 @@ def _search(
     config: T5Config,
     beams: int,
 ) -> BeamResult:
+    """Encode queries and search for their docids, all in one program.
+
+    Args:
+        params: Of the network.
+        tokens: Queries, padded with 0.
+        strategy: The docids, and how to search them.
+        tree: The docid tree; for the prefix head.
+        config: The network's shape.
+        beams: Results a query.
+    """
     model, variables = T5(config), {"params": params}
     encoded = model.apply(variables, tokens, method=T5.encode)
     cache = model.apply(variables, encoded, tokens, strategy.index.max_length, method=T5.init_cache)

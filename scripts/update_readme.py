@@ -222,6 +222,79 @@ def _seconds(side: Mapping[str, Any]) -> str:
     return f"{side['seconds']['median']:.1f} s ({side['cpu_seconds']['median']:.1f} s)"
 
 
+def decoding(value: Mapping[str, Any]) -> str:
+    """The docid index and the search over it: what the index takes, then our time relative to others'."""
+    sizes = {row["documents"] for row in value["rows"]}
+    documents = 1_000_000 if 1_000_000 in sizes else max(sizes)
+    static = f" STATIC at {value['static']['commit'][:7]}." if value["static"] else ""
+    note = (
+        f"Medians, {_machine(value['environment'])}; in brackets 95% intervals. {documents:,} random docids; the worst "
+        f"is over all kinds of docids and sizes of {', '.join(f'{size:,}' for size in sorted(sizes))}.{static}"
+    )
+    return "\n\n".join([_index_table(value["rows"], documents), _search_table(value["rows"], documents), note])
+
+
+def _index_table(rows: Sequence[Mapping[str, Any]], documents: int) -> str:
+    made: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        if row["documents"] == documents:
+            made.setdefault((row["vocabulary"], row["length"], row["docids"]), {})[row["part"]] = row
+    lines, unknown = [], ["–"] * 3
+    for (vocabulary, length, docids), parts in made.items():
+        memory, build = parts.get("memory"), parts.get("build")
+        name = f"{length} codes of {vocabulary:,}, {docids}"
+        lines.append([name, *(_memory(memory) if memory else unknown), *(_build(build) if build else unknown)])
+    head = ["docids", "bytes a docid", "÷ STATIC", "÷ dict trie", "build s", "÷ STATIC", "peak ÷ (index + input)"]
+    return table(head, lines)
+
+
+def _memory(row: Mapping[str, Any]) -> list[str]:
+    ratio = row["ratio"]
+    of_static = f"{ratio['static']:.2f}×" if "static" in ratio else "–"
+    return [f"{row['bytes_per_docid']['ours']:.1f}", of_static, f"{ratio['dict']:.3f}×"]
+
+
+def _build(row: Mapping[str, Any]) -> list[str]:
+    of_static = f"{row['ratio']['static']['median']:.2f}×" if "static" in row["ratio"] else "–"
+    peak = row["peak"]["ours"]["with_input_to_index_and_input"]
+    return [f"{row['seconds']['ours']['median']:.2f}", of_static, f"{peak:.2f}×"]
+
+
+def _search_table(rows: Sequence[Mapping[str, Any]], documents: int) -> str:
+    """Our time relative to others', a column for each batch and beam; the longest docids of the smallest vocabulary."""
+    searched = [row for row in rows if "beams" in row]
+    if documents not in {row["documents"] for row in searched}:
+        return MISSING
+    searches = sorted({(row["batch"], row["beams"]) for row in searched})
+    shown = min((row["vocabulary"], -row["length"]) for row in searched if row["documents"] == documents)
+    of_shown = [row for row in searched if (row["documents"], row["vocabulary"], -row["length"]) == (documents, *shown)]
+    lines = []
+    for part, side, title in (
+        ("selection", "static", "selection ÷ STATIC's"),
+        ("selection", "top_k", "selection ÷ top-k alone"),
+        ("decode", "unconstrained", "whole decode ÷ unconstrained"),
+    ):
+        for docids in ("uniform", "zipf"):
+            found = [row for row in of_shown if row["docids"] == docids]
+            cells = [_worst(found, part, side, search) for search in searches]
+            lines.append([f"{title}, {docids}, {-shown[1]} codes of {shown[0]:,}", *cells])
+        lines.append([f"{title}, worst of all", *(_worst(searched, part, side, search) for search in searches)])
+    head = ["our time, batch × beam", *(f"{batch} × {beams}" for batch, beams in searches)]
+    return table(head, [line for line in lines if set(line[1:]) != {"–"}])
+
+
+def _worst(rows: Sequence[Mapping[str, Any]], part: str, side: str, search: tuple[int, int]) -> str:
+    ratios = [
+        row["ratio"][side]
+        for row in rows
+        if (row["part"], row["batch"], row["beams"]) == (part, *search) and side in row["ratio"]
+    ]
+    if not ratios:
+        return "–"
+    worst = max(ratios, key=lambda ratio: ratio["median"])
+    return f"{worst['median']:.2f}× ({worst['low']:.2f}–{worst['high']:.2f})"
+
+
 def examples(value: Mapping[str, Any]) -> str:
     """Documents prepared a minute, and examples drawn a second."""
     prepared = value["prepared_documents_per_minute"]
@@ -255,6 +328,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "scifact": evaluation,
     "train_step": train_step,
     "kmeans": kmeans,
+    "decoding": decoding,
     "examples": examples,
     "startup": startup,
 }

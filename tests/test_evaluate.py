@@ -47,6 +47,14 @@ def test_the_report_has_every_system_on_every_split(evaluated):
     assert Report.load(folder / "report.json") == report
 
 
+def test_the_report_says_how_far_the_beam_is_from_exhaustive_search(evaluated):
+    report, folder = evaluated
+    system = next(system for system in report.systems if system.name == "run")
+    told = system.details["beside exhaustive search (13 queries)"]
+    assert "of the true best 10 found" in told
+    assert told in (folder / "report.md").read_text()
+
+
 def test_metrics_beyond_the_beam_are_absent(evaluated):
     report, _ = evaluated
     found = set(report.find("run", "test").metrics)

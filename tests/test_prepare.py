@@ -10,8 +10,8 @@ from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import VocabularyConfig
 from genret_jax.prepare import prepare
-from genret_jax.run import LOCK, Run
-from genret_jax.storage import folder_lock
+from genret_jax.run import IDENTITY, LOCK, Run
+from genret_jax.storage import folder_lock, read_json
 from genret_jax.testing.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
 from genret_jax.train import train
 
@@ -161,3 +161,9 @@ def test_a_corpus_of_a_few_queries_keeps_no_empty_split(tmp_path):
     few = dataclasses.replace(tiny_topics(), queries={"q": "ban"}, qrels={"train": {"q": {"d0": 1}}})
     run, _ = prepared(atomic_experiment(write_tiny_corpus(tmp_path / "few", few)), tmp_path / "run")
     assert run.corpus.qrels == {"train": {"q": {"d0": 1}}}
+
+
+def test_a_run_remembers_its_identity_by_name(whole, tiny_corpus):
+    identity = read_json(whole.folder / IDENTITY)
+    assert identity["Experiment.docids"] == "@AtomicDocids()"
+    assert {**atomic_experiment(tiny_corpus).identity(), "corpus": identity["corpus"]} == identity

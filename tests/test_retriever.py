@@ -152,3 +152,37 @@ def test_topics_have_words_of_their_own():
 
 def test_opened_lazily(tiny_run):
     assert set(vars(Run.open(tiny_run))) == {"folder", "settings"}
+
+
+def test_documents_to_choose_from(retriever, wide):
+    """A filtered search is a search of the others: the wide ranking without what is left out, and nothing else."""
+    ids = [f"d{number}" for number in range(3, 30, 3)]
+    for query, everything in zip(QUERIES, wide, strict=True):
+        chosen = retriever.search(query, k=20, beam=WIDE, allow=ids)
+        assert [result.doc_id for result in chosen] == [r.doc_id for r in everything if r.doc_id in ids]
+        left = retriever.search(query, k=WIDE, beam=WIDE, forbid=ids)
+        assert [result.doc_id for result in left] == [r.doc_id for r in everything if r.doc_id not in ids]
+    narrow = retriever.search(QUERIES, k=2, allow=ids, forbid=ids[1:])
+    assert [[result.doc_id for result in results] for results in narrow] == [[ids[0]]] * 4
+
+
+def test_each_query_with_documents_of_its_own(retriever):
+    tokens = retriever.run.encode_queries(QUERIES)
+    allowed = np.zeros((4, len(retriever.run.corpus)), bool)
+    for query in range(4):
+        allowed[query, query * 3 : query * 3 + 2] = True
+    ranked = retriever.rank(tokens, beam=5, batch_size=3, allowed=allowed)
+    for query in range(4):
+        assert sorted(document for document, _ in ranked.of(query)) == [query * 3, query * 3 + 1]
+
+
+def test_a_document_that_is_not_there(retriever):
+    with pytest.raises(InputError, match="no document 'elsewhere'"):
+        retriever.search(QUERIES[0], allow=["d1", "elsewhere"])
+
+
+def test_how_far_the_beam_is_from_exhaustive_search(retriever):
+    tokens = retriever.run.encode_queries(QUERIES)
+    assert retriever.beside_exhaustive(tokens, beam=WIDE) == {"certified": 1.0, "found": 1.0}
+    narrow = retriever.beside_exhaustive(tokens, beam=2)
+    assert narrow["found"] >= narrow["certified"]

@@ -14,7 +14,7 @@ from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, VocabularyConfig
 from genret_jax.prepare import prepare
-from genret_jax.run import IDENTITY, Run, node_vectors
+from genret_jax.run import Run, node_vectors
 from genret_jax.storage import read_json, write_json
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment
 
@@ -22,20 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWar
 PARTS = ("corpus", "docids", "examples")
 
 
-def atomic_experiment(corpus, **fields):
-    """An experiment whose preparation compiles nothing."""
-    return tiny_experiment(corpus, **{"docids": AtomicDocids(), "vocabulary": VocabularyConfig(kind="bytes"), **fields})
-
-
-def prepared(experiment, folder):
-    lines = []
-    return prepare(experiment, folder, log=lines.append), lines
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_corpus, tmp_path_factory):
     """A prepared, untrained run of atomic docids; not to be changed."""
-    return prepared(atomic_experiment(tiny_corpus), tmp_path_factory.mktemp("whole") / "run")[0]
+    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), vocabulary=VocabularyConfig(kind="bytes"))
+    return prepare(experiment, tmp_path_factory.mktemp("whole") / "run", log=lambda line: None)
 
 
 def test_a_run_opens_again_with_all_its_parts(whole, tiny_corpus):
@@ -112,12 +103,6 @@ def test_a_checkpoint_of_another_model_or_corpus_is_refused(tiny_run, tmp_path):
 def test_a_run_not_yet_trained_says_so(whole):
     with pytest.raises(InputError, match="no checkpoints here"):
         whole.params()
-
-
-def test_a_run_remembers_its_identity_by_name(whole, tiny_corpus):
-    identity = read_json(whole.folder / IDENTITY)
-    assert identity["Experiment.docids"] == "@AtomicDocids()"
-    assert {**atomic_experiment(tiny_corpus).identity(), "corpus": identity["corpus"]} == identity
 
 
 def test_the_untrained_network_is_the_same_every_time(tiny_run):

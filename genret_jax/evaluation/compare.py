@@ -44,11 +44,12 @@ def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
         InputError: If the corpus has no such split or it is empty.
     """
     if not corpus.qrels.get(split):
+        similar = nearest(split, corpus.qrels)
         raise InputError(
-            f"no judgements for split '{split}' ({nearest(split, corpus.qrels) or 'none similar'})",
+            f"no judgements for split '{split}'{f' ({similar})' if similar else ''}",
             file=corpus.source or corpus.name,
-            expected=f"one of {', '.join(sorted(corpus.qrels)) or 'none'}",
-            fix=f"give qrels/{split}.tsv or another split",
+            expected=f"one of {', '.join(sorted(corpus.qrels))}" if corpus.qrels else f"qrels/{split}.tsv",
+            fix=f"give qrels/{split}.tsv{' or another split' if corpus.qrels else ''}",
         )
     seen, unseen = seen_and_unseen(corpus, split)
     parts = {f"{split}, seen": seen, f"{split}, unseen": unseen} if seen and unseen else {}

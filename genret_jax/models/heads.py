@@ -218,7 +218,9 @@ class PrefixHead(nn.Module):
         if nodes is None or tree is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
-        logits = self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
+        logits = (
+            self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
+        )
         return logits if columns is None else _columns(logits, columns)
 
     def _root_logits(

@@ -93,7 +93,9 @@ def index_text(index: DocidIndex) -> str:
     lines, offsets = [], np.asarray(index.edge_offsets)
     for wide in range(index.layout.capacity.wide):
         edges = range(offsets[wide], offsets[wide + 1])
-        lines.append(f"~{wide}: " + ", ".join(f"{index.edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges))
+        lines.append(
+            f"~{wide}: " + ", ".join(f"{index.edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges)
+        )
     tokens = np.asarray(index.spell(np.arange(index.num_docids))[0])
     for docid, spelt in enumerate(tokens):
         length = index.max_length if index.lengths is None else index.lengths[docid]
