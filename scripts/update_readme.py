@@ -295,6 +295,68 @@ def _worst(rows: Sequence[Mapping[str, Any]], part: str, side: str, search: tupl
     return f"{worst['median']:.2f}× ({worst['low']:.2f}–{worst['high']:.2f})"
 
 
+def generate(value: Mapping[str, Any]) -> str:
+    """Whole searches against transformers' generate."""
+    lines = []
+    for row in value["results"]:
+        rates, pairs = row["queries_per_second"], row["times_as_fast_pairwise"]
+        name = f"{row['docids'].replace('_', ', ')}: {row['length']} of {row['vocab_size']:,} tokens"
+        cells = [f"{rates['ours']:.1f}", f"{rates['transformers']:.1f}"]
+        lines.append(
+            [name, str(row["batch"]), *cells, f"{pairs['median']:.2f}× ({pairs['low']:.2f}–{pairs['high']:.2f})"]
+        )
+    first = value["results"][0]
+    note = (
+        f"{first['documents']:,} docids, {first['beams']} beams, T5 1.0 small with the same random weights and the same ten "
+        f"docids out; medians and quartiles of {value['repeats']} pairs, {_machine(value['environment'])}."
+    )
+    head = ["docids", "batch", "genret_jax, queries/s", "transformers, queries/s", "our speed"]
+    return f"{table(head, lines)}\n\n{note}"
+
+
+def search_latency(value: Mapping[str, Any]) -> str:
+    """One query through the retriever against an encoder with HNSW."""
+    lines = []
+    for setting in value["results"]:
+        bytes_a_document = sum(setting["ours"][f"{part}_bytes_per_document"] for part in ("docid_index", "node_table"))
+        for row in setting["results"]:
+            ours, other = (row["milliseconds"][side]["whole"]["p50"] for side in ("ours", "encoder_and_hnsw"))
+            lines.append(
+                [
+                    f"{setting['network'].replace('_', ' ')}, beam {row['beam']}",
+                    f"{setting['documents']:,}",
+                    f"{ours:.1f}",
+                    f"{other:.1f}",
+                    f"{row['ratio_of_medians']:.1f}×",
+                    f"{bytes_a_document:,.0f}",
+                    f"{setting['hnsw']['bytes_per_document']:,.0f}",
+                ]
+            )
+    head = ["network", "documents", "ms", "encoder + HNSW, ms", "ratio", "bytes a document", "HNSW's"]
+    return f"{table(head, lines)}\n\nMedians of {value['queries']} queries, {_machine(value['environment'])}."
+
+
+def tpu_compile(value: Mapping[str, Any]) -> str:
+    """What the compiler counts of decoding with the constraint and without."""
+    lines = []
+    for row in value["decoding"]["results"]:
+        with_it, without = row["constrained"], row["unconstrained"]
+        temporary = [side["bytes"]["temp"] / 1e6 for side in (with_it, without)]
+        share = row["share_of_the_constraint"]
+        lines.append(
+            [
+                f"{row['batch']} × {row['beams']}",
+                f"{share['flops_of_constrained_by_unconstrained']:.3f}×",
+                f"{share['bytes_accessed_of_constrained_by_unconstrained']:.2f}×",
+                f"{temporary[0]:.0f} MB, {temporary[1]:.0f} MB",
+            ]
+        )
+    head = ["batch × beam", "operations ÷ unconstrained", "bytes accessed ÷ unconstrained", "temporary memory, both"]
+    found = value["decoding"]
+    note = f"{found['documents']:,} docids, index of {found['index_bytes'] / 1e6:.0f} MB; {value['topology']}, each figure of one chip."
+    return f"{table(head, lines)}\n\n{note}"
+
+
 def examples(value: Mapping[str, Any]) -> str:
     """Documents prepared a minute, and examples drawn a second."""
     prepared = value["prepared_documents_per_minute"]
@@ -329,6 +391,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train_step": train_step,
     "kmeans": kmeans,
     "decoding": decoding,
+    "generate": generate,
+    "search_latency": search_latency,
+    "tpu_compile": tpu_compile,
     "examples": examples,
     "startup": startup,
 }
