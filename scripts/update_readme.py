@@ -307,8 +307,8 @@ def generate(value: Mapping[str, Any]) -> str:
         )
     first = value["results"][0]
     note = (
-        f"{first['documents']:,} docids, {first['beams']} beams, T5 1.0 small with the same random weights and the same ten "
-        f"docids out; medians and quartiles of {value['repeats']} pairs, {_machine(value['environment'])}."
+        f"{first['documents']:,} docids, {first['beams']} beams, T5 1.0 small with the same random weights and the same "
+        f"ten docids out; medians and quartiles of {value['repeats']} pairs, {_machine(value['environment'])}."
     )
     head = ["docids", "batch", "genret_jax, queries/s", "transformers, queries/s", "our speed"]
     return f"{table(head, lines)}\n\n{note}"
@@ -353,7 +353,8 @@ def tpu_compile(value: Mapping[str, Any]) -> str:
         )
     head = ["batch × beam", "operations ÷ unconstrained", "bytes accessed ÷ unconstrained", "temporary memory, both"]
     found = value["decoding"]
-    note = f"{found['documents']:,} docids, index of {found['index_bytes'] / 1e6:.0f} MB; {value['topology']}, each figure of one chip."
+    size = found["index_bytes"] / 1e6
+    note = f"{found['documents']:,} docids, index of {size:.0f} MB; {value['topology']}, each figure of one chip."
     return f"{table(head, lines)}\n\n{note}"
 
 
