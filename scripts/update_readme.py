@@ -307,8 +307,8 @@ def generate(value: Mapping[str, Any]) -> str:
         )
     first = value["results"][0]
     note = (
-        f"{first['documents']:,} docids, {first['beams']} beams, T5 1.0 small with the same random weights and the same "
-        f"ten docids out; medians and quartiles of {value['repeats']} pairs, {_machine(value['environment'])}."
+        f"{first['documents']:,} docids, {first['beams']} beams, T5 1.0 small with the same random weights and "
+        f"the same ten docids out; medians and quartiles of {value['repeats']} pairs, {_machine(value['environment'])}."
     )
     head = ["docids", "batch", "genret_jax, queries/s", "transformers, queries/s", "our speed"]
     return f"{table(head, lines)}\n\n{note}"
