@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genret_jax.decoding.bitmap import rank, ranks, unpacked
 from genret_jax.decoding.filters import DocidFilter
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.layout import Level
 from genret_jax.decoding.result import INVALID, LOWEST
-from genret_jax.decoding.strategies import Candidates, Ends, check_vocabulary
+from genret_jax.decoding.strategies import Ends, check_vocabulary
 
 
 class Place(NamedTuple):
@@ -87,7 +88,7 @@ class TrieConstraint:
         """Where the tokens of a depth lie in the vocabulary, if a step need not compute the other logits."""
         if self.normalize == "vocabulary":
             return None
-        span = max(self.index.layout.spans[level.start : level.stop])
+        span = level.span or max(self.index.layout.spans[level.start : level.stop])
         # A loop over several depths takes the widest span, which may not reach beyond the vocabulary.
         first = jnp.asarray(self.index.first_tokens)[depth]
         return jnp.minimum(first, self.index.vocab_size - span), span
@@ -100,28 +101,25 @@ class TrieConstraint:
         level: Level,
         columns: tuple[Array, int] | None,
     ) -> Float[Array, "b k f"]:
-        """Score the children of each state."""
-        at_root, states = level.start == 0, places.states
-        # At the root all queries stand on one state, so its children are read once.
-        codes, there = self._children(states[:1] if at_root else states, depth, level)
-        tokens = codes.astype(jnp.int32) + jnp.asarray(self.index.first_tokens)[depth]
+        """Score the children of each state: those found as bits, one slot for each token, and then those listed."""
+        first = jnp.asarray(self.index.first_tokens)[depth]
         if columns is None:
             check_vocabulary(self.index.vocab_size, logits)
         else:
-            tokens = jnp.clip(tokens - columns[0], 0, columns[1] - 1)
+            first -= columns[0]
         if self.filter is not None:
-            self.filter.check(self.index, len(states))
-            there &= self._allowed(states, depth, level)
-        if at_root and self.index.layout.consecutive:
-            chosen = jax.lax.dynamic_slice_in_dim(logits, tokens[0, 0, 0], level.width, axis=-1)
-        elif at_root:
-            chosen = jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
-        else:
-            chosen = jnp.take_along_axis(logits, tokens, axis=-1, mode="promise_in_bounds")
-        chosen = jnp.maximum(chosen, LOWEST)
-        among = logits if self.normalize == "vocabulary" else jnp.where(there, chosen, INVALID)
-        normaliser = jax.nn.logsumexp(among, axis=-1, keepdims=True)
-        return jnp.where(there, jnp.clip(chosen - normaliser, LOWEST, 0.0), INVALID)
+            self.filter.check(self.index, len(places.states))
+        # At the root all queries stand on one state, so its children are read once.
+        states = places.states[:1] if level.start == 0 else places.states
+        chosen, there = [], []
+        if level.span:
+            there.append(self._bits(states, level))
+            chosen.append(jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1))
+        if level.rows or level.edges:
+            codes, listed = self._listed(states, depth, level)
+            there.append(listed)
+            chosen.append(self._look_up(logits, codes.astype(jnp.int32) + first, level))
+        return self._scores(logits, _joined(chosen), _joined(there))
 
     def child(
         self, places: Place, slots: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level
@@ -130,11 +128,14 @@ class TrieConstraint:
         index, (states, early) = self.index, places
         codes = reached = None
         if level.rows:
-            reached = jnp.maximum(states, 0) + slots
+            reached = jnp.maximum(states, 0) + slots - level.span
             codes = _read(jnp.asarray(index.columns)[depth - index.layout.first_column], reached).astype(jnp.int32)
-        if level.edges:
-            edges = _read(index.edge_offsets, jnp.maximum(~states, 0)) + slots
-            edge_codes, edge_states = _read(index.edge_tokens, edges).astype(jnp.int32), _read(index.edge_states, edges)
+        if level.span or level.edges:
+            wide = jnp.maximum(~states, 0)
+            nth = rank(_read(index.bitmaps, wide), slots) if level.span else slots
+            edges = _read(index.edge_offsets, wide) + nth
+            edge_codes = slots if level.span else _read(index.edge_tokens, edges).astype(jnp.int32)
+            edge_states = _read(index.edge_states, edges)
             codes = edge_codes if codes is None else jnp.where(states < 0, edge_codes, codes)
             reached = edge_states if reached is None else jnp.where(states < 0, edge_states, reached)
         tokens = codes + jnp.asarray(index.first_tokens)[depth]
@@ -166,48 +167,82 @@ class TrieConstraint:
             tokens = jnp.where(jnp.arange(self.max_length)[None, None] < lengths[..., None], tokens, 0)
         return Ends(tokens, nodes, docids, self.index.first_rows(docids))
 
-    def _children(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> Candidates:
-        """Read a window of rows for narrow states and one of edges for wide states."""
-        index, rows, edges = self.index, None, None
-        if level.rows:
-            first, slots = jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
-            codes = _windows(index.columns, first, level.rows, depth - index.layout.first_column)
-            departs = _windows(index.departs, first, level.rows).astype(jnp.int32)
-            outside = (departs <= depth) & (slots > 0)
-            stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
-            rows = Candidates(codes, ((departs == depth + 1) | (slots == 0)) & (slots < stop))
-        if level.edges:
-            wide = jnp.maximum(~states, 0)
-            start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
-            there = jnp.arange(level.edges)[None, None] < (stop - start)[..., None]
-            edges = Candidates(_windows(index.edge_tokens, start, level.edges), there)
-        if rows is None or edges is None:
-            return rows or edges
-        is_wide = (states < 0)[..., None]
-        return Candidates(*(jnp.where(is_wide, *_padded(pair, level.width)) for pair in zip(edges, rows, strict=True)))
+    def _scores(self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "*a f"]) -> Array:
+        """Normalise the logits of candidates."""
+        chosen = jnp.maximum(chosen, LOWEST)
+        among = logits if self.normalize == "vocabulary" else jnp.where(there, chosen, INVALID)
+        normaliser = jax.nn.logsumexp(among, axis=-1, keepdims=True)
+        return jnp.where(there, jnp.clip(chosen - normaliser, LOWEST, 0.0), INVALID)
 
-    def _allowed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> Bool[Array, "b k f"]:
-        """Whether the filter leaves any docid behind each child."""
-        index, rows, edges = self.index, None, None
+    def _look_up(self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level) -> Float[Array, "b k f"]:
+        """Read the logits of tokens; those of slots without a child may be no tokens."""
+        if level.start > 0:
+            return jnp.take_along_axis(logits, jnp.clip(tokens, 0, logits.shape[-1] - 1), axis=-1, mode="promise_in_bounds")
+        if self.index.layout.consecutive:
+            return jax.lax.dynamic_slice_in_dim(logits, tokens[0, 0, 0], level.rows, axis=-1)
+        return jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
+
+    def _bits(self, states: Int[Array, "b k"], level: Level) -> Bool[Array, "a k f"]:
+        """Whether there is a child of each wide state for each token."""
+        wide = jnp.maximum(~states, 0)
+        words = _read(self.index.bitmaps, wide)
         if level.rows:
-            first, slots = jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
-            departs = _windows(index.departs, first + 1, level.rows).astype(jnp.int32)
-            new = jnp.where(departs <= depth + 1, slots + 1, level.rows)
-            following = jax.lax.cummin(new, axis=2, reverse=True)  # slot of the next child, or of what is outside
-            rows = first[..., None] + slots, first[..., None] + following
-        if level.edges:
-            wide, slots = jnp.maximum(~states, 0), jnp.arange(level.edges)[None, None]
-            start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
-            begins = index.first_docids(_windows(index.edge_states, start, level.edges))
-            end = _read(jnp.asarray(index.wide_rows)[:, 1], wide)[..., None]
-            after = jnp.concatenate([begins[..., 1:], end], axis=-1)
-            edges = begins, jnp.where(slots + 1 < (stop - start)[..., None], after, end)
-        if rows is None or edges is None:
-            first, last = rows or edges
-        else:
-            is_wide = (states < 0)[..., None]
-            first, last = (jnp.where(is_wide, *_padded(pair, level.width)) for pair in zip(edges, rows, strict=True))
-        return self.filter.any_between(first, jnp.minimum(last, index.layout.capacity.docids))
+            words = jnp.where((states < 0)[..., None], words, jnp.uint32(0))
+        there = unpacked(words, level.span)
+        if self.filter is None:
+            return there
+        before, offsets = ranks(words, level.span), _read(self.index.edge_offsets, wide)[..., None]
+        begins, ends = (self._begin_of_edge(wide[..., None], offsets + nth) for nth in (before, before + there))
+        return there & self.filter.any_between(begins, ends)
+
+    def _listed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
+        """Read codes and whether they are children's: of narrow states from a window of rows, of wide ones of edges."""
+        if not level.rows:
+            return self._edges(states, level)
+        codes, there = rows = self._rows(states, depth, level)
+        is_wide = (states < 0)[..., None]
+        if not level.edges:
+            return codes, there & ~is_wide if level.span else there
+        edges = self._edges(states, level)
+        width = max(level.edges, level.rows)
+        return tuple(jnp.where(is_wide, *_padded(pair, width)) for pair in zip(edges, rows, strict=True))
+
+    def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
+        """Read a window of rows; a row where docids depart right after the prefix is a child."""
+        index, first, slots = self.index, jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
+        codes = _windows(index.columns, first, level.rows, depth - index.layout.first_column)
+        departs = _windows(index.departs, first, level.rows).astype(jnp.int32)
+        outside = (departs <= depth) & (slots > 0)
+        stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
+        there = ((departs == depth + 1) | (slots == 0)) & (slots < stop)
+        if self.filter is None:
+            return codes, there
+        departs = _windows(index.departs, first + 1, level.rows).astype(jnp.int32)
+        new = jnp.where(departs <= depth + 1, slots + 1, level.rows)
+        following = jax.lax.cummin(new, axis=2, reverse=True)  # slot of the next child, or of what is outside
+        first, most = first[..., None], index.layout.capacity.docids
+        return codes, there & self.filter.any_between(first + slots, jnp.minimum(first + following, most))
+
+    def _edges(self, states: Int[Array, "b k"], level: Level) -> tuple[Array, Array]:
+        """Read a window of edges."""
+        index, wide, slots = self.index, jnp.maximum(~states, 0), jnp.arange(level.edges)[None, None]
+        start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
+        codes, there = _windows(index.edge_tokens, start, level.edges), slots < (stop - start)[..., None]
+        if self.filter is None:
+            return codes, there
+        edges = start[..., None] + slots
+        begins, ends = (self._begin_of_edge(wide[..., None], edges + after) for after in (0, 1))
+        return codes, there & self.filter.any_between(begins, ends)
+
+    def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
+        """Return the first docid behind each edge of a wide prefix; behind the last one's next, where it ends."""
+        index = self.index
+        begins = index.first_docids(_read(index.edge_states, edges))
+        return jnp.where(edges < _read(index.edge_offsets, wide + 1), begins, _read(jnp.asarray(index.wide_rows)[:, 1], wide))
+
+
+def _joined(parts: list[Array]) -> Array:
+    return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
 def _padded(arrays: tuple[Array, Array], width: int) -> list[Array]:

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from genret_jax.decoding.bitmap import WORD, packed
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.errors import InputError
-
-_WORD = 32
 
 
 @typing.no_type_check
@@ -44,12 +43,12 @@ class DocidFilter:
 
     def _count(self, docids: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
         """Count the set's docids before each of some."""
-        place = docids // _WORD
+        place = docids // WORD
         word, before = (
             jnp.take_along_axis(jnp.asarray(leaf)[:, None], place, axis=-1, mode="clip")
             for leaf in (self.words, self.before)
         )
-        below = (jnp.uint32(1) << (docids % _WORD).astype(jnp.uint32)) - jnp.uint32(1)
+        below = (jnp.uint32(1) << (docids % WORD).astype(jnp.uint32)) - jnp.uint32(1)
         return before + jax.lax.population_count(word & below).astype(jnp.int32)
 
 
@@ -73,11 +72,10 @@ def allow(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) ->
     begins = np.searchsorted(docid, np.arange(count))
     rows = np.add.reduceat(allowed[:, of_docid], begins, axis=1) > 0 if len(docid) > count else allowed[:, of_docid]
     words = _words(index)
-    bits = np.zeros((len(allowed), words * _WORD), bool)
+    bits = np.zeros((len(allowed), words * WORD), bool)
     bits[:, :count] = rows
-    packed = np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)
-    counts = bits.reshape(len(bits), words, _WORD).sum(axis=2)
-    return DocidFilter(packed, (np.cumsum(counts, axis=1) - counts).astype(np.int32))
+    counts = bits.reshape(len(bits), words, WORD).sum(axis=2)
+    return DocidFilter(packed(bits), (np.cumsum(counts, axis=1) - counts).astype(np.int32))
 
 
 def forbid(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) -> DocidFilter:
@@ -86,7 +84,7 @@ def forbid(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) -
 
 
 def _words(index: DocidIndex) -> int:
-    return index.layout.capacity.docids // _WORD + 1
+    return index.layout.capacity.docids // WORD + 1
 
 
 def _mask(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:

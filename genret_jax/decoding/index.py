@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from genret_jax.decoding.bitmap import WORD, packed
 from genret_jax.decoding.layout import Capacity, Layout, children_of, choose_layout, fits, prefix_starts
 from genret_jax.decoding.sorting import SortedDocids, check_docids, sort_docids
 from genret_jax.errors import InputError
 from genret_jax.storage import load_arrays, save_arrays
 
-_KIND, _VERSION = "docid_index", 2
+_KIND, _VERSION = "docid_index", 3
 
 
 @typing.no_type_check
@@ -29,8 +30,9 @@ class DocidIndex:
     A prefix is either *narrow*: then its state is the number of its first docid, and its children are found in the
     next few rows, where a docid departs from the one before it right after the prefix. Or it is *wide*, because too
     many docids begin with it: then its state is ``~x``, and its children are the edges
-    ``edge_offsets[x] : edge_offsets[x + 1]``. ``docs/decoding.md`` draws both. Distinct docids are numbered in the
-    order of their tokens.
+    ``edge_offsets[x] : edge_offsets[x + 1]``. Where these are many of the tokens that may stand there, a search does
+    not read their tokens but a bitmap. ``docs/decoding.md`` draws all of it. Distinct docids are numbered in the order
+    of their tokens.
 
     An index is a pytree: pass it to jitted functions as an argument, after one :func:`jax.device_put`. The arrays of a
     loaded index are memory-mapped. Searches of two indexes share a compiled program when layouts and dtypes agree.
@@ -39,6 +41,8 @@ class DocidIndex:
         edge_offsets: int32 ``[g + 1]``; edges of the wide prefixes, which are numbered by depth and order.
         edge_tokens: ``[e]``; tokens, less the lowest of their depth; the smallest type that holds them.
         edge_states: int32 ``[e]``; the state that each edge leads to.
+        bitmaps: uint32 ``[h, w]``; of the first wide prefixes, bit ``t % 32`` of word ``t // 32`` tells whether there
+            is an edge with token t, less the lowest; None where no depth is searched in this way.
         wide_rows: int32 ``[g, 2]``; the first docid of each wide prefix, and the one after its last.
         columns: ``[m - f, u]``; tokens of each docid from depth f on, less the lowest of their depth.
         first_tokens: int32 ``[m]``; the lowest token of each depth.
@@ -58,6 +62,7 @@ class DocidIndex:
     edge_offsets: Any
     edge_tokens: Any
     edge_states: Any
+    bitmaps: Any
     wide_rows: Any
     columns: Any
     first_tokens: Any
@@ -448,15 +453,28 @@ def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray
         states.append(np.where(child_wide, ~(numbered + np.cumsum(child_wide) - 1), child_rows))
         starts = next_starts
     none = np.zeros(0, np.int64)
-    offsets = np.append(0, np.cumsum(np.concatenate([none, *fanouts])))
+    all_fanouts, all_tokens = np.concatenate([none, *fanouts]), np.concatenate([none, *tokens])
+    offsets = np.append(0, np.cumsum(all_fanouts))
     edges, prefixes = layout.capacity.edges + layout.edges_margin, max(1, layout.capacity.wide)
     all_rows = np.concatenate([np.zeros((0, 2), np.int64), *rows]).astype(np.int32)
     return {
         "edge_offsets": _grown(offsets.astype(np.int32), prefixes + 1, int(offsets[-1])),
-        "edge_tokens": _grown(np.concatenate([none, *tokens]).astype(docids.columns.dtype), edges),
+        "edge_tokens": _grown(all_tokens.astype(docids.columns.dtype), edges),
         "edge_states": _grown(np.concatenate([none, *states]).astype(np.int32), edges),
+        "bitmaps": _bitmaps(all_fanouts, all_tokens, layout),
         "wide_rows": np.pad(all_rows, ((0, prefixes - len(all_rows)), (0, 0))),
     }
+
+
+def _bitmaps(fanouts: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndarray | None:
+    """Set a bit for each edge of the wide prefixes down to the last depth where bits are read."""
+    if not layout.capacity.bitmaps:
+        return None
+    members = np.zeros((layout.capacity.bitmaps, layout.bitmap_words * WORD), bool)
+    wide = np.repeat(np.arange(len(fanouts)), fanouts)
+    set_here = (wide < len(members)) & (tokens < members.shape[1])  # others are of depths that are listed
+    members[wide[set_here], tokens[set_here]] = True
+    return packed(members)
 
 
 def _nodes(

@@ -5,12 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genret_jax.decoding.bitmap import words_for
 from genret_jax.decoding.sorting import SortedDocids
 
 # Prefixes of at most so many docids are always read as a window of rows.
-_LEAST_WINDOW = 64
-# Larger windows are taken while they make all levels together at most a quarter wider.
+_LEAST_WINDOW = 32
+# Larger windows are taken while they make all levels together at most a quarter costlier.
 _WIDENING = 1.25
+# Children are bits where that takes at most so many bits a child, the prefix with the most children taken.
+_BITS = 4
+# A candidate whose token and logit have to be looked up costs as much as so many bits.
+_LOOK_UP = 3
 # Forced ends are looked for from the depth on at which so many of the prefixes are decided.
 _FORCED_SHARE = 0.5
 # Levels as narrow as this are searched alike.
@@ -22,13 +27,14 @@ class Level(NamedTuple):
 
     start: int  # first depth, in tokens of the prefix
     stop: int  # the depth after the last
-    edges: int  # most children of a wide prefix here; 0 where there is none
+    span: int  # tokens that may follow a wide prefix here, if its children are bits; 0 where there is none
+    edges: int  # most children of a wide prefix here, if they are listed; 0 where there is none
     rows: int  # most docids of a narrow prefix here; 0 where there is none
 
     @property
     def width(self) -> int:
         """Candidates of a beam."""
-        return max(self.edges, self.rows)
+        return self.span + max(self.edges, self.rows)
 
 
 class Capacity(NamedTuple):
@@ -38,6 +44,7 @@ class Capacity(NamedTuple):
     rows: int
     wide: int
     edges: int
+    bitmaps: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,10 @@ class Layout:
         edges: Of each depth, at least the children of any wide prefix; 0 where there may be none.
         rows: Of each depth, at least the docids of any narrow prefix; 0 where there may be none.
         spans: Of each depth, the width of the range of tokens that may stand there.
+        dense: Of each depth, whether the children of wide prefixes are found as bits, one for each token of the range.
         forced_from: First depth at which to look whether all beams' docids are already decided.
         mixed: Whether docids may end before ``max_length``.
-        consecutive: Whether the root's children are all the tokens of their range.
+        consecutive: Whether the root is narrow and its children are all the tokens of their range.
         capacity: Sizes of the arrays.
         room: Share of room for documents to come; with 0 the arrays are tight.
     """
@@ -62,6 +70,7 @@ class Layout:
     edges: tuple[int, ...]
     rows: tuple[int, ...]
     spans: tuple[int, ...]
+    dense: tuple[bool, ...]
     forced_from: int
     mixed: bool
     consecutive: bool
@@ -83,19 +92,36 @@ class Layout:
     def edges_margin(self) -> int:
         """Edges that a window may reach beyond the last."""
         later = [level.edges for level in self.levels[1:]]
-        return max([*later, self.edges[0] - self.capacity.edges, 0])
+        return max([*later, self.levels[0].edges - self.capacity.edges, 0])
+
+    @property
+    def bitmap_depths(self) -> int:
+        """Depths up to the last where children are bits."""
+        return max((depth + 1 for depth, dense in enumerate(self.dense) if dense), default=0)
+
+    @property
+    def bitmap_words(self) -> int:
+        """Words of each bitmap, as many as the widest range needs."""
+        return max((words_for(span) for span, dense in zip(self.spans, self.dense, strict=True) if dense), default=0)
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """The root, and then depths in groups of about the same width, divided where forced ends are looked for."""
-        levels = [Level(depth, depth + 1, *both) for depth, both in enumerate(zip(self.edges, self.rows, strict=True))]
+        levels = [
+            Level(depth, depth + 1, span if dense else 0, 0 if dense else edges, rows)
+            for depth, (span, dense, edges, rows) in enumerate(
+                zip(self.spans, self.dense, self.edges, self.rows, strict=True)
+            )
+        ]
         grouped = levels[:1]
         for level in levels[1:]:
             last = grouped[-1]
             narrow, wide = sorted((last.width, level.width))
-            alike = bool(last.edges) == bool(level.edges) and wide <= max(2 * narrow, _NARROW)
+            same = last.span == level.span and bool(last.edges) == bool(level.edges)
+            alike = same and wide <= max(2 * narrow, _NARROW)
             if alike and last.start > 0 and level.start != self.forced_from:
-                grouped[-1] = Level(last.start, level.stop, max(last.edges, level.edges), max(last.rows, level.rows))
+                most = (max(pair) for pair in zip(last[2:], level[2:], strict=True))
+                grouped[-1] = Level(last.start, level.stop, *most)
             else:
                 grouped.append(level)
         return tuple(grouped)
@@ -108,6 +134,14 @@ class Prefixes(NamedTuple):
     fanouts: np.ndarray  # children of each of these
     largest_narrow: int  # docids of the largest other prefix; 0 if there is none
     decided: float  # share of prefixes that begin a single docid
+
+    def wide(self, window: int) -> int:
+        """Return how many prefixes are wider than a window."""
+        return int(np.count_nonzero(self.sizes > window))
+
+    def all_edges(self, window: int) -> int:
+        """Return the children of all prefixes wider than a window."""
+        return int(self.fanouts[self.sizes > window].sum())
 
     def edges(self, window: int) -> int:
         """Return the most children of a prefix wider than a window."""
@@ -145,8 +179,21 @@ def count_prefixes(departs: np.ndarray, max_length: int, window: int = _LEAST_WI
     return counted
 
 
+def _dense(prefixes: Prefixes, window: int, span: int) -> bool:
+    """Whether bits are the better way to say what follows prefixes wider than a window: quicker and not larger."""
+    words = prefixes.wide(window) * words_for(span)
+    return 0 < span <= _BITS * prefixes.edges(window) and words <= prefixes.all_edges(window)
+
+
+def _cost(prefixes: Prefixes, window: int, span: int, at_root: bool) -> int:
+    """What the candidates of a beam cost at a depth, in bits; the root's are read once for all queries."""
+    edges, rows = prefixes.edges(window), prefixes.rows(window)
+    look_up = 1 if at_root else _LOOK_UP
+    return span + look_up * rows if _dense(prefixes, window, span) else look_up * max(edges, rows)
+
+
 def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layout:
-    """Choose the widest window that widens the search little, since what is read as rows needs no edges.
+    """Choose the widest window that slows the search little, since what is read as rows needs no edges.
 
     Args:
         docids: All of them.
@@ -156,25 +203,33 @@ def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layo
     max_length = len(docids.columns)
     counted = count_prefixes(docids.departs, max_length)
 
-    def width(window: int) -> int:
-        return sum(max(prefixes.edges(window), prefixes.rows(window)) for prefixes in counted)
+    spans = [int(column.max()) + 1 for column in docids.columns]
+    if room:
+        most = np.iinfo(docids.columns.dtype).max + 1
+        spans = [min(most, vocab_size - int(first)) for first in docids.first_tokens]
+
+    def cost(window: int) -> int:
+        at = enumerate(zip(counted, spans, strict=True))
+        return sum(_cost(prefixes, window, span, depth == 0) for depth, (prefixes, span) in at)
 
     largest = max(int(prefixes.sizes.max(initial=1)) for prefixes in counted)
     windows = [_LEAST_WINDOW << doubling for doubling in range(largest.bit_length())]
-    window = max(w for w in windows if width(w) <= _WIDENING * width(_LEAST_WINDOW))
+    window = max(w for w in windows if cost(w) <= _WIDENING * cost(_LEAST_WINDOW))
     edges = [prefixes.edges(window) for prefixes in counted]
     rows = [prefixes.rows(window) for prefixes in counted]
     window = max(_LEAST_WINDOW, 1 << (max(rows) - 1).bit_length())  # as large as it need be
-    spans = [int(column.max()) + 1 for column in docids.columns]
-    wide = sum(int(np.count_nonzero(prefixes.sizes > window)) for prefixes in counted)
-    all_edges = sum(int(prefixes.fanouts[prefixes.sizes > window].sum()) for prefixes in counted)
+    dense = [_dense(prefixes, window, span) for prefixes, span in zip(counted, spans, strict=True)]
+    wide = [prefixes.wide(window) for prefixes in counted]
+    bitmaps = max((sum(wide[: depth + 1]) for depth, is_dense in enumerate(dense) if is_dense), default=0)
+    all_edges = sum(prefixes.all_edges(window) for prefixes in counted)
     count = len(docids.departs)
-    capacity = Capacity(count, count if docids.offsets is None else int(docids.offsets[-1]), wide, all_edges)
+    rows_given = count if docids.offsets is None else int(docids.offsets[-1])
+    capacity = Capacity(count, rows_given, sum(wide), all_edges, bitmaps)
     if room:
-        edges = [_with_room(size, room, vocab_size) if size else 0 for size in edges]
-        rows = [_with_room(max(size, 2), room, window) if size or depth else 0 for depth, size in enumerate(rows)]
-        most = np.iinfo(docids.columns.dtype).max + 1
-        spans = [min(most, vocab_size - int(first)) for first in docids.first_tokens]
+        edges = [_with_room(size, room, span) if size else 0 for size, span in zip(edges, spans, strict=True)]
+        edges = [span if is_dense else size for size, span, is_dense in zip(edges, spans, dense, strict=True)]
+        # A wide prefix may lose most of its docids, and so may come to any width of a window.
+        rows = [_with_room(window if wide[depth] else max(size, 2), room, window) if size or depth else 0 for depth, size in enumerate(rows)]
         capacity = Capacity(*(int(np.ceil(size * (1 + room))) for size in capacity))
     children = len(prefix_starts(docids.departs, 1))
     decided = [depth for depth, prefixes in enumerate(counted) if prefixes.decided >= _FORCED_SHARE]
@@ -184,9 +239,10 @@ def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layo
         edges=tuple(edges),
         rows=tuple(rows),
         spans=tuple(spans),
+        dense=tuple(dense),
         forced_from=max(1, decided[0]) if decided else max_length,
         mixed=bool(room) or bool((docids.lengths != max_length).any()),
-        consecutive=children == spans[0] == max(edges[0], rows[0]) and not room,
+        consecutive=children == spans[0] == rows[0] and not room,
         capacity=capacity,
         room=room,
     )
@@ -200,7 +256,8 @@ def fits(docids: SortedDocids, layout: Layout) -> bool:
     if not layout.mixed and (docids.lengths != layout.max_length).any():
         return False
     counted = count_prefixes(docids.departs, len(docids.columns), layout.window)
-    if sum(len(prefixes.sizes) for prefixes in counted) > capacity.wide:
+    wide = [len(prefixes.sizes) for prefixes in counted]
+    if sum(wide) > capacity.wide or sum(wide[: layout.bitmap_depths]) > capacity.bitmaps:
         return False
     if sum(int(prefixes.fanouts.sum()) for prefixes in counted) > capacity.edges:
         return False

@@ -14,13 +14,6 @@ from genret_jax.errors import InputError
 Depth = Int[Array, ""] | int
 
 
-class Candidates(NamedTuple):
-    """Continuations of each state."""
-
-    codes: Any  # [b, k, f]      tokens, less the lowest of their depth
-    there: Any  # bool[b, k, f]  whether there is one in this slot
-
-
 class Ends(NamedTuple):
     """What states have come down to."""
 
@@ -115,8 +108,8 @@ class Unconstrained:
     @property
     def levels(self) -> tuple[Level, ...]:
         """The root and all others."""
-        root = (Level(0, 1, self.vocab_size, 0),)
-        return (*root, Level(1, self.max_length, self.vocab_size, 0)) if self.max_length > 1 else root
+        root = (Level(0, 1, self.vocab_size, 0, 0),)
+        return (*root, Level(1, self.max_length, self.vocab_size, 0, 0)) if self.max_length > 1 else root
 
     @property
     def mixed(self) -> bool:

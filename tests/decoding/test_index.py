@@ -1,3 +1,4 @@
+import dataclasses
 import time
 
 import jax
@@ -178,18 +179,22 @@ def test_levels_of_like_width_share_a_loop():
         edges=(256, 200, 180, 0, 0, 0, 0, 0),
         rows=(0, 0, 64, 40, 9, 4, 2, 1),
         spans=(256,) * 8,
+        dense=(True, False, False, *(False,) * 5),
         forced_from=6,
         mixed=False,
-        consecutive=True,
-        capacity=Capacity(1000, 1000, 10, 1000),
+        consecutive=False,
+        capacity=Capacity(1000, 1000, 10, 1000, 1),
     )
     assert [tuple(level) for level in layout.levels] == [
-        (0, 1, 256, 0),
-        (1, 3, 200, 64),
-        (3, 4, 0, 40),
-        (4, 6, 0, 9),
-        (6, 8, 0, 2),
+        (0, 1, 256, 0, 0),
+        (1, 3, 0, 200, 64),
+        (3, 4, 0, 0, 40),
+        (4, 6, 0, 0, 9),
+        (6, 8, 0, 0, 2),
     ]
+    some = dataclasses.replace(layout, dense=(True, True, True, *(False,) * 5))
+    assert [tuple(level) for level in some.levels][:2] == [(0, 1, 256, 0, 0), (1, 3, 256, 0, 64)]
+    assert (some.bitmap_depths, some.bitmap_words) == (3, 8)
     assert layout.first_column == 2
 
 

@@ -27,7 +27,7 @@ from genret_jax.testing.fake_model import FakeModel
 
 VOCAB, BATCH, ROWS, LENGTH = 9, 2, 24, 7
 MODEL = FakeModel(vocab_size=VOCAB)
-LAYOUTS = ("narrow", "mixed", "wide")
+LAYOUTS = ("narrow", "lists", "bits", "wide")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "beams", "at_once", "partial_head"))
@@ -52,8 +52,13 @@ def index_of(docids, vocab_size=VOCAB, document=None):
 
 @functools.cache
 def template(kind):
-    """An index of the largest shapes, whose prefixes are all narrow, or all wide but single docids, or of both kinds."""
-    window, rows = {"narrow": (64, ROWS), "mixed": (3, 3), "wide": (1, 1)}[kind]
+    """An index of the largest shapes.
+
+    Its prefixes are all narrow; or narrow and wide, whose children are listed or bits; or all wide but single docids,
+    the children at one depth being bits and at the next listed.
+    """
+    window, rows = {"narrow": (64, ROWS), "lists": (3, 3), "bits": (3, 3), "wide": (1, 1)}[kind]
+    dense = {"bits": (True,) * LENGTH, "wide": (True, False) * LENGTH}.get(kind, (False,) * LENGTH)
     wide = kind != "narrow"
     layout = Layout(
         max_length=LENGTH,
@@ -61,10 +66,11 @@ def template(kind):
         edges=(VOCAB * wide,) * LENGTH,
         rows=(ROWS if not wide else 0, *(rows,) * (LENGTH - 1)),
         spans=(VOCAB,) * LENGTH,
+        dense=dense[:LENGTH],
         forced_from=1,
         mixed=True,
         consecutive=False,
-        capacity=Capacity(docids=ROWS, rows=ROWS, wide=ROWS * LENGTH * wide, edges=ROWS * LENGTH * wide),
+        capacity=Capacity(docids=ROWS, rows=ROWS, wide=ROWS * LENGTH * wide, edges=ROWS * LENGTH * wide, bitmaps=ROWS * LENGTH * any(dense)),
         room=1.0,
     )
     start = index_of([(2,), (3,)])
