@@ -126,10 +126,11 @@ class TrieConstraint:
     ) -> tuple[Int[Array, "b k"], Place]:
         """Follow the candidate in a slot of each state: its token and where it leads."""
         index, (states, early) = self.index, places
-        codes = reached = None
+        codes: Any = None
+        reached: Any = None
         if level.rows:
             reached = jnp.maximum(states, 0) + slots - level.span
-            codes = _read(jnp.asarray(index.columns)[depth - index.layout.first_column], reached).astype(jnp.int32)
+            codes = _read(index.columns, index.column(depth) + reached).astype(jnp.int32)
         if level.span or level.edges:
             wide = jnp.maximum(~states, 0)
             nth = rank(_read(index.bitmaps, wide), slots) if level.span else slots
@@ -167,17 +168,23 @@ class TrieConstraint:
             tokens = jnp.where(jnp.arange(self.max_length)[None, None] < lengths[..., None], tokens, 0)
         return Ends(tokens, nodes, docids, self.index.first_rows(docids))
 
-    def _scores(self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "*a f"]) -> Array:
+    def _scores(
+        self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "*a f"]
+    ) -> Array:
         """Normalise the logits of candidates."""
         chosen = jnp.maximum(chosen, LOWEST)
         among = logits if self.normalize == "vocabulary" else jnp.where(there, chosen, INVALID)
         normaliser = jax.nn.logsumexp(among, axis=-1, keepdims=True)
         return jnp.where(there, jnp.clip(chosen - normaliser, LOWEST, 0.0), INVALID)
 
-    def _look_up(self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level) -> Float[Array, "b k f"]:
+    def _look_up(
+        self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level
+    ) -> Float[Array, "b k f"]:
         """Read the logits of tokens; those of slots without a child may be no tokens."""
         if level.start > 0:
-            return jnp.take_along_axis(logits, jnp.clip(tokens, 0, logits.shape[-1] - 1), axis=-1, mode="promise_in_bounds")
+            return jnp.take_along_axis(
+                logits, jnp.clip(tokens, 0, logits.shape[-1] - 1), axis=-1, mode="promise_in_bounds"
+            )
         if self.index.layout.consecutive:
             return jax.lax.dynamic_slice_in_dim(logits, tokens[0, 0, 0], level.rows, axis=-1)
         return jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
@@ -199,18 +206,18 @@ class TrieConstraint:
         """Read codes and whether they are children's: of narrow states from a window of rows, of wide ones of edges."""
         if not level.rows:
             return self._edges(states, level)
-        codes, there = rows = self._rows(states, depth, level)
-        is_wide = (states < 0)[..., None]
+        (codes, there), is_wide = self._rows(states, depth, level), (states < 0)[..., None]
         if not level.edges:
             return codes, there & ~is_wide if level.span else there
-        edges = self._edges(states, level)
+        edge_codes, edge_there = self._edges(states, level)
         width = max(level.edges, level.rows)
-        return tuple(jnp.where(is_wide, *_padded(pair, width)) for pair in zip(edges, rows, strict=True))
+        codes = jnp.where(is_wide, _padded(edge_codes, width), _padded(codes, width))
+        return codes, jnp.where(is_wide, _padded(edge_there, width), _padded(there, width))
 
     def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
         """Read a window of rows; a row where docids depart right after the prefix is a child."""
         index, first, slots = self.index, jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
-        codes = _windows(index.columns, first, level.rows, depth - index.layout.first_column)
+        codes = _windows(index.columns, index.column(depth) + first, level.rows)
         departs = _windows(index.departs, first, level.rows).astype(jnp.int32)
         outside = (departs <= depth) & (slots > 0)
         stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
@@ -238,15 +245,17 @@ class TrieConstraint:
         """Return the first docid behind each edge of a wide prefix; behind the last one's next, where it ends."""
         index = self.index
         begins = index.first_docids(_read(index.edge_states, edges))
-        return jnp.where(edges < _read(index.edge_offsets, wide + 1), begins, _read(jnp.asarray(index.wide_rows)[:, 1], wide))
+        return jnp.where(
+            edges < _read(index.edge_offsets, wide + 1), begins, _read(jnp.asarray(index.wide_rows)[:, 1], wide)
+        )
 
 
 def _joined(parts: list[Array]) -> Array:
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
-def _padded(arrays: tuple[Array, Array], width: int) -> list[Array]:
-    return [jnp.pad(array, ((0, 0), (0, 0), (0, width - array.shape[-1]))) for array in arrays]
+def _padded(array: Array, width: int) -> Array:
+    return jnp.pad(array, ((0, 0), (0, 0), (0, width - array.shape[-1])))
 
 
 def _read(array: Any, places: Int[Array, "*q"]) -> Array:
@@ -254,13 +263,7 @@ def _read(array: Any, places: Int[Array, "*q"]) -> Array:
     return jnp.asarray(array).at[places].get(mode="clip")
 
 
-def _windows(array: Any, starts: Int[Array, "b k"], size: int, row: Int[Array, ""] | int | None = None) -> Array:
-    """Read ``size`` neighbours from each of some places, of one row of a matrix if it is one: ``[b, k, size]``."""
+def _windows(array: Any, starts: Int[Array, "b k"], size: int) -> Int[Array, "b k f"]:
+    """Read ``size`` neighbours from each of some places."""
     array = jnp.asarray(array)
-
-    def read(start: Array) -> Array:
-        if row is None:
-            return jax.lax.dynamic_slice(array, (start,), (size,))
-        return jax.lax.dynamic_slice(array, (row, start), (1, size))[0]
-
-    return jax.vmap(jax.vmap(read))(starts)
+    return jax.vmap(jax.vmap(lambda start: jax.lax.dynamic_slice(array, (start,), (size,))))(starts)

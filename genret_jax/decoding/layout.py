@@ -154,7 +154,7 @@ class Prefixes(NamedTuple):
 
 def prefix_starts(departs: np.ndarray, depth: int) -> np.ndarray:
     """Return the first docid of each prefix of a depth; of ended docids themselves."""
-    return np.flatnonzero(departs <= depth)
+    return np.flatnonzero(departs <= depth).astype(np.int32)
 
 
 def children_of(starts: np.ndarray, sizes: np.ndarray, next_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +164,7 @@ def children_of(starts: np.ndarray, sizes: np.ndarray, next_starts: np.ndarray) 
 
 def count_prefixes(departs: np.ndarray, max_length: int, window: int = _LEAST_WINDOW) -> list[Prefixes]:
     """Count the prefixes of each depth of sorted docids; see :class:`genret_jax.decoding.sorting.SortedDocids`."""
-    counted = []
+    counted: list[Prefixes] = []
     next_starts = prefix_starts(departs, 0)
     for depth in range(max_length):
         starts, sizes = next_starts, np.diff(next_starts, append=len(departs))
@@ -229,7 +229,10 @@ def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layo
         edges = [_with_room(size, room, span) if size else 0 for size, span in zip(edges, spans, strict=True)]
         edges = [span if is_dense else size for size, span, is_dense in zip(edges, spans, dense, strict=True)]
         # A wide prefix may lose most of its docids, and so may come to any width of a window.
-        rows = [_with_room(window if wide[depth] else max(size, 2), room, window) if size or depth else 0 for depth, size in enumerate(rows)]
+        rows = [
+            _with_room(window if wide[depth] else max(size, 2), room, window) if size or depth else 0
+            for depth, size in enumerate(rows)
+        ]
         capacity = Capacity(*(int(np.ceil(size * (1 + room))) for size in capacity))
     children = len(prefix_starts(docids.departs, 1))
     decided = [depth for depth, prefixes in enumerate(counted) if prefixes.decided >= _FORCED_SHARE]

@@ -120,11 +120,9 @@ def _through(
     return jax.lax.while_loop(go_on, lambda current: next_step(current, level), found)
 
 
-def _next_step(
-    current: _Beams, step: Step, strategy: Strategy, level: Level, width: int, partial_head: bool
-) -> _Beams:
+def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, width: int, partial_head: bool) -> _Beams:
     """Take every live beam one token on and keep the best of all candidates."""
-    depth, batch, before = current.depth, *current.scores.shape
+    depth, batch = current.depth, len(current.scores)
     first = level.start == 0
     columns = strategy.columns(level, depth) if partial_head else None
     asked = {"first": first} if columns is None else {"first": first, "columns": columns}

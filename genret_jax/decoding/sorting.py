@@ -15,7 +15,9 @@ class SortedDocids(NamedTuple):
 
     columns: np.ndarray  # uint8, uint16 or int32 [m, u]  tokens less first_tokens; 0 beyond the end
     first_tokens: np.ndarray  # int32[m]  lowest token of each position
-    departs: np.ndarray  # uint8 or uint16 [u]  tokens of the shortest beginning that no earlier docid has; 0 for the first
+    departs: (
+        np.ndarray
+    )  # uint8 or uint16 [u]  tokens of the shortest beginning that no earlier docid has; 0 for the first
     lengths: np.ndarray  # uint8 or uint16 [u]
     order: np.ndarray | None  # int64[r]  rows as given, sorted, equal ones as given; None where they were in this order
     offsets: np.ndarray | None  # int64[u + 1]  rows of each docid in this order; None where each has one
@@ -47,9 +49,9 @@ def check_docids(
         if block.min() >= 0 and block.max() < vocab_size:
             continue
         spelt = np.arange(width) < lengths[start : start + _BLOCK, None]
-        unfit = np.argwhere(spelt & ((block < 0) | (block >= vocab_size)))
-        if unfit.size:
-            row, position = unfit[0]
+        outside = np.argwhere(spelt & ((block < 0) | (block >= vocab_size)))
+        if outside.size:
+            row, position = outside[0]
             raise InputError(
                 f"docid {start + row} has token {block[row, position]} at position {position}",
                 expected=f"tokens of the decoder's vocabulary, 0 to {vocab_size - 1}",
@@ -101,7 +103,7 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
 
 
 class _Packing(NamedTuple):
-    """How tokens lie in 64-bit keys, the first token highest; of mixed lengths, 0 is the end and tokens count from 1."""
+    """How tokens lie in 64-bit keys, the first one highest; of mixed lengths, 0 is the end and tokens count from 1."""
 
     length: int
     mixed: bool

@@ -114,7 +114,7 @@ class Embed(nn.Module):
         return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
 
     def attend(self, hidden: Float[Array, "*b d"], rows: tuple[Any, int] | None = None) -> Float[Array, "*b v"]:
-        """Return the inner product with every row, or with those from ``rows[0]`` on, ``rows[1]`` of them, in float32."""
+        """Return the inner product with every row, or with ``rows[1]`` rows from ``rows[0]`` on, in float32."""
         table = self.embedding if rows is None else jax.lax.dynamic_slice_in_dim(self.embedding, *rows)
         return project(hidden.astype(jnp.float32), table.T)
 

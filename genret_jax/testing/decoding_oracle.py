@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from genret_jax.decoding import DocidIndex
@@ -89,14 +90,14 @@ def node_rows(docids: Sequence[Docid], width: int | None = None) -> np.ndarray:
 
 
 def index_text(index: DocidIndex) -> str:
-    """Print an index: its wide prefixes with their edges, and a docid a line with where it departs and its documents."""
+    """Print an index: its wide prefixes with their edges, and each docid with where it departs and its documents."""
     lines, offsets = [], np.asarray(index.edge_offsets)
     for wide in range(index.layout.capacity.wide):
         edges = range(offsets[wide], offsets[wide + 1])
         lines.append(
             f"~{wide}: " + ", ".join(f"{index.edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges)
         )
-    tokens = np.asarray(index.spell(np.arange(index.num_docids))[0])
+    tokens = np.asarray(index.spell(jnp.arange(index.num_docids))[0])
     for docid, spelt in enumerate(tokens):
         length = index.max_length if index.lengths is None else index.lengths[docid]
         documents = index.documents_of(np.array([docid]))[0]

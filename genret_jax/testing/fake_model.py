@@ -44,7 +44,7 @@ class FakeModel:
         assert not first or tokens.shape[1] == 1, "the first step has one beam"
         logits = self._logits(history, jnp).astype(self.dtype)
         if columns is not None:
-            logits = jax.lax.dynamic_slice_in_dim(logits, *columns, axis=-1)
+            logits = jax.lax.dynamic_slice_in_dim(logits, columns[0], columns[1], axis=-1)
         return logits, {**cache, "beams": {"history": history}, "position": cache["position"] + 1}
 
     def forced(self, tokens: Any, prefix_nodes: Any, cache: Any) -> Any:

@@ -33,9 +33,7 @@ LAYOUTS = ("narrow", "lists", "bits", "wide")
 @functools.partial(jax.jit, static_argnames=("model", "beams", "at_once", "partial_head"))
 def _search(strategy, cache, model, beams, at_once, partial_head):
     batch, forced = cache["shared"]["query"].shape[0], model.forced if at_once else None
-    return beam_search(
-        model.step, cache, strategy, batch=batch, beams=beams, forced=forced, partial_head=partial_head
-    )
+    return beam_search(model.step, cache, strategy, batch=batch, beams=beams, forced=forced, partial_head=partial_head)
 
 
 def search(strategy, beams, model=MODEL, at_once=False, partial_head=False):
@@ -70,13 +68,19 @@ def template(kind):
         forced_from=1,
         mixed=True,
         consecutive=False,
-        capacity=Capacity(docids=ROWS, rows=ROWS, wide=ROWS * LENGTH * wide, edges=ROWS * LENGTH * wide, bitmaps=ROWS * LENGTH * any(dense)),
+        capacity=Capacity(
+            docids=ROWS,
+            rows=ROWS,
+            wide=ROWS * LENGTH * wide,
+            edges=ROWS * LENGTH * wide,
+            bitmaps=ROWS * LENGTH * any(dense),
+        ),
         room=1.0,
     )
     start = index_of([(2,), (3,)])
     zeros = np.zeros(ROWS + ROWS, np.uint8)
     return dataclasses.replace(
-        start, layout=layout, first_tokens=np.zeros(LENGTH, np.int32), lengths=zeros, columns=zeros[None]
+        start, layout=layout, first_tokens=np.zeros(LENGTH, np.int32), lengths=zeros, columns=zeros
     )
 
 
@@ -402,8 +406,10 @@ def test_updated_indexes_share_a_program_until_a_bucket_overflows():
     run(TrieConstraint(index))
     held = document[:start]
     for gone, added in (([3, 4], start + np.arange(20)), (range(100, 150), []), ([], start + np.arange(20, 60))):
-        index = index.updated(rows[added], lengths[added], document[added], remove=gone) if len(added) else (
-            index.updated(remove=gone)
+        index = (
+            index.updated(rows[added], lengths[added], document[added], remove=gone)
+            if len(added)
+            else (index.updated(remove=gone))
         )
         held = np.concatenate([np.setdiff1d(held, gone), added]).astype(int)
         found, expected = run(TrieConstraint(index)), jax.jit(search_alone)(TrieConstraint(built(held)))
@@ -487,17 +493,18 @@ def test_sizes_of_all_kinds(vocab_size, length, beams, zipf):
 
 
 def test_all_scored_at_once_from_where_docids_are_decided():
-    """Unlike beginnings, long forced ends: the model takes two steps and one pass over the five tokens that are left."""
+    """Unlike beginnings, long forced ends: the model takes two steps and one pass over the five tokens left."""
     passes = []
 
     def forced(tokens, prefix_nodes, cache):
         passes.append(tokens.shape)
         return MODEL.forced(tokens, prefix_nodes, cache)
 
-    docids = [(a, b, *np.random.default_rng(9 * a + b).integers(2, 9, 5).tolist()) for a in range(2, 9) for b in range(2, 9)]
+    docids = [
+        (a, b, *np.random.default_rng(9 * a + b).integers(2, 9, 5).tolist()) for a in range(2, 9) for b in range(2, 9)
+    ]
     index = index_of(docids)
     assert index.layout.forced_from == 2
-
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(strategy, at_once):

@@ -1,0 +1,192 @@
+"""Build the arrays of a docid index from rows of tokens, with whole-array operations alone."""
+
+from typing import Any
+
+import numpy as np
+
+from genret_jax.decoding.bitmap import WORD, packed
+from genret_jax.decoding.layout import Layout, children_of, choose_layout, fits, prefix_starts
+from genret_jax.decoding.sorting import SortedDocids, check_docids, sort_docids
+from genret_jax.errors import InputError
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # tokens, lengths, document, prefix nodes
+
+
+def checked_rows(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Rows:
+    """Take rows as arrays, and reject what is no set of docids."""
+    tokens, lengths, document = np.asarray(tokens), np.asarray(lengths), np.asarray(document)
+    nodes = None if prefix_nodes is None else np.asarray(prefix_nodes)
+    check_docids(tokens, lengths, document, nodes, vocab_size)
+    return tokens, lengths, document, nodes
+
+
+def joined_rows(parts: list[Any]) -> Rows:
+    """Put rows of different widths behind each other."""
+    width = max(part[0].shape[1] for part in parts)
+
+    def wide(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+    tokens = np.concatenate([wide(part[0]) for part in parts])
+    lengths, document = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    if not len(tokens):
+        raise InputError("no docids would be left", expected="at least one document")
+    return tokens, lengths, document, None if parts[0][3] is None else np.concatenate([wide(part[3]) for part in parts])
+
+
+def build_members(rows: Rows, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
+    """Return the arrays and the layout of the index of checked rows, by field.
+
+    Args:
+        rows: Of the docids.
+        vocab_size: Bound of the tokens.
+        room: Share of room for documents to come.
+        like: An index whose shapes are taken if they hold these docids.
+    """
+    tokens, lengths, document, nodes = rows
+    docids = sort_docids(tokens, lengths, vocab_size)
+    layout = None
+    if like is not None and like.layout.capacity.rows >= len(tokens):
+        docids, layout = _fitted(docids, like)
+    layout = layout or choose_layout(docids, vocab_size=vocab_size, room=room)
+    count, capacity = len(docids.departs), layout.capacity
+    pad = layout.rows_margin
+    if (layout.max_length - layout.first_column) * (capacity.docids + pad) > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{count:,} docids of {layout.max_length} tokens",
+            expected="less than 2,147,483,648 tokens in all, as places in the index are 32-bit numbers",
+            fix="divide the corpus and build an index of each part",
+        )
+    first_rows = np.arange(len(tokens)) if docids.order is None else docids.order
+    named = document if docids.order is None else document[docids.order]
+    members: dict[str, Any] = {
+        **_wide_prefixes(docids, layout),
+        "columns": _grown(docids.columns[layout.first_column :], capacity.docids + pad).reshape(-1),
+        "first_tokens": docids.first_tokens,
+        "departs": _grown(docids.departs, capacity.docids + pad + 1),
+        "lengths": _grown(docids.lengths, capacity.docids) if layout.mixed else None,
+        "count": np.int32(count),
+        "rows": None if docids.order is None and not room else _grown(first_rows.astype(np.int32), capacity.rows),
+        "row_offsets": None,
+        "documents": None,
+        "wide_nodes": None,
+        "row_nodes": None,
+    }
+    if docids.offsets is not None or room:
+        offsets = np.arange(count + 1) if docids.offsets is None else docids.offsets
+        members["row_offsets"] = _grown(offsets.astype(np.int32), capacity.docids + 1, int(offsets[-1]))
+    if room or (named != first_rows).any():
+        members["documents"] = _grown(named.astype(np.int32), capacity.rows)
+    if nodes is not None:
+        members.update(_nodes(docids, nodes, first_rows, members["wide_rows"], layout))
+    return {**members, "layout": layout, "vocab_size": int(vocab_size)}
+
+
+def _fitted(docids: SortedDocids, like: Any) -> tuple[SortedDocids, Layout | None]:
+    """Express docids in the codes of another index, if its layout holds them."""
+    length = len(docids.columns)
+    if not fits(docids, like.layout):
+        return docids, None
+    first_tokens = np.asarray(like.first_tokens)
+    shift = docids.first_tokens - first_tokens[:length]
+    spelt = np.arange(length)[:, None] < docids.lengths[None]
+    codes = np.where(spelt, docids.columns.astype(np.int64) + shift[:, None], 0)
+    if codes.min() < 0 or (codes.max(axis=1) >= np.array(like.layout.spans[:length])).any():
+        return docids, None
+    columns = np.zeros((like.max_length, codes.shape[1]), like.columns.dtype)
+    columns[:length] = codes
+    departs = docids.departs.astype(like.departs.dtype)
+    lengths = docids.lengths if like.lengths is None else docids.lengths.astype(like.lengths.dtype)
+    return docids._replace(columns=columns, first_tokens=first_tokens, departs=departs, lengths=lengths), like.layout
+
+
+def _grown(array: np.ndarray, size: int, value: int = 0) -> np.ndarray:
+    """Pad the last axis up to a size."""
+    missing = size - array.shape[-1]
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=value) if missing else array
+
+
+def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray | None]:
+    """List the children of wide prefixes, depth by depth."""
+    count = len(docids.departs)
+    fanouts, tokens, states, rows = [], [], [], []
+    numbered = 0
+    starts = prefix_starts(docids.departs, 0)
+    for depth in range(layout.max_length):
+        sizes = np.diff(starts, append=count)
+        wide = sizes > layout.window
+        if not wide.any():
+            break
+        starts, sizes = starts[wide], sizes[wide]
+        rows.append(np.stack([starts, starts + sizes], axis=1))
+        numbered += len(starts)
+        next_starts = prefix_starts(docids.departs, depth + 1)
+        first, stop = children_of(starts, sizes, next_starts)
+        fanout = stop - first
+        children = np.arange(fanout.sum()) + np.repeat(first - (np.cumsum(fanout) - fanout), fanout)
+        child_rows = next_starts[children]
+        child_wide = np.diff(next_starts, append=count)[children] > layout.window
+        fanouts.append(fanout)
+        tokens.append(docids.columns[depth, child_rows])
+        states.append(np.where(child_wide, ~(numbered + np.cumsum(child_wide) - 1), child_rows))
+        starts = next_starts
+    none = np.zeros(0, np.int64)
+    all_fanouts, all_tokens = np.concatenate([none, *fanouts]), np.concatenate([none, *tokens])
+    offsets = np.append(0, np.cumsum(all_fanouts))
+    edges, prefixes = layout.capacity.edges + layout.edges_margin, max(1, layout.capacity.wide)
+    all_rows = np.concatenate([np.zeros((0, 2), np.int64), *rows]).astype(np.int32)
+    return {
+        "edge_offsets": _grown(offsets.astype(np.int32), prefixes + 1, int(offsets[-1])),
+        "edge_tokens": _grown(all_tokens.astype(docids.columns.dtype), edges),
+        "edge_states": _grown(np.concatenate([none, *states]).astype(np.int32), edges),
+        "bitmaps": _bitmaps(all_fanouts, all_tokens, layout),
+        "wide_rows": np.pad(all_rows, ((0, prefixes - len(all_rows)), (0, 0))),
+    }
+
+
+def _bitmaps(fanouts: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndarray | None:
+    """Set a bit for each edge of the wide prefixes down to the last depth where bits are read."""
+    if not layout.capacity.bitmaps:
+        return None
+    members = np.zeros((layout.capacity.bitmaps, layout.bitmap_words * WORD), bool)
+    wide = np.repeat(np.arange(len(fanouts)), fanouts)
+    set_here = (wide < len(members)) & (tokens < members.shape[1])  # others are of depths that are listed
+    members[wide[set_here], tokens[set_here]] = True
+    return packed(members)
+
+
+def _nodes(
+    docids: SortedDocids, nodes: np.ndarray, rows: np.ndarray, wide_rows: np.ndarray, layout: Layout
+) -> dict[str, np.ndarray]:
+    """Find the node of each prefix, and reject rows that disagree about it."""
+    count = len(docids.departs)
+    of_row = np.asarray(nodes)[rows]  # --> [r, m], sorted
+    same = np.zeros(len(rows), np.int64)  # leading tokens shared with the row before; all of them where docids repeat
+    begins = np.zeros(len(rows), bool)
+    begins[np.arange(count) if docids.offsets is None else docids.offsets[:-1]] = True
+    same[begins] = np.maximum(docids.departs.astype(np.int64) - 1, 0)
+    docid = np.cumsum(begins) - 1
+    same[~begins] = docids.lengths[docid[~begins]].astype(np.int64) - 1
+    for depth in range(of_row.shape[1]):
+        differ = np.flatnonzero((of_row[1:, depth] != of_row[:-1, depth]) & (same[1:] >= depth))
+        if differ.size:
+            raise InputError(
+                f"docids with the same first {depth} tokens have different prefix nodes",
+                expected="one node for each prefix",
+                fix="take tokens and prefix nodes from the same encoded docid table",
+            )
+    by_docid = np.zeros((layout.max_length, count), np.int32)
+    by_docid[: of_row.shape[1]] = of_row[begins].T[: layout.max_length]
+    by_docid[np.arange(layout.max_length)[:, None] >= docids.lengths[None]] = 0
+    depths = _depths_of_wide(docids, layout)
+    wide_nodes = np.zeros(len(wide_rows), np.int32)
+    wide_nodes[: len(depths)] = by_docid[depths, wide_rows[: len(depths), 0]]
+    return {"wide_nodes": wide_nodes, "row_nodes": _grown(by_docid[layout.first_column :], layout.capacity.docids)}
+
+
+def _depths_of_wide(docids: SortedDocids, layout: Layout) -> np.ndarray:
+    counts = []
+    for depth in range(layout.max_length):
+        sizes = np.diff(prefix_starts(docids.departs, depth), append=len(docids.departs))
+        counts.append(int(np.count_nonzero(sizes > layout.window)))
+    return np.repeat(np.arange(layout.max_length), counts)
