@@ -263,7 +263,7 @@ def _read(array: Any, places: Int[Array, "*q"]) -> Array:
     return jnp.asarray(array).at[places].get(mode="clip")
 
 
-def _windows(array: Any, starts: Int[Array, "b k"], size: int) -> Int[Array, "b k f"]:
-    """Read ``size`` neighbours from each of some places."""
+def _windows(array: Any, starts: Int[Array, "b k"], size: int) -> Array:
+    """Read ``size`` neighbours from each of some places: ``[b, k, size]``."""
     array = jnp.asarray(array)
     return jax.vmap(jax.vmap(lambda start: jax.lax.dynamic_slice(array, (start,), (size,))))(starts)
