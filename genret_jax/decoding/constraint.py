@@ -169,8 +169,8 @@ class TrieConstraint:
         return Ends(tokens, nodes, docids, self.index.first_rows(docids))
 
     def _scores(
-        self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "*a f"]
-    ) -> Array:
+        self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "a j f"]
+    ) -> Float[Array, "b k f"]:
         """Normalise the logits of candidates."""
         chosen = jnp.maximum(chosen, LOWEST)
         among = logits if self.normalize == "vocabulary" else jnp.where(there, chosen, INVALID)
@@ -182,9 +182,8 @@ class TrieConstraint:
     ) -> Float[Array, "b k f"]:
         """Read the logits of tokens; those of slots without a child may be no tokens."""
         if level.start > 0:
-            return jnp.take_along_axis(
-                logits, jnp.clip(tokens, 0, logits.shape[-1] - 1), axis=-1, mode="promise_in_bounds"
-            )
+            tokens = jnp.clip(tokens, 0, logits.shape[-1] - 1)
+            return jnp.take_along_axis(logits, tokens, axis=-1, mode="promise_in_bounds")
         if self.index.layout.consecutive:
             return jax.lax.dynamic_slice_in_dim(logits, tokens[0, 0, 0], level.rows, axis=-1)
         return jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
@@ -242,12 +241,10 @@ class TrieConstraint:
         return codes, there & self.filter.any_between(begins, ends)
 
     def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
-        """Return the first docid behind each edge of a wide prefix; behind the last one's next, where it ends."""
-        index = self.index
-        begins = index.first_docids(_read(index.edge_states, edges))
-        return jnp.where(
-            edges < _read(index.edge_offsets, wide + 1), begins, _read(jnp.asarray(index.wide_rows)[:, 1], wide)
-        )
+        """Return the first docid behind each edge of a wide prefix; for what is no edge of it, where it ends."""
+        begins = self.index.first_docids(_read(self.index.edge_states, edges))
+        end = _read(jnp.asarray(self.index.wide_rows)[:, 1], wide)
+        return jnp.where(edges < _read(self.index.edge_offsets, wide + 1), begins, end)
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -10,8 +10,8 @@ from genret_jax.decoding.sorting import SortedDocids
 
 # Prefixes of at most so many docids are always read as a window of rows.
 _LEAST_WINDOW = 32
-# Larger windows are taken while they make all levels together at most a quarter costlier.
-_WIDENING = 1.25
+# Other windows are taken for a smaller index if they make all levels together at most so much costlier.
+_SLOWING = 1.1
 # Children are bits where that takes at most so many bits a child, the prefix with the most children taken.
 _BITS = 4
 # A candidate whose token and logit have to be looked up costs as much as so many bits.
@@ -192,61 +192,98 @@ def _cost(prefixes: Prefixes, window: int, span: int, at_root: bool) -> int:
     return span + look_up * rows if _dense(prefixes, window, span) else look_up * max(edges, rows)
 
 
+def _bytes(counted: list[Prefixes], window: int, spans: list[int], docids: SortedDocids) -> int:
+    """Return what columns, edges and bitmaps take."""
+    code = docids.columns.itemsize
+    first_column = next((depth for depth, prefixes in enumerate(counted) if prefixes.rows(window)), len(counted))
+    edges = sum(prefixes.all_edges(window) for prefixes in counted)
+    words = sum(
+        prefixes.wide(window) * words_for(span)
+        for prefixes, span in zip(counted, spans, strict=True)
+        if _dense(prefixes, window, span)
+    )
+    return docids.columns[first_column:].nbytes + edges * (4 + code) + 4 * words
+
+
+def _choose_window(counted: list[Prefixes], spans: list[int], docids: SortedDocids) -> int:
+    """Of the windows whose search is about the quickest, choose the one of the smallest index."""
+    largest = max(int(prefixes.sizes.max(initial=1)) for prefixes in counted)
+    windows = [_LEAST_WINDOW << doubling for doubling in range(largest.bit_length())]
+    depths = [*enumerate(zip(counted, spans, strict=True))]
+    costs = [sum(_cost(prefixes, w, span, depth == 0) for depth, (prefixes, span) in depths) for w in windows]
+    quick = [w for w, cost in zip(windows, costs, strict=True) if cost <= _SLOWING * min(costs)]
+    return min(quick, key=lambda w: _bytes(counted, w, spans, docids))
+
+
 def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layout:
-    """Choose the widest window that slows the search little, since what is read as rows needs no edges.
+    """Choose what makes the search quick, and among what does the smallest.
 
     Args:
         docids: All of them.
         vocab_size: Bound of the tokens.
         room: Share of room for documents to come.
     """
-    max_length = len(docids.columns)
-    counted = count_prefixes(docids.departs, max_length)
-
-    spans = [int(column.max()) + 1 for column in docids.columns]
-    if room:
-        most = np.iinfo(docids.columns.dtype).max + 1
-        spans = [min(most, vocab_size - int(first)) for first in docids.first_tokens]
-
-    def cost(window: int) -> int:
-        at = enumerate(zip(counted, spans, strict=True))
-        return sum(_cost(prefixes, window, span, depth == 0) for depth, (prefixes, span) in at)
-
-    largest = max(int(prefixes.sizes.max(initial=1)) for prefixes in counted)
-    windows = [_LEAST_WINDOW << doubling for doubling in range(largest.bit_length())]
-    window = max(w for w in windows if cost(w) <= _WIDENING * cost(_LEAST_WINDOW))
-    edges = [prefixes.edges(window) for prefixes in counted]
+    counted = count_prefixes(docids.departs, len(docids.columns))
+    spans = _spans(docids, vocab_size, room)
+    window = _choose_window(counted, spans, docids)
     rows = [prefixes.rows(window) for prefixes in counted]
     window = max(_LEAST_WINDOW, 1 << (max(rows) - 1).bit_length())  # as large as it need be
     dense = [_dense(prefixes, window, span) for prefixes, span in zip(counted, spans, strict=True)]
-    wide = [prefixes.wide(window) for prefixes in counted]
-    bitmaps = max((sum(wide[: depth + 1]) for depth, is_dense in enumerate(dense) if is_dense), default=0)
-    all_edges = sum(prefixes.all_edges(window) for prefixes in counted)
-    count = len(docids.departs)
-    rows_given = count if docids.offsets is None else int(docids.offsets[-1])
-    capacity = Capacity(count, rows_given, sum(wide), all_edges, bitmaps)
-    if room:
-        edges = [_with_room(size, room, span) if size else 0 for size, span in zip(edges, spans, strict=True)]
-        edges = [span if is_dense else size for size, span, is_dense in zip(edges, spans, dense, strict=True)]
-        # A wide prefix may lose most of its docids, and so may come to any width of a window.
-        rows = [
-            _with_room(window if wide[depth] else max(size, 2), room, window) if size or depth else 0
-            for depth, size in enumerate(rows)
-        ]
-        capacity = Capacity(*(int(np.ceil(size * (1 + room))) for size in capacity))
-    children = len(prefix_starts(docids.departs, 1))
     decided = [depth for depth, prefixes in enumerate(counted) if prefixes.decided >= _FORCED_SHARE]
-    return Layout(
-        max_length=max_length,
+    layout = Layout(
+        max_length=len(counted),
         window=window,
-        edges=tuple(edges),
+        edges=tuple(prefixes.edges(window) for prefixes in counted),
         rows=tuple(rows),
         spans=tuple(spans),
         dense=tuple(dense),
-        forced_from=max(1, decided[0]) if decided else max_length,
-        mixed=bool(room) or bool((docids.lengths != max_length).any()),
-        consecutive=children == spans[0] == rows[0] and not room,
-        capacity=capacity,
+        forced_from=max(1, decided[0]) if decided else len(counted),
+        mixed=bool((docids.lengths != len(counted)).any()),
+        consecutive=len(prefix_starts(docids.departs, 1)) == spans[0] == rows[0],
+        capacity=_capacity(counted, window, dense, docids),
+    )
+    return _with_room(layout, room) if room else layout
+
+
+def _spans(docids: SortedDocids, vocab_size: int, room: float) -> list[int]:
+    """Return the widths of the ranges of tokens; with room, as wide as the type of the columns allows."""
+    if not room:
+        return [int(column.max()) + 1 for column in docids.columns]
+    most = np.iinfo(docids.columns.dtype).max + 1
+    return [min(most, vocab_size - int(first)) for first in docids.first_tokens]
+
+
+def _capacity(counted: list[Prefixes], window: int, dense: list[bool], docids: SortedDocids) -> Capacity:
+    """Return the sizes of arrays that hold these docids and no more."""
+    wide = [prefixes.wide(window) for prefixes in counted]
+    count = len(docids.departs)
+    return Capacity(
+        docids=count,
+        rows=count if docids.offsets is None else int(docids.offsets[-1]),
+        wide=sum(wide),
+        edges=sum(prefixes.all_edges(window) for prefixes in counted),
+        bitmaps=max((sum(wide[: depth + 1]) for depth, is_dense in enumerate(dense) if is_dense), default=0),
+    )
+
+
+def _with_room(layout: Layout, room: float) -> Layout:
+    """Make room in a layout, in steps that few changes exceed."""
+    edges = [
+        span if dense else _rounded_up(size, room, span) if size else 0
+        for size, span, dense in zip(layout.edges, layout.spans, layout.dense, strict=True)
+    ]
+    # A wide prefix may lose most of its docids, and so may come to any width of a window.
+    rows = [
+        layout.window if edges else _rounded_up(max(rows, 2), room, layout.window)
+        for edges, rows in zip(layout.edges, layout.rows, strict=True)
+    ]
+    return dataclasses.replace(
+        layout,
+        edges=tuple(edges),
+        rows=(rows[0] if layout.rows[0] else 0, *rows[1:]),
+        mixed=True,
+        consecutive=False,
+        capacity=Capacity(*(int(np.ceil(size * (1 + room))) for size in layout.capacity)),
         room=room,
     )
 
@@ -268,6 +305,6 @@ def fits(docids: SortedDocids, layout: Layout) -> bool:
     return all(p.edges(layout.window) <= edges and p.largest_narrow <= rows for p, edges, rows in bounds)
 
 
-def _with_room(size: int, room: float, most: int) -> int:
+def _rounded_up(size: int, room: float, most: int) -> int:
     """Return a power of two, so that few changes change it."""
     return size if size >= most else min(most, 1 << (int(np.ceil(size * (1 + room))) - 1).bit_length())

@@ -11,37 +11,45 @@ from genret_jax.errors import InputError
 from genret_jax.testing.fake_model import FakeModel
 
 VOCAB, LENGTH, DOCIDS, BATCH = 40, 3, 1500, 3
-MODEL = FakeModel(vocab_size=VOCAB)
 
 
-def world(zipf):
-    """Docids with wide and narrow prefixes, mixed lengths, and several documents that share one."""
+def world(zipf, spread=1):
+    """Docids with wide and narrow prefixes, mixed lengths, and several documents that share one.
+
+    Tokens may be spread over so large a range that children of wide prefixes are listed and no bits.
+    """
     random = np.random.default_rng(3)
     weights = 1 / np.arange(1, VOCAB - 1) if zipf else np.ones(VOCAB - 2)
     tokens = random.choice(np.arange(2, VOCAB), (DOCIDS, LENGTH), p=weights / weights.sum())
     lengths = np.full(DOCIDS, LENGTH)
     tokens[:200, 2], lengths[:200] = 0, 2
     tokens[:200, 1] = 1  # EOS, so that these begin no other
+    tokens[tokens > 1] *= spread
     return tokens, lengths, np.arange(DOCIDS)
 
 
 @jax.jit
 def search(strategy):
-    return beam_search(MODEL.step, MODEL.cache(BATCH), strategy, batch=BATCH, beams=8)
+    model = FakeModel(vocab_size=strategy.vocab_size)
+    return beam_search(model.step, model.cache(BATCH), strategy, batch=BATCH, beams=8)
 
 
-@pytest.mark.parametrize("zipf", [False, True])
+@pytest.mark.parametrize(
+    ("zipf", "spread", "kinds"), [(False, 1, "rows"), (True, 1, "bits and rows"), (True, 8, "edges and rows")]
+)
 @pytest.mark.parametrize("share", [0.5, 0.02, 0.001])
-def test_equals_an_index_of_the_allowed_documents(zipf, share):
-    tokens, lengths, document = world(zipf)
-    index = DocidIndex.build(tokens, lengths, document, vocab_size=VOCAB)
-    assert any(index.layout.edges[1:]) == zipf, "wide prefixes behind the root are part of the test"
+def test_equals_an_index_of_the_allowed_documents(zipf, spread, kinds, share):
+    tokens, lengths, document = world(zipf, spread)
+    index = DocidIndex.build(tokens, lengths, document, vocab_size=spread * VOCAB)
+    level = index.layout.levels[1]
+    sizes = {"bits": level.span, "edges": level.edges, "rows": level.rows}
+    assert kinds == " and ".join(name for name, size in sizes.items() if size)
     allowed = np.random.default_rng(0).random((BATCH, DOCIDS)) < share
     allowed[:, :3] = True
     found = search(TrieConstraint(index, allow(index, allowed)))
     for query in range(BATCH):
         rows = np.flatnonzero(allowed[query])
-        alone = DocidIndex.build(tokens[rows], lengths[rows], rows, vocab_size=VOCAB)
+        alone = DocidIndex.build(tokens[rows], lengths[rows], rows, vocab_size=spread * VOCAB)
         expected = search(TrieConstraint(alone))
         np.testing.assert_array_equal(found.tokens[query], expected.tokens[query])
         np.testing.assert_array_equal(found.scores[query], expected.scores[query])
