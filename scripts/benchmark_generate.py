@@ -98,20 +98,6 @@ def random_queries(kind: Kind, batch: int, seed: int) -> np.ndarray:
     return np.where(np.arange(INPUT_LENGTH) < lengths, tokens, 0).astype(np.int32)
 
 
-def small_t5(vocab_size: int) -> T5Config:
-    """Return the shape of T5 1.0 small with another vocabulary."""
-    return T5Config(
-        vocab_size=vocab_size,
-        num_heads=8,
-        d_ff=2048,
-        num_encoder_layers=6,
-        num_decoder_layers=6,
-        activations=("relu",),
-        tie_embeddings=True,
-        scale_decoder_outputs=True,
-    )
-
-
 def random_weights(config: T5Config, seed: int) -> dict[str, Any]:
     """Return random parameters whose logits differ enough for the ranking to be one."""
     token = jnp.zeros((1, 1), jnp.int32)
@@ -314,7 +300,7 @@ def build(name: str, documents: int, seed: int, folder: Path) -> Parts:
     """Make docids and weights, and both sides of them."""
     kind = KINDS[name]
     docids = random_docids(kind, documents, seed)
-    config = small_t5(kind.vocab_size)
+    config = T5Config.t5_1_0_small(vocab_size=kind.vocab_size)
     params = random_weights(config, seed)
     save_safetensors(folder / name, params, config)
     lengths = np.full(len(docids), kind.length)

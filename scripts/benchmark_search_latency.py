@@ -91,15 +91,7 @@ def from_scratch(documents: int) -> Setting:
 
 def t5_small(documents: int) -> Setting:
     """Return T5 1.0 small with docids of 8 codes of 256."""
-    model = T5Config(
-        num_heads=8,
-        d_ff=2048,
-        num_encoder_layers=6,
-        num_decoder_layers=6,
-        activations=("relu",),
-        tie_embeddings=True,
-        scale_decoder_outputs=True,
-    )
+    model = T5Config.t5_1_0_small()
     return Setting(model, SamplerConfig(input_length=32, append_eos=True), residual_codes(documents, 256, 8))
 
 

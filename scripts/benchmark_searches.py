@@ -181,17 +181,7 @@ def rescored(tokens: np.ndarray, table: np.ndarray) -> np.ndarray:
 @functools.cache
 def decoder(vocabulary: int) -> tuple[T5, Any]:
     """The decoder of T5 (1.0) small with random parameters; of its encoder there is only one layer, never used."""
-    config = T5Config(
-        vocab_size=8,
-        decoder_vocab_size=vocabulary,
-        num_heads=8,
-        d_ff=2048,
-        num_encoder_layers=1,
-        num_decoder_layers=6,
-        activations=("relu",),
-        tie_embeddings=True,
-        scale_decoder_outputs=True,
-    )
+    config = T5Config.t5_1_0_small(vocab_size=8, decoder_vocab_size=vocabulary, num_encoder_layers=1)
     model, tokens = T5(config), jnp.ones((1, 2), jnp.int32)
     return model, jax.jit(model.init)(jax.random.key(0), tokens, tokens)["params"]
 

@@ -184,20 +184,6 @@ def all_training(topology: Any, model_parallel: int) -> dict[str, Any]:
 # Decoding --------------------------------------------------------------------------------------------------------
 
 
-def small_t5() -> T5Config:
-    """Return the shape of T5 1.0 small with a decoder vocabulary of docid codes."""
-    return T5Config(
-        decoder_vocab_size=VOCAB,
-        num_heads=8,
-        d_ff=2048,
-        num_encoder_layers=6,
-        num_decoder_layers=6,
-        activations=("relu",),
-        tie_embeddings=True,
-        scale_decoder_outputs=True,
-    )
-
-
 def index_of(documents: int) -> DocidIndex:
     """Return the index of random docids, a token per level and code."""
     tokens = random_docids(documents, CODES, LENGTH) + FIRST_TOKEN + np.arange(LENGTH, dtype=np.int32) * CODES
@@ -257,7 +243,7 @@ def written_out() -> Iterator[None]:
 
 def decoding(mesh: Mesh, index: DocidIndex, batch: int, beams: int) -> dict[str, Any]:
     """Compile searches with and without the constraint."""
-    config, token = small_t5(), jnp.zeros((1, 1), jnp.int32)
+    config, token = T5Config.t5_1_0_small(decoder_vocab_size=VOCAB), jnp.zeros((1, 1), jnp.int32)
     params = jax.eval_shape(T5(config).init, jax.random.key(0), token, token)["params"]
     row = jax.ShapeDtypeStruct((VOCAB,), jnp.float32)
     tokens = shapes_on(mesh, jax.ShapeDtypeStruct((batch, QUERY_LENGTH), jnp.int32), DATA)

@@ -75,6 +75,20 @@ class T5Config:
     lexical_dropout: float = 0.9
     num_nodes: int = 0
 
+    @classmethod
+    def t5_1_0_small(cls, **fields: Any) -> "T5Config":
+        """Return the shape of T5 1.0 small (arXiv 1910.10683, section 3.1.2 has its base size), with fields changed."""
+        small: dict[str, Any] = {
+            "num_heads": 8,
+            "d_ff": 2048,
+            "num_encoder_layers": 6,
+            "num_decoder_layers": 6,
+            "activations": ("relu",),
+            "tie_embeddings": True,
+            "scale_decoder_outputs": True,
+        }
+        return cls(**{**small, **fields})
+
     def __post_init__(self) -> None:
         """Check every field, so that a wrong binding fails here and not inside a compiled function."""
         check_fields(self)

@@ -102,3 +102,8 @@ def test_initialised_parameters_are_as_many(size):
 
 def test_every_size_has_a_reference_count():
     assert {file.stem for file in gin_file("t5_1_1_small").parent.glob("t5_*.gin")} == set(REFERENCE["parameters"])
+
+
+def test_the_small_shape_is_that_of_its_gin_file():
+    assert T5Config.t5_1_0_small() == T5Config(**read_bindings(gin_file("t5_1_0_small")))
+    assert T5Config.t5_1_0_small(d_ff=8).d_ff == 8
