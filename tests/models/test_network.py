@@ -115,6 +115,26 @@ def test_step_is_the_same_compiled_into_one_loop(small):
     np.testing.assert_allclose(unrolled(INPUTS, NODES), whole, atol=1e-5)
 
 
+def test_a_step_for_some_columns_and_known_positions_at_once(small):
+    """Some columns are those of all logits; positions whose tokens are known need no step of their own."""
+    model, variables = small
+
+    @jax.jit
+    def decoded(tokens, nodes):
+        encoded = model.apply(variables, SOURCE, method="encode")
+        cache = model.apply(variables, encoded, SOURCE, 3, method="init_cache")
+        first = (tokens[:, 0, None], nodes[:, 0, None], cache, TREE)
+        some, _ = model.apply(variables, *first, columns=(2, 3), method="step")
+        logits, cache = model.apply(variables, *first, method="step")
+        later = model.apply(variables, tokens[:, None, 1:], nodes[:, None, 1:], cache, TREE, method="forced")
+        return some[:, 0], jnp.concatenate([logits, later[:, 0]], axis=1)
+
+    some, all_at_once = decoded(INPUTS, NODES)
+    whole = run(model, variables, SOURCE, INPUTS, NODES, TREE)
+    np.testing.assert_allclose(all_at_once, whole, atol=1e-5)
+    np.testing.assert_allclose(some, whole[:, 0, 2:5], atol=1e-5)
+
+
 def test_cross_attention_is_cached_once_per_query(small):
     model, variables = small
     encoded = run(model, variables, SOURCE, method="encode")
