@@ -101,11 +101,23 @@ class Retriever:
 
     @overload
     def search(  # type: ignore[overload-overlap]
-        self, query: str, k: int = 10, *, beam: int | None = None, allow: Iterable[str] | None = None
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        beam: int | None = None,
+        allow: Iterable[str] | None = None,
+        forbid: Iterable[str] = (),
     ) -> list[SearchResult]: ...
     @overload
     def search(
-        self, query: Sequence[str], k: int = 10, *, beam: int | None = None, allow: Iterable[str] | None = None
+        self,
+        query: Sequence[str],
+        k: int = 10,
+        *,
+        beam: int | None = None,
+        allow: Iterable[str] | None = None,
+        forbid: Iterable[str] = (),
     ) -> list[list[SearchResult]]: ...
     def search(
         self,
