@@ -179,6 +179,7 @@ class Retriever:
         from tqdm import tqdm
 
         parts = []
+        shared = None if allowed is None or len(allowed) > 1 else allow(self.index, allowed)
         starts = range(0, len(tokens), batch_size)
         for start in tqdm(starts, desc="searching", unit="batch", disable=not progress, leave=False):
             chunk = tokens[start : start + batch_size]
@@ -188,8 +189,8 @@ class Retriever:
             mine = allowed
             if allowed is not None and len(allowed) > 1:
                 mine = np.pad(allowed[start : start + len(chunk)], ((0, size - len(chunk)), (0, 0)))
-            strategy = TrieConstraint(self.index, None if mine is None else allow(self.index, mine))
-            found = self._found(padded, strategy, beam)
+            chosen = shared if mine is None or shared is not None else allow(self.index, mine)
+            found = self._found(padded, TrieConstraint(self.index, chosen), beam)
             ranked = rank_documents(found, self.index, limit=limit, allowed=mine)
             parts.append([array[: len(chunk)] for array in ranked])
         if not parts:

@@ -137,8 +137,8 @@ class DocidIndex:
         """Return an index with some documents removed and others added.
 
         It equals one built from the rows that are left, in their order, followed by the added ones. Where the index
-        was built with ``room`` and they fit, its layout stays, so a compiled search takes it as it is. Costs as much
-        as sorting anew (0.2 s a million docids).
+        was built with ``room`` and they fit, its layout stays, so a compiled search takes it as it is. It sorts
+        all of them anew.
 
         Args:
             tokens: ``[r, m]`` as of :meth:`build`; nothing is added when left out.
