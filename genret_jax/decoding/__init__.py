@@ -5,7 +5,8 @@ from genret_jax.decoding.documents import RankedDocuments, rank_documents
 from genret_jax.decoding.exhaustive import Exhaustive
 from genret_jax.decoding.filters import DocidFilter, allow, forbid
 from genret_jax.decoding.index import DocidIndex
-from genret_jax.decoding.result import INVALID, BeamResult
+from genret_jax.decoding.result import BeamResult
+from genret_jax.decoding.scores import INVALID
 from genret_jax.decoding.search import beam_search
 from genret_jax.decoding.step import Cache, Forced, Step
 from genret_jax.decoding.strategies import Strategy, Unconstrained

@@ -6,13 +6,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from genret_jax.decoding.bitmap import rank, ranks, unpacked
 from genret_jax.decoding.filters import DocidFilter
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.layout import Level
-from genret_jax.decoding.result import INVALID, LOWEST
+from genret_jax.decoding.reading import at_each, entry, window
+from genret_jax.decoding.scores import INVALID, LOWEST, logsumexp
+from genret_jax.decoding.step import take_beams
 from genret_jax.decoding.strategies import Ends, check_vocabulary
 
 
@@ -21,6 +24,13 @@ class Place(NamedTuple):
 
     states: Any  # int32[b, k]     of the index
     early: Any  # int32[b, k, f]  tokens before the index's first column, which cannot be read from a docid's row
+
+
+class Read(NamedTuple):
+    """What :meth:`TrieConstraint.candidates` read of the children of states."""
+
+    words: Any  # uint32[b, k, w]  their bits; None where no children are bits
+    codes: Any  # int32[b, k, e]   those listed; None where none are
 
 
 @typing.no_type_check
@@ -96,11 +106,12 @@ class TrieConstraint:
     def candidates(
         self,
         places: Place,
+        scores: Float[Array, "b k"],
         logits: Float[Array, "b k v"],
         depth: Int[Array, ""] | int,
         level: Level,
         columns: tuple[Array, int] | None,
-    ) -> Float[Array, "b k f"]:
+    ) -> tuple[Float[Array, "b k f"], Read]:
         """Score the children of each state: those found as bits, one slot for each token, and then those listed."""
         first = jnp.asarray(self.index.first_tokens)[depth]
         if columns is None:
@@ -111,42 +122,51 @@ class TrieConstraint:
             self.filter.check(self.index, len(places.states))
         # At the root all queries stand on one state, so its children are read once.
         states = places.states[:1] if level.start == 0 else places.states
-        chosen, there = [], []
+        parts, words, codes = [], None, None
         if level.span:
-            there.append(self._bits(states, level))
-            chosen.append(jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1))
+            words = self._words(states, level)
+            chosen = jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1)
+            parts.append((chosen, self._bits(words, states, level)))
         if level.rows or level.edges:
-            codes, listed = self._listed(states, depth, level)
-            there.append(listed)
-            chosen.append(self._look_up(logits, codes.astype(jnp.int32) + first, level))
-        return self._scores(logits, _joined(chosen), _joined(there))
+            codes, there = self._listed(states, depth, level)
+            parts.append((self._look_up(logits, codes + first, level), there))
+        return self._scores(scores, logits, parts), Read(words, codes)
 
     def child(
-        self, places: Place, slots: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level
+        self,
+        places: Place,
+        parents: Int[Array, "b k"],
+        slots: Int[Array, "b k"],
+        read: Read,
+        depth: Int[Array, ""] | int,
+        level: Level,
     ) -> tuple[Int[Array, "b k"], Place]:
         """Follow the candidate in a slot of each state: its token and where it leads."""
-        index, (states, early) = self.index, places
-        codes: Any = None
-        reached: Any = None
+        states, early = places
+        codes, reached = slots, slots
+        # At the root what was read is of one state for all queries.
+        words, listed = (
+            None if leaf is None else jnp.broadcast_to(leaf, (len(slots), *leaf.shape[1:])) for leaf in read
+        )
+        if listed is not None:
+            place = parents * listed.shape[-1] + jnp.maximum(slots - level.span, 0)
+            codes = jnp.take_along_axis(listed.reshape(len(slots), -1), place, axis=1, mode="promise_in_bounds")
+            if level.span:
+                codes = jnp.where(slots < level.span, slots, codes)
         if level.rows:
-            reached = jnp.maximum(states, 0) + slots - level.span
-            codes = _read(index.columns, index.column(depth) + reached).astype(jnp.int32)
+            reached = states + slots - level.span
         if level.span or level.edges:
-            wide = jnp.maximum(~states, 0)
-            nth = rank(_read(index.bitmaps, wide), slots) if level.span else slots
-            edges = _read(index.edge_offsets, wide) + nth
-            edge_codes = slots if level.span else _read(index.edge_tokens, edges).astype(jnp.int32)
-            edge_states = _read(index.edge_states, edges)
-            codes = edge_codes if codes is None else jnp.where(states < 0, edge_codes, codes)
-            reached = edge_states if reached is None else jnp.where(states < 0, edge_states, reached)
-        tokens = codes + jnp.asarray(index.first_tokens)[depth]
-        if level.start < index.layout.first_column:
+            nth = slots if words is None else rank(take_beams(words, parents), slots)
+            led_to = at_each(_follow, (self.index.edge_offsets, self.index.edge_states), jnp.maximum(~states, 0), nth)
+            reached = jnp.where(states < 0, led_to, reached) if level.rows else led_to
+        tokens = codes + jnp.asarray(self.index.first_tokens)[depth]
+        if level.start < self.index.layout.first_column:
             early = jnp.where(jnp.arange(early.shape[2])[None, None] == depth, tokens[..., None], early)
         return tokens, Place(reached, early)
 
     def ended(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
         """A docid ends where its length is reached; no docid begins another, so it stands alone there."""
-        lengths = _read(self.index.lengths, jnp.maximum(places.states, 0)).astype(jnp.int32)
+        lengths = at_each(entry, self.index.lengths, jnp.maximum(places.states, 0)).astype(jnp.int32)
         return (places.states >= 0) & (lengths <= depth)
 
     def prefix_nodes(self, places: Place, depth: Int[Array, ""] | int) -> Int[Array, "b k"]:
@@ -155,27 +175,31 @@ class TrieConstraint:
 
     def forced(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
         """Whether no other docid begins like this: the next one departs earlier."""
-        following = _read(self.index.departs, jnp.maximum(places.states, 0) + 1)
+        following = at_each(entry, self.index.departs, jnp.maximum(places.states, 0) + 1)
         return (places.states >= 0) & (following.astype(jnp.int32) <= depth)
 
     def ends(self, places: Place) -> Ends:
         """Spell the docids that narrow states have come down to."""
         docids = jnp.maximum(places.states, 0)
-        tokens, nodes = self.index.read_columns(docids)
+        tokens, lengths, rows = self.index.read_docids(docids)
         tokens = jnp.concatenate([places.early, tokens], axis=-1)
-        if self.index.lengths is not None:
-            lengths = _read(self.index.lengths, docids).astype(jnp.int32)
+        if self.mixed:
             tokens = jnp.where(jnp.arange(self.max_length)[None, None] < lengths[..., None], tokens, 0)
-        return Ends(tokens, nodes, docids, self.index.first_rows(docids))
+        return Ends(tokens, self.index.narrow_nodes(docids), docids, rows)
 
     def _scores(
-        self, logits: Float[Array, "b k v"], chosen: Float[Array, "b k f"], there: Bool[Array, "a j f"]
+        self, scores: Float[Array, "b k"], logits: Float[Array, "b k v"], parts: list[tuple[Array, Array]]
     ) -> Float[Array, "b k f"]:
-        """Normalise the logits of candidates."""
-        chosen = jnp.maximum(chosen, LOWEST)
-        among = logits if self.normalize == "vocabulary" else jnp.where(there, chosen, INVALID)
-        normaliser = jax.nn.logsumexp(among, axis=-1, keepdims=True)
-        return jnp.where(there, jnp.clip(chosen - normaliser, LOWEST, 0.0), INVALID)
+        """Normalise the logits of candidates ``[b, k, g]``, and strike out those that are none: ``[a, j, g]``."""
+        before = scores[..., None]
+        chosen = [(jnp.maximum(chosen, LOWEST), there) for chosen, there in parts]
+        if self.normalize == "vocabulary":
+            normaliser = logsumexp(logits)[..., None]
+        else:
+            normaliser = logsumexp(_joined([jnp.where(there, logit, INVALID) for logit, there in chosen]))[..., None]
+        return _joined(
+            [jnp.where(there, before + jnp.clip(logit - normaliser, LOWEST, 0.0), INVALID) for logit, there in chosen]
+        )
 
     def _look_up(
         self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level
@@ -188,16 +212,18 @@ class TrieConstraint:
             return jax.lax.dynamic_slice_in_dim(logits, tokens[0, 0, 0], level.rows, axis=-1)
         return jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
 
-    def _bits(self, states: Int[Array, "b k"], level: Level) -> Bool[Array, "a k f"]:
+    def _words(self, states: Int[Array, "b k"], level: Level) -> UInt32[Array, "b k w"]:
+        """Read the bits of wide states; of narrow ones there are none."""
+        words = at_each(entry, self.index.bitmaps, jnp.maximum(~states, 0))
+        return jnp.where((states < 0)[..., None], words, jnp.uint32(0)) if level.rows else words
+
+    def _bits(self, words: UInt32[Array, "b k w"], states: Int[Array, "b k"], level: Level) -> Bool[Array, "b k f"]:
         """Whether there is a child of each wide state for each token."""
-        wide = jnp.maximum(~states, 0)
-        words = _read(self.index.bitmaps, wide)
-        if level.rows:
-            words = jnp.where((states < 0)[..., None], words, jnp.uint32(0))
         there = unpacked(words, level.span)
         if self.filter is None:
             return there
-        before, offsets = ranks(words, level.span), _read(self.index.edge_offsets, wide)[..., None]
+        wide = jnp.maximum(~states, 0)
+        before, offsets = ranks(words, level.span), at_each(entry, self.index.edge_offsets, wide)[..., None]
         begins, ends = (self._begin_of_edge(wide[..., None], offsets + nth) for nth in (before, before + there))
         return there & self.filter.any_between(begins, ends)
 
@@ -215,36 +241,53 @@ class TrieConstraint:
 
     def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
         """Read a window of rows; a row where docids depart right after the prefix is a child."""
-        index, first, slots = self.index, jnp.maximum(states, 0), jnp.arange(level.rows)[None, None]
-        codes = _windows(index.columns, index.column(depth) + first, level.rows)
-        departs = _windows(index.departs, first, level.rows).astype(jnp.int32)
+        index, first, slots = self.index, jnp.maximum(states, 0), np.arange(level.rows, dtype=np.int32)[None, None]
+        column, more = index.column(depth), int(self.filter is not None)  # a filter asks where the last row ends
+
+        def rows(arrays: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
+            columns, departs = arrays
+            return window(columns, column + row, level.rows), window(departs, row, level.rows + more)
+
+        codes, departs = (read.astype(jnp.int32) for read in at_each(rows, (index.columns, index.departs), first))
+        departs, following = departs[..., : level.rows], departs[..., more:]
         outside = (departs <= depth) & (slots > 0)
         stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
         there = ((departs == depth + 1) | (slots == 0)) & (slots < stop)
         if self.filter is None:
             return codes, there
-        departs = _windows(index.departs, first + 1, level.rows).astype(jnp.int32)
-        new = jnp.where(departs <= depth + 1, slots + 1, level.rows)
-        following = jax.lax.cummin(new, axis=2, reverse=True)  # slot of the next child, or of what is outside
+        new = jnp.where(following <= depth + 1, slots + 1, level.rows)
+        next_child = jax.lax.cummin(new, axis=2, reverse=True)  # its slot, or that of what is outside
         first, most = first[..., None], index.layout.capacity.docids
-        return codes, there & self.filter.any_between(first + slots, jnp.minimum(first + following, most))
+        return codes, there & self.filter.any_between(first + slots, jnp.minimum(first + next_child, most))
 
     def _edges(self, states: Int[Array, "b k"], level: Level) -> tuple[Array, Array]:
         """Read a window of edges."""
-        index, wide, slots = self.index, jnp.maximum(~states, 0), jnp.arange(level.edges)[None, None]
-        start, stop = (_read(index.edge_offsets, wide + after) for after in (0, 1))
-        codes, there = _windows(index.edge_tokens, start, level.edges), slots < (stop - start)[..., None]
+        index, wide, slots = self.index, jnp.maximum(~states, 0), np.arange(level.edges, dtype=np.int32)[None, None]
+
+        def edges(arrays: tuple[Array, Array], wide: Array) -> tuple[Array, Array]:
+            offsets, tokens = arrays
+            ends = window(offsets, wide, 2)
+            return window(tokens, ends[0], level.edges), ends
+
+        codes, ends = at_each(edges, (index.edge_offsets, index.edge_tokens), wide)
+        start, stop = ends[..., :1], ends[..., 1:]
+        codes, there = codes.astype(jnp.int32), slots < stop - start
         if self.filter is None:
             return codes, there
-        edges = start[..., None] + slots
-        begins, ends = (self._begin_of_edge(wide[..., None], edges + after) for after in (0, 1))
+        begins, ends = (self._begin_of_edge(wide[..., None], start + slots + after) for after in (0, 1))
         return codes, there & self.filter.any_between(begins, ends)
 
     def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
         """Return the first docid behind each edge of a wide prefix; for what is no edge of it, where it ends."""
-        begins = self.index.first_docids(_read(self.index.edge_states, edges))
-        end = _read(jnp.asarray(self.index.wide_rows)[:, 1], wide)
-        return jnp.where(edges < _read(self.index.edge_offsets, wide + 1), begins, end)
+        begins = self.index.first_docids(at_each(entry, self.index.edge_states, edges))
+        end = at_each(entry, jnp.asarray(self.index.wide_rows)[:, 1], wide)
+        return jnp.where(edges < at_each(entry, self.index.edge_offsets, wide + 1), begins, end)
+
+
+def _follow(arrays: tuple[Array, Array], wide: Int[Array, ""], nth: Int[Array, ""]) -> Int[Array, ""]:
+    """Where an edge of a wide prefix leads."""
+    offsets, states = arrays
+    return entry(states, entry(offsets, wide) + nth)
 
 
 def _joined(parts: list[Array]) -> Array:
@@ -253,14 +296,3 @@ def _joined(parts: list[Array]) -> Array:
 
 def _padded(array: Array, width: int) -> Array:
     return jnp.pad(array, ((0, 0), (0, 0), (0, width - array.shape[-1])))
-
-
-def _read(array: Any, places: Int[Array, "*q"]) -> Array:
-    """Read single entries; what is beyond the array belongs to no beam."""
-    return jnp.asarray(array).at[places].get(mode="clip")
-
-
-def _windows(array: Any, starts: Int[Array, "b k"], size: int) -> Array:
-    """Read ``size`` neighbours from each of some places: ``[b, k, size]``."""
-    array = jnp.asarray(array)
-    return jax.vmap(jax.vmap(lambda start: jax.lax.dynamic_slice(array, (start,), (size,))))(starts)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from genret_jax.decoding.index import DocidIndex
-from genret_jax.decoding.result import INVALID, BeamResult
+from genret_jax.decoding.result import BeamResult
+from genret_jax.decoding.scores import INVALID
 
 
 class RankedDocuments(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from genret_jax.decoding.index import DocidIndex
-from genret_jax.decoding.result import INVALID, LOWEST, BeamResult, exists, widen
+from genret_jax.decoding.result import BeamResult, widen
+from genret_jax.decoding.scores import INVALID, LOWEST, exists
 from genret_jax.decoding.step import Cache, Step, reorder
 from genret_jax.decoding.strategies import check_vocabulary
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from genret_jax.decoding.building import Rows, build_members, checked_rows, joined_rows
 from genret_jax.decoding.layout import Capacity, Layout
+from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
 from genret_jax.storage import load_arrays, save_arrays
 
@@ -195,8 +196,7 @@ class DocidIndex:
 
     def first_rows(self, docids: Int[Array, "*q"]) -> Int[Array, "*q"]:
         """Return the first row of each of some docids."""
-        places = docids if self.row_offsets is None else jnp.asarray(self.row_offsets)[docids]
-        return places if self.rows is None else jnp.asarray(self.rows)[places]
+        return at_each(_first_row, (self.row_offsets, self.rows), docids)
 
     def first_docids(self, states: Int[Array, "*q"]) -> Int[Array, "*q"]:
         """Return the first docid of each of some states."""
@@ -207,13 +207,25 @@ class DocidIndex:
         first = self.layout.first_column
         return (depth - first) * (len(self.columns) // max(1, self.max_length - first))
 
-    def read_columns(self, docids: Int[Array, "*q"]) -> tuple[Int[Array, "*q i"], Int[Array, "*q i"] | None]:
-        """Return the tokens of some docids from the first column on, anything beyond the end; and the nodes before."""
-        first = self.layout.first_column
-        by_depth = [jnp.asarray(self.columns)[self.column(depth) + docids] for depth in range(first, self.max_length)]
-        read = jnp.stack(by_depth, axis=-1) if by_depth else jnp.zeros((*docids.shape, 0))
-        tokens = read.astype(jnp.int32) + jnp.asarray(self.first_tokens)[first:].reshape((1,) * docids.ndim + (-1,))
-        return tokens, None if self.row_nodes is None else jnp.moveaxis(jnp.asarray(self.row_nodes)[:, docids], 0, -1)
+    def read_docids(self, docids: Int[Array, "*q"]) -> tuple[Int[Array, "*q i"], Int[Array, "*q"], Int[Array, "*q"]]:
+        """Return the tokens of some docids from the first column on, anything beyond the end; lengths; first rows."""
+
+        def docid(arrays: Any, number: Array) -> tuple[Array, Array, Array]:
+            columns, lengths, rows = arrays
+            codes = [entry(columns, self.column(depth) + number) for depth in depths]
+            tokens = jnp.stack(codes).astype(jnp.int32) if codes else jnp.zeros(0, jnp.int32)
+            length = jnp.int32(self.max_length) if lengths is None else entry(lengths, number).astype(jnp.int32)
+            return tokens, length, _first_row(rows, number)
+
+        depths = range(self.layout.first_column, self.max_length)
+        arrays = (self.columns, self.lengths, (self.row_offsets, self.rows))
+        codes, lengths, rows = at_each(docid, arrays, docids)
+        lowest = jnp.asarray(self.first_tokens)[depths.start :].reshape((1,) * docids.ndim + (-1,))
+        return codes + lowest, lengths, rows
+
+    def narrow_nodes(self, docids: Int[Array, "*q"]) -> Int[Array, "*q i"] | None:
+        """Return what the step is told before each token of some docids from the first column on."""
+        return None if self.row_nodes is None else jnp.moveaxis(jnp.asarray(self.row_nodes)[:, docids], 0, -1)
 
     def spell(self, docids: Int[Array, " q"]) -> tuple[Int[Array, "q m"], Int[Array, "q m"]]:
         """Return the tokens of some docids, 0 beyond the end, and what the step is told before each.
@@ -230,7 +242,8 @@ class DocidIndex:
             )
             nodes.append(self.nodes(states, depth))
             states = jnp.asarray(self.edge_states)[edges]
-        later, later_nodes = self.read_columns(docids)
+        later, lengths, _ = self.read_docids(docids)
+        later_nodes = self.narrow_nodes(docids)
         later_nodes = jnp.zeros_like(later) if later_nodes is None else later_nodes
         spelt, told = (
             jnp.concatenate([*(part[..., None] for part in early), rest], axis=-1)
@@ -238,7 +251,7 @@ class DocidIndex:
         )
         if self.lengths is None:
             return spelt, told
-        there = jnp.arange(self.max_length)[None] < jnp.asarray(self.lengths)[docids].astype(jnp.int32)[:, None]
+        there = jnp.arange(self.max_length)[None] < lengths[:, None]
         return jnp.where(there, spelt, 0), jnp.where(there, told, 0)
 
     def _edges_towards(self, states: Int[Array, " q"], docids: Int[Array, " q"]) -> Int[Array, " q"]:
@@ -346,6 +359,12 @@ def _unbuilt(index: DocidIndex) -> Rows:
         document,
         None if index.row_nodes is None else nodes[docids],
     )
+
+
+def _first_row(arrays: Any, docid: Int[Array, ""]) -> Int[Array, ""]:
+    offsets, rows = arrays
+    place = docid if offsets is None else entry(offsets, docid)
+    return place if rows is None else entry(rows, place)
 
 
 @jax.jit

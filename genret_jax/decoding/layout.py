@@ -13,9 +13,9 @@ _LEAST_WINDOW = 32
 # Other windows are taken for a smaller index if they make all levels together at most so much costlier.
 _SLOWING = 1.1
 # Children are bits where that takes at most so many bits a child, the prefix with the most children taken.
-_BITS = 4
+_BITS = 8
 # A candidate whose token and logit have to be looked up costs as much as so many bits.
-_LOOK_UP = 3
+_LOOK_UP = 8
 # Forced ends are looked for from the depth on at which so many of the prefixes are decided.
 _FORCED_SHARE = 0.5
 # Levels as narrow as this are searched alike.

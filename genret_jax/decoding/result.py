@@ -4,16 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-# Scores stay finite: what cannot be has the score INVALID, and what can is never below LOWEST, whatever its logits.
-INVALID = -1e30
-LOWEST = -1e29
-
-
-def exists(scores: Float[Array, "*q"]) -> Bool[Array, "*q"]:
-    """Tell real scores, and sums of two of them, from those that INVALID went into."""
-    return scores > INVALID / 2
+from genret_jax.decoding.scores import INVALID
 
 
 class BeamResult(NamedTuple):

@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.exhaustive import Exhaustive, exhaustive_search
 from genret_jax.decoding.layout import Level
-from genret_jax.decoding.result import INVALID, LOWEST, BeamResult, exists, widen
+from genret_jax.decoding.result import BeamResult, widen
+from genret_jax.decoding.scores import INVALID, LOWEST, exists, logsumexp, top_k
 from genret_jax.decoding.step import Cache, Forced, Step, reorder, take_beams
-from genret_jax.decoding.strategies import Strategy
+from genret_jax.decoding.strategies import Ends, Strategy
 from genret_jax.errors import InputError
 
 # Forced ends of up to so many tokens are scored in one pass of exactly their length, longer ones in multiples of it.
 _EXACT_ENDS = 8
 # Logits of a pass over forced ends; where they would take more, one token after the other is as good.
-_MOST_FORCED_BYTES = 1 << 28
+_MOST_FORCED_BYTES = 1 << 26
 
 
 class _Beams(NamedTuple):
@@ -84,9 +86,11 @@ def beam_search(
     look_from = _look_from(strategy, forced, batch * width)
     for level in strategy.levels[1:]:
         found = _through(found, level, strategy, look_from, next_step)
+    ends = strategy.ends(found.states)
     if forced is not None and look_from < strategy.max_length and not strategy.forced_is_free:
-        found = _score_forced(found, forced, strategy, look_from)
-    return _result(found, strategy, beams)
+        scores, order = _score_forced(found, ends, forced, strategy, look_from)
+        found, ends = found._replace(scores=scores), take_beams(ends, order)
+    return _result(found, ends, beams)
 
 
 def _look_from(strategy: Strategy, forced: Forced | None, beams: int) -> int:
@@ -127,15 +131,17 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
     columns = strategy.columns(level, depth) if partial_head else None
     asked = {"first": first} if columns is None else {"first": first, "columns": columns}
     logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, **asked)
-    gained = strategy.candidates(current.states, logits.astype(jnp.float32), depth, level, columns)  # --> [b, k, f]
+    candidates, read = strategy.candidates(
+        current.states, current.scores, logits.astype(jnp.float32), depth, level, columns
+    )  # --> [b, k, f]
     ended = strategy.ended(current.states, depth) if strategy.mixed and not first else None
-    if ended is not None:  # a beam that has ended is its own only candidate and gains nothing
-        itself = (jnp.arange(gained.shape[-1]) == 0)[None, None]
-        gained = jnp.where(ended[..., None], jnp.where(itself, 0.0, INVALID), gained)
-    candidates = (current.scores[..., None] + gained).reshape(batch, -1)
+    fanout = candidates.shape[-1]
+    if ended is not None:  # a beam that has ended is its own only candidate
+        itself = (np.arange(fanout) == 0)[None, None]
+        candidates = jnp.where(ended[..., None], jnp.where(itself, current.scores[..., None], INVALID), candidates)
+    candidates = candidates.reshape(batch, -1)
     # Of equal scores top_k takes the lower place: the lower beam, then the lower token.
-    # The barrier keeps XLA from seeing a part of the result used, for which it would sort all candidates.
-    scores, chosen = jax.lax.optimization_barrier(jax.lax.top_k(candidates, min(width + 1, candidates.shape[1])))
+    scores, chosen = top_k(candidates, min(width + 1, candidates.shape[1]))
     scores = jnp.where(exists(scores), jnp.maximum(scores, LOWEST), INVALID)
     bound = current.bound
     if scores.shape[1] > width:
@@ -144,9 +150,9 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
     elif scores.shape[1] < width:  # fewer candidates than beams
         missing = ((0, 0), (0, width - scores.shape[1]))
         scores, chosen = jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(chosen, missing)
-    parents, slots = chosen // gained.shape[-1], chosen % gained.shape[-1]
+    parents, slots = chosen // fanout, chosen % fanout
     parent_states = take_beams(current.states, parents)
-    tokens, states = strategy.child(parent_states, slots, depth, level)
+    tokens, states = strategy.child(parent_states, parents, slots, read, depth, level)
     if ended is not None:
         goes_on = ~take_beams(ended, parents)
         tokens = jnp.where(goes_on, tokens, 0)
@@ -158,9 +164,11 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
     return _Beams(depth + 1, states, scores, tokens, bound, reorder(cache, parents))
 
 
-def _score_forced(found: _Beams, forced: Forced, strategy: Strategy, look_from: int) -> _Beams:
-    """Score what is left of all docids in one pass over it."""
-    ends, most = strategy.ends(found.states), strategy.max_length - look_from
+def _score_forced(
+    found: _Beams, ends: Ends, forced: Forced, strategy: Strategy, look_from: int
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Score what is left of all docids in one pass over it: scores in order, and which beam each is of."""
+    most = strategy.max_length - look_from
     lengths = [left for left in range(most + 1) if left <= _EXACT_ENDS or left % _EXACT_ENDS == 0]
 
     def score(left: int) -> tuple[Array, Array]:
@@ -169,7 +177,7 @@ def _score_forced(found: _Beams, forced: Forced, strategy: Strategy, look_from: 
         nodes = jnp.zeros_like(inputs) if ends.nodes is None else ends.nodes[..., -left:]
         logits = forced(inputs, nodes, found.cache).astype(jnp.float32)  # --> [b, k, l, v]
         chosen = jnp.take_along_axis(logits, ends.tokens[..., start:, None], axis=-1)[..., 0]
-        gained = jnp.clip(chosen - jax.nn.logsumexp(logits, axis=-1), LOWEST, 0.0)
+        gained = jnp.clip(chosen - logsumexp(logits), LOWEST, 0.0)
         if strategy.mixed:
             depths = range(start, strategy.max_length)
             gained = jnp.where(jnp.stack([strategy.ended(found.states, d) for d in depths], axis=-1), 0.0, gained)
@@ -178,9 +186,8 @@ def _score_forced(found: _Beams, forced: Forced, strategy: Strategy, look_from: 
     def nothing_left() -> tuple[Array, Array]:
         return found.scores, _places(found.scores)
 
-    branch = jnp.searchsorted(jnp.array(lengths), strategy.max_length - found.depth)
-    scores, order = jax.lax.switch(branch, [nothing_left, *(functools.partial(score, left) for left in lengths[1:])])
-    return found._replace(states=take_beams(found.states, order), scores=scores)
+    branch = jnp.sum(jnp.array(lengths) < strategy.max_length - found.depth)
+    return jax.lax.switch(branch, [nothing_left, *(functools.partial(score, left) for left in lengths[1:])])
 
 
 def _in_order(scores: Float[Array, "b k"], gained: Float[Array, "b k l"]) -> tuple[Array, Array]:
@@ -199,8 +206,7 @@ def _places(scores: Float[Array, "b k"]) -> Int[Array, "b k"]:
     return jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32)[None], scores.shape)
 
 
-def _result(found: _Beams, strategy: Strategy, beams: int) -> BeamResult:
-    ends = strategy.ends(found.states)
+def _result(found: _Beams, ends: Ends, beams: int) -> BeamResult:
     valid: Bool[Array, "b k"] = exists(found.scores)
     tokens, scores, docids, rows = ends.tokens, found.scores, ends.docids, ends.rows
     if ends.complete is not None:  # some beams may be no results, so order once more

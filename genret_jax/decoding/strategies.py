@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.layout import Level
-from genret_jax.decoding.result import LOWEST
+from genret_jax.decoding.scores import LOWEST, logsumexp
 from genret_jax.errors import InputError
 
 Depth = Int[Array, ""] | int
@@ -64,15 +64,30 @@ class Strategy(Protocol):
     def candidates(
         self,
         states: Any,
+        scores: Float[Array, "b k"],
         logits: Float[Array, "b k v"],
         depth: Depth,
         level: Level,
         columns: tuple[Int[Array, ""], int] | None,
-    ) -> Float[Array, "b k f"]:
-        """Log-probability of each candidate, at least LOWEST; INVALID where there is none."""
+    ) -> tuple[Float[Array, "b k f"], Any]:
+        """Score of each candidate, and what was read.
 
-    def child(self, states: Any, slots: Int[Array, "b k"], depth: Depth, level: Level) -> tuple[Array, Any]:
-        """Token ``[b, k]`` and state of the candidate in a slot of each state."""
+        A candidate gains its log-probability, but LOWEST if that is lower. Where there is none the score is INVALID.
+        """
+
+    def child(
+        self, states: Any, parents: Int[Array, "b k"], slots: Int[Array, "b k"], read: Any, depth: Depth, level: Level
+    ) -> tuple[Array, Any]:
+        """Token ``[b, k]`` and state of the candidate in a slot of each state.
+
+        Args:
+            states: Those of the parents.
+            parents: Where these stood when :meth:`candidates` was called.
+            slots: Candidate of each.
+            read: The second of what that call returned.
+            depth: As in that call.
+            level: Likewise.
+        """
 
     def ended(self, states: Any, depth: Depth) -> Bool[Array, "b k"]:
         """Whether nothing follows; asked only where results are of mixed lengths."""
@@ -138,14 +153,26 @@ class Unconstrained:
         """All logits are needed."""
 
     def candidates(
-        self, states: Int[Array, "b k m"], logits: Float[Array, "b k v"], depth: Depth, level: Level, columns: None
-    ) -> Float[Array, "b k v"]:
+        self,
+        states: Int[Array, "b k m"],
+        scores: Float[Array, "b k"],
+        logits: Float[Array, "b k v"],
+        depth: Depth,
+        level: Level,
+        columns: None,
+    ) -> tuple[Float[Array, "b k v"], None]:
         """Score every token."""
         check_vocabulary(self.vocab_size, logits)
-        return jnp.clip(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), LOWEST, 0.0)
+        return scores[..., None] + jnp.clip(logits - logsumexp(logits)[..., None], LOWEST, 0.0), None
 
     def child(
-        self, states: Int[Array, "b k m"], slots: Int[Array, "b k"], depth: Depth, level: Level
+        self,
+        states: Int[Array, "b k m"],
+        parents: Int[Array, "b k"],
+        slots: Int[Array, "b k"],
+        read: None,
+        depth: Depth,
+        level: Level,
     ) -> tuple[Int[Array, "b k"], Int[Array, "b k m"]]:
         """A slot is its token."""
         return slots, jax.lax.dynamic_update_index_in_dim(states, slots, depth, axis=2)

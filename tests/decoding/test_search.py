@@ -105,6 +105,11 @@ def log_probs_of(model, docids, query):
     return functools.cache(following)
 
 
+def without_nodes(model, query):
+    """What follows a prefix, for an index that knows no nodes."""
+    return lambda prefix: model.log_probs(query, prefix, [0] * (len(prefix) + 1))
+
+
 def found_by(result, query):
     """The valid rows of a result, as an oracle tells them."""
     kept = np.asarray(result.valid)[query]
@@ -169,6 +174,23 @@ def test_equals_brute_force_of_the_same_width(sequences, always, beams, seed, ki
         dropped = expected.bound > -np.inf
         np.testing.assert_allclose(result.bound[query], expected.bound if dropped else INVALID, atol=2e-5)
         assert result.certified[query] == (not dropped or expected.bound < expected.docids[-1][1])
+
+
+@pytest.mark.parametrize("spread", [1, 40])
+def test_equals_brute_force_on_a_set_whose_arrays_are_large(spread):
+    # Few reads from large arrays, and the best of many candidates, are found in ways of their own.
+    vocab, random = 128, np.random.default_rng(0)
+    tokens = (vocab * random.random((50_000, LENGTH)) ** spread**0.5).astype(np.int64)
+    index = DocidIndex.build(tokens, np.full(len(tokens), LENGTH), np.arange(len(tokens)), vocab_size=vocab)
+    docids, model = [*map(tuple, np.unique(tokens, axis=0).tolist())], FakeModel(vocab_size=vocab)
+    result = search(TrieConstraint(index), 5, model, at_once=True)
+    for query in range(BATCH):
+        expected = oracle_beam_search(docids, without_nodes(model, query), 5)
+        assert expected.margin > 1e-5
+        assert [tuple(row) for row in np.asarray(result.tokens)[query].tolist()] == [
+            docid for docid, _ in expected.docids
+        ]
+        np.testing.assert_allclose(result.scores[query], [score for _, score in expected.docids], atol=1e-4)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

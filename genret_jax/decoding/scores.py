@@ -1,0 +1,69 @@
+"""Scores of a search: sums of log-probabilities that are always finite."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# What cannot be has the score INVALID, and what can is never below LOWEST, whatever its logits.
+INVALID = -1e30
+LOWEST = -1e29
+# XLA reduces so many numbers in threads of a CPU, which take longer to wake than so few take to add up; what is folded
+# until few are left, it does not.
+_MOST_FOLDED = 1 << 17
+_FOLDED_TO = 32
+# The best of so many times as many numbers a CPU finds sooner in blocks.
+_WORTH_BLOCKS = 64
+
+
+def exists(scores: Float[Array, "*q"]) -> Bool[Array, "*q"]:
+    """Tell real scores, and sums of two of them, from those that INVALID went into."""
+    return scores > INVALID / 2
+
+
+def logsumexp(logits: Float[Array, "*q v"]) -> Float[Array, "*q"]:
+    """Return the logarithm of the sum of exponentials, of nothing but -inf too a finite number."""
+    if logits.size > _MOST_FOLDED:
+        return jnp.maximum(jax.nn.logsumexp(logits, axis=-1), LOWEST)
+    highest = jnp.maximum(_folded(logits, jnp.maximum).max(axis=-1), LOWEST)
+    total = _folded(jnp.exp(logits - highest[..., None]), jnp.add).sum(axis=-1)
+    return jnp.maximum(jnp.log(total) + highest, LOWEST)
+
+
+def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Return the best scores and where they stand, of equal ones the first first, as ``jax.lax.top_k`` does."""
+    if scores.shape[1] < _WORTH_BLOCKS * k:
+        return _top_k(scores, k)
+    return jax.lax.platform_dependent(
+        scores, cpu=lambda scores: _top_k_of_blocks(scores, k), default=lambda scores: _top_k(scores, k)
+    )
+
+
+def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
+    # The barrier keeps XLA from seeing a part of the result used, for which it would sort all candidates.
+    return jax.lax.optimization_barrier(tuple(jax.lax.top_k(scores, k)))
+
+
+def _top_k_of_blocks(scores: Array, k: int) -> tuple[Array, Array]:
+    """Look at the best of each block, and then only into the k blocks whose best are best.
+
+    Nothing elsewhere is among the best k: each of these blocks has a score that is higher, or as high and before it.
+    """
+    batch, count = scores.shape
+    size = 1 << round(math.log2(count / k) / 2)  # so that both looks see about as many
+    blocks = jnp.pad(scores, ((0, 0), (0, -count % size)), constant_values=-jnp.inf).reshape(batch, -1, size)
+    chosen = jnp.sort(_top_k(blocks.max(axis=-1), k)[1], axis=1)
+    inside = jnp.take_along_axis(blocks, chosen[..., None], axis=1, mode="promise_in_bounds").reshape(batch, -1)
+    best, places = _top_k(inside, k)
+    block = jnp.take_along_axis(chosen, places // size, axis=1, mode="promise_in_bounds")
+    return best, block * size + places % size
+
+
+def _folded(numbers: Array, fold: Callable[[Array, Array], Array]) -> Array:
+    """Halve the last axis while it is long and even."""
+    while numbers.shape[-1] > _FOLDED_TO and numbers.shape[-1] % 2 == 0:
+        half = numbers.shape[-1] // 2
+        numbers = fold(numbers[..., :half], numbers[..., half:])
+    return numbers
