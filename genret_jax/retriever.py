@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
@@ -185,12 +184,12 @@ class Retriever:
             chunk = tokens[start : start + batch_size]
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(chunk) - 1).bit_length())
-            padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
+            padded = _with_rows(chunk, size)
             mine = allowed
             if allowed is not None and len(allowed) > 1:
-                mine = np.pad(allowed[start : start + len(chunk)], ((0, size - len(chunk)), (0, 0)))
+                mine = _with_rows(allowed[start : start + len(chunk)], size)
             chosen = shared if mine is None or shared is not None else allow(self.index, mine)
-            found = self._found(padded, TrieConstraint(self.index, chosen), beam)
+            found = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
             ranked = rank_documents(found, self.index, limit=limit, allowed=mine)
             parts.append([array[: len(chunk)] for array in ranked])
         if not parts:
@@ -220,7 +219,7 @@ class Retriever:
         }
 
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
-        return search_tokens(self._params, jnp.asarray(tokens), strategy, self._tree, self.run.model, beam)
+        return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
 
     def _allowed(self, allow: Iterable[str] | None, forbid: Iterable[str]) -> Bool[np.ndarray, "1 n"] | None:
         forbid = list(forbid)
@@ -252,10 +251,14 @@ class Retriever:
         return results
 
 
+def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    return array if len(array) == rows else np.pad(array, ((0, rows - len(array)), (0, 0)))
+
+
 @functools.partial(jax.jit, static_argnames=("config", "beams"))
 def search_tokens(
     params: Mapping[str, Any],
-    tokens: Int[Array, "b l"],
+    tokens: Int[Array | np.ndarray, "b l"],
     strategy: TrieConstraint | Exhaustive,
     tree: NodeTree | None,
     config: T5Config,

@@ -137,7 +137,7 @@ def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray
     all_rows = np.concatenate([np.zeros((0, 2), np.int64), *rows]).astype(np.int32)
     return {
         "edge_offsets": _grown(offsets.astype(np.int32), prefixes + 1, int(offsets[-1])),
-        "edge_tokens": _grown(all_tokens.astype(docids.columns.dtype), edges),
+        "edge_tokens": _grown(all_tokens.astype(docids.columns.dtype), edges) if layout.lists else None,
         "edge_states": _grown(np.concatenate([none, *states]).astype(np.int32), edges),
         "bitmaps": _bitmaps(all_fanouts, all_tokens, layout),
         "wide_rows": np.pad(all_rows, ((0, prefixes - len(all_rows)), (0, 0))),

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from genret_jax.decoding.bitmap import WORD, unpacked
 from genret_jax.decoding.building import Rows, build_members, checked_rows, joined_rows
 from genret_jax.decoding.layout import Capacity, Layout
 from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
 from genret_jax.storage import load_arrays, save_arrays
 
-_KIND, _VERSION = "docid_index", 3
+_KIND, _VERSION = "docid_index", 4
 
 
 @typing.no_type_check
@@ -38,7 +39,8 @@ class DocidIndex:
 
     Attributes:
         edge_offsets: int32 ``[g + 1]``; edges of the wide prefixes, which are numbered by depth and order.
-        edge_tokens: ``[e]``; tokens, less the lowest of their depth; the smallest type that holds them.
+        edge_tokens: ``[e]``; tokens, less the lowest of their depth; the smallest type that holds them; None where all
+            of them are bits.
         edge_states: int32 ``[e]``; the state that each edge leads to.
         bitmaps: uint32 ``[h, w]``; of the first wide prefixes, bit ``t % 32`` of word ``t // 32`` tells whether there
             is an edge with token t, less the lowest; None where no depth is searched in this way.
@@ -233,13 +235,11 @@ class DocidIndex:
         The tokens before the first column are found by bisection of the edges, which a search avoids: it has read
         them on its way.
         """
-        states = jnp.full(docids.shape, self.root, jnp.int32)
-        tokens, nodes = [], []
+        states, tokens, nodes = jnp.full(docids.shape, self.root, jnp.int32), [], []
+        edge_tokens = self.tokens_of_edges() if self.layout.first_column else jnp.zeros(0, jnp.int32)
         for depth in range(self.layout.first_column):
             edges = self._edges_towards(states, docids)
-            tokens.append(
-                jnp.asarray(self.edge_tokens)[edges].astype(jnp.int32) + jnp.asarray(self.first_tokens)[depth]
-            )
+            tokens.append(edge_tokens[edges].astype(jnp.int32) + jnp.asarray(self.first_tokens)[depth])
             nodes.append(self.nodes(states, depth))
             states = jnp.asarray(self.edge_states)[edges]
         later, lengths, _ = self.read_docids(docids)
@@ -253,6 +253,13 @@ class DocidIndex:
             return spelt, told
         there = jnp.arange(self.max_length)[None] < lengths[:, None]
         return jnp.where(there, spelt, 0), jnp.where(there, told, 0)
+
+    def tokens_of_edges(self) -> Int[Array, " e"]:
+        """Return the token of each edge, less the lowest of its depth."""
+        if self.edge_tokens is not None:
+            return jnp.asarray(self.edge_tokens)
+        bits = unpacked(jnp.asarray(self.bitmaps), WORD * self.bitmaps.shape[1])
+        return jnp.nonzero(bits, size=len(self.edge_states), fill_value=0)[1]
 
     def _edges_towards(self, states: Int[Array, " q"], docids: Int[Array, " q"]) -> Int[Array, " q"]:
         """Return which edge of each of some wide prefixes leads towards a docid, by bisection."""

@@ -95,6 +95,11 @@ class Layout:
         return max([*later, self.levels[0].edges - self.capacity.edges, 0])
 
     @property
+    def lists(self) -> bool:
+        """Whether the children of any wide prefix are listed."""
+        return any(edges and not dense for edges, dense in zip(self.edges, self.dense, strict=True))
+
+    @property
     def bitmap_depths(self) -> int:
         """Depths up to the last where children are bits."""
         return max((depth + 1 for depth, dense in enumerate(self.dense) if dense), default=0)
@@ -194,14 +199,14 @@ def _cost(prefixes: Prefixes, window: int, span: int, at_root: bool) -> int:
 
 def _bytes(counted: list[Prefixes], window: int, spans: list[int], docids: SortedDocids) -> int:
     """Return what columns, edges and bitmaps take."""
-    code = docids.columns.itemsize
     first_column = next((depth for depth, prefixes in enumerate(counted) if prefixes.rows(window)), len(counted))
     edges = sum(prefixes.all_edges(window) for prefixes in counted)
-    words = sum(
-        prefixes.wide(window) * words_for(span)
-        for prefixes, span in zip(counted, spans, strict=True)
-        if _dense(prefixes, window, span)
-    )
+    words, code = 0, 0
+    for prefixes, span in zip(counted, spans, strict=True):
+        if _dense(prefixes, window, span):
+            words += prefixes.wide(window) * words_for(span)
+        elif prefixes.wide(window):
+            code = docids.columns.itemsize
     return docids.columns[first_column:].nbytes + edges * (4 + code) + 4 * words
 
 
@@ -233,8 +238,8 @@ def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layo
     layout = Layout(
         max_length=len(counted),
         window=window,
-        edges=tuple(prefixes.edges(window) for prefixes in counted),
-        rows=tuple(rows),
+        edges=tuple(_aligned(prefixes.edges(window)) for prefixes in counted),
+        rows=(rows[0], *map(_aligned, rows[1:])),
         spans=tuple(spans),
         dense=tuple(dense),
         forced_from=max(1, decided[0]) if decided else len(counted),
@@ -303,6 +308,11 @@ def fits(docids: SortedDocids, layout: Layout) -> bool:
         return False
     bounds = zip(counted, layout.edges, layout.rows, strict=False)
     return all(p.edges(layout.window) <= edges and p.largest_narrow <= rows for p, edges, rows in bounds)
+
+
+def _aligned(width: int) -> int:
+    """Round up a width so that candidates divide into blocks evenly."""
+    return width if width <= _NARROW else -(-width // _NARROW) * _NARROW
 
 
 def _rounded_up(size: int, room: float, most: int) -> int:

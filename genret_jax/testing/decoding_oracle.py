@@ -92,11 +92,10 @@ def node_rows(docids: Sequence[Docid], width: int | None = None) -> np.ndarray:
 def index_text(index: DocidIndex) -> str:
     """Print an index: its wide prefixes with their edges, and each docid with where it departs and its documents."""
     lines, offsets = [], np.asarray(index.edge_offsets)
+    edge_tokens = np.asarray(index.tokens_of_edges()) if index.layout.capacity.wide else np.zeros(0, int)
     for wide in range(index.layout.capacity.wide):
         edges = range(offsets[wide], offsets[wide + 1])
-        lines.append(
-            f"~{wide}: " + ", ".join(f"{index.edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges)
-        )
+        lines.append(f"~{wide}: " + ", ".join(f"{edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges))
     tokens = np.asarray(index.spell(jnp.arange(index.num_docids))[0])
     for docid, spelt in enumerate(tokens):
         length = index.max_length if index.lengths is None else index.lengths[docid]
