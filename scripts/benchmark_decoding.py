@@ -4,7 +4,8 @@
 Four parts, each over sets of random docids of several sizes:
 
 memory     bytes a docid: our index, STATIC's arrays, a trie of Python dicts (of a sample)
-build      seconds from unsorted codes to an index, sorting included, and the peak memory that this takes
+build      seconds from unsorted codes to an index, sorting included, and the peak memory that this takes; seconds of
+           an update that removes 1,000 documents and adds as many
 selection  time a step of a whole search, all sides in turn, with a model that looks its logits up in a table: what is
            not the model's. "unconstrained" is our search without a constraint; "top_k" is the least that any beam
            search does, log-softmax and top-k, without keeping tokens; "model" is the looking up alone
@@ -53,7 +54,7 @@ from benchmark_static import REPOSITORY, StaticIndex, build_static, commit, impo
 from genret_jax.decoding import DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
-from genret_jax.storage import read_json, write_json
+from genret_jax.storage import folder_lock, read_json, write_json
 
 PARTS = ("memory", "build", "selection", "decode")
 SETTING = ("documents", "vocabulary", "length", "docids")
@@ -65,6 +66,7 @@ LINES = {  # as they are drawn: title, colour, and which docids, where it matter
     "model": ("looking logits up", "0.8", None),
 }
 DICT_SAMPLE = 100_000
+CHANGED = 1000
 
 
 # --- docids ---------------------------------------------------------------------------------------------------------
@@ -192,7 +194,22 @@ def measure_build(docids: Docids, limits: Limits, checkout: Path | None) -> Row:
         rounds = limits.rounds((time.perf_counter() - start) / len(times["ours"]))
     measured = {side: np.array(seconds) for side, seconds in times.items()}
     row = {"seconds": {side: spread(seconds) for side, seconds in measured.items()}, **compared(measured)}
-    return {**row, "peak": peak_memory(docids, checkout)}
+    return {**row, "update_seconds": update_seconds(codes, vocabulary), "peak": peak_memory(docids, checkout)}
+
+
+def update_seconds(codes: np.ndarray, vocabulary: int) -> dict[str, float]:
+    """Seconds of removing 1,000 documents and adding as many, in an index with room for it."""
+    count, length = codes.shape
+    lengths, document = np.full(count, length, np.int32), np.arange(count, dtype=np.int32)
+    old, new = slice(0, count - CHANGED), slice(count - CHANGED, count)
+    index = DocidIndex.build(codes[old], lengths[old], document[old], vocab_size=vocabulary, room=0.1)
+    added = codes[new], lengths[new], document[new]
+    seconds, updated = zip(
+        *(_seconds(lambda: index.updated(*added, remove=range(CHANGED))) for _ in range(4)), strict=True
+    )
+    if any(other.layout != index.layout for other in updated):
+        raise RuntimeError("an index with room for it was laid out anew")
+    return spread(np.array(seconds[1:]))  # the first compiles
 
 
 def _seconds(action: Callable[[], Any]) -> tuple[float, Any]:
@@ -405,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.peak_of:
         print_peak(*options.peak_of)
         return
-    measure(options)
+    with folder_lock(options.out.parent, doing="measuring"):  # two at once would measure each other
+        measure(options)
     if options.plot:
         plot(read_json(options.out)["rows"], options.plot, options.vocabularies[0], options.lengths[-1])
 

@@ -9,6 +9,8 @@ from genret_jax.decoding.layout import Layout, children_of, choose_layout, fits,
 from genret_jax.decoding.sorting import SortedDocids, check_docids, sort_docids
 from genret_jax.errors import InputError
 
+_BLOCK = 1024  # wide prefixes whose bits are set at a time
+
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # tokens, lengths, document, prefix nodes
 
 
@@ -108,51 +110,64 @@ def _grown(array: np.ndarray, size: int, value: int = 0) -> np.ndarray:
 
 def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray | None]:
     """List the children of wide prefixes, depth by depth."""
-    count = len(docids.departs)
-    fanouts, tokens, states, rows = [], [], [], []
-    numbered = 0
+    count, capacity = len(docids.departs), layout.capacity
+    prefixes, edges = max(1, capacity.wide), capacity.edges + layout.edges_margin
+    rows, offsets = np.zeros((prefixes, 2), np.int32), np.zeros(prefixes + 1, np.int32)
+    tokens, states = np.zeros(edges, docids.columns.dtype), np.zeros(edges, np.int32)
+    numbered, listed = 0, 0
     starts = prefix_starts(docids.departs, 0)
     for depth in range(layout.max_length):
-        sizes = np.diff(starts, append=count)
-        wide = sizes > layout.window
+        wide = _sizes(starts, count) > layout.window
         if not wide.any():
             break
-        starts, sizes = starts[wide], sizes[wide]
-        rows.append(np.stack([starts, starts + sizes], axis=1))
-        numbered += len(starts)
-        next_starts = prefix_starts(docids.departs, depth + 1)
-        first, stop = children_of(starts, sizes, next_starts)
-        fanout = stop - first
-        children = np.arange(fanout.sum()) + np.repeat(first - (np.cumsum(fanout) - fanout), fanout)
-        child_rows = next_starts[children]
-        child_wide = np.diff(next_starts, append=count)[children] > layout.window
-        fanouts.append(fanout)
-        tokens.append(docids.columns[depth, child_rows])
-        states.append(np.where(child_wide, ~(numbered + np.cumsum(child_wide) - 1), child_rows))
-        starts = next_starts
-    none = np.zeros(0, np.int64)
-    all_fanouts, all_tokens = np.concatenate([none, *fanouts]), np.concatenate([none, *tokens])
-    offsets = np.append(0, np.cumsum(all_fanouts))
-    edges, prefixes = layout.capacity.edges + layout.edges_margin, max(1, layout.capacity.wide)
-    all_rows = np.concatenate([np.zeros((0, 2), np.int64), *rows]).astype(np.int32)
+        here = slice(numbered, numbered + int(wide.sum()))
+        rows[here, 0] = starts[wide]
+        rows[here, 1] = np.append(starts[1:], np.int32(count))[wide]
+        starts = prefix_starts(docids.departs, depth + 1)
+        first, stop = children_of(rows[here, 0], rows[here, 1], starts)
+        children = _within(first, stop, len(starts))
+        child_rows, child_wide = starts[children], (_sizes(starts, count) > layout.window)[children]
+        of_children = slice(listed, listed + len(child_rows))
+        tokens[of_children], states[of_children] = docids.columns[depth, child_rows], child_rows
+        states[of_children][child_wide] = ~np.arange(here.stop, here.stop + child_wide.sum(), dtype=np.int32)
+        offsets[here.start + 1 : here.stop + 1] = listed + np.cumsum(stop - first)
+        numbered, listed = here.stop, of_children.stop
+    offsets[numbered + 1 :] = listed
     return {
-        "edge_offsets": _grown(offsets.astype(np.int32), prefixes + 1, int(offsets[-1])),
-        "edge_tokens": _grown(all_tokens.astype(docids.columns.dtype), edges) if layout.lists else None,
-        "edge_states": _grown(np.concatenate([none, *states]).astype(np.int32), edges),
-        "bitmaps": _bitmaps(all_fanouts, all_tokens, layout),
-        "wide_rows": np.pad(all_rows, ((0, prefixes - len(all_rows)), (0, 0))),
+        "edge_offsets": offsets,
+        "edge_tokens": tokens if layout.lists else None,
+        "edge_states": states,
+        "bitmaps": _bitmaps(offsets, tokens, layout),
+        "wide_rows": rows,
     }
 
 
-def _bitmaps(fanouts: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndarray | None:
+def _sizes(starts: np.ndarray, count: int) -> np.ndarray:
+    return np.diff(starts, append=np.int32(count))
+
+
+def _within(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
+    """Tell which of so many places lie in one of some ranges, in order and apart."""
+    steps = np.zeros(count + 1, np.int8)
+    steps[first] += 1
+    steps[stop] -= 1
+    return np.cumsum(steps, dtype=np.int8)[:-1].view(bool)
+
+
+def _bitmaps(offsets: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndarray | None:
     """Set a bit for each edge of the wide prefixes down to the last depth where bits are read."""
     if not layout.capacity.bitmaps:
         return None
-    members = np.zeros((layout.capacity.bitmaps, layout.bitmap_words * WORD), bool)
-    wide = np.repeat(np.arange(len(fanouts)), fanouts)
-    set_here = (wide < len(members)) & (tokens < members.shape[1])  # others are of depths that are listed
-    members[wide[set_here], tokens[set_here]] = True
-    return packed(members)
+    bitmaps = np.zeros((layout.capacity.bitmaps, layout.bitmap_words), np.uint32)
+    for start in range(0, len(bitmaps), _BLOCK):
+        stop = min(start + _BLOCK, len(bitmaps))
+        members = np.zeros((stop - start, layout.bitmap_words * WORD), bool)
+        wide = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
+        of_block = tokens[offsets[start] : offsets[stop]]
+        fits_in = of_block < members.shape[1]  # others are of depths that are listed
+        members[wide[fits_in], of_block[fits_in]] = True
+        bitmaps[start:stop] = packed(members)
+    return bitmaps
 
 
 def _nodes(
@@ -187,6 +202,6 @@ def _nodes(
 def _depths_of_wide(docids: SortedDocids, layout: Layout) -> np.ndarray:
     counts = []
     for depth in range(layout.max_length):
-        sizes = np.diff(prefix_starts(docids.departs, depth), append=len(docids.departs))
+        sizes = _sizes(prefix_starts(docids.departs, depth), len(docids.departs))
         counts.append(int(np.count_nonzero(sizes > layout.window)))
     return np.repeat(np.arange(layout.max_length), counts)
