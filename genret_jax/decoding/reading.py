@@ -21,7 +21,7 @@ def at_each(read: Callable[..., Any], arrays: Any, *places: Any) -> Any:
     Args:
         read: Called with the arrays and a place of each kind, returns what is there (a pytree).
         arrays: Where to read.
-        places: int ``[*q]`` of each kind.
+        places: int ``[*q]`` of each kind, at least 0; what is beyond an array is read from its end.
     """
     arrays, shape = jax.tree.map(jnp.asarray, arrays), places[0].shape
     flat = tuple(jnp.asarray(place).reshape(-1) for place in places)
@@ -29,26 +29,28 @@ def at_each(read: Callable[..., Any], arrays: Any, *places: Any) -> Any:
     def at_once() -> Any:
         return jax.vmap(lambda here: read(arrays, *here))(flat)
 
+    like, count = jax.eval_shape(at_once), flat[0].size
+
     def one_by_one() -> Any:
         return jax.lax.map(lambda here: read(arrays, *here), flat)
 
     def nothing() -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
-    found = jax.eval_shape(at_once)
-    size, count = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found)), flat[0].size
+    def in_a_branch() -> Any:  # that is always taken, but the compiler does not know
+        return jax.lax.cond(flat[0][0] >= 0, one_by_one, nothing)
+
     large = any(array.nbytes > _LARGE_ARRAY for array in jax.tree.leaves(arrays))
-    if large and count <= _FEW_READS and size <= _SMALL_READ * count:
-        found = jax.lax.platform_dependent(
-            cpu=lambda: jax.lax.cond(flat[0][0] >= 0, one_by_one, nothing), default=at_once
-        )
+    small = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) <= _SMALL_READ * count
+    if large and small and count <= _FEW_READS:
+        found = jax.lax.platform_dependent(cpu=in_a_branch, default=at_once)
     else:
         found = at_once()
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
 
 
 def entry(array: Array, place: Int[Array, ""]) -> Array:
-    """Read one entry; what is beyond the array belongs to no beam."""
+    """Read one entry."""
     return jax.lax.dynamic_index_in_dim(array, place, keepdims=False)
 
 
