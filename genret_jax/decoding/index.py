@@ -278,11 +278,12 @@ class DocidIndex:
         """Return what the step is told about some states of a depth."""
         if self.row_nodes is None:
             return jnp.zeros_like(states)
-        of_wide = jnp.asarray(self.wide_nodes)[jnp.maximum(~states, 0)]
-        column = jnp.maximum(depth - self.layout.first_column, 0)
+        of_wide = at_each(entry, self.wide_nodes, jnp.maximum(~states, 0))
         if not len(self.row_nodes):
             return of_wide
-        return jnp.where(states < 0, of_wide, jnp.asarray(self.row_nodes)[column, jnp.maximum(states, 0)])
+        column = jnp.maximum(depth - self.layout.first_column, 0)
+        of_narrow = at_each(lambda nodes, docid: nodes[column, docid], self.row_nodes, jnp.maximum(states, 0))
+        return jnp.where(states < 0, of_wide, of_narrow)
 
     @property
     def root(self) -> int:

@@ -22,6 +22,8 @@ _FORCED_SHARE = 0.5
 _BLOCK = 1 << 16
 # Levels as narrow as this are searched alike.
 _NARROW = 16
+# Other widths are multiples of this, so that candidates divide into blocks evenly.
+_ALIGNED = 16
 
 
 class Level(NamedTuple):
@@ -113,7 +115,7 @@ class Layout:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The root, and then depths in groups of about the same width, divided where forced ends are looked for."""
+        """The root, and then depths in groups of about the same width."""
         levels = [
             Level(depth, depth + 1, span if dense else 0, 0 if dense else edges, rows)
             for depth, (span, dense, edges, rows) in enumerate(
@@ -126,7 +128,7 @@ class Layout:
             narrow, wide = sorted((last.width, level.width))
             same = last.span == level.span and bool(last.edges) == bool(level.edges)
             alike = same and wide <= max(2 * narrow, _NARROW)
-            if alike and last.start > 0 and level.start != self.forced_from:
+            if alike and last.start > 0:
                 most = (max(pair) for pair in zip(last[2:], level[2:], strict=True))
                 grouped[-1] = Level(last.start, level.stop, *most)
             else:
@@ -317,8 +319,7 @@ def fits(docids: SortedDocids, layout: Layout) -> bool:
 
 
 def _aligned(width: int) -> int:
-    """Round up a width so that candidates divide into blocks evenly."""
-    return width if width <= _NARROW else -(-width // _NARROW) * _NARROW
+    return width if width <= _ALIGNED else -(-width // _ALIGNED) * _ALIGNED
 
 
 def _rounded_up(size: int, room: float, most: int) -> int:

@@ -106,7 +106,7 @@ def _through(
     found: _Beams, level: Level, strategy: Strategy, look_from: int, next_step: Callable[[_Beams, Level], _Beams]
 ) -> _Beams:
     """Take all beams through the depths of a level."""
-    looking = level.start >= look_from
+    looking = level.stop > look_from
     if level.stop == level.start + 1 and not strategy.mixed and not looking:
         return next_step(found._replace(depth=level.start), level)
 
@@ -117,6 +117,7 @@ def _through(
         if looking:
             left = strategy.max_length - current.depth
             at_exit = strategy.forced_is_free | (left <= _EXACT_ENDS) | (left % _EXACT_ENDS == 0)
+            at_exit &= current.depth >= look_from
             live &= ~(strategy.forced(current.states, current.depth) & at_exit)
         return (current.depth < level.stop) & live.any()
 

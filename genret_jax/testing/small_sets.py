@@ -120,7 +120,7 @@ def found_by(result: BeamResult, query: int) -> list[tuple[Docid, float]]:
     kept = np.asarray(result.valid)[query]
     assert not kept[kept.sum() :].any(), "what is invalid comes last"
     return [
-        (tuple(tokens), float(score))
+        (tuple(tokens.tolist()), float(score))
         for tokens, score in zip(
             np.asarray(result.tokens)[query][kept], np.asarray(result.scores)[query][kept], strict=True
         )
