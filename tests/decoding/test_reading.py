@@ -25,8 +25,8 @@ def test_reads_what_is_there(size, shape, width):
     np.testing.assert_array_equal(entries, table[rows])
 
 
-def test_few_reads_from_a_large_array_are_one_kernel():
-    # XLA says so itself where it has made one of the loop; what is read in one go it divides among threads.
+def test_few_reads_from_a_large_array_are_a_loop():
+    # Which XLA makes one kernel of; what is read in one go it divides among threads.
     def compiled(count, width):
         read = jax.jit(lambda array, starts: at_each(lambda array, start: window(array, start, width), array, starts))
         array, starts = (
