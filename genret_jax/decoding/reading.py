@@ -1,4 +1,4 @@
-"""Reads from an index's large arrays, in the way that is quickest on the platform."""
+"""Reads from an index's large arrays, made so that few of them cost a CPU little."""
 
 from collections.abc import Callable
 from typing import Any
