@@ -1,6 +1,6 @@
 """Build the arrays of a docid index from rows of tokens, with whole-array operations alone."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,44 +11,37 @@ from genret_jax.errors import InputError
 
 _BLOCK = 1024  # wide prefixes whose bits are set at a time
 
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # tokens, lengths, document, prefix nodes
+
+class Contents(NamedTuple):
+    """What an index holds."""
+
+    docids: SortedDocids
+    document: np.ndarray  # [r]  of each row
+    nodes: np.ndarray | None  # [r, m]  what the step is told before each token of a row; None for nothing
 
 
-def checked_rows(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Rows:
-    """Take rows as arrays, and reject what is no set of docids."""
+def contents_of(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Contents:
+    """Sort rows; arguments and errors are those of ``DocidIndex.build``."""
     tokens, lengths, document = np.asarray(tokens), np.asarray(lengths), np.asarray(document)
     nodes = None if prefix_nodes is None else np.asarray(prefix_nodes)
     check_docids(tokens, lengths, document, nodes, vocab_size)
-    return tokens, lengths, document, nodes
+    return Contents(sort_docids(tokens, lengths, vocab_size), document, nodes)
 
 
-def joined_rows(parts: list[Any]) -> Rows:
-    """Put rows of different widths behind each other."""
-    width = max(part[0].shape[1] for part in parts)
-
-    def wide(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
-
-    tokens = np.concatenate([wide(part[0]) for part in parts])
-    lengths, document = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-    if not len(tokens):
-        raise InputError("no docids would be left", expected="at least one document")
-    return tokens, lengths, document, None if parts[0][3] is None else np.concatenate([wide(part[3]) for part in parts])
-
-
-def build_members(rows: Rows, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
-    """Return the arrays and the layout of the index of checked rows, by field.
+def build_members(contents: Contents, *, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
+    """Return the arrays and the layout of an index, by field.
 
     Args:
-        rows: Of the docids.
+        contents: What it is to hold.
         vocab_size: Bound of the tokens.
         room: Share of room for documents to come.
         like: An index whose shapes are taken if they hold these docids.
+
+    Raises:
+        InputError: If there are too many, or prefix nodes disagree.
     """
-    tokens, lengths, document, nodes = rows
-    docids = sort_docids(tokens, lengths, vocab_size)
-    layout = None
-    if like is not None and like.layout.capacity.rows >= len(tokens):
+    (docids, document, nodes), layout = contents, None
+    if like is not None and like.layout.capacity.rows >= len(document):
         docids, layout = _fitted(docids, like)
     layout = layout or choose_layout(docids, vocab_size=vocab_size, room=room)
     count, capacity = len(docids.departs), layout.capacity
@@ -59,7 +52,7 @@ def build_members(rows: Rows, vocab_size: int, room: float, like: Any = None) ->
             expected="less than 2,147,483,648 tokens in all, as places in the index are 32-bit numbers",
             fix="divide the corpus and build an index of each part",
         )
-    first_rows = np.arange(len(tokens)) if docids.order is None else docids.order
+    first_rows = np.arange(len(document)) if docids.order is None else docids.order
     named = document if docids.order is None else document[docids.order]
     members: dict[str, Any] = {
         **_wide_prefixes(docids, layout),
@@ -86,17 +79,18 @@ def build_members(rows: Rows, vocab_size: int, room: float, like: Any = None) ->
 
 def _fitted(docids: SortedDocids, like: Any) -> tuple[SortedDocids, Layout | None]:
     """Express docids in the codes of another index, if its layout holds them."""
-    length = len(docids.columns)
     if not fits(docids, like.layout):
         return docids, None
     first_tokens = np.asarray(like.first_tokens)
-    shift = docids.first_tokens - first_tokens[:length]
-    spelt = np.arange(length)[:, None] < docids.lengths[None]
-    codes = np.where(spelt, docids.columns.astype(np.int64) + shift[:, None], 0)
-    if codes.min() < 0 or (codes.max(axis=1) >= np.array(like.layout.spans[:length])).any():
-        return docids, None
-    columns = np.zeros((like.max_length, codes.shape[1]), like.columns.dtype)
-    columns[:length] = codes
+    columns = np.zeros((like.max_length, len(docids.departs)), like.columns.dtype)
+    for depth, column in enumerate(docids.columns):
+        spelt = docids.lengths > depth
+        if not spelt.any():
+            continue
+        shift = int(docids.first_tokens[depth] - first_tokens[depth])
+        if shift < 0 or int(column.max()) + shift >= like.layout.spans[depth]:
+            return docids, None
+        columns[depth] = np.where(spelt, column + columns.dtype.type(shift), 0) if shift else column
     departs = docids.departs.astype(like.departs.dtype)
     lengths = docids.lengths if like.lengths is None else docids.lengths.astype(like.lengths.dtype)
     return docids._replace(columns=columns, first_tokens=first_tokens, departs=departs, lengths=lengths), like.layout

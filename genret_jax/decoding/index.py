@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from genret_jax.decoding.bitmap import WORD, unpacked
-from genret_jax.decoding.building import Rows, build_members, checked_rows, joined_rows
+from genret_jax.decoding.building import build_members, contents_of
 from genret_jax.decoding.layout import Capacity, Layout
+from genret_jax.decoding.merging import merged, unlaid
 from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
 from genret_jax.storage import load_arrays, save_arrays
@@ -107,8 +108,8 @@ class DocidIndex:
             InputError: If there is no docid, one is empty, has a token outside the vocabulary, or is the beginning of
                 another (both can exist only if the shorter one ends with EOS), or prefix nodes disagree.
         """
-        rows = checked_rows(tokens, lengths, document, prefix_nodes, vocab_size)
-        return cls(**build_members(rows, vocab_size, room))
+        contents = contents_of(tokens, lengths, document, prefix_nodes, vocab_size)
+        return cls(**build_members(contents, vocab_size=vocab_size, room=room))
 
     @classmethod
     def from_sequences(cls, sequences: Iterable[Sequence[int]], *, vocab_size: int, room: float = 0.0) -> "DocidIndex":
@@ -140,8 +141,8 @@ class DocidIndex:
         """Return an index with some documents removed and others added.
 
         It equals one built from the rows that are left, in their order, followed by the added ones. Where the index
-        was built with ``room`` and they fit, its layout stays, so a compiled search takes it as it is. It sorts
-        all of them anew.
+        was built with ``room`` and they fit, its layout stays, so a compiled search takes it as it is. What is added
+        is sorted and merged into what is there.
 
         Args:
             tokens: ``[r, m]`` as of :meth:`build`; nothing is added when left out.
@@ -154,19 +155,13 @@ class DocidIndex:
             InputError: As :meth:`build`; or if a document to be removed is not in the index, none would be left, or
                 prefix nodes are missing.
         """
-        old = _unbuilt(self)
-        gone = np.fromiter(remove, np.int64)
-        unknown = np.setdiff1d(gone, old[2])
+        old, gone = unlaid(self), np.fromiter(remove, np.int64)
+        unknown = gone[~np.isin(gone, old.document)]
         if unknown.size:
             raise InputError(f"document {unknown[0]} is not in the index", expected="documents that it holds")
-        kept = ~np.isin(old[2], gone)
-        parts = [tuple(None if array is None else array[kept] for array in old)]
-        if tokens is not None:
-            added = checked_rows(tokens, lengths, document, prefix_nodes, self.vocab_size)
-            if (added[3] is None) != (old[3] is None):
-                raise InputError("prefix nodes for some docids only", expected="nodes for all docids, or none")
-            parts.append(added)
-        return relaid(joined_rows(parts), self)
+        new = None if tokens is None else contents_of(tokens, lengths, document, prefix_nodes, self.vocab_size)
+        contents = merged(old, ~np.isin(old.document, gone), new)
+        return DocidIndex(**build_members(contents, vocab_size=self.vocab_size, room=self.layout.room, like=self))
 
     @property
     def max_length(self) -> int:
@@ -348,38 +343,7 @@ class DocidIndex:
         return cls(**members)
 
 
-def _unbuilt(index: DocidIndex) -> Rows:
-    """Return the rows that an index was built from."""
-    count = index.num_docids
-    capacity = index.layout.capacity.docids  # a size that stays, so that this compiles once
-    tokens, nodes = (np.asarray(array)[:count] for array in _spell(index, jnp.arange(capacity, dtype=jnp.int32)))
-    lengths = np.full(count, index.max_length) if index.lengths is None else np.asarray(index.lengths)[:count]
-    docids = np.arange(count)
-    if index.row_offsets is not None:
-        docids = np.repeat(docids, np.diff(np.asarray(index.row_offsets)[: count + 1]))
-    rows = docids if index.rows is None else np.asarray(index.rows)[: len(docids)]
-    document = rows if index.documents is None else np.asarray(index.documents)[: len(docids)]
-    back = np.argsort(rows)
-    docids, document = docids[back], document[back]
-    return (
-        tokens[docids],
-        lengths[docids].astype(np.int64),
-        document,
-        None if index.row_nodes is None else nodes[docids],
-    )
-
-
 def _first_row(arrays: Any, docid: Int[Array, ""]) -> Int[Array, ""]:
     offsets, rows = arrays
     place = docid if offsets is None else entry(offsets, docid)
     return place if rows is None else entry(rows, place)
-
-
-@jax.jit
-def _spell(index: DocidIndex, docids: Array) -> tuple[Array, Array]:
-    return index.spell(docids)
-
-
-def relaid(rows: Rows, like: DocidIndex) -> DocidIndex:
-    """Build an index in the shapes of another, or if that has no room for it in shapes of its own."""
-    return DocidIndex(**build_members(rows, like.vocab_size, like.layout.room, like))

@@ -89,17 +89,18 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
             keys[position // packing.a_key] = np.empty(0, np.uint64)  # spent
     departs[1:] += undecided  # equal docids depart beyond their end
     sorted_lengths = (lengths if order is None else lengths[order]).astype(small)
-    if packing.mixed:
-        _check_prefix_free(departs, sorted_lengths, order, tokens)
     first = departs <= packing.length
     offsets = None if first.all() else np.append(np.flatnonzero(first), len(first))
     for position, digits in enumerate(columns):
         digits = digits if offsets is None else digits[first]
-        columns[position], first_tokens[position] = _from_lowest(digits, packing.mixed)
+        columns[position], first_tokens[position] = from_lowest(digits, packing.mixed)
     stacked = np.stack(columns)
     if offsets is not None:
         departs, sorted_lengths = departs[first], sorted_lengths[first]
-    return SortedDocids(stacked, first_tokens, departs, sorted_lengths, order, offsets)
+    docids = SortedDocids(stacked, first_tokens, departs, sorted_lengths, order, offsets)
+    if packing.mixed:
+        check_prefix_free(docids)
+    return docids
 
 
 class _Packing(NamedTuple):
@@ -166,7 +167,7 @@ def _order(keys: list[np.ndarray]) -> np.ndarray:
     return order
 
 
-def _from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
+def from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
     """Return tokens less the lowest of them, in the smallest type, and that token; of mixed lengths 0 is the end."""
     if mixed:
         spelt = digits > 0
@@ -180,15 +181,26 @@ def _from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
     return column.astype(np.int32 if span > 65_535 else np.min_scalar_type(span), copy=False), first
 
 
-def _check_prefix_free(departs: np.ndarray, lengths: np.ndarray, order: np.ndarray | None, tokens: np.ndarray) -> None:
-    """Nothing lies between a docid and those that it begins, so neighbours are enough."""
+def check_prefix_free(docids: SortedDocids) -> None:
+    """Reject a docid that begins another. Nothing lies between the two, so neighbours are enough.
+
+    Raises:
+        InputError: If there is one.
+    """
+    departs, lengths = docids.departs, docids.lengths
     clash = np.flatnonzero((departs[1:] == lengths[:-1] + 1) & (lengths[1:] > lengths[:-1]))
     if clash.size:
-        first = int(clash[0])
-        short, long = (row if order is None else order[row] for row in (first, first + 1))
+        (short, its_tokens), (long, other_tokens) = (_row_of(docids, int(clash[0]) + after) for after in (0, 1))
         raise InputError(
-            f"docid {short} {tokens[short, : lengths[first]].tolist()} is the beginning of docid {long} "
-            f"{tokens[long, : lengths[first + 1]].tolist()}",
+            f"docid {short} {its_tokens} is the beginning of docid {long} {other_tokens}",
             expected="an EOS token at the end of the shorter one",
             fix="encode the docids with a codec that writes EOS where it is needed",
         )
+
+
+def _row_of(docids: SortedDocids, number: int) -> tuple[int, list[int]]:
+    """Return the first row of a docid as it was given, and its tokens."""
+    entry = number if docids.offsets is None else docids.offsets[number]
+    length = docids.lengths[number]
+    tokens = docids.columns[:length, number].astype(np.int64) + docids.first_tokens[:length]
+    return int(entry if docids.order is None else docids.order[entry]), tokens.tolist()

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from genret_jax.decoding import INVALID, BeamResult, DocidIndex, beam_search
-from genret_jax.decoding.index import relaid
+from genret_jax.decoding.building import build_members, contents_of
 from genret_jax.decoding.layout import Capacity, Layout
 from genret_jax.testing.decoding_oracle import Docid, LogProbs, node_rows, padded_rows, prefix_numbers
 from genret_jax.testing.fake_model import FakeModel
@@ -90,14 +90,21 @@ def template(kind: str) -> DocidIndex:
     )
 
 
-def bucketed(docids: Sequence[Docid], kind: str = "narrow") -> DocidIndex:
-    """Build the index of any small set, in shapes that all of them share."""
-    if len(set(docids)) <= template(kind).layout.window:  # too few for a wide root
-        kind = "narrow"
-    tokens, lengths = padded_rows(docids)
-    index = relaid((tokens, lengths, np.arange(len(docids)), node_rows(docids)), template(kind))
+def laid_out(
+    tokens: np.ndarray, lengths: np.ndarray, document: np.ndarray, nodes: np.ndarray | None, kind: str
+) -> DocidIndex:
+    """Build the index of the rows of a small set, in shapes that all of them share."""
+    contents = contents_of(tokens, lengths, document, nodes, VOCAB)
+    index = DocidIndex(**build_members(contents, vocab_size=VOCAB, room=1.0, like=template(kind)))
     assert index.layout == template(kind).layout
     return index
+
+
+def bucketed(docids: Sequence[Docid], kind: str = "narrow") -> DocidIndex:
+    """Build the index of a small set, whose nodes are numbers of its prefixes."""
+    if len(set(docids)) <= template(kind).layout.window:  # too few for a wide root
+        kind = "narrow"
+    return laid_out(*padded_rows(docids), np.arange(len(docids)), node_rows(docids), kind)
 
 
 def log_probs_of(model: FakeModel, docids: Sequence[Docid], query: int) -> LogProbs:

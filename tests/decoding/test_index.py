@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from genret_jax.decoding import DocidIndex
 from genret_jax.decoding.layout import Capacity, Layout
 from genret_jax.errors import InputError
-from genret_jax.testing.decoding_oracle import ended_docids, index_text, node_rows, padded_rows
+from genret_jax.testing.decoding_oracle import ended_docids, index_text, padded_rows
 
 # Unsorted, of three lengths, with a docid of two documents (0 and 4), and a document of two docids (1).
 TOKENS = np.array([[5, 6, 0], [5, 1, 0], [5, 7, 8], [9, 0, 0], [5, 6, 0], [5, 7, 9]])
@@ -252,66 +252,3 @@ def test_prefix_nodes_that_disagree():
         )
     with pytest.raises(InputError, match="same first 0 tokens have different prefix nodes"):
         DocidIndex.build(np.array([[3], [3]]), np.ones(2), np.arange(2), np.array([[0], [2]]), vocab_size=10)
-
-
-def rows_of(docids):
-    tokens, lengths = padded_rows(docids)
-    return tokens, lengths, np.arange(len(docids)), node_rows(docids)
-
-
-def assert_same_contents(index, other):
-    """Equal but for the room."""
-    count = other.num_docids
-    assert index.num_docids == count
-    for docid in range(count):
-        np.testing.assert_array_equal(
-            index.documents_of(np.array([docid]))[0], other.documents_of(np.array([docid]))[0]
-        )
-    for mine, its in zip(index.spell(np.arange(count)), other.spell(np.arange(count)), strict=True):
-        width = min(mine.shape[1], its.shape[1])
-        np.testing.assert_array_equal(mine[:, :width], its[:, :width])
-        assert not mine[:, width:].any()
-    np.testing.assert_array_equal(index.departs[:count], other.departs[:count])
-    np.testing.assert_array_equal(index.first_rows(np.arange(count)), other.first_rows(np.arange(count)))
-
-
-def test_documents_come_and_go():
-    """What is updated equals what is built from the rows that are left and the new ones."""
-    docids = ended_docids(random_docids(600, 3, 12, seed=1).tolist())
-    tokens, lengths, document, nodes = rows_of(docids)
-    start = DocidIndex.build(tokens[:500], lengths[:500], document[:500], nodes[:500], vocab_size=12, room=0.5)
-    gone = range(100, 200)
-    updated = start.updated(tokens[500:], lengths[500:], document[500:], nodes[500:], remove=gone)
-    kept = np.setdiff1d(np.arange(600), gone)
-    assert_same_contents(
-        updated, DocidIndex.build(tokens[kept], lengths[kept], document[kept], nodes[kept], vocab_size=12)
-    )
-    assert updated.layout == start.layout
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), updated) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), start
-    )
-
-
-def test_what_does_not_fit_is_laid_out_anew():
-    tokens = random_docids(300, 3, 12)
-    start = DocidIndex.build(tokens, np.full(300, 3), np.arange(300), vocab_size=12, room=0.1)
-    more = random_docids(200, 4, 12, seed=5)
-    updated = start.updated(more, np.full(200, 3), np.arange(300, 500))
-    assert updated.layout != start.layout
-    assert updated.layout.room == 0.1, "there is room again"
-    both = np.concatenate([tokens, more[:, :3]])
-    assert_same_contents(updated, DocidIndex.build(both, np.full(500, 3), np.arange(500), vocab_size=12))
-
-
-def test_updates_that_cannot_be():
-    index = small_index(room=0.5)
-    with pytest.raises(InputError, match="document 77 is not in the index"):
-        index.updated(remove=[3, 77])
-    with pytest.raises(InputError, match="no docids would be left"):
-        index.updated(remove=range(5))
-    with pytest.raises(InputError, match="token 10 at position 0"):
-        index.updated(np.array([[10]]), np.array([1]), np.array([9]))
-    with pytest.raises(InputError, match="prefix nodes for some docids only"):
-        index.updated(np.array([[8]]), np.array([1]), np.array([9]), np.array([[0]]))
-    with pytest.raises(InputError, match="is the beginning of"):
-        index.updated(np.array([[5]]), np.array([1]), np.array([9]))

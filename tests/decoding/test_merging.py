@@ -1,0 +1,107 @@
+"""Updates of an index, beside indexes built of the same rows."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from genret_jax.decoding import DocidIndex
+from genret_jax.errors import InputError
+from genret_jax.testing.decoding_oracle import ended_docids, node_rows, padded_rows
+from genret_jax.testing.small_sets import LAYOUTS, laid_out, sets_of_sequences, template
+
+
+def random_docids(count, *, length=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 12, (count, length))
+
+
+def rows_of(docids):
+    return *padded_rows(docids), np.arange(len(docids)), node_rows(docids)
+
+
+def assert_same_contents(index, other):
+    """Equal but for the room."""
+    count = other.num_docids
+    assert index.num_docids == count
+    for docid in range(count):
+        np.testing.assert_array_equal(
+            index.documents_of(np.array([docid]))[0], other.documents_of(np.array([docid]))[0]
+        )
+    for mine, its in zip(index.spell(np.arange(count)), other.spell(np.arange(count)), strict=True):
+        width = min(mine.shape[1], its.shape[1])
+        np.testing.assert_array_equal(mine[:, :width], its[:, :width])
+        assert not mine[:, width:].any()
+    np.testing.assert_array_equal(index.departs[:count], other.departs[:count])
+    np.testing.assert_array_equal(index.first_rows(np.arange(count)), other.first_rows(np.arange(count)))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    sequences=sets_of_sequences,
+    always=st.booleans(),
+    fates=st.lists(st.sampled_from(["stays", "goes", "comes"]), min_size=24, max_size=24),
+    kind=st.sampled_from(LAYOUTS),
+    with_nodes=st.booleans(),
+)
+def test_an_updated_index_is_the_one_that_would_be_built(sequences, always, fates, kind, with_nodes):
+    """Array by array, whatever is removed and added: docids of several documents among them, in every layout."""
+    docids = ended_docids(sequences, always=always)
+    fate = np.array(fates[: len(docids)])
+    held, goes, comes = fate != "comes", fate == "goes", fate == "comes"
+    after = np.concatenate([np.flatnonzero(fate == "stays"), np.flatnonzero(comes)])
+    assume(held.any() and len(after))
+    fewest = min(len({docids[row] for row in rows}) for rows in (np.flatnonzero(held), after))
+    kind = kind if fewest > template(kind).layout.window else "narrow"  # else too few for a wide root
+    *named, nodes = rows_of(docids)
+
+    def rows(which):
+        return *(array[which] for array in named), nodes[which] if with_nodes else None
+
+    added = rows(comes) if comes.any() else ()
+    updated = laid_out(*rows(held), kind).updated(*added, remove=np.flatnonzero(goes))
+    jax.tree.map(np.testing.assert_array_equal, updated, laid_out(*rows(after), kind))
+
+
+def test_documents_come_and_go():
+    """What is updated equals what is built from the rows that are left and the new ones."""
+    docids = ended_docids(random_docids(600, seed=1).tolist())
+    tokens, lengths, document, nodes = rows_of(docids)
+    start = DocidIndex.build(tokens[:500], lengths[:500], document[:500], nodes[:500], vocab_size=12, room=0.5)
+    gone = range(100, 200)
+    updated = start.updated(tokens[500:], lengths[500:], document[500:], nodes[500:], remove=gone)
+    kept = np.setdiff1d(np.arange(600), gone)
+    assert_same_contents(
+        updated, DocidIndex.build(tokens[kept], lengths[kept], document[kept], nodes[kept], vocab_size=12)
+    )
+    assert updated.layout == start.layout
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), updated) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), start
+    )
+
+
+def test_what_does_not_fit_is_laid_out_anew():
+    tokens = random_docids(300)
+    start = DocidIndex.build(tokens, np.full(300, 3), np.arange(300), vocab_size=12, room=0.1)
+    more = random_docids(200, length=4, seed=5)
+    updated = start.updated(more, np.full(200, 3), np.arange(300, 500))
+    assert updated.layout != start.layout
+    assert updated.layout.room == 0.1, "there is room again"
+    both = np.concatenate([tokens, more[:, :3]])
+    assert_same_contents(updated, DocidIndex.build(both, np.full(500, 3), np.arange(500), vocab_size=12))
+
+
+def test_updates_that_cannot_be():
+    index = DocidIndex.from_sequences([[5, 6], [5, 1], [5, 7, 8], [9], [5, 7, 9]], vocab_size=10, room=0.5)
+    with pytest.raises(InputError, match="document 77 is not in the index"):
+        index.updated(remove=[3, 77])
+    with pytest.raises(InputError, match="no docids would be left"):
+        index.updated(remove=range(5))
+    with pytest.raises(InputError, match="token 10 at position 0"):
+        index.updated(np.array([[10]]), np.array([1]), np.array([9]))
+    with pytest.raises(InputError, match="prefix nodes for some docids only"):
+        index.updated(np.array([[8]]), np.array([1]), np.array([9]), np.array([[0]]))
+    with pytest.raises(InputError, match=r"docid 5 \[5\] is the beginning of docid 1 \[5, 1\]"):
+        index.updated(np.array([[5]]), np.array([1]), np.array([9]))
+    with pytest.raises(InputError, match=r"docid 2 \[9\] is the beginning of docid 3 \[9, 4\]"):
+        index.updated(np.array([[9, 4]]), np.array([2]), np.array([9]), remove=[0, 4])
