@@ -21,6 +21,7 @@ example:
   genret search --run runs/first --file queries.txt --json > results.jsonl
   genret search --run runs/first                         asks for queries until an empty line
 """
+_TOGETHER = 64  # queries of a file that are searched at a time
 _SNIPPET = 100  # characters of text shown below a title
 
 
@@ -47,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
     retriever = Retriever.load(args.run, checkpoint=checkpoint)
     if args.file:
-        queries = _read(args.file)
-        for query, results in zip(queries, retriever.search(queries, args.k, beam=args.beam), strict=True):
-            _show(query, results, args.json)
+        _search_file(retriever, args)
         return 0
     for query in [args.query] if args.query is not None else _ask(retriever):
         try:
@@ -59,6 +58,27 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print(f"  {error}", file=sys.stderr)
     return 0
+
+
+def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
+    """Search for one query after the other; one that cannot be searched is told, and has no results."""
+    from tqdm import tqdm
+
+    queries = _read(args.file)
+    # On a terminal the results themselves are the progress.
+    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
+    with tqdm(total=len(queries), desc="searching", unit="query", disable=hidden, leave=False) as bar:
+        for start in range(0, len(queries), _TOGETHER):
+            chunk = queries[start : start + _TOGETHER]
+            places = [place for place, query in enumerate(chunk) if retriever.run.vocabulary.words(query)]
+            results = retriever.search([chunk[place] for place in places], args.k, beam=args.beam) if places else []
+            found = dict(zip(places, results, strict=True))
+            for place, query in enumerate(chunk):
+                if place not in found:
+                    line = f"genret: query {start + place + 1} of {args.file} ({query!r}) has no words"
+                    print(line, file=sys.stderr)
+                _show(query, found.get(place, []), args.json)
+            bar.update(len(chunk))
 
 
 def _read(file: str) -> list[str]:

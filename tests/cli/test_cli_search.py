@@ -41,6 +41,22 @@ def test_json_lines_of_a_file_of_queries(tiny_run, capsys, tmp_path):
     assert (first["rank"], first["doc_id"]) == (1, "d16")
 
 
+def test_a_query_without_words_does_not_end_a_file(tiny_run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("genret_jax.cli.search._TOGETHER", 2)
+    file = tmp_path / "queries.txt"
+    file.write_text(f"??\n{QUERY}\n...\n!\n{word(5, 14)}\n")
+    code, out, err = genret(capsys, "--run", tiny_run, "--file", file, "--json", "-k", 2)
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["query"] for answer in answers] == ["??", QUERY, "...", "!", word(5, 14)]
+    assert [len(answer["results"]) for answer in answers] == [0, 2, 0, 0, 2]
+    assert answers[1]["results"][0]["doc_id"] == "d16"
+    assert err.splitlines() == [
+        f"genret: query {number} of {file} ({query!r}) has no words"
+        for number, query in ((1, "??"), (3, "..."), (4, "!"))
+    ]
+
+
 def test_standard_input_and_the_prompt(tiny_run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUERY}\n"))
     code, out, _ = genret(capsys, "--run", tiny_run, "--file", "-", "--json")
