@@ -14,7 +14,7 @@ PACKAGE = ROOT / "genret_jax"
 
 BASE = {"errors", "storage", "validation"}
 CORE = BASE | {"docids", "losses", "models", "decoding"}
-PARTS = CORE | {"data", "training", "evaluation", "baselines"}
+PARTS = CORE | {"data", "model_search", "training", "evaluation", "baselines"}
 RUNS = PARTS | {"experiment", "run", "retriever", "evaluate"}
 
 # What a part may import beside itself. A part is a folder or a module directly in genret_jax.
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "models": BASE,
     "decoding": BASE,
     "data": BASE | {"docids"},
-    "training": CORE | {"data"},
+    "model_search": CORE,
+    "training": CORE | {"data", "model_search"},
     "evaluation": CORE | {"data", "training"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "testing": PARTS | {"experiment"},

@@ -71,7 +71,7 @@ def register_tasks(
     taken = [n for n in (name, *registered.tasks) if n in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()]
     if taken:
         raise InputError(f"seqio already has a task or mixture {taken[0]!r}", fix="register under another name")
-    features = _features(store)
+    features = store_features(store)
     for kind, field in _RATES.items():
         if rates[f"{name}_{kind}"] > 0:
             only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
@@ -82,7 +82,8 @@ def register_tasks(
     return registered
 
 
-def _features(store: ExampleStore) -> dict[str, Any]:
+def store_features(store: ExampleStore) -> dict[str, Any]:
+    """Return the features ``inputs`` and ``targets`` of the tasks of a store, with their vocabularies."""
     seqio, _ = import_seqio()
     shared = store.shares_vocabulary
     sizes = {"inputs": store.decoder_vocabulary_size if shared else store.vocabulary_size}
