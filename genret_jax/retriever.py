@@ -79,8 +79,8 @@ class Retriever:
 
         Args:
             run: Folder written by ``genret train``.
-            checkpoint: ``"best"`` by the validation metric, ``"last"``, a step, or ``"start"``: the network as
-                it was initialised, untrained.
+            checkpoint: ``"best"`` by the validation metric, ``"last"``, a step, ``"start"``: the network as it was
+                initialised, untrained; or the path of a checkpoint or ``MODEL_DIR`` of t5x.
 
         Raises:
             InputError: If the folder is no run, has no checkpoint yet, or they do not fit each other.
