@@ -122,9 +122,9 @@ class _Evaluation:
         """Return the example as a batch of one: inputs, and the first right docid."""
         return self._inputs[index : index + 1], self._docids[index][:1]
 
-    def right_docids(self, index: int, text: TokenText) -> set[str]:
-        """Return all right docids, as text."""
-        return {text.decode(tokens) for tokens in self._docids[index]}
+    def right_docids(self, index: int, text: TokenText) -> list[str]:
+        """Return all right docids, as text, those of the best document first."""
+        return [text.decode(tokens) for tokens in self._docids[index]]
 
 
 def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) -> dict[str, _Evaluation]:
@@ -158,7 +158,7 @@ def _add_task(name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], 
         if not is_target:
             return decoded
         if example["split"] < 0:
-            return {decoded}
+            return [decoded]  # not a set, which seqio's JSON logger cannot write
         return numbered[int(example["split"])].right_docids(int(example["index"]), text)
 
     seqio.TaskRegistry.add(

@@ -117,7 +117,7 @@ def test_test_queries_come_once_with_all_their_docids_as_targets(
     assert [inputs.decode(e["inputs"]) for e in examples] == ["s e a a n i m a l", "w h o s w i m s"]
     assert [targets.decode(e["targets"]) for e in examples] == ["<2-0>", "<2-0>"]
     right = [task.postprocess_fn("<2-0>", example=e, is_target=True) for e in examples]
-    assert right == [{"<2-0>", "<0>"}, {"<2-0>"}]
+    assert right == [["<2-0>", "<0>"], ["<2-0>"]]
     assert task.postprocess_fn("<1-1>", example=examples[0], is_target=False) == "<1-1>"
 
 
@@ -140,7 +140,7 @@ def test_documents_split_shows_every_document_once(seqio: Any, registered: Any, 
     expected = store.document_inputs(12, append_eos=True)[store.documents_with_text]
     assert inputs == [[token for token in row if token] for row in expected.tolist()]
     right = [task.postprocess_fn("", example=e, is_target=True) for e in examples]
-    assert right == [{"<0>"}, {"<1-0>"}, {"<2-0>"}, {"<2-1>", "<0-1>"}]
+    assert right == [["<0>"], ["<1-0>"], ["<2-0>"], ["<2-1>", "<0-1>"]]
 
 
 @pytest.mark.parametrize("pack", [False, True])
