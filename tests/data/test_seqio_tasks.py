@@ -241,6 +241,22 @@ def test_importing_the_dsi_tasks_registers_them(
     assert dsi.mixture(str(store.folder)) is mixture
 
 
+def test_gin_files_get_names_and_lengths(seqio: Any, store: ExampleStore) -> None:
+    from genret_jax.tasks import dsi
+
+    config = dataclasses.replace(CONFIG, pseudo_query_rate=0.0)
+    known = {"name": "named", "config": config, "batch_size": BATCH}
+    assert dsi.task_name(str(store.folder), **known) == "named"
+    assert dsi.task_name(str(store.folder), task="retrieval", **known) == "named_retrieval"
+    assert {"named", "named_retrieval"} <= seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    with pytest.raises(InputError, match="no task 'pseudo_queries'; expected one of indexing, retrieval"):
+        dsi.task_name(str(store.folder), task="pseudo_queries", **known)
+    lengths = dsi.feature_lengths(str(store.folder), config=config)
+    assert lengths == {"inputs": 12, "targets": store.docid_length}
+    writes_text = dataclasses.replace(config, objective="targets_to_inputs")
+    assert dsi.feature_lengths(str(store.folder), config=writes_text) == {"inputs": 12, "targets": 12}
+
+
 def test_pseudo_queries_of_the_mixture_are_configurable(seqio: Any, store: ExampleStore) -> None:
     sentences = PseudoQueries(span_weight=0.0, window_weight=0.0, terms_weight=0.0, sentence_weight=1.0)
     config = dataclasses.replace(
