@@ -2,14 +2,13 @@
 
 import copy
 import dataclasses
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
 from genret_jax.decoding import (
     BeamResult,
@@ -18,13 +17,10 @@ from genret_jax.decoding import (
     RankedDocuments,
     TrieConstraint,
     allow,
-    beam_search,
     rank_documents,
 )
 from genret_jax.errors import InputError
-from genret_jax.models.config import T5Config
-from genret_jax.models.heads import NodeTree
-from genret_jax.models.network import T5
+from genret_jax.model_search import search_tokens
 from genret_jax.run import Run, node_tree
 
 # Fewer beams than this rank a handful of results noticeably worse than a wide search, at nearly the same cost.
@@ -83,8 +79,8 @@ class Retriever:
 
         Args:
             run: Folder written by ``genret train``.
-            checkpoint: ``"best"`` by the validation metric, ``"last"``, a step, or ``"start"``: the network as
-                it was initialised, untrained.
+            checkpoint: ``"best"`` by the validation metric, ``"last"``, a step, ``"start"``: the network as it was
+                initialised, untrained; or the path of a checkpoint or ``MODEL_DIR`` of t5x.
 
         Raises:
             InputError: If the folder is no run, has no checkpoint yet, or they do not fit each other.
@@ -253,36 +249,3 @@ class Retriever:
 
 def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:
     return array if len(array) == rows else np.pad(array, ((0, rows - len(array)), (0, 0)))
-
-
-@functools.partial(jax.jit, static_argnames=("config", "beams"))
-def search_tokens(
-    params: Mapping[str, Any],
-    tokens: Int[Array | np.ndarray, "b l"],
-    strategy: TrieConstraint | Exhaustive,
-    tree: NodeTree | None,
-    config: T5Config,
-    beams: int,
-) -> BeamResult:
-    """Encode queries and search for their docids, all in one program.
-
-    Args:
-        params: Of the network.
-        tokens: Queries, padded with 0.
-        strategy: The docids, and how to search them.
-        tree: The docid tree; for the prefix head.
-        config: The network's shape.
-        beams: Results a query.
-    """
-    model, variables = T5(config), {"params": params}
-    encoded = model.apply(variables, tokens, method=T5.encode)
-    cache = model.apply(variables, encoded, tokens, strategy.index.max_length, method=T5.init_cache)
-
-    def step(tokens: Array, prefix_nodes: Array, cache: Any, *, first: bool) -> tuple[Array, Any]:
-        # The cache itself says whether this is the first step (T5.init_cache).
-        return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.step)
-
-    def forced(tokens: Array, prefix_nodes: Array, cache: Any) -> Array:
-        return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.forced)
-
-    return beam_search(step, cache, strategy, batch=tokens.shape[0], beams=beams, forced=forced)

@@ -156,14 +156,21 @@ class Run:
     def params(self, checkpoint: str | int = "best") -> dict[str, Any]:
         """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
 
+        Args:
+            checkpoint: ``"best"``, ``"last"``, a step, ``"start"``, or the path of a checkpoint or ``MODEL_DIR`` that
+                t5x wrote. Such a checkpoint does not say what corpus and docids it was trained on.
+
         Raises:
             InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
         """
         if checkpoint == "start":
             return self.start_params()
         from genret_jax.training import restore_params
+        from genret_jax.training.t5x_checkpoint import find_checkpoint, read_t5x_params
 
         like = jax.eval_shape(self._random_params)
+        if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
+            return read_t5x_params(checkpoint, like)
         return restore_params(self.folder, which=checkpoint, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
 
     def start_params(self) -> dict[str, Any]:
@@ -220,6 +227,21 @@ class Run:
 def _random_params(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
     token = jnp.zeros((1, 1), jnp.int32)
     return T5(config).init(key, token, token, token, tree)["params"]
+
+
+def model_of(run: str | os.PathLike[str]) -> T5Config:
+    """Return the network of a run, for gin files that train it with t5x."""
+    return Run.open(run).model
+
+
+def sampler_of(run: str | os.PathLike[str]) -> SamplerConfig:
+    """Return how a run's examples are drawn, for such gin files."""
+    return Run.open(run).sampler
+
+
+def examples_of(run: str | os.PathLike[str]) -> str:
+    """Return the folder of a run's example store, for such gin files."""
+    return str(Run.open(run).store.folder)
 
 
 def node_tree(encoded: EncodedDocids) -> NodeTree:

@@ -35,7 +35,6 @@ def train(*, run: str, experiment: Experiment) -> Run:
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     from genret_jax import training
-    from genret_jax.configuration import experiment_as_gin
     from genret_jax.data.sampler import Sampler
     from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
     from genret_jax.training.retrieval_task import RetrievalTask
@@ -43,10 +42,7 @@ def train(*, run: str, experiment: Experiment) -> Run:
     folder = Path(run)
     with folder_lock(folder / LOCK, doing="training"):
         with new_or_untouched(folder):
-            remove_partial(folder)
-            opened = prepare(experiment, folder, log=stderr)
-            with atomic_file(folder / CONFIGURATION) as handle:
-                handle.write(experiment_as_gin(run, experiment))
+            opened = _prepared(folder, run, experiment)
             sampler = Sampler(opened.store, opened.sampler, seed=opened.seed, batch_size=experiment.trainer.batch_size)
             evaluators = _evaluators(opened)
             trainer = _trainer(experiment, evaluators)
@@ -69,6 +65,34 @@ def train(*, run: str, experiment: Experiment) -> Run:
         )
     if result.interrupted:
         raise KeyboardInterrupt
+    return opened
+
+
+def prepare_only(*, run: str, experiment: Experiment) -> Run:
+    """Make a run folder that is ready to be trained, by :func:`train` or by t5x.
+
+    Args:
+        run: The run folder.
+        experiment: Everything else.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: As :func:`train`.
+    """
+    folder = Path(run)
+    with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder):
+        return _prepared(folder, run, experiment)
+
+
+def _prepared(folder: Path, run: str, experiment: Experiment) -> Run:
+    from genret_jax.configuration import experiment_as_gin
+
+    remove_partial(folder)
+    opened = prepare(experiment, folder, log=stderr)
+    with atomic_file(folder / CONFIGURATION) as handle:
+        handle.write(experiment_as_gin(run, experiment))
     return opened
 
 

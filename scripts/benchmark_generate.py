@@ -38,9 +38,9 @@ import numpy as np
 
 from genret_jax.decoding import DocidIndex, TrieConstraint
 from genret_jax.evaluation.environment import environment
+from genret_jax.model_search import search_tokens
 from genret_jax.models import T5, T5Config
 from genret_jax.models.huggingface import save_safetensors
-from genret_jax.retriever import search_tokens
 from genret_jax.storage import write_json
 
 BEAMS, INPUT_LENGTH, EOS, FIRST_TOKEN = 10, 32, 1, 2

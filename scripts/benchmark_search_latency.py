@@ -40,8 +40,9 @@ from genret_jax.data.vocabulary import SentencePieceVocabulary, train_sentencepi
 from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
+from genret_jax.model_search import search_tokens
 from genret_jax.models import T5, T5Config
-from genret_jax.retriever import Retriever, search_tokens
+from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
 from genret_jax.storage import write_json
 

@@ -5,15 +5,18 @@ Importing this module with ``GENRET_EXAMPLES`` set to a folder written by ``genr
     GENRET_EXAMPLES=/data/nq/examples python -m t5x.train --gin.MIXTURE_OR_TASK_MODULE='"genret_jax.tasks.dsi"' \
         --gin.MIXTURE_OR_TASK_NAME='"dsi"' ...
 
-In a gin file, or Python, :func:`mixture` does so for a given folder and configuration.
+In a gin file, or Python, :func:`mixture` does so for a given folder and configuration, and :func:`task_name` where a
+configuration holds a name.
 """
 
 import os
 from typing import Any
 
-from genret_jax.data.sampler import SamplerConfig
+from genret_jax.data.example_store import ExampleStore
+from genret_jax.data.sampler import Sampler, SamplerConfig
 from genret_jax.data.seqio_tasks import register_tasks
 from genret_jax.data.seqio_vocabulary import import_seqio
+from genret_jax.errors import InputError
 
 # Tay et al. 2022, arXiv 2202.06991: the first 32 tokens of a document, indexing and retrieval examples 32:1.
 DSI = SamplerConfig(
@@ -40,6 +43,50 @@ def mixture(examples: str, *, name: str = "dsi", config: SamplerConfig = DSI, se
     """
     seqio, _ = import_seqio()
     return seqio.MixtureRegistry.get(register_tasks(examples, name, config, seed=seed).mixture)
+
+
+def task_name(
+    examples: str,
+    *,
+    task: str | None = None,
+    name: str = "dsi",
+    config: SamplerConfig = DSI,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> str:
+    """Register the tasks of an example store and return the name of one: t5x names files after it.
+
+    Args:
+        examples: Folder of the example store.
+        task: ``"indexing"``, ``"pseudo_queries"`` or ``"retrieval"``; None for the mixture of all.
+        name: Name of the mixture, prefix of its tasks.
+        config: What the examples are.
+        seed: Seed of all random choices.
+        batch_size: Rows of a training step, by which examples are numbered.
+
+    Raises:
+        InputError: If there is no such task, or its rate is 0.
+    """
+    registered = register_tasks(examples, name, config, seed=seed, batch_size=batch_size)
+    wanted = name if task is None else f"{name}_{task}"
+    if task is not None and wanted not in registered.tasks:
+        raise InputError(
+            f"no task '{task}'",
+            expected=f"one of {', '.join(known.removeprefix(f'{name}_') for known in registered.tasks)}",
+            fix="change it, or give it a rate above 0 in SamplerConfig",
+        )
+    return wanted
+
+
+def feature_lengths(examples: str, *, config: SamplerConfig = DSI) -> dict[str, int]:
+    """Return the lengths at which nothing of an example is cut, for configurations that ask for them.
+
+    Args:
+        examples: Folder of the example store.
+        config: What the examples are.
+    """
+    sampler = Sampler(ExampleStore.open(examples), config, seed=0, batch_size=1)
+    return {"inputs": config.input_length, "targets": sampler.decoder_length}
 
 
 if os.environ.get("GENRET_EXAMPLES"):

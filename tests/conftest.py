@@ -90,3 +90,15 @@ def tiny_run(tiny_corpus: Path) -> Path:
     with pytest.warns(UserWarning, match="neither title nor text"):
         train(run=str(folder), experiment=tiny_experiment(tiny_corpus))
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_head_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the tiny corpus with T5's head, prepared and not trained; not to be changed."""
+    from genret_jax.testing.tiny_run import text_head_experiment
+    from genret_jax.train import prepare_only
+
+    folder = tmp_path_factory.mktemp("text_head") / "run"
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare_only(run=str(folder), experiment=text_head_experiment(tiny_corpus))
+    return folder

@@ -24,7 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
     parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
     parser.add_argument(
-        "--checkpoint", default="best", metavar="WHICH", help="best, last, or a step (default: best, else last)"
+        "--checkpoint",
+        default="best",
+        metavar="WHICH",
+        help="best, last, a step, or the path of a t5x checkpoint (default: best, else last)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")

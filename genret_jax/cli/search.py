@@ -34,7 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
     parser.add_argument(
-        "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained), or a step (default: best)"
+        "--checkpoint",
+        default="best",
+        metavar="WHICH",
+        help="best, last, start (untrained), a step, or the path of a t5x checkpoint (default: best)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a query")
 

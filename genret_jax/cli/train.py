@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", help="run folder; the same as --gin.RUN=\"'DIR'\"")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps; the same as --gin.STEPS=N")
     parser.add_argument(
+        "--prepare-only", action="store_true", help="stop before the first step; t5x can train what is prepared"
+    )
+    parser.add_argument(
         "--gin",
         action="append",
         default=[],
@@ -39,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Parse the configuration and train."""
     from genret_jax.configuration import experiment_from_gin
-    from genret_jax.train import train
+    from genret_jax.train import prepare_only, train
 
     bindings = [_binding(text) for text in args.gin]
     bindings += [
@@ -48,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
         if value is not None
     ]
     folder, experiment = experiment_from_gin(args.gin_file or [_DEFAULT], bindings)
-    train(run=folder, experiment=experiment)
+    if args.prepare_only:
+        prepare_only(run=folder, experiment=experiment)
+    else:
+        train(run=folder, experiment=experiment)
     return 0
 
 

@@ -71,7 +71,7 @@ def register_tasks(
     taken = [n for n in (name, *registered.tasks) if n in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()]
     if taken:
         raise InputError(f"seqio already has a task or mixture {taken[0]!r}", fix="register under another name")
-    features = _features(store)
+    features = store_features(store)
     for kind, field in _RATES.items():
         if rates[f"{name}_{kind}"] > 0:
             only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
@@ -82,7 +82,8 @@ def register_tasks(
     return registered
 
 
-def _features(store: ExampleStore) -> dict[str, Any]:
+def store_features(store: ExampleStore) -> dict[str, Any]:
+    """Return the features ``inputs`` and ``targets`` of the tasks of a store, with their vocabularies."""
     seqio, _ = import_seqio()
     shared = store.shares_vocabulary
     sizes = {"inputs": store.decoder_vocabulary_size if shared else store.vocabulary_size}
@@ -121,9 +122,9 @@ class _Evaluation:
         """Return the example as a batch of one: inputs, and the first right docid."""
         return self._inputs[index : index + 1], self._docids[index][:1]
 
-    def right_docids(self, index: int, text: TokenText) -> set[str]:
-        """Return all right docids, as text."""
-        return {text.decode(tokens) for tokens in self._docids[index]}
+    def right_docids(self, index: int, text: TokenText) -> list[str]:
+        """Return all right docids, as text, those of the best document first."""
+        return [text.decode(tokens) for tokens in self._docids[index]]
 
 
 def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) -> dict[str, _Evaluation]:
@@ -157,7 +158,7 @@ def _add_task(name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], 
         if not is_target:
             return decoded
         if example["split"] < 0:
-            return {decoded}
+            return [decoded]  # not a set, which seqio's JSON logger cannot write
         return numbered[int(example["split"])].right_docids(int(example["index"]), text)
 
     seqio.TaskRegistry.add(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.data.corpus import Corpus, write_beir
+from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import HierarchicalKMeans
 from genret_jax.experiment import EvaluationConfig, Experiment, VocabularyConfig
 from genret_jax.models.initialize import LsaStart
@@ -103,4 +104,23 @@ def tiny_experiment(
         model=tiny_t5(**{**network, **(model or {})}),
         trainer=TrainerConfig(**{**training, **(trainer or {})}),
         **{**defaults, **fields},
+    )
+
+
+def text_head_experiment(corpus: str | os.PathLike[str]) -> Experiment:
+    """Return an experiment that both engines can train alike: T5's head, no dropout, one task, Adam at a constant rate.
+
+    Args:
+        corpus: BEIR folder.
+    """
+    return tiny_experiment(
+        corpus,
+        model={"head": "vocabulary", "encoder_final_norm": True, "dropout_rate": 0.0},
+        trainer={"steps": 20, "log_every": 1, "evaluate_every": None, "checkpoint_every": 20, "clip_norm": None}
+        | {"best_metric": None, "data_parallel": None, "optimizer": AdamW(learning_rate=Constant(rate=3e-3))},
+        sampler=SamplerConfig(
+            indexing_rate=0.0, pseudo_query_rate=0.0, retrieval_rate=1.0, draw="query", append_eos=True
+        ),
+        start=None,
+        z_loss=1e-4,
     )

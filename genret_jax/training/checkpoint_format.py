@@ -106,7 +106,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     import orbax.checkpoint as ocp
 
-    with _any_failure_is_damage():
+    with any_failure_is_damage():
         metadata = dict(_restore(path, metadata=ocp.args.JsonRestore())["metadata"])
         if metadata.pop("digest") != digest(metadata):
             raise DamagedError("its metadata was changed")
@@ -127,7 +127,7 @@ def read_items(path: Path, like: Mapping[str, Any], metadata: Mapping[str, Any])
     import orbax.checkpoint as ocp
 
     arguments = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-    with _any_failure_is_damage():
+    with any_failure_is_damage():
         restored = _restore(path, **arguments)
         items = {name: restored[name] for name in like}
         for name, item in items.items():
@@ -144,7 +144,8 @@ def _restore(path: Path, **arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _any_failure_is_damage() -> Iterator[None]:
+def any_failure_is_damage() -> Iterator[None]:
+    """Turn whatever Orbax raises for a checkpoint that it cannot read into :class:`DamagedError`."""
     try:
         yield
     except (DamagedError, MemoryError):

@@ -205,3 +205,11 @@ def test_an_interrupted_training_is_not_a_success(place, monkeypatch, capsys):
     assert genret(place) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "genret: interrupted"
     assert (place / "run" / "run.json").is_file()
+
+
+def test_a_run_can_be_prepared_without_a_step(place):
+    assert genret(place, "--prepare-only") == 0
+    assert Run.open(place / "run").start_params()
+    assert (place / "run" / "config.gin").is_file()
+    assert not (place / "run" / "checkpoints").exists()
+    assert not (place / "run" / "metrics.jsonl").exists()

@@ -117,7 +117,7 @@ def test_test_queries_come_once_with_all_their_docids_as_targets(
     assert [inputs.decode(e["inputs"]) for e in examples] == ["s e a a n i m a l", "w h o s w i m s"]
     assert [targets.decode(e["targets"]) for e in examples] == ["<2-0>", "<2-0>"]
     right = [task.postprocess_fn("<2-0>", example=e, is_target=True) for e in examples]
-    assert right == [{"<2-0>", "<0>"}, {"<2-0>"}]
+    assert right == [["<2-0>", "<0>"], ["<2-0>"]]
     assert task.postprocess_fn("<1-1>", example=examples[0], is_target=False) == "<1-1>"
 
 
@@ -140,7 +140,7 @@ def test_documents_split_shows_every_document_once(seqio: Any, registered: Any, 
     expected = store.document_inputs(12, append_eos=True)[store.documents_with_text]
     assert inputs == [[token for token in row if token] for row in expected.tolist()]
     right = [task.postprocess_fn("", example=e, is_target=True) for e in examples]
-    assert right == [{"<0>"}, {"<1-0>"}, {"<2-0>"}, {"<2-1>", "<0-1>"}]
+    assert right == [["<0>"], ["<1-0>"], ["<2-0>"], ["<2-1>", "<0-1>"]]
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -239,6 +239,22 @@ def test_importing_the_dsi_tasks_registers_them(
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {"dsi_indexing": 32.0, "dsi_retrieval": 1.0}
     assert dsi.mixture(str(store.folder)) is mixture
+
+
+def test_gin_files_get_names_and_lengths(seqio: Any, store: ExampleStore) -> None:
+    from genret_jax.tasks import dsi
+
+    config = dataclasses.replace(CONFIG, pseudo_query_rate=0.0)
+    known = {"name": "named", "config": config, "batch_size": BATCH}
+    assert dsi.task_name(str(store.folder), **known) == "named"
+    assert dsi.task_name(str(store.folder), task="retrieval", **known) == "named_retrieval"
+    assert {"named", "named_retrieval"} <= seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    with pytest.raises(InputError, match="no task 'pseudo_queries'; expected one of indexing, retrieval"):
+        dsi.task_name(str(store.folder), task="pseudo_queries", **known)
+    lengths = dsi.feature_lengths(str(store.folder), config=config)
+    assert lengths == {"inputs": 12, "targets": store.docid_length}
+    writes_text = dataclasses.replace(config, objective="targets_to_inputs")
+    assert dsi.feature_lengths(str(store.folder), config=writes_text) == {"inputs": 12, "targets": 12}
 
 
 def test_pseudo_queries_of_the_mixture_are_configurable(seqio: Any, store: ExampleStore) -> None:

@@ -70,3 +70,12 @@ def assert_same_params() -> Callable[[Any, Any], None]:
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
 
     return check
+
+
+@pytest.fixture(scope="session")
+def t5x_engine() -> Any:
+    """The module that imports t5x; what needs it is skipped where t5x is not."""
+    pytest.importorskip("t5x.train", reason="t5x is not installed; bash scripts/test_t5x.sh installs and tests it")
+    from genret_jax.training import t5x_engine
+
+    return t5x_engine

@@ -1,0 +1,47 @@
+"""The search over docids with the network: where models and decoding, which know nothing of each other, meet."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from genret_jax.decoding import BeamResult, Exhaustive, TrieConstraint, beam_search
+from genret_jax.models.config import T5Config
+from genret_jax.models.heads import NodeTree
+from genret_jax.models.network import T5
+
+
+@functools.partial(jax.jit, static_argnames=("config", "beams"))
+def search_tokens(
+    params: Mapping[str, Any],
+    tokens: Int[Array | np.ndarray, "b l"],
+    strategy: TrieConstraint | Exhaustive,
+    tree: NodeTree | None,
+    config: T5Config,
+    beams: int,
+) -> BeamResult:
+    """Encode queries and search for their docids, all in one program.
+
+    Args:
+        params: Of the network.
+        tokens: Queries, padded with 0.
+        strategy: The docids, and how to search them.
+        tree: The docid tree; for the prefix head.
+        config: The network's shape.
+        beams: Results a query.
+    """
+    model, variables = T5(config), {"params": params}
+    encoded = model.apply(variables, tokens, method=T5.encode)
+    cache = model.apply(variables, encoded, tokens, strategy.index.max_length, method=T5.init_cache)
+
+    def step(tokens: Array, prefix_nodes: Array, cache: Any, *, first: bool) -> tuple[Array, Any]:
+        # The cache itself says whether this is the first step (T5.init_cache).
+        return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.step)
+
+    def forced(tokens: Array, prefix_nodes: Array, cache: Any) -> Array:
+        return model.apply(variables, tokens, prefix_nodes, cache, tree, method=T5.forced)
+
+    return beam_search(step, cache, strategy, batch=tokens.shape[0], beams=beams, forced=forced)

@@ -1,0 +1,119 @@
+"""Checkpoints as t5x writes them, read and written without t5x: parameters go both ways between the engines.
+
+Both engines keep the same parameters under the same names; t5x's are the item ``state`` of an Orbax checkpoint
+``checkpoint_STEP``, beside the optimizer's state and that of the data.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from genret_jax.errors import InputError
+from genret_jax.training.checkpoint_format import (
+    DamagedError,
+    any_failure_is_damage,
+    describe,
+    describe_difference,
+    explain_full_disk,
+)
+from genret_jax.training.task import Params
+
+_PREFIX, _STATE, _TARGET = "checkpoint_", "state", "target"
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
+    """Return the t5x checkpoint at a path, the last one if it is a ``MODEL_DIR``; None if there is none."""
+    path = Path(path)
+    if (path / _STATE).is_dir():
+        return path.resolve()
+    steps = [each.name.removeprefix(_PREFIX) for each in path.glob(f"{_PREFIX}*") if (each / _STATE).is_dir()]
+    finished = [int(step) for step in steps if step.isdecimal()]  # Orbax renames what it has finished
+    return (path / f"{_PREFIX}{max(finished)}").resolve() if finished else None
+
+
+def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
+    """Read the parameters of a checkpoint that t5x wrote (through Orbax, as it does by default).
+
+    Args:
+        path: ``MODEL_DIR/checkpoint_STEP``, or ``MODEL_DIR`` for the last one.
+        like: Arrays or shapes of the network they are for.
+
+    Returns:
+        Nested dict of float32 arrays, on the devices of those of ``like`` or on one.
+
+    Raises:
+        InputError: If there is no such checkpoint, it cannot be read, or it is of another network.
+    """
+    found = find_checkpoint(path)
+    if found is None:
+        raise InputError("no t5x checkpoint here", file=path, expected="MODEL_DIR or MODEL_DIR/checkpoint_STEP")
+    try:
+        return _read(found, like)
+    except DamagedError as damage:
+        raise InputError(
+            f"a t5x checkpoint that cannot be read ({damage})", file=found, fix="take another step"
+        ) from None
+
+
+def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: int = 0) -> Path:
+    """Write parameters as a t5x checkpoint, for ``INITIAL_CHECKPOINT_PATH`` and ``CHECKPOINT_PATH``.
+
+    It has no optimizer's state: ``gin_configs/t5x`` lets t5x make it anew.
+
+    Args:
+        folder: Where ``checkpoint_STEP`` is made.
+        params: Nested dict of arrays.
+        step: Updates they have had.
+
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        InputError: If it exists, or the disk is full.
+    """
+    import orbax.checkpoint as ocp
+
+    path = (Path(folder) / f"{_PREFIX}{step}").resolve()
+    if path.exists():
+        raise InputError("a checkpoint exists already", file=path, fix="remove it or choose another folder")
+    state = {_TARGET: params, "state": {"step": jnp.asarray(step, jnp.int32)}}
+    with explain_full_disk(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(state)}))
+    return path
+
+
+def _read(path: Path, like: Params) -> Params:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with any_failure_is_damage():
+            tree = checkpointer.metadata(path / _STATE).item_metadata.tree[_TARGET]
+        _check_shapes(path, tree, like)
+        wanted = {_TARGET: jax.tree.map(_placed, like)}
+        arguments = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        with any_failure_is_damage():
+            params: Params = checkpointer.restore(path / _STATE, args=arguments)[_TARGET]
+    return params
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    place = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=place)
+
+
+def _check_shapes(path: Path, tree: Any, like: Params) -> None:
+    found = {"/".join(name): ["float32", list(leaf.shape)] for name, leaf in flatten_dict(tree).items()}
+    wanted = {name: ["float32", shape] for name, (_, shape) in describe(like).items()}
+    difference = describe_difference(found, wanted, found_in="checkpoint", wanted_in="this run")
+    if difference:
+        raise InputError(
+            f"a t5x checkpoint of another network ({difference})",
+            file=path,
+            fix="give the run folder that t5x/prepared_run.gin named when it was trained",
+        )
