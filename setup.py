@@ -20,6 +20,7 @@ REQUIRES = [
     "scikit-learn>=1.6.1",
     "sentencepiece>=0.2.1",
     "safetensors>=0.6.2",
+    "tensorstore>=0.1.86",
     "tqdm>=4.67.0",
     "ir-measures>=0.4.1",
     "tensorboardX>=2.6.4",

@@ -51,8 +51,9 @@ class PretrainedStart:
     """Start from public T5 weights.
 
     Args:
-        path: Folder in the Hugging Face layout (``config.json`` and ``model.safetensors``). Rows of docid tokens, which
-            the public vocabulary does not have, keep their random initialisation.
+        path: A T5, T5 1.1, mT5 or ByT5 checkpoint in the Hugging Face layout (``config.json`` and
+            ``model.safetensors``) or in t5x's. Rows of docid tokens, which the public vocabulary does not have, start
+            at random, at the scale of the checkpoint's rows.
     """
 
     path: str

@@ -180,7 +180,7 @@ class Run:
         if isinstance(start, LsaStart):
             return self._lsa_start(params, start)
         if isinstance(start, PretrainedStart):
-            from genret_jax.models.huggingface import load_into
+            from genret_jax.models.pretrained import load_into
 
             return load_into(params, self.model, start.path)
         return jax.tree.map(np.asarray, params)

@@ -75,6 +75,17 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[An
             partial.unlink(missing_ok=True)
 
 
+def require_free(path: str | os.PathLike[str]) -> None:
+    """Refuse an output that exists, before the work for it rather than after; an empty folder is none.
+
+    Raises:
+        InputError: If something is there.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError("the output already exists", file=path, fix="remove it or choose another name")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill, which becomes ``path`` only when the block ends without an error.
@@ -87,8 +98,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
         InputError: If something is already there, or the disk is full.
     """
     path = Path(path)
-    if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError("the output already exists", file=path, fix="remove it or choose another name")
+    if not replace:
+        require_free(path)
     with _explain_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial_name(path)

@@ -20,16 +20,9 @@ from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 from genret_jax import __version__
 from genret_jax.errors import InputError, nearest
 
-COMMANDS = (
-    "corpus",
-    "docids",
-    "examples",
-    "train",
-    "evaluate",
-    "search",
-    "export",
-    "doctor",
-)  # in the order of a first use
+COMMANDS = (  # in the order of a first use
+    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "doctor",
+)  # fmt: skip
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it

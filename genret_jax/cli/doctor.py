@@ -29,6 +29,7 @@ CORE = (
     "scikit-learn",
     "sentencepiece",
     "safetensors",
+    "tensorstore",
     "tqdm",
     "ir-measures",
     "tensorboardX",

@@ -2,40 +2,37 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
-from genret_jax.models.public_layout import (
-    config_from_json,
-    config_to_json,
-    shape_difference,
-    tensor_paths,
-    tensor_shape,
-    tensor_shapes,
-)
+from genret_jax.models.public_layout import config_from_json, config_to_json, tensor_paths, tensor_shapes
+from genret_jax.models.stored_arrays import StoredArray, StoredArrays, shape_difference
+from genret_jax.models.t5x_layout import require_fitting, write_sentencepiece
 from genret_jax.storage import atomic_folder, read_json, write_json
 
 Params = dict[str, Any]
 
+LAYOUT = "Hugging Face safetensors"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Copies and leftovers that public files carry beside the parameters.
 _REDUNDANT = re.compile(
     r"(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def load_safetensors(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> tuple[T5Config, Params]:
-    """Read a T5 1.0 or 1.1 checkpoint.
-
-    Whether the output layer is tied to the embedding is read off the tensors, not off ``config.json``, whose flag
-    means different things in different versions of transformers; whether the decoder's output is scaled is read off
-    ``scale_decoder_outputs``, and in older files off that flag.
+    """Read a T5 1.0 or 1.1, mT5 or ByT5 checkpoint.
 
     Args:
         path: A folder with ``config.json`` and ``model.safetensors`` (or its shards and their index), or the
@@ -49,99 +46,79 @@ def load_safetensors(path: str | Path, *, dtype: str = "float32", remat: bool = 
     Raises:
         InputError: If files are missing or damaged, the model is not a T5, or tensors do not fit the configuration.
     """
+    stored = find_tensors(path)
+    config = config_of_tensors(stored, dtype=dtype, remat=remat)
+    return config, params_of_tensors(stored, config)
+
+
+def find_tensors(path: str | Path) -> StoredArrays:
+    """Return the tensors of a checkpoint without reading them; paths as for :func:`load_safetensors`.
+
+    Raises:
+        InputError: If files are missing or damaged.
+    """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    described = read_json(folder / "config.json")
-    tensors = {n: t for f in _weight_files(path) for n, t in _read_tensors(f) if not _REDUNDANT.fullmatch(n)}
-    head = tensors.get("lm_head.weight")
-    tied = head is None or np.array_equal(head, tensors.get("shared.weight", np.zeros(0)))
-    config = config_from_json(described, tie_embeddings=tied, dtype=dtype, remat=remat, file=folder / "config.json")
+    tensors: dict[str, StoredArray] = {}
+    for file in _weight_files(path):
+        with _opened(file) as opened:
+            for name in opened.keys():  # noqa: SIM118  # not a dictionary
+                if not _REDUNDANT.fullmatch(name):
+                    part = opened.get_slice(name)
+                    kind = _DTYPES.get(part.get_dtype(), part.get_dtype())
+                    tensors[name] = StoredArray(tuple(part.get_shape()), kind, partial(_read_tensor, file, name))
+    return StoredArrays(path if path.is_dir() else path.parent, LAYOUT, tensors)
+
+
+def config_of_tensors(stored: StoredArrays, *, dtype: str = "float32", remat: bool = False) -> T5Config:
+    """Return the configuration that ``config.json`` and the tensors beside it describe.
+
+    Whether the output layer is tied to the embedding is read off the tensors, not off ``config.json``, whose flag
+    means different things in different versions of transformers; whether the decoder's output is scaled is read off
+    ``scale_decoder_outputs``, and in older files off that flag.
+
+    Raises:
+        InputError: If ``config.json`` is missing, the model is not a T5, or tensors do not fit the configuration.
+    """
+    file = stored.path / "config.json"
+    tied = _is_tied(stored)
+    config = config_from_json(read_json(file), tie_embeddings=tied, dtype=dtype, remat=remat, file=file)
+    shapes = stored.shapes
     if tied:
-        tensors.pop("lm_head.weight", None)
-    expected = tensor_shapes(config)
-    difference = shape_difference({n: t.shape for n, t in tensors.items()}, expected)
+        shapes.pop("lm_head.weight", None)
+    difference = shape_difference(shapes, tensor_shapes(config))
     if difference:
         raise InputError(
             f"the tensors do not fit config.json: {difference}",
-            file=folder,
+            file=stored.path,
             fix="use the config.json that belongs to these weights",
         )
-    params: Params = {}
+    return config
+
+
+def _is_tied(stored: StoredArrays) -> bool:
+    head, embedding = stored.arrays.get("lm_head.weight"), stored.arrays.get("shared.weight")
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return head is None
+    return np.array_equal(head.read(), embedding.read())
+
+
+def params_of_tensors(stored: StoredArrays, config: T5Config) -> Params:
+    """Read all tensors into parameters under t5x's names; ``config`` is that of :func:`config_of_tensors`."""
+    flat = {}
     for name, (keys, transposed) in tensor_paths(config).items():
-        _put(params, keys, np.ascontiguousarray(tensors.pop(name).T) if transposed else tensors.pop(name))
-    return config, params
-
-
-def load_into(params: Mapping[str, Any], config: T5Config, path: str | Path) -> Params:
-    """Return freshly initialised parameters with everything replaced that a public checkpoint has.
-
-    The network may have what the checkpoint has not: rows for docid tokens after those of text, a decoder vocabulary
-    of its own, a row per docid node. New rows of a table keep their random directions, at the scale of the
-    checkpoint's rows; a decoder vocabulary that does not begin with the text's gets nothing from it.
-
-    Args:
-        params: Random parameters of :class:`genret_jax.models.network.T5`.
-        config: Their configuration.
-        path: As for :func:`load_safetensors`.
-
-    Raises:
-        InputError: If the checkpoint cannot be read, or its network is another one than ``config``; all fields that
-            differ are named.
-    """
-    public, weights = load_safetensors(path)
-    _check_same_network(config, public, path)
-    loaded = dict(_flatten(weights))
-    result: Params = {}
-    for name, value in _flatten(params):
-        _put(result, tuple(name.split("/")), _fill(np.array(value, np.float32), loaded.get(name)))
-    if config.head == "vocabulary" and config.decoder_vocab_size is not None:
-        if config.decoder_vocab_size >= config.vocab_size:
-            table = result["decoder_token_embedder"]["embedding"]
-            result["decoder_token_embedder"]["embedding"] = _fill(table, loaded["token_embedder/embedding"])
-        elif not config.tie_embeddings:
-            result["decoder"]["logits_dense"]["kernel"] = np.array(params["decoder"]["logits_dense"]["kernel"])
-    return result
-
-
-def _check_same_network(config: T5Config, public: T5Config, path: str | Path) -> None:
-    fields = [
-        "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers", "activations",
-        "relative_attention_num_buckets", "relative_attention_max_distance", "encoder_final_norm",
-    ]  # fmt: skip
-    if config.head == "vocabulary":
-        fields += ["tie_embeddings", "scale_decoder_outputs"]
-    pairs = [(name, getattr(config, name), getattr(public, name)) for name in fields]
-    different = [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
-    if different:
-        raise InputError(
-            f"T5Config is another network than the checkpoint's: {', '.join(different)}",
-            file=path,
-            fix="use the file of this size in gin_configs/models, or bind these fields",
-        )
-    # Public tables are padded to a multiple of 128 rows; a vocabulary smaller than that is not the checkpoint's.
-    if config.vocab_size <= public.vocab_size - 256:
-        raise InputError(
-            f"T5Config.vocab_size is {config.vocab_size}",
-            file=path,
-            expected=f"the checkpoint's vocabulary ({public.vocab_size} rows)",
-            fix="use the checkpoint's own SentencePiece model (VocabularyConfig.kind = 'file')",
-        )
-
-
-def _fill(table: np.ndarray, loaded: np.ndarray | None) -> np.ndarray:
-    """Return the table with ``loaded`` in its first rows and columns; what is new takes its scale."""
-    if loaded is None:
-        return table
-    if table.shape == loaded.shape:
-        return loaded
-    both = tuple(slice(min(ours, theirs)) for ours, theirs in zip(table.shape, loaded.shape, strict=True))
-    table = table * (loaded.std() / max(float(table.std()), 1e-9))
-    table[both] = loaded[both]
-    return table.astype(np.float32)
+        tensor = stored.arrays[name].read()
+        flat[keys] = np.ascontiguousarray(tensor.T) if transposed else tensor
+    params: Params = unflatten_dict(flat)
+    return params
 
 
 def save_safetensors(
-    folder: str | Path, params: Mapping[str, Any], config: T5Config, *, max_shard_bytes: int = 5_000_000_000
+    folder: str | Path,
+    params: Mapping[str, Any],
+    config: T5Config,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    sentencepiece: bytes | None = None,
 ) -> None:
     """Write a checkpoint that transformers' ``T5ForConditionalGeneration.from_pretrained`` reads.
 
@@ -150,79 +127,65 @@ def save_safetensors(
         params: Parameters under t5x's names.
         config: Their configuration.
         max_shard_bytes: Start another file when one would grow beyond this.
+        sentencepiece: The vocabulary's model, written beside them as ``spiece.model``.
 
     Raises:
         InputError: If the network departs from T5 (the field is named), or the parameters do not fit it.
     """
     described = config_to_json(config)
-    flat = dict(_flatten(params))
-    layout = tensor_paths(config)
-    expected = {"/".join(keys): tensor_shape(config, name, flip) for name, (keys, flip) in layout.items()}
-    difference = shape_difference({name: np.shape(value) for name, value in flat.items()}, expected)
-    if difference:
-        raise InputError(
-            f"the parameters do not fit the configuration: {difference}", fix="give the run's own T5Config"
-        )
+    require_fitting(params, config)
+    flat = flatten_dict(params)
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
-    for name, (keys, transposed) in layout.items():
-        value = np.asarray(flat["/".join(keys)], dtype=np.float32)
+    for name, (keys, transposed) in tensor_paths(config).items():
+        value = np.asarray(flat[keys], dtype=np.float32)
         if shards[-1] and size + value.nbytes > max_shard_bytes:
             shards.append({})
             size = 0
         shards[-1][name] = np.ascontiguousarray(value.T if transposed else value)
         size += value.nbytes
-    with atomic_folder(folder) as partial:
-        write_json(partial / "config.json", described)
-        _write_shards(partial, shards)
-
-
-def _put(tree: Params, keys: tuple[str, ...], value: np.ndarray) -> None:
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[keys[-1]] = value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
+    with atomic_folder(folder) as partial_folder:
+        write_json(partial_folder / "config.json", described)
+        write_sentencepiece(partial_folder, sentencepiece)
+        _write_shards(partial_folder, shards)
 
 
 def _weight_files(path: Path) -> list[Path]:
     if path.is_file() and path.suffix == ".safetensors":
         return [path]
-    index = path if path.name.endswith(".index.json") else path / "model.safetensors.index.json"
+    index = path if path.name.endswith(".index.json") else path / _INDEX
     if index.is_file():
         names = sorted(set(read_json(index)["weight_map"].values()))
         return [index.parent / name for name in names]
-    single = path / "model.safetensors"
-    if not single.is_file():
+    if not (path / _SINGLE).is_file():
         raise InputError(
-            "no model.safetensors and no model.safetensors.index.json here",
+            f"no {_SINGLE} and no {_INDEX} here",
             file=path,
             fix="download the checkpoint in the safetensors layout, or give its folder",
         )
-    return [single]
+    return [path / _SINGLE]
 
 
-def _read_tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         # The flax framework knows bfloat16, which numpy alone does not.
         with safe_open(file, framework="flax") as opened:
-            for name in opened.keys():  # noqa: SIM118  # not a dictionary
-                yield name, np.asarray(opened.get_tensor(name)).astype(np.float32)
+            yield opened
     except FileNotFoundError:
         raise InputError("a shard is missing", file=file, fix="download the checkpoint again") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"damaged ({error})", file=file, fix="download the checkpoint again") from None
 
 
+def _read_tensor(file: Path, name: str) -> np.ndarray:
+    with _opened(file) as opened:
+        return np.asarray(opened.get_tensor(name)).astype(np.float32)
+
+
 def _write_shards(folder: Path, shards: list[dict[str, np.ndarray]]) -> None:
     if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(shards[0], folder / _SINGLE, metadata={"format": "pt"})
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
@@ -230,4 +193,4 @@ def _write_shards(folder: Path, shards: list[dict[str, np.ndarray]]) -> None:
         save_file(shard, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shard, file))
     total = sum(value.nbytes for shard in shards for value in shard.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -73,13 +73,7 @@ def config_to_json(config: T5Config) -> dict[str, Any]:
     Raises:
         InputError: If the network departs from T5; the message names the field.
     """
-    for field, value in (("head", "vocabulary"), ("decoder_vocab_size", None), ("encoder_final_norm", True)):
-        if getattr(config, field) != value:
-            raise InputError(
-                f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
-                expected=repr(value),
-                fix="keep this model in its run folder",
-            )
+    require_public_network(config)
     names = [name for name, activations in _FEED_FORWARD.items() if activations == config.activations]
     if not names:
         raise InputError(
@@ -103,36 +97,24 @@ def config_to_json(config: T5Config) -> dict[str, Any]:
     }
 
 
+def require_public_network(config: T5Config) -> None:
+    """Refuse a network that departs from T5, so that no public layout can hold it.
+
+    Raises:
+        InputError: The message names the field.
+    """
+    for field, value in (("head", "vocabulary"), ("decoder_vocab_size", None), ("encoder_final_norm", True)):
+        if getattr(config, field) != value:
+            raise InputError(
+                f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
+                expected=repr(value),
+                fix="keep this model in its run folder",
+            )
+
+
 def tensor_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of a public checkpoint, by transformers' names."""
     return {name: tensor_shape(config, name) for name in tensor_paths(config)}
-
-
-def shape_difference(found: Mapping[str, Any], expected: Mapping[str, Any], *, limit: int = 10) -> str:
-    """Say in one line how two sets of named shapes differ; an empty string if they do not.
-
-    Args:
-        found: Shapes by name.
-        expected: Shapes by name.
-        limit: Name at most so many differences of each kind, so that a message stays readable.
-    """
-    kinds = {
-        "missing": [f"{n} {list(expected[n])}" for n in expected if n not in found],
-        "unexpected": [f"{n} {list(found[n])}" for n in found if n not in expected],
-        "of another shape": [
-            f"{n} {list(found[n])} instead of {list(expected[n])}"
-            for n in expected
-            if n in found and tuple(found[n]) != tuple(expected[n])
-        ],
-    }
-    # What is there twice under different names says more than its hundred siblings: share the room evenly.
-    room = max(1, limit // max(1, sum(bool(names) for names in kinds.values())))
-    parts = []
-    for kind, names in kinds.items():
-        if names:
-            more = f" and {len(names) - room} more" if len(names) > room else ""
-            parts.append(f"{len(names)} {kind}: {', '.join(names[:room])}{more}")
-    return "; ".join(parts)
 
 
 def tensor_paths(config: T5Config) -> dict[str, tuple[tuple[str, ...], bool]]:

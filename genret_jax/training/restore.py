@@ -62,6 +62,11 @@ def restore_params(
     raise InputError("no checkpoint that can be read", file=root, fix="restore the folder from a copy or train again")
 
 
+def checkpoint_step(folder: str | os.PathLike[str], which: Literal["best", "last"] | int = "best") -> int:
+    """Return the step of the checkpoint that :func:`restore_params` tries first; arguments and errors as there."""
+    return _candidates((Path(folder) / CHECKPOINTS_FOLDER).resolve(), which)[0]
+
+
 def _candidates(root: Path, which: str | int) -> list[int]:
     steps = checkpoint_steps(root)
     if not steps:

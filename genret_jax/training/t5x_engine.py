@@ -239,7 +239,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
 
     Args:
         *args: As for t5x's.
-        path: A checkpoint written through Orbax, by t5x or ``genret export``; anything else is left to t5x.
+        path: A checkpoint written through Orbax, by t5x or ``genret checkpoint export``; the rest is left to t5x.
         **kwargs: As for t5x's.
     """
 

@@ -1,6 +1,5 @@
 """Public checkpoints in and out, and what the user reads when they do not fit."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from genret_jax.errors import InputError
 from genret_jax.models import T5, T5Config
-from genret_jax.models.huggingface import load_into, load_safetensors, save_safetensors
-from genret_jax.models.public_layout import config_from_json, config_to_json, shape_difference
+from genret_jax.models.huggingface import find_tensors, load_safetensors, save_safetensors
+from genret_jax.models.public_layout import config_from_json, config_to_json
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 FAMILIES = ["t5_1_1", "t5_1_0"]
@@ -147,17 +146,9 @@ def test_tensors_of_another_model_are_named(broken):
     assert "1 missing: encoder.final_layer_norm.weight [16]" in message
     assert "1 unexpected: classifier.weight [2, 16]" in message
     assert (
-        "3 of another shape: decoder.block.0.layer.2.DenseReluDense.wo.weight [16, 25] instead of [16, 24]" in message
+        "3 of another shape: decoder.block.*.layer.2.DenseReluDense.wo.weight ×3 [16, 25] instead of [16, 24]"
+        in message
     )
-
-
-def test_difference_is_short_however_much_differs():
-    expected = {f"layer_{i}": (2, 3) for i in range(500)}
-    text = shape_difference({f"other_{i}": (1,) for i in range(500)}, expected)
-    assert text.startswith("500 missing: layer_0 [2, 3], layer_1 [2, 3]")
-    assert text.count("[") <= 10
-    assert "and 495 more" in text
-    assert shape_difference(expected, expected) == ""
 
 
 def test_missing_and_damaged_files(broken, tmp_path):
@@ -181,57 +172,13 @@ def test_missing_and_damaged_files(broken, tmp_path):
         load_safetensors(broken)
 
 
-def initialised(config):
-    shapes = jax.eval_shape(T5(config).init, jax.random.key(0), TOKENS, TOKENS)["params"]
-    generator = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), shapes)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_start_from_a_checkpoint_with_further_docid_tokens(family):
-    public, weights = load_safetensors(GOLDEN / family)
-    config = dataclasses.replace(public, vocab_size=64)
-    start = initialised(config)
-    params = load_into(start, config, GOLDEN / family)
-    table = params["token_embedder"]["embedding"]
-    np.testing.assert_array_equal(table[:40], weights["token_embedder"]["embedding"])
-    assert table[40:].std() == pytest.approx(table[:40].std(), rel=0.2)
-    assert params["decoder"]["layers_1"] is not start["decoder"]["layers_1"]
-    np.testing.assert_array_equal(
-        params["decoder"]["layers_1"]["mlp"]["wo"]["kernel"], weights["decoder"]["layers_1"]["mlp"]["wo"]["kernel"]
-    )
-    # On text the larger network computes what the checkpoint computes.
-    expected = load_file(GOLDEN / family / "expected.safetensors")
-    source, target = jnp.asarray(expected["source"][:, :9]), jnp.asarray(expected["target"][:, :3])
-    logits = [T5(c).apply({"params": p}, source, target)[..., :40] for c, p in ((config, params), (public, weights))]
-    np.testing.assert_allclose(*logits, atol=1e-5)
-
-
-def test_start_of_a_decoder_with_its_own_vocabulary():
-    public, weights = load_safetensors(GOLDEN / "t5_1_1")
-    text_first = dataclasses.replace(public, decoder_vocab_size=50)
-    params = load_into(initialised(text_first), text_first, GOLDEN / "t5_1_1")
-    np.testing.assert_array_equal(
-        params["decoder_token_embedder"]["embedding"][:40], weights["token_embedder"]["embedding"]
-    )
-    docids_only = dataclasses.replace(public, decoder_vocab_size=12)
-    start = initialised(docids_only)
-    params = load_into(start, docids_only, GOLDEN / "t5_1_1")
-    np.testing.assert_array_equal(
-        params["decoder"]["logits_dense"]["kernel"], start["decoder"]["logits_dense"]["kernel"]
-    )
-    np.testing.assert_array_equal(
-        params["decoder_token_embedder"]["embedding"], start["decoder_token_embedder"]["embedding"]
-    )
-
-
-def test_start_of_another_network_names_all_fields():
-    public, _ = load_safetensors(GOLDEN / "t5_1_1")
-    config = dataclasses.replace(public, d_ff=32, num_heads=2, encoder_final_norm=False)
-    with pytest.raises(InputError) as caught:
-        load_into({}, config, GOLDEN / "t5_1_1")
-    for part in ("num_heads 2 instead of 3", "d_ff 32 instead of 24", "encoder_final_norm False instead of True"):
-        assert part in str(caught.value)
+def test_shapes_are_known_before_anything_is_read(broken):
+    _, params = load_safetensors(broken)
+    stored = find_tensors(broken)
+    assert stored.shapes["shared.weight"] == (40, 16)
+    assert {array.dtype for array in stored.arrays.values()} == {"float32"}
+    assert stored.num_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    np.testing.assert_array_equal(stored.arrays["shared.weight"].read(), params["token_embedder"]["embedding"])
 
 
 def test_transformers_reads_what_we_write(tmp_path):

@@ -1,0 +1,223 @@
+"""``genret checkpoint``: look into public T5 checkpoints, convert them, and give a trained run to other programs."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genret_jax.models.config import T5Config
+    from genret_jax.models.stored_arrays import StoredArrays
+
+HELP = "show public T5 checkpoints, convert them (Hugging Face, t5x), or export a trained run"
+
+_LAYOUTS = ("huggingface", "t5x")
+_ORBAX = "t5x-orbax"
+_EPILOG = """
+T5, T5 1.1, mT5 and ByT5, in the layout of Hugging Face (config.json, model.safetensors or its shards) or of t5x
+(checkpoint_STEP, written by Orbax or in t5x's own layout, or the model directory around it). A recipe starts from any
+of them: --gin.T5="'FOLDER'".
+
+examples:
+  genret checkpoint show t5-v1_1-small
+  genret checkpoint import t5x/mt5_small/checkpoint_1000000 --vocabulary mt5/sentencepiece.model --out mt5-small
+  genret checkpoint export --run runs/t5 --out exported --layout t5x
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{show,import,export}")
+    show = actions.add_parser(
+        "show",
+        help="what a checkpoint is: layout, network, step, and the shapes of its arrays",
+        description="Show layout, network, step and the shapes of all arrays; only the file of names is read.",
+        epilog="example:\n  genret checkpoint show t5-v1_1-small",
+    )
+    show.add_argument("folder", metavar="DIR", help="a checkpoint in any public layout")
+    show.add_argument("--json", action="store_true", help="print the same as JSON, every array by itself")
+    _configure_import(actions)
+    _configure_export(actions)
+
+
+def _configure_import(actions: "argparse._SubParsersAction[Any]") -> None:
+    parser = actions.add_parser(
+        "import",
+        help="check a checkpoint and write it in the layout you want, with room for docid tokens if you want",
+        description="Read a checkpoint in any public layout, check it, and write a folder that recipes start from.",
+        epilog="example:\n  genret checkpoint import t5x/t5_1_1_small --vocabulary t5/sentencepiece.model "
+        "--out t5-v1_1-small",
+    )
+    parser.add_argument("folder", metavar="DIR", help="a checkpoint in any public layout")
+    _configure_output(parser)
+    parser.add_argument(
+        "--vocabulary",
+        metavar="FILE",
+        help="its SentencePiece model, to lie beside the weights (default: spiece.model in DIR, where there is one)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="extend the vocabulary to N tokens; new rows are random, at the scale of the others (default: as it is)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the new rows (default: 0)")
+
+
+def _configure_export(actions: "argparse._SubParsersAction[Any]") -> None:
+    parser = actions.add_parser(
+        "export",
+        help="write a trained run's parameters for transformers or t5x",
+        description="Write the parameters of a run whose network is a T5 (T5Config.head = 'vocabulary') for other "
+        "programs. Docid tokens keep their numbers. t5x-orbax is for gin_configs/t5x, and of any network.",
+        epilog="example:\n  genret checkpoint export --run runs/t5 --out exported --layout huggingface",
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
+    _configure_output(parser, (*_LAYOUTS, _ORBAX))
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained), or a step (default: best)"
+    )
+
+
+def _configure_output(parser: argparse.ArgumentParser, layouts: tuple[str, ...] = _LAYOUTS) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--layout", choices=layouts, default=layouts[0], help=f"default: {layouts[0]}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    return {"show": _show, "import": _import, "export": _export}[args.action](args)
+
+
+def _show(args: argparse.Namespace) -> int:
+    import json
+
+    from genret_jax.errors import InputError
+    from genret_jax.models.public_checkpoint import find_arrays, interpret
+
+    stored = find_arrays(args.folder)
+    if args.json:
+        print(json.dumps(as_json(stored, interpret(stored).config), indent=2))
+        return 0
+    try:
+        network = network_text(interpret(stored).config)
+    except InputError:
+        print(arrays_text(stored))  # what is there helps to see what it is instead
+        raise
+    print(f"{network}\n{arrays_text(stored)}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from genret_jax.models.pretrained import extend_vocabulary
+    from genret_jax.models.public_checkpoint import open_checkpoint, save_checkpoint
+    from genret_jax.storage import require_free
+
+    require_free(args.out)
+    sentencepiece = _vocabulary_beside(args)
+    checkpoint = open_checkpoint(args.folder)
+    params, config = checkpoint.load(), checkpoint.config
+    if args.rows is not None:
+        params, config = extend_vocabulary(params, config, args.rows, seed=args.seed)
+    step = checkpoint.stored.step or 0
+    save_checkpoint(args.out, params, config, args.layout, step=step, sentencepiece=sentencepiece)
+    print(f"{args.out}: {network_text(config)}")
+    if sentencepiece is None and config.vocab_size > 384:  # ByT5 needs no vocabulary
+        print("without spiece.model: give --vocabulary FILE, or the recipe's VocabularyConfig.path")
+    return 0
+
+
+def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
+    from pathlib import Path
+
+    from genret_jax.data.vocabulary import from_model_file
+
+    if args.vocabulary is not None:
+        return from_model_file(args.vocabulary).model
+    return from_model_file(args.folder).model if (Path(args.folder) / "spiece.model").is_file() else None
+
+
+def _export(args: argparse.Namespace) -> int:
+    from genret_jax.data.vocabulary import SentencePieceVocabulary
+    from genret_jax.models.public_checkpoint import save_checkpoint
+    from genret_jax.models.public_layout import require_public_network
+    from genret_jax.run import Run
+    from genret_jax.storage import require_free
+    from genret_jax.training.restore import checkpoint_step
+    from genret_jax.training.t5x_checkpoint import write_t5x_params
+
+    require_free(args.out)
+    opened = Run.open(args.run)
+    if args.layout != _ORBAX:
+        require_public_network(opened.model)
+    which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
+    step = 0 if which == "start" else checkpoint_step(args.run, which)
+    params = opened.params("start" if which == "start" else step)
+    if args.layout == _ORBAX:
+        path = write_t5x_params(args.out, params, step=step)
+        print(f"{path}: for --gin.INITIAL_CHECKPOINT_PATH=\"'{path}'\"")
+        return 0
+    vocabulary = opened.vocabulary
+    # With the normalisation of words, the model alone would turn text into other tokens.
+    is_whole = isinstance(vocabulary, SentencePieceVocabulary) and vocabulary.normalization == "none"
+    save_checkpoint(
+        args.out,
+        params,
+        opened.model,
+        args.layout,
+        step=step,
+        sentencepiece=vocabulary.model if is_whole else None,  # type: ignore[attr-defined]
+    )
+    print(f"{args.out}: step {step:,}, {network_text(opened.model)}")
+    print(f"text is tokens 0 to {vocabulary.size - 1:,}; docid tokens follow, see run.json's codec")
+    return 0
+
+
+def network_text(config: "T5Config") -> str:
+    """Return a network's shape in one line, for people."""
+    from math import prod
+
+    from genret_jax.models.public_layout import tensor_shapes
+
+    count = sum(prod(shape) for shape in tensor_shapes(config).values())
+    output = "tied to the embedding" if config.tie_embeddings else "of its own"
+    return (
+        f"T5 of {count:,} parameters: vocabulary {config.vocab_size:,}, width {config.d_model:,}, "
+        f"{config.num_encoder_layers} encoder and {config.num_decoder_layers} decoder layers, "
+        f"{config.num_heads} heads of {config.d_kv}, feed-forward {config.d_ff:,} ({' × '.join(config.activations)}), "
+        f"output layer {output}"
+    )
+
+
+def arrays_text(stored: "StoredArrays") -> str:
+    """Return layout, size and shapes of a checkpoint, for people; layers that are alike in one line."""
+    from genret_jax.models.stored_arrays import across_layers
+
+    lines = [f"{stored.path}: {stored.layout}, {len(stored.arrays)} arrays of {_size(stored)}"]
+    if stored.step is not None:
+        lines[0] += f", step {stored.step:,}"
+    if stored.others:
+        lines[0] += f", and {stored.others} arrays beside the parameters"
+    entries = [(name, f"{array.dtype}{list(array.shape)}") for name, array in stored.arrays.items()]
+    groups = across_layers(entries)
+    width = max((len(name) for name, _, _ in groups), default=0)
+    return "\n".join(lines + [f"  {name:<{width}}  {text}" for name, text, _ in groups])
+
+
+def _size(stored: "StoredArrays") -> str:
+    size = stored.num_bytes
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
+
+
+def as_json(stored: "StoredArrays", config: "T5Config") -> dict[str, Any]:
+    """Return what ``show`` prints as JSON values."""
+    from dataclasses import asdict
+
+    return {
+        "path": str(stored.path),
+        "layout": stored.layout,
+        "step": stored.step,
+        "network": asdict(config),
+        "bytes": stored.num_bytes,
+        "arrays": {name: {"dtype": a.dtype, "shape": list(a.shape)} for name, a in stored.arrays.items()},
+        "other_arrays": stored.others,
+    }
