@@ -42,8 +42,11 @@ def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    # The barrier keeps XLA from seeing a part of the result used, for which it would sort all candidates.
-    return jax.lax.optimization_barrier(tuple(jax.lax.top_k(scores, k)))
+    # The barrier keeps XLA from seeing a part of the result used, for which it would sort all candidates. In their own
+    # order the two would be the tuple that top_k returns, and XLA for several CPU devices dies of it in a barrier.
+    best, places = jax.lax.top_k(scores, k)
+    places, best = jax.lax.optimization_barrier((places, best))
+    return best, places
 
 
 def _top_k_of_blocks(scores: Array, k: int) -> tuple[Array, Array]:

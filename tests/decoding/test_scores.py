@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genret_jax.decoding import scores as under_test
 from genret_jax.decoding.scores import INVALID, LOWEST
@@ -36,6 +37,18 @@ def test_sees_many_scores_in_blocks():
         return jax.jit(under_test.top_k, static_argnums=1).lower(scores, 4).as_text().count("top_k(")
 
     assert selections(64 * 4) > selections(64 * 4 - 1)
+
+
+@pytest.mark.parametrize("axis", [None, "data"])
+@pytest.mark.parametrize("count", [10, 1000])
+def test_best_are_found_on_a_mesh_of_devices(axis, count):
+    """XLA's compiler ended the process where all devices had the scores of every query."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    scores = np.random.default_rng(0).random((8, count), np.float32)
+    placed = jax.device_put(scores, NamedSharding(mesh, PartitionSpec(axis)))
+    best, places = jax.jit(lambda scores: under_test.top_k(scores, 2))(placed)
+    np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :2])
+    np.testing.assert_array_equal(best, -np.sort(-scores, axis=1)[:, :2])
 
 
 @pytest.mark.parametrize("size", [1, 7, 96, 256, 40_000])
