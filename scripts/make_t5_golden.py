@@ -32,7 +32,8 @@ TINY = {
     "num_decoder_layers": 3,
     "decoder_start_token_id": 0,
 }
-# As in the config.json of google-t5/t5-* and google/t5-v1_1-*; tiny is google/t5-efficient-tiny (arXiv 2109.10686).
+# As in the config.json of google-t5/t5-*, google/t5-v1_1-*, google/mt5-* and google/byt5-*; tiny is
+# google/t5-efficient-tiny (arXiv 2109.10686).
 SIZES = {
     "t5_1_0_tiny": (256, 64, 1024, 4, 4),
     "t5_1_0_small": (512, 64, 2048, 6, 8),
@@ -46,7 +47,19 @@ SIZES = {
     "t5_1_1_large": (1024, 64, 2816, 24, 16),
     "t5_1_1_xl": (2048, 64, 5120, 24, 32),
     "t5_1_1_xxl": (4096, 64, 10240, 24, 64),
+    "mt5_small": (512, 64, 1024, 8, 6),
+    "mt5_base": (768, 64, 2048, 12, 12),
+    "mt5_large": (1024, 64, 2816, 24, 16),
+    "mt5_xl": (2048, 64, 5120, 24, 32),
+    "mt5_xxl": (4096, 64, 10240, 24, 64),
+    # ByT5's encoder is three times as deep as its decoder (Xue et al. 2022, arXiv 2105.13626, section 3.1).
+    "byt5_small": (1472, 64, 3584, (12, 4), 6),
+    "byt5_base": (1536, 64, 3968, (18, 6), 12),
+    "byt5_large": (1536, 64, 3840, (36, 12), 16),
+    "byt5_xl": (2560, 64, 6720, (36, 12), 32),
+    "byt5_xxl": (4672, 64, 12352, (36, 12), 64),
 }
+VOCABULARIES = {"t5": 32128, "mt5": 250112, "byt5": 384}
 
 
 def make_model(config: transformers.T5Config, *, untied: bool) -> transformers.T5ForConditionalGeneration:
@@ -130,13 +143,15 @@ def reference_facts() -> dict[str, object]:
     """Count the parameters of every size without allocating them, and tabulate the position buckets."""
     counts = {}
     for name, (d_model, d_kv, d_ff, layers, heads) in SIZES.items():
-        untied = name.startswith("t5_1_1")
+        untied = not name.startswith("t5_1_0")
+        encoder_layers, decoder_layers = layers if isinstance(layers, tuple) else (layers, layers)
         config = transformers.T5Config(
-            vocab_size=32128,
+            vocab_size=VOCABULARIES[name.split("_")[0]],
             d_model=d_model,
             d_kv=d_kv,
             d_ff=d_ff,
-            num_layers=layers,
+            num_layers=encoder_layers,
+            num_decoder_layers=decoder_layers,
             num_heads=heads,
             feed_forward_proj="gated-gelu" if untied else "relu",
         )

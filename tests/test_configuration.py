@@ -35,7 +35,7 @@ def refused(files, bindings=PATHS) -> InputError:
 
 def paths(file):
     """The macros that a shipped run asks for."""
-    return [*PATHS, *(["T5 = 't5'"] if "T5 = None" in (SHIPPED / file).read_text() else [])]
+    return [*PATHS, *(["T5 = 't5'"] if "--gin.T5=" in (SHIPPED / file).read_text() else [])]
 
 
 def written(tmp_path, text):

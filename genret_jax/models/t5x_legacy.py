@@ -66,7 +66,8 @@ def find_legacy_arrays(file: Path) -> StoredArrays:
         raise InputError(f"{type(tree).__name__} in place of a tree", file=file, expected="a t5x checkpoint")
     leaves = _leaves(parameters_within(tree))
     arrays = {"/".join(keys): _stored(file, "/".join(keys), leaf) for keys, leaf in leaves.items()}
-    return StoredArrays(file.parent, LAYOUT, arrays, len(_leaves(tree)) - len(arrays), _step(tree))
+    path = file.parent if file.name == _FILE else file
+    return StoredArrays(path, LAYOUT, arrays, len(_leaves(tree)) - len(arrays), _step(tree))
 
 
 def _leaves(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
