@@ -14,7 +14,7 @@ PACKAGE = ROOT / "genret_jax"
 
 BASE = {"errors", "storage", "validation"}
 CORE = BASE | {"docids", "losses", "models", "decoding"}
-PARTS = CORE | {"data", "training", "evaluation", "baselines"}
+PARTS = CORE | {"data", "processes", "training", "evaluation", "baselines"}
 RUNS = PARTS | {"experiment", "run", "retriever", "evaluate"}
 
 # What a part may import beside itself. A part is a folder or a module directly in genret_jax.
@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "storage": {"errors"},
     "docids": BASE,
     "losses": BASE,
+    "processes": BASE,
     "models": BASE,
     "decoding": BASE,
     "data": BASE | {"docids"},
-    "training": CORE | {"data"},
+    "training": CORE | {"data", "processes"},
     "evaluation": CORE | {"data", "training"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "testing": PARTS | {"experiment"},
