@@ -68,8 +68,14 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., list[Member]]]:
     started: list[Member] = []
 
     def launch(
-        processes: int, options: Any, *, only: list[int] | None = None, command: list[str] | None = None
+        processes: int,
+        options: Any,
+        *,
+        only: list[int] | None = None,
+        command: list[str] | None = None,
+        places: list[dict[str, str]] | None = None,
     ) -> list[Member]:
+        """``options`` and environment variables ``places`` may be given for each process."""
         coordinator, flags = f"127.0.0.1:{free_port()}", os.environ["XLA_FLAGS"]
         environment = {
             **os.environ,
@@ -85,8 +91,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., list[Member]]]:
                 full = [sys.executable, str(PROGRAM), coordinator, str(processes), str(process), json.dumps(theirs)]
             else:
                 place = ["--coordinator", coordinator, "--processes", str(processes), "--process", str(process)]
-                full = [sys.executable, *command, *theirs, *place]
-            members.append(Member(full, environment, tmp_path / f"log-{len(started)}-{process}.txt"))
+                full = [sys.executable, *command, *theirs, *(place if places is None else [])]
+            variables = {**environment, **(places[process] if places else {})}
+            members.append(Member(full, variables, tmp_path / f"log-{len(started)}-{process}.txt"))
             started.append(members[-1])
         return members
 
