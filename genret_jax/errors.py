@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exceptions that are meant for the person at the keyboard."""
 
 import os
 from typing import Any
@@ -35,6 +35,11 @@ class InputError(ValueError):
             parts.append(f"next: {fix}")
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
+    def fields(self) -> dict[str, Any]:
+        """Return the arguments that make the same error elsewhere, as JSON values."""
+        file = None if self.file is None else os.fspath(self.file)
+        return {"found": self.found, "file": file, "line": self.line, "expected": self.expected, "fix": self.fix}
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments, so that worker processes can raise it."""
         return _rebuild, (self.found, self.file, self.line, self.expected, self.fix)
@@ -42,6 +47,20 @@ class InputError(ValueError):
 
 def _rebuild(found: str, file: Any, line: int | None, expected: str | None, fix: str | None) -> InputError:
     return InputError(found, file=file, line=line, expected=expected, fix=fix)
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run ended or cannot be reached; to start all of them again may be enough.
+
+    The command line prints it as one line and exits with 75, which by convention says: try again.
+
+    Args:
+        found: What happened, as a phrase.
+        fix: The next step, as an imperative phrase.
+    """
+
+    def __init__(self, found: str, *, fix: str):
+        super().__init__(f"{found}; next: {fix}")
 
 
 def nearest(name: str, known: Any) -> str:

@@ -3,16 +3,20 @@
 python -m genret_jax.train --gin_file=runs/dsi_atomic_from_scratch.gin --gin.CORPUS="'corpus'" --gin.RUN="'runs/1'"
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genret_jax.errors import InputError
 from genret_jax.experiment import Experiment
 from genret_jax.prepare import new_or_untouched, prepare
-from genret_jax.run import CONFIGURATION, LOCK, Run, node_tree, stderr
-from genret_jax.storage import atomic_file, folder_lock, remove_partial
+from genret_jax.processes.agreement import code_fingerprint, require_agreement
+from genret_jax.processes.coordination import from_first, is_first
+from genret_jax.run import CONFIGURATION, LOCK, SETTINGS, Run, node_tree, stderr
+from genret_jax.storage import atomic_file, fingerprint, folder_lock, remove_partial
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import reject
 
@@ -40,13 +44,15 @@ def train(*, run: str, experiment: Experiment) -> Run:
     from genret_jax.training.retrieval_task import RetrievalTask
 
     folder = Path(run)
-    with folder_lock(folder / LOCK, doing="training"):
-        with new_or_untouched(folder):
-            opened = _prepared(folder, run, experiment)
+    _require_same_everywhere(run, experiment)
+    with folder_lock(folder / LOCK, doing="training") if is_first() else contextlib.nullcontext():
+        with new_or_untouched(folder) if is_first() else contextlib.nullcontext():
+            from_first(lambda: _prepare(run, experiment))
+            opened = _open(folder)
             sampler = Sampler(opened.store, opened.sampler, seed=opened.seed, batch_size=experiment.trainer.batch_size)
             evaluators = _evaluators(opened)
             trainer = _trainer(experiment, evaluators)
-            begun = checkpoint_steps(folder / CHECKPOINTS_FOLDER)
+            begun = from_first(lambda: checkpoint_steps(folder / CHECKPOINTS_FOLDER))
             start = None if begun else opened.start_params()
             task = RetrievalTask(
                 opened.model,
@@ -83,16 +89,45 @@ def prepare_only(*, run: str, experiment: Experiment) -> Run:
     """
     folder = Path(run)
     with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder):
-        return _prepared(folder, run, experiment)
+        _prepare(run, experiment)
+        return _open(folder)
 
 
-def _prepared(folder: Path, run: str, experiment: Experiment) -> Run:
+def _require_same_everywhere(run: str, experiment: Experiment) -> None:
+    """Refuse to begin where another process has another configuration (but for the run's path) or other code."""
+    import jax
+
     from genret_jax.configuration import experiment_as_gin
 
+    if jax.process_count() == 1:
+        return
+    lines = experiment_as_gin("", experiment).splitlines()
+    settings = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith("#"))
+    versions = {"the version of jax": jax.__version__, "the fingerprint of genret_jax's code": code_fingerprint()}
+    require_agreement({**versions, **settings})
+
+
+def _prepare(run: str, experiment: Experiment) -> None:
+    from genret_jax.configuration import experiment_as_gin
+
+    folder = Path(run)
     remove_partial(folder)
-    opened = prepare(experiment, folder, log=stderr)
+    prepare(experiment, folder, log=stderr)
     with atomic_file(folder / CONFIGURATION) as handle:
         handle.write(experiment_as_gin(run, experiment))
+
+
+def _open(folder: Path) -> Run:
+    """Open the run that process 0 has prepared, the same one in every process."""
+    if not (folder / SETTINGS).is_file():
+        raise InputError(
+            "this process does not see the run that process 0 has prepared",
+            file=folder,
+            expected="a folder that all processes share",
+            fix="give every process the same --run folder, on a shared file system",
+        )
+    opened = Run.open(folder)
+    require_agreement({f"the fingerprint of {SETTINGS} in the run folder": fingerprint(opened.settings)})
     return opened
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "genret_jax"
 
 BASE = {"errors", "storage", "validation"}
 CORE = BASE | {"docids", "losses", "models", "decoding"}
-PARTS = CORE | {"data", "model_search", "training", "evaluation", "baselines"}
+PARTS = CORE | {"data", "model_search", "processes", "training", "evaluation", "baselines"}
 RUNS = PARTS | {"experiment", "run", "retriever", "evaluate"}
 
 # What a part may import beside itself. A part is a folder or a module directly in genret_jax.
@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "storage": {"errors"},
     "docids": BASE,
     "losses": BASE,
+    "processes": BASE,
     "models": BASE,
     "decoding": BASE,
     "data": BASE | {"docids"},
     "model_search": CORE,
-    "training": CORE | {"data", "model_search"},
+    "training": CORE | {"data", "model_search", "processes"},
     "evaluation": CORE | {"data", "training"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "testing": PARTS | {"experiment"},

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder, encode_tokens
 from genret_jax.baselines.vector_search import ExactIndex, rankings
@@ -47,9 +47,9 @@ class DualEncoderTask:
         """Return randomly initialised variables."""
         return self.encoder.init(rng, jnp.zeros((1, 1), jnp.int32))
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return queries or pseudo-queries with the first tokens of their documents."""
-        examples = self.sampler.batch(step)
+        examples = self.sampler.batch(step, rows)
         documents = self.store.document_inputs(
             self.config.document_length, documents=examples["document"], append_eos=self.config.append_eos
         )

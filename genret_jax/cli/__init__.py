@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
-from genret_jax.errors import InputError, nearest
+from genret_jax.errors import InputError, LostProcessError, nearest
+from genret_jax.processes.cluster import EXIT_LOST_PROCESS
 
 COMMANDS = (  # in the order of a first use
     "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "doctor",
@@ -71,20 +72,33 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``genret`` and return its exit code: 0, 2 for input that cannot be used, 130 when interrupted.
+    """Run ``genret`` and return its exit code, see :func:`exit_code_of`.
 
     Args:
         argv: Arguments after the program's name; those of the process by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on stderr otherwise
+    return exit_code_of(lambda: _run(arguments))
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Do the work of a command, and turn what goes wrong into a line on stderr and an exit code.
+
+    Returns:
+        What ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the run was
+        lost, 130 when interrupted.
+    """
     with _one_line_warnings():
         try:
-            code = _run(arguments)
+            code = work()
             sys.stdout.flush()  # while a broken pipe or a full disk can still be reported
             return code
         except InputError as error:
             return _fail(str(error))
+        except LostProcessError as error:
+            _fail(str(error))
+            return EXIT_LOST_PROCESS
         except KeyboardInterrupt:
             print("genret: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -1,8 +1,11 @@
 """``genret train``: from a corpus and a gin file to a trained run folder."""
 
 import argparse
+import os
+from collections.abc import Callable
 
 from genret_jax.errors import InputError
+from genret_jax.processes.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
 
 HELP = "prepare a run folder and train in it, or go on where it was stopped"
 
@@ -12,9 +15,14 @@ example:
   genret corpus python-docs --out corpus
   genret train --corpus corpus --run runs/first
   genret train --gin_file runs/dsi_atomic_from_scratch.gin --corpus corpus --run runs/second --gin.STEPS=2000
+  srun genret train --cluster slurm --corpus corpus --run runs/third
 
 Gin files are looked up here and among the shipped ones. --gin.NAME=VALUE sets a macro or a parameter, as in t5x; text
 needs quotes of its own: --gin.Experiment.codec="'text'". A run that was stopped goes on from its last checkpoint.
+
+Several processes, on machines that share the run folder: the same command in each, with --cluster, or with
+--coordinator, --processes and a --process of its own (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).
+When one of them is lost, the others exit with 75 within a minute; start all of them again.
 """
 
 
@@ -37,10 +45,63 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="set a gin macro or parameter; also --gin.NAME=VALUE",
     )
+    together = parser.add_argument_group("several processes")
+    together.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where all meet")
+    together.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    together.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    together.add_argument("--cluster", choices=CLUSTERS, help="let jax find out those three from where it runs")
+    together.add_argument(
+        "--arrival_seconds",
+        type=int,
+        default=ARRIVAL_SECONDS,
+        metavar="S",
+        help="how long to wait for the others at the start (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Parse the configuration and train."""
+    """Train, in a child of this process where it is one of several."""
+    cluster = chosen_cluster(
+        args.coordinator,
+        args.processes,
+        args.process,
+        detection=args.cluster,
+        arrival_seconds=args.arrival_seconds,
+        environment=os.environ,
+    )
+    if cluster is None:
+        return _train(args)
+    if args.prepare_only:
+        raise InputError("--prepare-only in several processes", fix="prepare the run in one process by itself")
+    return among_others(cluster, lambda: _train(args))
+
+
+def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
+    """Do work that several processes do together, in a supervised child, and return its exit code.
+
+    Args:
+        cluster: How the processes meet.
+        work: Called when they have met; may raise what :func:`genret_jax.cli.exit_code_of` explains.
+    """
+    from genret_jax.processes.supervision import supervised
+
+    return supervised(cluster, lambda tell: _in_child(cluster, work, tell))
+
+
+def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], None]) -> int:
+    from genret_jax.cli import exit_code_of
+    from genret_jax.processes.membership import joined, leave
+
+    def work_when_joined() -> int:
+        with joined(cluster, tell):
+            return work()
+
+    code = exit_code_of(work_when_joined)
+    leave(failed=code != 0)
+    return code
+
+
+def _train(args: argparse.Namespace) -> int:
     from genret_jax.configuration import experiment_from_gin
     from genret_jax.train import prepare_only, train
 

@@ -63,8 +63,8 @@ class TinyTask:
         right = (logits.argmax(-1) == batch["target"]) * batch["weight"]
         return losses.sum(), batch["weight"].sum(), {"accuracy": right.sum()}
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Return the rows of a step."""
+    def batch(self, step: int, rows: Any = None) -> dict[str, np.ndarray]:
+        """Return the batch of a step, or some rows of it."""
         if step == self.fail_at:
             raise RuntimeError(f"no batch for step {step}")
         random = np.random.default_rng(step)
@@ -72,4 +72,5 @@ class TinyTask:
         weight = random.integers(1, 4, self.batch_size).astype(np.float32)
         if step == self.poison_at:
             weight[0] = np.inf
-        return {"tokens": tokens, "target": tokens.min(axis=1), "weight": weight}
+        whole = {"tokens": tokens, "target": tokens.min(axis=1), "weight": weight}
+        return whole if rows is None else {name: array[rows] for name, array in whole.items()}

@@ -4,10 +4,12 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from genret_jax.errors import InputError
 from genret_jax.training.config import TrainerConfig
@@ -69,6 +71,17 @@ def check_batch(batch: Batch, config: TrainerConfig, mesh: Mesh) -> None:
         )
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " r"]:
+    """Return which rows of a batch lie on devices of this process, in order.
+
+    Args:
+        mesh: All devices of the run.
+        batch_size: Rows of the whole batch.
+    """
+    places = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
+
+
 class Prefetcher:
     """Iterates over the dispatches of a run; an error in the thread is raised where they are used.
 
@@ -83,6 +96,7 @@ class Prefetcher:
     def __init__(self, task: TrainingTask, config: TrainerConfig, mesh: Mesh, *, start: int, ahead: int = 2):
         self._task, self._config, self._start = task, config, start
         self._sharding = NamedSharding(mesh, PartitionSpec(None, DATA))
+        self._rows = None if self._sharding.is_fully_addressable else local_rows(mesh, config.batch_size)
         self._ready: queue.Queue[Dispatch | BaseException | None] = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="batches", daemon=True)
@@ -104,13 +118,30 @@ class Prefetcher:
     def _fill(self) -> None:
         try:
             for first, count in spans(self._start, self._config):
-                batches = [self._task.batch(step) for step in range(first, first + count)]
-                stacked = {name: self._stack([b[name] for b in batches]) for name in batches[0]}
-                if not self._put(Dispatch(first, count, jax.device_put(stacked, self._sharding))):
+                if not self._put(Dispatch(first, count, self._batches(range(first, first + count)))):
                     return
             self._put(None)
         except BaseException as error:  # the thread that uses the batches must see it, whatever it is
             self._put(error)
+
+    def _batches(self, steps: range) -> DeviceBatch:
+        if self._rows is None:
+            batches = [self._task.batch(step) for step in steps]
+            stacked = {name: self._stack([b[name] for b in batches]) for name in batches[0]}
+            placed: DeviceBatch = jax.device_put(stacked, self._sharding)
+            return placed
+        batches = [self._task.batch(step, self._rows) for step in steps]
+        return {name: self._place(self._stack([b[name] for b in batches])) for name in batches[0]}
+
+    def _place(self, local: np.ndarray) -> jax.Array:
+        """Return the global array of which this process has made its rows, [s, r, ...] of [s, b, ...]."""
+        assert self._rows is not None
+        rows, size = self._rows, self._config.batch_size
+
+        def part(index: Any) -> np.ndarray:
+            return local[:, np.searchsorted(rows, np.arange(size)[index[1]])]
+
+        return jax.make_array_from_callback((local.shape[0], size, *local.shape[2:]), self._sharding, part)
 
     def _stack(self, arrays: list[np.ndarray]) -> np.ndarray:
         # Always the same shape, so that there is one program; what is beyond the count is not read.

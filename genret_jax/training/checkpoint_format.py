@@ -113,6 +113,35 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
+def load_items(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what this process holds of items, without waiting for another process.
+
+    Args:
+        path: The checkpoint's folder.
+        like: Shapes and shardings of the items to read.
+
+    Raises:
+        DamagedError: If files are missing or cut.
+    """
+    import orbax.checkpoint as ocp
+
+    arguments = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+    with any_failure_is_damage():
+        restored = _restore(path, **arguments)
+        return {name: restored[name] for name in like}
+
+
+def verify_items(items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Compare items with their checksums; all processes that hold parts of them must do it, with one result.
+
+    Raises:
+        DamagedError: If they were changed.
+    """
+    for name, item in items.items():
+        if checksum(item) != metadata["checksums"][name]:
+            raise DamagedError(f"the arrays of '{name}' were changed")
+
+
 def read_items(path: Path, like: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Read items of a checkpoint and verify them.
 
@@ -124,22 +153,22 @@ def read_items(path: Path, like: Mapping[str, Any], metadata: Mapping[str, Any])
     Raises:
         DamagedError: If files are missing, cut or changed.
     """
-    import orbax.checkpoint as ocp
-
-    arguments = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+    items = load_items(path, like)
     with any_failure_is_damage():
-        restored = _restore(path, **arguments)
-        items = {name: restored[name] for name in like}
-        for name, item in items.items():
-            if checksum(item) != metadata["checksums"][name]:
-                raise DamagedError(f"the arrays of '{name}' were changed")
+        verify_items(items, metadata)
     return items
 
 
 def _restore(path: Path, **arguments: Any) -> Any:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    # Each process by itself: Orbax would let the others wait for one that cannot read its part.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
+    )
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.Composite(**arguments))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.errors import InputError
+from genret_jax.processes.coordination import from_first, gather
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     VERSION,
@@ -19,9 +20,10 @@ from genret_jax.training.checkpoint_format import (
     describe,
     describe_difference,
     explain_full_disk,
+    load_items,
     make_metadata,
-    read_items,
     read_metadata,
+    verify_items,
 )
 from genret_jax.training.state import TrainState
 
@@ -136,13 +138,11 @@ class Checkpoints:
         Raises:
             InputError: If the checkpoint is of another model or fingerprint, or all are damaged.
         """
-        steps = checkpoint_steps(self._root)
+        steps = from_first(lambda: checkpoint_steps(self._root))
         wanted = _to_items(like)
         for step in steps:
             try:
-                metadata = read_metadata(self._root / str(step))
-                _check_belongs(self._root / str(step), metadata, wanted, fingerprint)
-                items = read_items(self._root / str(step), wanted, metadata)
+                items, metadata = self._read(step, wanted, fingerprint)
             except DamagedError as damage:
                 self._put_aside(step, str(damage))
                 continue
@@ -156,15 +156,35 @@ class Checkpoints:
             )
         return None
 
+    def _read(
+        self, step: int, wanted: Mapping[str, Any], fingerprint: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return items and metadata; raise DamagedError in all processes if one of them cannot read its part."""
+        path, items, metadata, damage = self._root / str(step), {}, {}, None
+        try:
+            metadata = read_metadata(path)
+            _check_belongs(path, metadata, wanted, fingerprint)
+            items = load_items(path, wanted)
+        except DamagedError as error:
+            damage = str(error)
+        if found := [reason for reason in gather(damage) if reason is not None]:
+            raise DamagedError(found[0])
+        verify_items(items, metadata)
+        return items, metadata
+
     def _put_aside(self, step: int, reason: str) -> None:
+        target = from_first(lambda: self._move_to_damaged(step))
+        warnings.warn(
+            f"checkpoint {step} is damaged ({reason}) and was moved to {target}; trying the one before it", stacklevel=3
+        )
+
+    def _move_to_damaged(self, step: int) -> str:
         self._damaged.mkdir(exist_ok=True)
         target = self._damaged / str(step)
         while target.exists():
             target = target.with_name(f"{target.name}-again")
         os.rename(self._root / str(step), target)
-        warnings.warn(
-            f"checkpoint {step} is damaged ({reason}) and was moved to {target}; trying the one before it", stacklevel=3
-        )
+        return str(target)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The training loop: from a task and a configuration to checkpoints in a folder, resumed wherever it was stopped."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,12 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from genret_jax.errors import InputError, nearest
+from genret_jax.processes.coordination import from_first, is_first
 from genret_jax.storage import folder_lock
+from genret_jax.training.agreed_stop import AgreedStop
 from genret_jax.training.batches import Prefetcher
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.interruption import Interruption
-from genret_jax.training.metrics_log import MetricsLog
+from genret_jax.training.mesh import on_each_process
+from genret_jax.training.metrics_log import MetricsLog, SilentLog
 from genret_jax.training.progress import Progress
 from genret_jax.training.start import Start, placed_on, prepare
 from genret_jax.training.state import NEVER, TrainState
@@ -56,7 +60,8 @@ def train(
     """Train until ``config.steps``, from the last checkpoint in the folder if it has one.
 
     Resuming on the same devices continues bit for bit as if the run had never stopped. SIGINT and SIGTERM end it
-    after the steps in progress, with a checkpoint.
+    after the steps in progress, with a checkpoint. Where jax runs in several processes, all of them call this alike,
+    with a folder that all see; process 0 writes what is written once, and evaluates.
 
     Args:
         task: Parameters, loss and batches.
@@ -77,7 +82,7 @@ def train(
     """
     fingerprint = fingerprint or {}
     with (
-        folder_lock(folder, doing="training"),
+        folder_lock(folder, doing="training") if is_first() else contextlib.nullcontext(),
         # Masks must not depend on how the arrays are spread over devices.
         jax.threefry_partitionable(True),
         Interruption() as interruption,
@@ -85,8 +90,8 @@ def train(
     ):
         start = prepare(task, config, checkpoints, init_params=init_params, fingerprint=fingerprint)
         with (
-            MetricsLog(folder, step=start.step, tensorboard=config.tensorboard) as log,
-            Progress(start=start.step, steps=config.steps) as progress,
+            _log(folder, start.step, config) as log,
+            Progress(start=start.step, steps=config.steps, shown=is_first()) as progress,
         ):
             if start.step:
                 progress.say(f"resuming after step {start.step}")
@@ -104,6 +109,10 @@ def train(
     )
 
 
+def _log(folder: str | os.PathLike[str], step: int, config: TrainerConfig) -> MetricsLog | SilentLog:
+    return MetricsLog(folder, step=step, tensorboard=config.tensorboard) if is_first() else SilentLog()
+
+
 class _Run:
     """The state of the loop, and what happens between two calls to the device."""
 
@@ -114,7 +123,7 @@ class _Run:
         evaluators: Mapping[str, Evaluator],
         fingerprint: Mapping[str, Any],
         checkpoints: Checkpoints,
-        log: MetricsLog,
+        log: MetricsLog | SilentLog,
         progress: Progress,
     ):
         self._config, self._start, self._evaluators, self._fingerprint = config, start, evaluators, fingerprint
@@ -130,6 +139,7 @@ class _Run:
         if self.step == 0 and self._config.evaluate_at_start:
             self._evaluate()
         in_flight: dict[str, Any] | None = None
+        stop = AgreedStop(self._start.mesh)
         with Prefetcher(task, self._config, self._start.mesh, start=self.step) as dispatches:
             for dispatch in dispatches:
                 with placed_on(self._start.mesh):
@@ -138,7 +148,8 @@ class _Run:
                 if in_flight is not None:  # the device always has the next call while this waits for the last one
                     self._look_at(in_flight)
                 in_flight = report
-                self.interrupted = interruption.signal_name if self.step < self._config.steps else None
+                asked_to_stop = stop.agreed(interruption.signal_name)
+                self.interrupted = asked_to_stop if self.step < self._config.steps else None
                 self._between_steps(report)
                 if self.interrupted:
                     return
@@ -186,15 +197,20 @@ class _Run:
     def _evaluate(self) -> bool:
         """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
         began = time.monotonic()
-        self.metrics = {
-            f"{name}/{metric}": None if value is None else float(value)
-            for name, evaluate in self._evaluators.items()
-            for metric, value in evaluate(self.state.evaluated_params, self.step).items()
-        }
+        # In one process for all, as the devices of two might not agree on the last bit, and so on the best step.
+        params = on_each_process(self.state.evaluated_params) if self._evaluators else {}
+        self.metrics = from_first(lambda: self._measure(params))
         if self.metrics:
             self._log.write(self.step, "evaluation", self.metrics)
         self._logged_at += time.monotonic() - began
         return self.step > 0 and self._is_best()
+
+    def _measure(self, params: Params) -> dict[str, float | None]:
+        return {
+            f"{name}/{metric}": None if value is None else float(value)
+            for name, evaluate in self._evaluators.items()
+            for metric, value in evaluate(params, self.step).items()
+        }
 
     def _is_best(self) -> bool:
         name = self._config.best_metric

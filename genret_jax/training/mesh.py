@@ -4,6 +4,7 @@ The parameters carry names for their axes (``'vocab'``, ``'mlp'``, …); the rul
 ``'model'`` axis of the mesh. Batches are split over ``'data'``. The compiler inserts the communication.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def make_mesh(*, model_parallel: int = 1, data_parallel: int | None = None) -> M
         data_parallel: Copies of the parameters; None takes as many as the devices allow.
 
     Raises:
-        InputError: If the devices do not suffice or do not divide.
+        InputError: If the devices do not suffice or do not divide, or a process would have none of them.
     """
     devices = jax.devices()
     if data_parallel is None and len(devices) % model_parallel:
@@ -55,12 +56,19 @@ def make_mesh(*, model_parallel: int = 1, data_parallel: int | None = None) -> M
             f"a mesh of {data_parallel}×{model_parallel} devices, but there are {len(devices)}",
             fix="lower TrainerConfig.data_parallel or model_parallel",
         )
+    chosen = devices[: data_parallel * model_parallel]
+    if idle := sorted({device.process_index for device in devices} - {device.process_index for device in chosen}):
+        raise InputError(
+            f"a mesh of {data_parallel}×{model_parallel} devices leaves process {idle[0]} without any; there are "
+            f"{len(devices)} devices in {jax.process_count()} processes",
+            fix="raise TrainerConfig.data_parallel, leave it at None, or start fewer processes",
+        )
     # Auto: the compiler places what the constraints leave open. The default of make_mesh is Explicit.
     return jax.make_mesh(
         (data_parallel, model_parallel),
         (DATA, MODEL),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: data_parallel * model_parallel],
+        devices=chosen,
     )
 
 
@@ -89,6 +97,29 @@ def param_shardings(mesh: Mesh, params: Any, axes: Mapping[tuple[str, ...], Sequ
     flat = flax.traverse_util.flatten_dict(params)
     specs = {path: _spec(mesh, leaf.shape, axes.get(path, (None,) * len(leaf.shape))) for path, leaf in flat.items()}
     return flax.traverse_util.unflatten_dict({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+
+
+def require_split(mesh: Mesh, params: Any, shardings: Any) -> None:
+    """Check that the model axis of the mesh is of use: that it divides an axis of some parameter.
+
+    Args:
+        mesh: From :func:`make_mesh`.
+        params: Nested dict of arrays or of their shapes.
+        shardings: From :func:`param_shardings`.
+
+    Raises:
+        InputError: If every device would hold and compute the whole model.
+    """
+    specs = [tuple(sharding.spec) for sharding in jax.tree.leaves(shardings)]
+    if mesh.shape[MODEL] == 1 or any(MODEL in spec for spec in specs):
+        return
+    shapes = sorted({leaf.shape for leaf in jax.tree.leaves(params)}, key=len)
+    raise InputError(
+        f"model_parallel={mesh.shape[MODEL]} divides no axis of the model that can be split; its largest parameter is "
+        f"{list(max(shapes, key=lambda shape: math.prod(shape)))}",
+        expected="a divisor of its heads, hidden units or vocabulary",
+        fix="change TrainerConfig.model_parallel",
+    )
 
 
 def _spec(mesh: Mesh, shape: tuple[int, ...], names: Sequence[str | None]) -> PartitionSpec:
@@ -127,6 +158,19 @@ def optimizer_shardings(mesh: Mesh, optimizer_state: Any, params: Any, shardings
         return NamedSharding(mesh, _matching_spec(leaf.shape, shapes[owner], specs[owner]))
 
     return jax.tree_util.tree_map_with_path(place, optimizer_state)
+
+
+def on_each_process(params: Any) -> Any:
+    """Return parameters on devices of this process alone; without other processes, as they are.
+
+    Args:
+        params: Nested dict of arrays, which may lie on the devices of several processes.
+    """
+    if jax.process_count() == 1:
+        return params
+    everywhere = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), params)
+    whole = jax.jit(lambda x: x, out_shardings=everywhere)(params)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 def _matching_spec(shape: tuple[int, ...], owner: tuple[int, ...], spec: PartitionSpec) -> PartitionSpec:

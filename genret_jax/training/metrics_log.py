@@ -96,6 +96,22 @@ class MetricsLog:
                 self._events.add_scalar(name if kind == "evaluation" else f"{kind}/{name}", value, step)
 
 
+class SilentLog:
+    """What a process has instead that leaves the log to another one."""
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """Have nothing to bring to the disk."""
+
+
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 

@@ -13,13 +13,15 @@ class Progress:
     Args:
         start: Step the run begins at.
         steps: Step it ends at.
+        shown: Whether anything is; of several processes one is enough.
     """
 
-    def __init__(self, *, start: int, steps: int):
+    def __init__(self, *, start: int, steps: int, shown: bool = True):
         self._start, self._step, self._steps = start, start, steps
         self._began = self._shown = time.monotonic()
         self._bar: Any = None
-        if sys.stderr.isatty():
+        self._is_shown = shown
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True)
@@ -49,7 +51,7 @@ class Progress:
         """Print a line without breaking the bar."""
         if self._bar is not None:
             self._bar.write(message, file=sys.stderr)
-        else:
+        elif self._is_shown:
             print(message, file=sys.stderr, flush=True)
 
 

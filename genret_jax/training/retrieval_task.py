@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from genret_jax.data.sampler import Sampler
 from genret_jax.losses import cross_entropy
@@ -44,9 +45,9 @@ class RetrievalTask:
         token = jnp.zeros((1, 1), jnp.int32)
         return self.model.init(rng, token, token, token, self.tree)
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Return the examples of a step."""
-        return self.sampler.batch(step)
+    def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
+        """Return the examples of a step, or some rows of them."""
+        return self.sampler.batch(step, rows)
 
     def loss(
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array

@@ -7,15 +7,17 @@ from typing import Any
 
 import flax
 import jax
+import numpy as np
 from flax.linen import partitioning
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from genret_jax.errors import InputError
 from genret_jax.training.batches import check_batch
 from genret_jax.training.checkpoint_format import describe, describe_difference
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import LOGICAL_AXIS_RULES, logical_axes, make_mesh
+from genret_jax.training.mesh import LOGICAL_AXIS_RULES, logical_axes, make_mesh, require_split
 from genret_jax.training.state import TrainState, initial_state, state_shardings
 from genret_jax.training.step import RunSteps, compile_steps, loss_totals, make_train_step
 from genret_jax.training.task import Params, TrainingTask
@@ -76,11 +78,12 @@ def prepare(
         names = (*totals, "gradient_norm")
         return initial_state(params, optimizer, keep_average=config.average_decay is not None, metrics=names)
 
-    def begin_at_random(key: jax.Array) -> TrainState:
-        return begin(flax.core.unfreeze(task.init(key)["params"]))
+    def begin_at_random() -> TrainState:
+        return begin(flax.core.unfreeze(task.init(jax.random.key(config.seed))["params"]))
 
     like = jax.eval_shape(begin, shapes)
     shardings = state_shardings(mesh, like, axes)
+    require_split(mesh, shapes, shardings.params)
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings)
 
     restored = checkpoints.restore(like, fingerprint=fingerprint)
@@ -90,13 +93,27 @@ def prepare(
     else:
         step, metrics = 0, {}
         if init_params is None:
-            state = jax.jit(begin_at_random, out_shardings=shardings)(key)
+            state = jax.jit(begin_at_random, out_shardings=shardings)()
         else:
             _check_params(init_params, shapes)
-            state = jax.jit(begin, out_shardings=shardings)(jax.device_put(init_params, shardings.params))
+            state = jax.jit(begin, out_shardings=shardings)(_spread(init_params, shardings.params))
     rate = config.optimizer.learning_rate.build(config.steps)
     run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, shardings)
     return Start(state, step, metrics, mesh, axes, run_steps)
+
+
+def _spread(params: Params, shardings: Any) -> Any:
+    """Put parameters where they belong; where there are several processes, those of process 0."""
+    if jax.process_count() == 1:
+        return jax.device_put(params, shardings)
+    # Each process may have computed its own, and the last bits of two need not agree.
+    same = multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, params))
+
+    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, same, shardings)
 
 
 def _check_params(given: Params, shapes: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Params = dict[str, Any]
 Batch = Mapping[str, np.ndarray]
@@ -32,6 +32,10 @@ class TrainingTask(Protocol):
         """
         ...
 
-    def batch(self, step: int) -> Batch:
-        """Return the rows of a step, each array ``[b, ...]``; a pure function of the step, called in a thread."""
+    def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> Batch:
+        """Return the batch of a step, each array ``[b, ...]``, or only these rows of it, ``[r, ...]``.
+
+        A pure function of step and rows, called in a thread. Rows are asked for where several processes each make
+        their part of a batch.
+        """
         ...

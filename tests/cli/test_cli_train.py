@@ -213,3 +213,9 @@ def test_a_run_can_be_prepared_without_a_step(place):
     assert (place / "run" / "config.gin").is_file()
     assert not (place / "run" / "checkpoints").exists()
     assert not (place / "run" / "metrics.jsonl").exists()
+
+
+def test_several_processes_do_not_prepare_together(place, capsys):
+    several = ["--coordinator", "127.0.0.1:8476", "--processes", "2", "--process", "0"]
+    assert genret(place, "--prepare-only", *several) == 2
+    assert "--prepare-only in several processes; next: prepare the run in one process" in capsys.readouterr().err

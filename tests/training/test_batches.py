@@ -7,7 +7,7 @@ import pytest
 
 from genret_jax.errors import InputError
 from genret_jax.testing.tiny_training_task import TinyTask
-from genret_jax.training.batches import Prefetcher, check_batch, spans
+from genret_jax.training.batches import Prefetcher, check_batch, local_rows, spans
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.mesh import make_mesh
 
@@ -32,6 +32,18 @@ def test_batches_are_those_of_the_steps_in_order():
             assert dispatch.batches["tokens"].shape == (3, 16, 4)
             seen += list(np.asarray(dispatch.batches["tokens"][: dispatch.count]))
     np.testing.assert_array_equal(seen, [task.batch(step)["tokens"] for step in range(2, 10)])
+
+
+def test_one_process_has_all_rows():
+    np.testing.assert_array_equal(local_rows(make_mesh(model_parallel=2), 16), np.arange(16))
+
+
+def test_rows_of_a_task_are_those_of_its_batch():
+    rows = np.array([1, 2, 9])
+    whole, part = TinyTask().batch(3), TinyTask().batch(3, rows)
+    assert set(whole) == set(part)
+    for name, array in part.items():
+        np.testing.assert_array_equal(array, whole[name][rows])
 
 
 def test_error_in_the_thread_is_raised_after_the_batches_before_it():

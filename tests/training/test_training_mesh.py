@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from genret_jax.errors import InputError
 from genret_jax.testing.tiny_training_task import TinyTask
-from genret_jax.training.mesh import logical_axes, make_mesh, optimizer_shardings, param_shardings
+from genret_jax.training.mesh import logical_axes, make_mesh, optimizer_shardings, param_shardings, require_split
 from genret_jax.training.optimizers import Adafactor, AdamW
 
 
@@ -47,6 +47,17 @@ def test_axis_that_does_not_divide_stays_whole():
     params = {"a": {"kernel": jax.ShapeDtypeStruct((6, 10), jnp.float32)}}
     shardings = param_shardings(make_mesh(model_parallel=4), params, {("a", "kernel"): ("embed", "mlp")})
     assert specs(shardings) == {"a": {"kernel": P(None, None)}}
+
+
+def test_model_axis_that_divides_nothing_is_refused():
+    mesh = make_mesh(model_parallel=4)
+    params = {"a": {"kernel": jax.ShapeDtypeStruct((6, 10), jnp.float32)}}
+    shardings = param_shardings(mesh, params, {("a", "kernel"): ("embed", "mlp")})
+    with pytest.raises(
+        InputError, match=r"model_parallel=4 divides no axis .* largest parameter is \[6, 10\]; expected"
+    ):
+        require_split(mesh, params, shardings)
+    require_split(make_mesh(model_parallel=1), params, shardings)
 
 
 def test_parameters_without_names_stay_whole():
