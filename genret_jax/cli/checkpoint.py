@@ -30,10 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser(
         "show",
         help="what a checkpoint is: layout, network, step, and the shapes of its arrays",
-        description="Show layout, network, step and the shapes of all arrays; only the file of names is read.",
+        description="Show layout, network, step and the shapes of all arrays, without reading the arrays.",
         epilog="example:\n  genret checkpoint show t5-v1_1-small",
     )
-    show.add_argument("folder", metavar="DIR", help="a checkpoint in any public layout")
+    show.add_argument("folder", metavar="DIR", help="a checkpoint in any public layout, or a run folder")
     show.add_argument("--json", action="store_true", help="print the same as JSON, every array by itself")
     _configure_import(actions)
     _configure_export(actions)
@@ -90,20 +90,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     import json
+    from pathlib import Path
 
     from genret_jax.errors import InputError
     from genret_jax.models.public_checkpoint import find_arrays, interpret
+    from genret_jax.run import SETTINGS, Run
+    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER
+    from genret_jax.training.restore import checkpoint_step
 
-    stored = find_arrays(args.folder)
-    if args.json:
-        print(json.dumps(as_json(stored, interpret(stored).config), indent=2))
-        return 0
-    try:
-        network = network_text(interpret(stored).config)
-    except InputError:
-        print(arrays_text(stored))  # what is there helps to see what it is instead
-        raise
-    print(f"{network}\n{arrays_text(stored)}")
+    folder = Path(args.folder)
+    if (folder / SETTINGS).is_file():
+        stored = find_arrays(folder / CHECKPOINTS_FOLDER / str(checkpoint_step(folder)))
+        config = Run.open(folder).model
+        heading = f"{folder}: a run of 'genret train', its best checkpoint; T5Config.head = {config.head!r}"
+    else:
+        stored = find_arrays(folder)
+        try:
+            config = interpret(stored).config
+        except InputError:
+            print(arrays_text(stored))  # what is there helps to see what it is instead
+            raise
+        heading = network_text(config)
+    print(json.dumps(as_json(stored, config), indent=2) if args.json else f"{heading}\n{arrays_text(stored)}")
     return 0
 
 
@@ -196,7 +204,7 @@ def arrays_text(stored: "StoredArrays") -> str:
     if stored.step is not None:
         lines[0] += f", step {stored.step:,}"
     if stored.others:
-        lines[0] += f", and {stored.others} arrays beside the parameters"
+        lines[0] += f", {stored.others} arrays beside the parameters"
     entries = [(name, f"{array.dtype}{list(array.shape)}") for name, array in stored.arrays.items()]
     groups = across_layers(entries)
     width = max((len(name) for name, _, _ in groups), default=0)

@@ -48,8 +48,17 @@ def test_show(t5x, capsys):
     assert "decoder.block.*.layer.2.DenseReluDense.wi_0.weight ×3" in shown
     shown = output(capsys, "show", t5x)
     assert "T5X, its own layout" in shown
-    assert "step 1,000,000, and 1 arrays beside the parameters" in shown
+    assert "step 1,000,000, 1 arrays beside the parameters" in shown
     assert "(relu), output layer tied to the embedding" in shown
+
+
+def test_show_of_a_run(tiny_run, capsys):
+    shown = output(capsys, "show", tiny_run)
+    assert "a run of 'genret train', its best checkpoint; T5Config.head = 'prefix'" in shown
+    assert "token_embedder/embedding" in shown
+    described = json.loads(output(capsys, "show", tiny_run, "--json"))
+    assert described["network"]["head"] == "prefix"
+    assert described["step"] in (10, 20, 30)
 
 
 def test_show_as_json(t5x, capsys):
