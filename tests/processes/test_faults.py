@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 MESH = {"data_parallel": 2, "model_parallel": 2}
 # The bound a user is promised; measured from the fault to the end of the last survivor.
 SECONDS_TO_END = 60
-STEPS = 80
+STEPS = 40
 PACED = {"config": {**MESH, "steps": STEPS}, "seconds_a_batch": 0.1}
 
 
