@@ -96,9 +96,12 @@ def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], N
         with joined(cluster, tell):
             return work()
 
-    code = exit_code_of(work_when_joined)
-    leave(failed=code != 0)
-    return code
+    code = 1
+    try:
+        code = exit_code_of(work_when_joined)
+        return code
+    finally:
+        leave(failed=code != 0)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -18,9 +18,18 @@ _numbers = itertools.count()
 
 def client() -> Any:
     """Return jax's client of the coordination service, None for a process by itself."""
+    return _state().client
+
+
+def place() -> tuple[int, int]:
+    """Return the number of this process and how many there are, without starting devices as jax's own question does."""
+    return _state().process_id, _state().num_processes
+
+
+def _state() -> Any:
     from jax._src import distributed  # jax has no public name for the store of keys and values
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 def is_first() -> bool:

@@ -11,7 +11,7 @@ import jax
 
 from genret_jax.errors import InputError, LostProcessError
 from genret_jax.processes.cluster import EXIT_LOST_PROCESS, Cluster, join
-from genret_jax.processes.coordination import client
+from genret_jax.processes.coordination import client, place
 
 _FAILED, _LEFT = "genret/failed", "genret/left"
 _LOOK_SECONDS = 1.0
@@ -66,21 +66,23 @@ def leave(*, failed: bool) -> None:
     if not failed or client() is None:
         return
     with contextlib.suppress(Exception):  # the service may be gone already
-        client().key_value_set(f"{_LEFT}/{jax.process_index()}", "")
+        process, processes = place()
+        client().key_value_set(f"{_LEFT}/{process}", "")
         deadline = time.monotonic() + _FAREWELL_SECONDS
-        while jax.process_index() == 0 and time.monotonic() < deadline:
-            if len(client().key_value_dir_get(_LEFT)) == jax.process_count():
+        while process == 0 and time.monotonic() < deadline:
+            if len(client().key_value_dir_get(_LEFT)) == processes:
                 return
             time.sleep(0.1)
 
 
 def _announce(message: str) -> None:
     with contextlib.suppress(Exception):  # the service may be gone already
-        client().key_value_set(f"{_FAILED}/{jax.process_index()}", " ".join(message.split())[:1000])
+        client().key_value_set(f"{_FAILED}/{place()[0]}", " ".join(message.split())[:1000])
 
 
 def _whoami() -> str:
-    return f"process {jax.process_index()} of {jax.process_count()}"
+    process, processes = place()
+    return f"process {process} of {processes}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -96,11 +98,13 @@ class _Watch:
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._parent = os.getppid()
-        threading.Thread(target=self._look, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Watch no longer."""
         self._stopped.set()
+        self._thread.join(timeout=_GRACE_SECONDS)  # it may be asking a service that is gone
 
     def _look(self) -> None:
         while not self._stopped.wait(_LOOK_SECONDS):

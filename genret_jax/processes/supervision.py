@@ -6,9 +6,10 @@ When a process dies, the runtime of the others aborts them from a thread of its 
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from genret_jax.processes.cluster import EXIT_LOST_PROCESS, HEARTBEAT_SECONDS, Cluster
 
@@ -32,7 +33,7 @@ def supervised(cluster: Cluster, work: Callable[[Callable[[str], None]], int]) -
     if child == 0:
         os.close(read)
         os.setpgid(0, 0)  # a terminal's Ctrl-C shall come once, from the parent
-        _end(work(lambda note: _write(write, note)))
+        _work_and_end(work, write)
     os.close(write)
     before = {number: signal.signal(number, _forward_to(child)) for number in _FORWARDED}
     try:
@@ -48,15 +49,21 @@ def supervised(cluster: Cluster, work: Callable[[Callable[[str], None]], int]) -
     return EXIT_LOST_PROCESS if -status in _ABORTED else 128 - status
 
 
+def _work_and_end(work: Callable[[Callable[[str], None]], int], notes: int) -> NoReturn:
+    """Do the work and end, whatever happens, without exit handlers: jax's would wait for processes that are gone."""
+    code = 1
+    try:
+        code = work(lambda note: _write(notes, note))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def _write(descriptor: int, note: str) -> None:
     os.write(descriptor, f"{note}\n".encode())
-
-
-def _end(code: int) -> None:
-    """End without the exit handlers: jax's would wait for processes that will never answer."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _forward_to(child: int) -> Callable[[int, FrameType | None], Any]:

@@ -13,6 +13,7 @@ def train(options):
 
     from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
     from genret_jax.training import AdamW, Constant, TrainerConfig, checkpoints, train
+    from genret_jax.training.checkpoint_format import DamagedError
 
     class PacedTask(TinyTask):
         def batch(self, step, rows=None):
@@ -24,6 +25,15 @@ def train(options):
             time.sleep(options["seconds_a_save"][jax.process_index()])
             super().save(*args, **kwargs)
 
+    if "unreadable" in options:
+        load_items = checkpoints.load_items
+
+        def fail_to_load(path, like):
+            if jax.process_index() == options["unreadable"]["process"] and path.name == options["unreadable"]["step"]:
+                raise DamagedError("cannot be read here")
+            return load_items(path, like)
+
+        checkpoints.load_items = fail_to_load
     if "seconds_a_save" in options:
         sys.modules["genret_jax.training.loop"].Checkpoints = SlowCheckpoints
     settings = {"steps": 12, "batch_size": 16, "log_every": 1, "checkpoint_every": 4, "tensorboard": False}

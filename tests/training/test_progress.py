@@ -38,6 +38,16 @@ def test_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock, capsys
     ]
 
 
+def test_a_process_that_shows_nothing(clock, capsys, monkeypatch):
+    for interactive in (True, False):
+        monkeypatch.setattr(progress.sys.stderr, "isatty", lambda interactive=interactive: interactive)
+        with Progress(start=0, steps=2, shown=False) as hidden:
+            clock[0] += 20
+            hidden.say("resuming")
+            hidden.update(2, 1.0)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_hours_are_shown_as_hours(clock, capsys):
     with Progress(start=0, steps=7301) as shown:
         clock[0] += 20
