@@ -20,7 +20,16 @@ from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 from genret_jax import __version__
 from genret_jax.errors import InputError, nearest
 
-COMMANDS = ("corpus", "docids", "examples", "train", "evaluate", "search", "doctor")  # in the order of a first use
+COMMANDS = (
+    "corpus",
+    "docids",
+    "examples",
+    "train",
+    "evaluate",
+    "search",
+    "plan",
+    "doctor",
+)  # in the order of a first use
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it

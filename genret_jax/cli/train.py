@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.configuration import experiment_from_gin
     from genret_jax.train import train
 
-    bindings = [_binding(text) for text in args.gin]
+    bindings = [binding(text) for text in args.gin]
     bindings += [
         f"{name} = {value!r}"
         for name, value in (("CORPUS", args.corpus), ("RUN", args.run), ("STEPS", args.steps))
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _binding(text: str) -> str:
+def binding(text: str) -> str:
+    """Return ``NAME=VALUE`` of the command line as gin writes it."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--gin.{text}", expected="--gin.NAME=VALUE", fix="add a value")
