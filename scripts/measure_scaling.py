@@ -35,7 +35,7 @@ MANY = 100_000_000
 def command(size: str, documents: int, kind: str) -> list[str]:
     """Return the options of a row's plan."""
     files = ["--gin_file", "runs/dsi_t5.gin", "--gin_file", f"models/t5_1_1_{size}.gin"]
-    return ["plan", *SLICE, *files, *COMMON, *DOCIDS[kind], "--documents", str(documents), "--beams", "20"]
+    return ["plan", *SLICE, *files, *COMMON, *DOCIDS[kind], "--documents", str(documents), "--parts", "training"]
 
 
 def row(options: list[str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from genret_jax.planning.collectives import KINDS, collectives_of
 from genret_jax.planning.devices import Device
 
@@ -9,6 +11,10 @@ from genret_jax.planning.devices import Device
 Counts = dict[str, float]
 
 _MEMORY = ("argument", "output", "alias", "temp", "generated_code")
+
+
+class OutOfMemoryError(Exception):
+    """The compiler finds that a program does not fit into a device's memory; the message is its first line."""
 
 
 def count(lowered: Any, device: Device, devices: int) -> Counts:
@@ -22,8 +28,16 @@ def count(lowered: Any, device: Device, devices: int) -> Counts:
     Returns:
         ``bytes/KIND`` of memory, ``flops``, ``bytes_accessed``, ``collective/KIND`` (bytes of the arrays), and
         ``sent/link`` and ``sent/network`` (bytes that a device sends).
+
+    Raises:
+        OutOfMemoryError: If the compiler of a TPU refuses a program that its memory does not hold.
     """
-    compiled = lowered.compile()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemoryError(str(error).splitlines()[0]) from None
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     found: Counts = {f"bytes/{kind}": float(getattr(memory, f"{kind}_size_in_bytes")) for kind in _MEMORY}
     found |= {"flops": float(cost["flops"]), "bytes_accessed": float(cost["bytes accessed"])}

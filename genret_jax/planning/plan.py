@@ -12,7 +12,7 @@ from genret_jax.errors import InputError
 from genret_jax.experiment import Experiment
 from genret_jax.models.config import T5Config
 from genret_jax.planning.collectives import KINDS
-from genret_jax.planning.counting import Counts, count, total_bytes
+from genret_jax.planning.counting import Counts, OutOfMemoryError, count, total_bytes
 from genret_jax.planning.decoding_step import DecodingPlan
 from genret_jax.planning.devices import Device
 from genret_jax.planning.docid_shapes import PlannedDocids, planned_docids
@@ -137,7 +137,6 @@ def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log)
         parts = trainer.gradient_accumulation
         return {name: value * (1 if name.startswith("bytes/") else parts) for name, value in counts.items()}
 
-    counts, how = count_by_layers(model, counted, whole=request.whole)
     like = plan.steps(model).like
     state = {"parameters": bytes_on_a_device(like.params), "optimizer": bytes_on_a_device(like.optimizer_state)}
     if like.average is not None:
@@ -145,9 +144,16 @@ def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log)
     state["activations_kept_by_differentiation"] = plan.kept_activations(model)
     analytic = training_operations(model, trainer.batch_size, request.experiment.sampler.input_length,
                                    plan.target_length)  # fmt: skip
-    found = _program(counts, how, state, analytic, device, mesh.size)
-    found["parameters"] = _parameters(like.params)
-    found |= {"batch_size": trainer.batch_size, "input_length": request.experiment.sampler.input_length}
+    found = {
+        "parameters": _parameters(like.params),
+        "batch_size": trainer.batch_size,
+        "input_length": request.experiment.sampler.input_length,
+    }
+    try:
+        counts, how = count_by_layers(model, counted, whole=request.whole)
+    except OutOfMemoryError as error:
+        return found | _refused(state, error)
+    found |= _program(counts, how, state, analytic, device, mesh.size)
     return found | {"examples_a_day": _rates(found, trainer.batch_size)}
 
 
@@ -172,12 +178,20 @@ def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mes
         log(f"constrained search, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
         return plan.count(config)
 
-    counts, how = count_by_layers(docids.model, counted, whole=request.whole)
     state = {"parameters": bytes_on_a_device(plan.parameters(docids.model)), "index": index.num_bytes}
     analytic = decoding_operations(docids.model, queries, plan.length, plan.beams, docids.length)
-    found = _program(counts, how, state, analytic, request.device, mesh.size)
-    found |= {"queries": queries, "beams": plan.beams, "query_length": plan.length}
+    found: Json = {"queries": queries, "beams": plan.beams, "query_length": plan.length}
+    try:
+        counts, how = count_by_layers(docids.model, counted, whole=request.whole)
+    except OutOfMemoryError as error:
+        return found | _refused(state, error)
+    found |= _program(counts, how, state, analytic, request.device, mesh.size)
     return found | {"queries_a_second": {k: v / 86400 for k, v in _rates(found, queries).items()}}
+
+
+def _refused(state: Json, error: OutOfMemoryError) -> Json:
+    """Return what is known of a program that the compiler refuses for its size, if with fewer layers than planned."""
+    return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
 
 
 def _program(counts: Counts, how: str, state: Json, analytic: float, device: Device, devices: int) -> Json:
@@ -220,7 +234,9 @@ def _parameters(params: Any) -> dict[str, int]:
 def _what_does_not_fit(plan: Json, device: Device) -> list[str]:
     found = []
     for part in ("training", "decoding"):
-        if part in plan and device.memory is not None and plan[part]["bytes_a_device"]["total"] > device.memory:
+        if "refused" in plan.get(part, {}):
+            found.append(f"{part}: the compiler refuses it: {plan[part]['refused']}")
+        elif part in plan and device.memory is not None and plan[part]["bytes_a_device"]["total"] > device.memory:
             sizes = {k: v for k, v in plan[part]["bytes_a_device"].items() if k not in ("total", "program")}
             largest = max(sizes, key=sizes.__getitem__)
             total = plan[part]["bytes_a_device"]["total"]

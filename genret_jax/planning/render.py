@@ -31,15 +31,17 @@ def _scaled(docids: dict[str, Any]) -> str:
 
 
 def _program(part: str, found: dict[str, Any]) -> list[str]:
-    times = found["roofline_seconds"]
     what = (
         f"training step of {found['batch_size']:,} examples of {found['input_length']} tokens"
         if part == "training"
         else f"constrained search of {found['queries']:,} queries of {found['query_length']} tokens, "
         f"{found['beams']} beams"
     )
-    rate = found["examples_a_day" if part == "training" else "queries_a_second"]
     sizes = ", ".join(f"{k.replace('_', ' ')} {_size(v)}" for k, v in found["bytes_a_device"].items())
+    if "refused" in found:
+        return [what, f"  bytes a device    at least {sizes}"]
+    times = found["roofline_seconds"]
+    rate = found["examples_a_day" if part == "training" else "queries_a_second"]
     sent = _size(sum(found["sent_bytes"].values()))
     collective = [f"{kind} {_size(size)}" for kind, size in found["collective_bytes"].items() if size]
     ratio = found["flops"] / found["analytic_flops"]
