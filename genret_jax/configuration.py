@@ -52,6 +52,7 @@ MACROS = {
     "TrainerConfig.steps": "STEPS",
     "TrainerConfig.seed": "SEED",
 }
+_NOT_READ = "planned, not read"  # stands for a folder that a plan does not open
 
 
 def gin_configs_folder() -> Path:
@@ -84,6 +85,31 @@ def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> t
             raise InputError(
                 f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
             )
+    return _experiment(text)
+
+
+def planned_experiment(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of gin files that is only planned: what they leave to a user's folders may be missing.
+
+    Args:
+        files: As for :func:`experiment_from_gin`.
+        bindings: As for :func:`experiment_from_gin`.
+
+    Raises:
+        InputError: As :func:`experiment_from_gin`, but for missing folders of corpus, run, and pretrained model.
+    """
+    text = parse(files, bindings)
+    for name in ("Experiment.corpus", "train.run"):
+        if _value(name) is None:
+            gin.bind_parameter(name, _NOT_READ)
+    folders = ["PretrainedStart.path", *["VocabularyConfig.path"] * (_value("VocabularyConfig.kind") == "file")]
+    for name in folders:
+        if _value(name) is None:
+            gin.bind_parameter(name, _NOT_READ)
+    return _experiment(text)[1]
+
+
+def _experiment(text: ConfigText) -> tuple[str, Experiment]:
     try:
         arguments = gin.get_configurable("train")()
         run, experiment = arguments["run"], arguments["experiment"]

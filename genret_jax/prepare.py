@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
@@ -15,7 +15,7 @@ from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.splits import hold_out
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
-from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, HierarchicalKMeans, ResidualKMeans
+from genret_jax.docids import DocidCodec, DocidTable, HierarchicalKMeans, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart
@@ -82,13 +82,13 @@ def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
     store = ExampleStore.open(folder / "examples")
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
-    codec = _codec(experiment, table, vocabulary)
+    codec = docid_codec(experiment, table, vocabulary.size, vocabulary.encode)
     settings = {
         "version": VERSION,
         "corpus": corpus.name,
         "seed": experiment.seed,
         "codec": codec.to_json(),
-        "model": as_json(_sized(experiment, vocabulary, codec, codec.encode(table))),
+        "model": as_json(sized_model(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)),
         "sampler": as_json(experiment.sampler),
         "evaluation": as_json(experiment.evaluation),
         "start": as_json(experiment.start),
@@ -150,7 +150,7 @@ def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:
 
 def _store(path: Path, experiment: Experiment, corpus: Corpus, table: DocidTable) -> None:
     vocabulary = _vocabulary(experiment, corpus)
-    codec = _codec(experiment, table, vocabulary)
+    codec = docid_codec(experiment, table, vocabulary.size, vocabulary.encode)
     build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
 
 
@@ -166,28 +166,45 @@ def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
     )
 
 
-def _codec(experiment: Experiment, table: DocidTable, vocabulary: Vocabulary) -> DocidCodec:
-    """The prefix head writes docids only; T5's head writes text too, so docid tokens come after those of text."""
+def docid_codec(
+    experiment: Experiment, table: DocidTable, text_tokens: int, encode: Callable[[str], Sequence[int]]
+) -> DocidCodec:
+    """Return how the experiment's docids become tokens.
+
+    The prefix head writes docids only; T5's head writes text too, so docid tokens come after those of text.
+
+    Args:
+        experiment: The choices.
+        table: The docids.
+        text_tokens: Size of the text vocabulary.
+        encode: From text to its tokens.
+    """
     if experiment.model.head == "prefix":
         return DocidCodec(kind="per_level", first_token=2, level_sizes=table.level_sizes, eos="needed")
-    text = vocabulary.encode if experiment.codec == "text" else None
     return DocidCodec(
         kind=experiment.codec,
-        first_token=vocabulary.size,
+        first_token=text_tokens,
         level_sizes=table.level_sizes,
         eos="always",
-        encode_text=text,
+        encode_text=encode if experiment.codec == "text" else None,
     )
 
 
-def _sized(experiment: Experiment, vocabulary: Vocabulary, codec: DocidCodec, encoded: EncodedDocids) -> T5Config:
-    """Fill in what the corpus decides."""
+def sized_model(experiment: Experiment, text_tokens: int, codec: DocidCodec, num_nodes: int) -> T5Config:
+    """Return the experiment's network with what the corpus decides filled in.
+
+    Args:
+        experiment: The choices.
+        text_tokens: Size of the text vocabulary.
+        codec: From :func:`docid_codec`.
+        num_nodes: Nodes of the docid tree.
+    """
     if experiment.model.head == "prefix":
         return dataclasses.replace(
             experiment.model,
-            vocab_size=_rounded(vocabulary.size),
+            vocab_size=_rounded(text_tokens),
             decoder_vocab_size=_rounded(codec.vocab_size),
-            num_nodes=_rounded(encoded.tree.num_nodes),
+            num_nodes=_rounded(num_nodes),
         )
     # Public weights may have more rows than their vocabulary has tokens.
     least = experiment.model.vocab_size if isinstance(experiment.start, PretrainedStart) else 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Make the tables of README.md from benchmarks/results/*.json.
+"""Make the tables of README.md and docs/scaling.md from benchmarks/results/*.json.
 
     python scripts/update_readme.py             write them
-    python scripts/update_readme.py --check     exit 1 if README.md says something else than the results
+    python scripts/update_readme.py --check     exit 1 if a page says something else than the results
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is that of the result.
 """
@@ -20,6 +20,7 @@ from genret_jax.evaluation.report import Measurement, Report, Split
 from genret_jax.storage import atomic_file, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "scaling.md")
 MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _MEMORISATION = "memorisation"
@@ -386,6 +387,62 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return f"{cores} core{'' if cores == 1 else 's'} ({environment['processor']})"
 
 
+def scaling(value: Mapping[str, Any]) -> str:
+    """What a compiler counts of training from Base to XXL, and what a roofline makes of it."""
+    rows = []
+    for name, row in value["rows"].items():
+        found, index = row["plan"]["training"], row["plan"]["docids"]["index_bytes"]
+        held = found["bytes_a_device"]
+        if "refused" in found:
+            state = f"{(held['parameters'] + held['optimizer']) / 1e9:.2f}"
+            rows.append([name, f"{found['parameters']['total'] / 1e9:.2f}", state, "too many", *["–"] * 6])
+            rows[-1].append(f"{index / 1e6:.1f}")
+            continue
+        times = found["roofline_seconds"]
+        sizes = [held["parameters"] + held["optimizer"], held["temporaries"], held["total"]]
+        slowest, quickest = (found["examples_a_day"][kind] / 1e9 for kind in ("one_after_another", "overlapped"))
+        rows.append(
+            [
+                name,
+                f"{found['parameters']['total'] / 1e9:.2f}",
+                *(f"{size / 1e9:.2f}" for size in sizes),
+                f"{sum(found['collective_bytes'].values()) / 1e9:.2f}",
+                f"{found['flops'] / 1e12:.2f} ({found['flops'] / found['analytic_flops']:.2f}×)",
+                f"{1e3 * times['overlapped']:.1f}–{1e3 * times['one_after_another']:.1f}",
+                f"{slowest:.2f}–{quickest:.2f}",
+                times["bound_by"],
+                f"{index / 1e6:.1f}",
+            ]
+        )
+    head = [
+        "T5 1.1, corpus, docids",
+        "parameters, 10⁹",
+        "state, GB",
+        "temporaries, GB",
+        "in all, GB",
+        "collectives, GB",
+    ]
+    head += ["operations, 10¹² (÷ products by hand)", "step, ms *", "examples a day, 10⁹ *", "bound by *", "index, MB"]
+    return f"{table(head, rows)}\n\n{_scaling_note(value)}"
+
+
+def _scaling_note(value: Mapping[str, Any]) -> str:
+    plans = [row["plan"] for row in value["rows"].values()]
+    plan = next(plan for plan in plans if "refused" not in plan["training"])
+    mesh, many, training = plan["mesh"], value["many"], plan["training"]
+    unfit = [f"{name}: {line}" for name, row in value["rows"].items() for line in row["plan"]["does_not_fit"]]
+    fits = "Every row fits." if not unfit else f"What does not fit: {'; '.join(unfit)}."
+    return (
+        f"{plan['devices']} × {plan['device']}, data {mesh['data']} × model {mesh['model']}, batches of "
+        f"{training['batch_size']:,} × {training['input_length']} tokens; each figure of one device and one step. "
+        f"Compiled by {plan['compiled_by']}; {training['layers']}. Columns with * are roofline estimates, the "
+        f"others the compiler's count. {fits}\n\n"
+        f"The index of {many['documents']:,} documents, docids of {many['tokens_of_the_longest']} tokens, takes "
+        f"{many['index_bytes'] / 1e9:.2f} GB on a device ({many['index_bytes'] / many['documents']:.1f} bytes a "
+        f"document), scaled from a real one of {many['built']:,} documents in whole subtrees."
+    )
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "python_docs": python_docs,
     "recipe": recipe,
@@ -400,26 +457,31 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "search_latency": search_latency,
     "tpu_compile": tpu_compile,
     "examples": examples,
+    "scaling": scaling,
     "startup": startup,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a page is out of date")
+    parser.add_argument("--readme", type=Path, nargs="+", default=PAGES, help="pages with tables")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
-    before = options.readme.read_text(encoding="utf-8")
-    after = updated(before, options.results)
-    if options.check:
-        if before != after:
-            print(f"{options.readme} is out of date: run python scripts/update_readme.py", file=sys.stderr)
-        return int(before != after)
-    if before != after:
-        with atomic_file(options.readme) as handle:
+    stale = [page for page in options.readme if _update(page, options.results, change=not options.check)]
+    for page in stale if options.check else ():
+        print(f"{page} is out of date: run python scripts/update_readme.py", file=sys.stderr)
+    return int(options.check and bool(stale))
+
+
+def _update(page: Path, results: Path, *, change: bool) -> bool:
+    """Tell whether a page says something else than the results, and change it where wanted."""
+    before = page.read_text(encoding="utf-8")
+    after = updated(before, results)
+    if change and before != after:
+        with atomic_file(page) as handle:
             handle.write(after)
-    return 0
+    return before != after
 
 
 if __name__ == "__main__":

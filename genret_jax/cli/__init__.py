@@ -22,7 +22,7 @@ from genret_jax.errors import InputError, LostProcessError, nearest
 from genret_jax.processes.cluster import EXIT_LOST_PROCESS
 
 COMMANDS = (  # in the order of a first use
-    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "doctor",
+    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "plan", "doctor",
 )  # fmt: skip
 
 EXIT_INPUT = 2

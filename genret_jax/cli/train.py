@@ -108,7 +108,7 @@ def _train(args: argparse.Namespace) -> int:
     from genret_jax.configuration import experiment_from_gin
     from genret_jax.train import prepare_only, train
 
-    bindings = [_binding(text) for text in args.gin]
+    bindings = [binding(text) for text in args.gin]
     bindings += [
         f"{name} = {value!r}"
         for name, value in (("CORPUS", args.corpus), ("RUN", args.run), ("STEPS", args.steps))
@@ -122,7 +122,8 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _binding(text: str) -> str:
+def binding(text: str) -> str:
+    """Return ``NAME=VALUE`` of the command line as gin writes it."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--gin.{text}", expected="--gin.NAME=VALUE", fix="add a value")

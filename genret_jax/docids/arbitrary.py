@@ -49,14 +49,14 @@ class NaiveStringDocids:
         numbers = np.random.default_rng(seed).permutation(len(doc_ids))
         return DocidTable.from_codes(
             doc_ids,
-            _digits(numbers),
+            digits(numbers),
             level_sizes=[10] * len(str(max(len(doc_ids) - 1, 0))),
             strategy={"name": "naive", "seed": seed},
             corpus_fingerprint=corpus_fingerprint,
         )
 
 
-def _digits(numbers: np.ndarray) -> np.ndarray:
+def digits(numbers: np.ndarray) -> np.ndarray:
     """Return the decimal digits of every number from the left, padded with -1 --> [n, m]."""
     width = len(str(numbers.max(initial=0)))
     lengths = np.char.str_len(numbers.astype(str))

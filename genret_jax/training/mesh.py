@@ -33,17 +33,20 @@ LOGICAL_AXIS_RULES: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def make_mesh(*, model_parallel: int = 1, data_parallel: int | None = None) -> Mesh:
+def make_mesh(
+    *, model_parallel: int = 1, data_parallel: int | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
     """Return a mesh with axes ``('data', 'model')``.
 
     Args:
         model_parallel: Devices that share one copy of the parameters.
         data_parallel: Copies of the parameters; None takes as many as the devices allow.
+        devices: To choose from; by default those of this process.
 
     Raises:
         InputError: If the devices do not suffice or do not divide, or a process would have none of them.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     if data_parallel is None and len(devices) % model_parallel:
         raise InputError(
             f"model_parallel={model_parallel} does not divide the {len(devices)} devices",

@@ -20,7 +20,7 @@ class RetrievalTask:
 
     Args:
         config: The network.
-        sampler: Gives the batch of any step.
+        sampler: Gives the batch of any step; None where no step is run, but only planned.
         tree: The docid tree of the prefix head; None with the vocabulary head.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
@@ -29,7 +29,7 @@ class RetrievalTask:
     def __init__(
         self,
         config: T5Config,
-        sampler: Sampler,
+        sampler: Sampler | None,
         tree: NodeTree | None,
         *,
         z_loss: float = 0.0,
@@ -47,6 +47,7 @@ class RetrievalTask:
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return the examples of a step, or some rows of them."""
+        assert self.sampler is not None, "planned only"
         return self.sampler.batch(step, rows)
 
     def loss(

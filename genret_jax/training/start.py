@@ -17,9 +17,10 @@ from genret_jax.training.batches import check_batch
 from genret_jax.training.checkpoint_format import describe, describe_difference
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import LOGICAL_AXIS_RULES, logical_axes, make_mesh, require_split
-from genret_jax.training.state import TrainState, initial_state, state_shardings
-from genret_jax.training.step import RunSteps, compile_steps, loss_totals, make_train_step
+from genret_jax.training.mesh import LOGICAL_AXIS_RULES, make_mesh, require_split
+from genret_jax.training.state import TrainState
+from genret_jax.training.step import RunSteps
+from genret_jax.training.step_shapes import plan_steps
 from genret_jax.training.task import Params, TrainingTask
 
 
@@ -67,39 +68,25 @@ def prepare(
     mesh = make_mesh(model_parallel=config.model_parallel, data_parallel=config.data_parallel)
     batch = dict(task.batch(0))
     check_batch(batch, config, mesh)
-    key = jax.random.key(config.seed)
-    optimizer = config.optimizer.build(config.steps)
-    variables = jax.eval_shape(task.init, key)
-    shapes: Any = flax.core.unfreeze(variables["params"])
-    axes = logical_axes(variables)
-    totals = jax.eval_shape(lambda p, b, k: loss_totals(task, p, b, k), shapes, batch, key)
-
-    def begin(params: Params) -> TrainState:
-        names = (*totals, "gradient_norm")
-        return initial_state(params, optimizer, keep_average=config.average_decay is not None, metrics=names)
+    steps = plan_steps(task, config, mesh, batch)
 
     def begin_at_random() -> TrainState:
-        return begin(flax.core.unfreeze(task.init(jax.random.key(config.seed))["params"]))
+        return steps.begin(flax.core.unfreeze(task.init(jax.random.key(config.seed))["params"]))
 
-    like = jax.eval_shape(begin, shapes)
-    shardings = state_shardings(mesh, like, axes)
-    require_split(mesh, shapes, shardings.params)
-    like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings)
-
-    restored = checkpoints.restore(like, fingerprint=fingerprint)
+    require_split(mesh, steps.like.params, steps.shardings.params)
+    restored = checkpoints.restore(steps.like, fingerprint=fingerprint)
     if restored is not None:
         state, metadata = restored
         step, metrics = metadata["step"], metadata["metrics"]
     else:
         step, metrics = 0, {}
         if init_params is None:
-            state = jax.jit(begin_at_random, out_shardings=shardings)()
+            state = jax.jit(begin_at_random, out_shardings=steps.shardings)()
         else:
-            _check_params(init_params, shapes)
-            state = jax.jit(begin, out_shardings=shardings)(_spread(init_params, shardings.params))
-    rate = config.optimizer.learning_rate.build(config.steps)
-    run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, shardings)
-    return Start(state, step, metrics, mesh, axes, run_steps)
+            _check_params(init_params, steps.like.params)
+            spread = _spread(init_params, steps.shardings.params)
+            state = jax.jit(steps.begin, out_shardings=steps.shardings)(spread)
+    return Start(state, step, metrics, mesh, steps.axes, steps.run_steps)
 
 
 def _spread(params: Params, shardings: Any) -> Any:

@@ -1,0 +1,247 @@
+"""Plan a run: what its steps need on devices that are not here, and how long they take at best."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import numpy as np
+from jax.sharding import Mesh
+
+from genret_jax.errors import InputError
+from genret_jax.experiment import Experiment
+from genret_jax.models.config import T5Config
+from genret_jax.planning.collectives import KINDS
+from genret_jax.planning.counting import Counts, OutOfMemoryError, count, total_bytes
+from genret_jax.planning.decoding_step import DecodingPlan
+from genret_jax.planning.devices import Device
+from genret_jax.planning.docid_shapes import PlannedDocids, planned_docids
+from genret_jax.planning.index_shapes import index_shapes, tree_shapes
+from genret_jax.planning.layers import count_by_layers
+from genret_jax.planning.operations import decoding_operations, training_operations
+from genret_jax.planning.roofline import roofline
+from genret_jax.planning.shapes import bytes_on_a_device
+from genret_jax.planning.training_step import TrainingPlan
+from genret_jax.training.batches import check_batch
+from genret_jax.training.mesh import DATA, MODEL, make_mesh
+
+Json = dict[str, Any]
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to plan.
+
+    Attributes:
+        experiment: As from a gin file; its corpus is not read.
+        device: What the mesh is made of.
+        devices: The devices themselves, or those that stand for them.
+        mesh: Sizes of the data and the model axis; None takes the experiment's.
+        documents: Of the corpus; None where the experiment names a saved docid table.
+        queries: Searched together; None takes the experiment's, rounded up to the data axis.
+        beams: Of the search; None takes the experiment's.
+        parts: ``"training"``, ``"decoding"`` or both.
+        whole: Compile all layers.
+    """
+
+    experiment: Experiment
+    device: Device
+    devices: list[Any]
+    mesh: tuple[int, int] | None = None
+    documents: int | None = None
+    queries: int | None = None
+    beams: int | None = None
+    parts: tuple[str, ...] = ("training", "decoding")
+    whole: bool = False
+
+
+def make_plan(request: PlanRequest, log: Log) -> Json:
+    """Compile an experiment's steps for the devices, and return what that says as JSON values.
+
+    Args:
+        request: What to plan.
+        log: Receives a line before each part that takes time.
+
+    Raises:
+        InputError: If the mesh does not divide the devices, the network, the batch or the queries.
+    """
+    experiment = request.experiment
+    mesh = _mesh(request)
+    log("docids and their index")
+    docids = planned_docids(experiment, request.documents)
+    _check_model(docids.model, mesh)
+    index = index_shapes(docids)
+    plan: Json = {
+        "device": request.device.name,
+        "devices": mesh.size,
+        "compiled_by": "the TPU compiler" if request.device.generation else "the CPU compiler: an estimate",
+        "mesh": dict(mesh.shape),
+        "docids": _docids(docids, index.num_bytes),
+    }
+    if "training" in request.parts:
+        plan["training"] = _training(request, docids, mesh, log)
+    if "decoding" in request.parts:
+        plan["decoding"] = _decoding(request, docids, index, mesh, log)
+    plan["does_not_fit"] = _what_does_not_fit(plan, request.device)
+    return plan
+
+
+def _mesh(request: PlanRequest) -> Mesh:
+    trainer = request.experiment.trainer
+    data, model = request.mesh or (trainer.data_parallel, trainer.model_parallel)
+    count = len(request.devices)
+    if data is not None and data * model != count:
+        raise InputError(
+            f"a mesh of {data}x{model} on {count} devices",
+            expected=f"data x model = {count}",
+            fix="change --mesh or --devices",
+        )
+    return make_mesh(data_parallel=data, model_parallel=model, devices=request.devices)
+
+
+def _check_model(config: T5Config, mesh: Mesh) -> None:
+    """Reject a model axis that does not divide what it is to split, which would then lie whole on every device."""
+    parts = mesh.shape[MODEL]
+    for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
+        size = getattr(config, field)
+        if size is not None and size % parts:
+            raise InputError(
+                f"a model axis of {parts} and T5Config.{field} of {size}",
+                expected="a divisor",
+                fix="change the model axis of --mesh or the network",
+            )
+
+
+def _docids(docids: PlannedDocids, index_bytes: int) -> Json:
+    return {
+        "documents": docids.documents,
+        "built": docids.built,
+        "tokens_of_the_longest": docids.length,
+        "output_vocab_size": docids.model.output_vocab_size,
+        "index_bytes": index_bytes,
+    }
+
+
+def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log) -> Json:
+    trainer = request.experiment.trainer
+    plan = TrainingPlan(request.experiment, docids, mesh)
+    rows = {name: np.broadcast_to(np.zeros(()), shape.shape) for name, shape in plan.batch(trainer.batch_size).items()}
+    check_batch(rows, trainer, mesh)
+    device, model = request.device, docids.model
+
+    def counted(config: T5Config) -> Counts:
+        log(f"training step, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
+        counts = count(plan.lower(config), device, mesh.size)
+        # The loop over the parts of a batch is counted once, the update with it.
+        parts = trainer.gradient_accumulation
+        return {name: value * (1 if name.startswith("bytes/") else parts) for name, value in counts.items()}
+
+    like = plan.steps(model).like
+    state = {"parameters": bytes_on_a_device(like.params), "optimizer": bytes_on_a_device(like.optimizer_state)}
+    if like.average is not None:
+        state["average"] = bytes_on_a_device(like.average)
+    state["activations_kept_by_differentiation"] = plan.kept_activations(model)
+    analytic = training_operations(model, trainer.batch_size, request.experiment.sampler.input_length,
+                                   plan.target_length)  # fmt: skip
+    found = {
+        "parameters": _parameters(like.params),
+        "batch_size": trainer.batch_size,
+        "input_length": request.experiment.sampler.input_length,
+    }
+    try:
+        counts, how = count_by_layers(model, counted, whole=request.whole)
+    except OutOfMemoryError as error:
+        return found | _refused(state, error)
+    found |= _program(counts, how, state, analytic, device, mesh.size)
+    return found | {"examples_a_day": _rates(found, trainer.batch_size)}
+
+
+def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mesh, log: Log) -> Json:
+    experiment, data = request.experiment, mesh.shape[DATA]
+    queries = request.queries or -(-experiment.evaluation.batch_size // data) * data
+    if queries % data:
+        raise InputError(
+            f"{queries} queries over a data axis of {data}", expected=f"a multiple of {data}", fix="change --queries"
+        )
+    plan = DecodingPlan(
+        index=index,
+        tree=tree_shapes(docids),
+        mesh=mesh,
+        device=request.device,
+        queries=queries,
+        length=experiment.sampler.input_length,
+        beams=request.beams or experiment.evaluation.beam,
+    )
+
+    def counted(config: T5Config) -> Counts:
+        log(f"constrained search, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
+        return plan.count(config)
+
+    state = {"parameters": bytes_on_a_device(plan.parameters(docids.model)), "index": index.num_bytes}
+    analytic = decoding_operations(docids.model, queries, plan.length, plan.beams, docids.length)
+    found: Json = {"queries": queries, "beams": plan.beams, "query_length": plan.length}
+    try:
+        counts, how = count_by_layers(docids.model, counted, whole=request.whole)
+    except OutOfMemoryError as error:
+        return found | _refused(state, error)
+    found |= _program(counts, how, state, analytic, request.device, mesh.size)
+    return found | {"queries_a_second": {k: v / 86400 for k, v in _rates(found, queries).items()}}
+
+
+def _refused(state: Json, error: OutOfMemoryError) -> Json:
+    """Return what is known of a program that the compiler refuses for its size, if with fewer layers than planned."""
+    return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
+
+
+def _program(counts: Counts, how: str, state: Json, analytic: float, device: Device, devices: int) -> Json:
+    """Return what is known of a compiled program, for one device."""
+    times = roofline(counts, device)
+    memory = {**state, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
+    return {
+        "layers": how,
+        "bytes_a_device": {**memory, "total": total_bytes(counts)},
+        "collective_bytes": {kind: counts[f"collective/{kind}"] for kind in KINDS},
+        "sent_bytes": {way: counts[f"sent/{way}"] for way in ("link", "network")},
+        "flops": counts["flops"],
+        "analytic_flops": analytic / devices,
+        "bytes_accessed": counts["bytes_accessed"],
+        "roofline_seconds": {
+            **dataclasses.asdict(times),
+            "overlapped": times.overlapped,
+            "one_after_another": times.one_after_another,
+            "bound_by": times.bound_by,
+        },
+    }
+
+
+def _rates(program: Json, examples: int) -> dict[str, float]:
+    """Return how many examples a day a step's times allow."""
+    times = program["roofline_seconds"]
+    return {name: examples * 86400 / times[name] for name in ("overlapped", "one_after_another")}
+
+
+def _parameters(params: Any) -> dict[str, int]:
+    """Return the number of parameters of each part of the network, the largest part first."""
+    parts: dict[str, int] = {}
+    for path, leaf in flax.traverse_util.flatten_dict(params).items():
+        stack = any(name.startswith("layers_") for name in path)
+        part = f"{path[0]} layers" if stack else "/".join(path[:-1])
+        parts[part] = parts.get(part, 0) + int(np.prod(leaf.shape))
+    return {"total": sum(parts.values()), **dict(sorted(parts.items(), key=lambda item: -item[1]))}
+
+
+def _what_does_not_fit(plan: Json, device: Device) -> list[str]:
+    found = []
+    for part in ("training", "decoding"):
+        if "refused" in plan.get(part, {}):
+            found.append(f"{part}: the compiler refuses it: {plan[part]['refused']}")
+        elif part in plan and device.memory is not None and plan[part]["bytes_a_device"]["total"] > device.memory:
+            sizes = {k: v for k, v in plan[part]["bytes_a_device"].items() if k not in ("total", "program")}
+            largest = max(sizes, key=sizes.__getitem__)
+            total = plan[part]["bytes_a_device"]["total"]
+            found.append(
+                f"{part}: {total / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB a device, "
+                f"most of it {largest.replace('_', ' ')} ({sizes[largest] / 1e9:.1f} GB)"
+            )
+    return found

@@ -1,0 +1,58 @@
+"""Docids of a corpus that is not there, and an index stretched from some subtrees to all documents."""
+
+import numpy as np
+import pytest
+
+from genret_jax.configuration import planned_experiment
+from genret_jax.docids import AtomicDocids, HierarchicalKMeans, NaiveStringDocids, ResidualKMeans
+from genret_jax.errors import InputError
+from genret_jax.planning.docid_shapes import planned_codes, planned_docids
+from genret_jax.planning.index_shapes import index_shapes, tree_shapes
+
+
+def test_clusters_of_equal_size_by_hand():
+    codes, sizes = planned_codes(HierarchicalKMeans(branching=2, leaf_size=2), 7, 100)
+    assert codes.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    assert sizes == [2, 2, 2]
+
+
+def test_some_subtrees_come_from_under_every_first_code():
+    codes, sizes = planned_codes(HierarchicalKMeans(branching=10, leaf_size=10), 100_000, 2_000)
+    assert (len(codes), sizes) == (2_000, [10] * 5)
+    assert set(codes[:, 0]) == set(range(10))
+    assert len(np.unique(codes[:, :4], axis=0)) == 200  # all of them full
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        AtomicDocids(),
+        NaiveStringDocids(),
+        HierarchicalKMeans(branching=3, leaf_size=4),
+        ResidualKMeans(levels=3, codebook=8),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_docids_differ(strategy):
+    codes, sizes = planned_codes(strategy, 1_000, 10_000)
+    assert len(np.unique(codes, axis=0)) == len(codes) == 1_000
+    assert (codes.max(0) < sizes).all()
+
+
+@pytest.mark.parametrize("recipe", ["runs/dsi_semantic_from_scratch.gin", "runs/dsi_atomic_from_scratch.gin"])
+def test_stretched_shapes_are_about_those_of_all_documents(recipe):
+    experiment = planned_experiment([recipe])
+    whole, some = planned_docids(experiment, 40_000), planned_docids(experiment, 40_000, most=4_000)
+    assert (whole.scale, some.length) == (1, whole.length)
+    assert 10 <= some.scale < 11
+    assert some.model.num_nodes == pytest.approx(whole.model.num_nodes, rel=0.02)
+    assert some.model.output_vocab_size == whole.model.output_vocab_size
+    assert index_shapes(some).num_bytes == pytest.approx(index_shapes(whole).num_bytes, rel=0.03)
+    assert tree_shapes(some).child_nodes.shape[0] == pytest.approx(tree_shapes(whole).child_nodes.shape[0], rel=0.02)
+    assert tree_shapes(some).root_fanout == tree_shapes(whole).root_fanout
+
+
+@pytest.mark.parametrize("documents", [None, 1])
+def test_a_number_of_documents_is_needed(documents):
+    with pytest.raises(InputError, match="--documents"):
+        planned_docids(planned_experiment(["runs/dsi_atomic_from_scratch.gin"]), documents)
