@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser(
         "show",
         help="what a checkpoint is: layout, network, step, and the shapes of its arrays",
-        description="Show layout, network, step and the shapes of all arrays, without reading the arrays.",
+        description="Show layout, network, step and the shapes of all arrays; hardly any array is read.",
         epilog="example:\n  genret checkpoint show t5-v1_1-small",
     )
     show.add_argument("folder", metavar="DIR", help="a checkpoint in any public layout, or a run folder")
@@ -204,7 +204,7 @@ def arrays_text(stored: "StoredArrays") -> str:
     if stored.step is not None:
         lines[0] += f", step {stored.step:,}"
     if stored.others:
-        lines[0] += f", {stored.others} arrays beside the parameters"
+        lines[0] += f", {stored.others} more beside the parameters"
     entries = [(name, f"{array.dtype}{list(array.shape)}") for name, array in stored.arrays.items()]
     groups = across_layers(entries)
     width = max((len(name) for name, _, _ in groups), default=0)

@@ -36,15 +36,19 @@ def param_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return {"/".join(keys): tensor_shape(config, name, flip) for name, (keys, flip) in tensor_paths(config).items()}
 
 
-def parameters_within(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a saved tree that holds the network's parameters; the tree itself where no name says so."""
+def parameters_within(tree: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """Find the network's parameters in a saved tree.
+
+    Returns:
+        The keys that lead to them, and the part of the tree there: the tree itself where no name says so.
+    """
     for root in _ROOTS:
         part: Any = tree
         for key in root:
             part = part.get(key) if isinstance(part, Mapping) else None
         if isinstance(part, Mapping) and part:
-            return part
-    return tree
+            return root, part
+    return (), tree
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: str | Path | None = None) -> T5Config:

@@ -64,7 +64,7 @@ def find_legacy_arrays(file: Path) -> StoredArrays:
         raise InputError(f"not a MessagePack file, or damaged ({error})", file=file, fix=_AGAIN) from None
     if not isinstance(tree, Mapping):
         raise InputError(f"{type(tree).__name__} in place of a tree", file=file, expected="a t5x checkpoint")
-    leaves = _leaves(parameters_within(tree))
+    leaves = _leaves(parameters_within(tree)[1])
     arrays = {"/".join(keys): _stored(file, "/".join(keys), leaf) for keys, leaf in leaves.items()}
     path = file.parent if file.name == _FILE else file
     return StoredArrays(path, LAYOUT, arrays, len(_leaves(tree)) - len(arrays), _step(tree))

@@ -39,9 +39,8 @@ def find_orbax_arrays(item: Path) -> StoredArrays:
     item = item.resolve()
     with _checkpointer(item) as checkpointer:
         tree = checkpointer.metadata(item).item_metadata.tree
-    inside = flatten_dict(parameters_within(tree))
-    root = _path_to(tree, parameters_within(tree))
-    leaves = {keys: leaf for keys, leaf in inside.items() if getattr(leaf, "shape", None) is not None}
+    root, inside = parameters_within(tree)
+    leaves = {keys: leaf for keys, leaf in flatten_dict(inside).items() if getattr(leaf, "shape", None) is not None}
 
     @functools.cache
     def everything() -> Mapping[tuple[str, ...], np.ndarray]:
@@ -60,16 +59,6 @@ def find_orbax_arrays(item: Path) -> StoredArrays:
 def _from_all(everything: Any, keys: tuple[str, ...]) -> np.ndarray:
     found: np.ndarray = everything()[keys]
     return found
-
-
-def _path_to(tree: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that lead to a part of a tree."""
-    if tree is part:
-        return ()
-    for key, branch in tree.items():
-        if isinstance(branch, Mapping) and (branch is part or any(part is leaf for leaf in branch.values())):
-            return (key, *_path_to(branch, part))
-    raise KeyError("not a part of this tree")
 
 
 def _restore(item: Path, root: tuple[str, ...], wanted: list[tuple[str, ...]]) -> dict[tuple[str, ...], np.ndarray]:

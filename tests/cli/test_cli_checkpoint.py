@@ -48,7 +48,7 @@ def test_show(t5x, capsys):
     assert "decoder.block.*.layer.2.DenseReluDense.wi_0.weight ×3" in shown
     shown = output(capsys, "show", t5x)
     assert "T5X, its own layout" in shown
-    assert "step 1,000,000, 1 arrays beside the parameters" in shown
+    assert "step 1,000,000, 1 more beside the parameters" in shown
     assert "(relu), output layer tied to the embedding" in shown
 
 

@@ -92,14 +92,14 @@ def test_parameters_of_another_network_are_refused():
 
 
 @pytest.mark.parametrize(
-    "tree",
+    ("root", "tree"),
     [
-        {"version": 3, "optimizer": {"target": {"a": 1}, "state": {"step": 2}}},
-        {"_optimizer": {"target": {"a": 1}}, "params_axes": None},
-        {"target": {"a": 1}, "state": {"param_states": {"a": 3}}},
-        {"params": {"a": 1}},
-        {"a": 1},
+        (("optimizer", "target"), {"version": 3, "optimizer": {"target": {"a": 1}, "state": {"step": 2}}}),
+        (("_optimizer", "target"), {"_optimizer": {"target": {"a": 1}}, "params_axes": None}),
+        (("target",), {"target": {"a": 1}, "state": {"param_states": {"a": 3}}}),
+        (("params",), {"params": {"a": 1}}),
+        ((), {"a": 1}),
     ],
 )
-def test_parameters_are_found_in_the_tree_of_a_train_state(tree):
-    assert parameters_within(tree) == {"a": 1}
+def test_parameters_are_found_in_the_tree_of_a_train_state(root, tree):
+    assert parameters_within(tree) == (root, {"a": 1})
