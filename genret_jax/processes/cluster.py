@@ -149,9 +149,9 @@ def _join_detected(cluster: Cluster, waits: Mapping[str, Any]) -> None:
     method = None if cluster.detection == "auto" else cluster.detection
     try:
         jax.distributed.initialize(cluster_detection_method=method, **waits)
-    except ValueError as error:  # a value that nothing has told
+    except (ValueError, LookupError, ImportError) as error:  # a variable or a package that is not there
         raise InputError(
-            f"no cluster was detected by --cluster {cluster.detection} ({error})",
+            f"no cluster was detected by --cluster {cluster.detection} ({type(error).__name__}: {error})",
             expected="a step of srun, a TPU pod, or another environment that jax knows",
             fix="start it there, or give --coordinator, --processes and --process",
         ) from None

@@ -129,8 +129,9 @@ def test_slurm_tells_all(options, launch, finish, tmp_path):
     assert read_metrics(tmp_path / "two")[-1]["step"] == 2
 
 
-def test_no_cluster_to_detect(options, launch):
+@pytest.mark.parametrize("cluster", ["slurm", "auto", "mpi4py"])
+def test_no_cluster_to_detect(cluster, options, launch):
     assert not any(name.startswith("SLURM_") for name in os.environ)
-    (member,) = launch(2, [[*options, "--cluster", "slurm"]], command=GENRET, only=[0], places=[{}])
+    (member,) = launch(2, [[*options, "--cluster", cluster]], command=GENRET, only=[0], places=[{}])
     assert member.wait() == 2
-    assert "no cluster was detected by --cluster slurm" in member.error()
+    assert f"no cluster was detected by --cluster {cluster}" in member.error()
