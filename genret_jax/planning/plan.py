@@ -194,7 +194,7 @@ def _refused(state: Json, error: OutOfMemoryError) -> Json:
     return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
 
 
-def _program(counts: Counts, how: str, state: Json, analytic: float, device: Device, devices: int) -> Json:
+def _program(counts: Counts, how: str, state: Json, analytic: int, device: Device, devices: int) -> Json:
     """Return what is known of a compiled program, for one device."""
     times = roofline(counts, device)
     memory = {**state, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
