@@ -21,44 +21,40 @@ as 80 windows of 256. Read one by one, each is counted as a tile of 4 KiB, and a
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 # Said before libtpu is loaded, which otherwise asks a network for the TPU that is not there.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from genret_jax.configuration import experiment_from_gin
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint, Unconstrained, beam_search
-from genret_jax.decoding.layout import Layout, Level
+from genret_jax.decoding.layout import Level
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment
 from genret_jax.models import T5, T5Config
+from genret_jax.planning.index_shapes import WrittenOut, written_out
+from genret_jax.planning.shapes import shapes_on
 from genret_jax.run import node_tree
 from genret_jax.storage import write_json
-from genret_jax.training import TrainerConfig
-from genret_jax.training.mesh import DATA, MODEL, logical_axes
+from genret_jax.training.mesh import DATA, MODEL
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.start import placed_on
-from genret_jax.training.state import TrainState, initial_state, state_shardings
-from genret_jax.training.step import compile_steps, loss_totals, make_train_step
+from genret_jax.training.step_shapes import plan_steps
 
 LENGTH, CODES, FIRST_TOKEN = 8, 256, 2
 VOCAB = FIRST_TOKEN + LENGTH * CODES
@@ -73,12 +69,6 @@ def mesh_of(topology: Any, model_parallel: int) -> Mesh:
     """Return the topology's devices as the mesh that training and search know."""
     devices = np.array(topology.devices).reshape(-1, model_parallel)
     return Mesh(devices, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
-
-
-def shapes_on(mesh: Mesh, tree: Any, *spec: str | None) -> Any:
-    """Return the shapes of a tree of arrays, placed on a mesh: everywhere, or spread as ``spec`` says."""
-    where = NamedSharding(mesh, PartitionSpec(*spec))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
 
 
 def analysis(lowered: Any) -> dict[str, Any]:
@@ -120,8 +110,7 @@ def task_of(experiment: Experiment) -> RetrievalTask:
             config, vocab_size=8064, decoder_vocab_size=codec.vocab_size, num_nodes=encoded.tree.num_nodes
         )
         tree = node_tree(encoded)
-    sampler: Any = None  # gives batches, of which only the shapes matter here
-    return RetrievalTask(config, sampler, tree, z_loss=experiment.z_loss, label_smoothing=experiment.label_smoothing)
+    return RetrievalTask(config, None, tree, z_loss=experiment.z_loss, label_smoothing=experiment.label_smoothing)
 
 
 def batch_shapes(rows: int, inputs: int, targets: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -132,37 +121,19 @@ def batch_shapes(rows: int, inputs: int, targets: int) -> dict[str, jax.ShapeDty
     return {"encoder_input_tokens": jax.ShapeDtypeStruct((rows, inputs), np.int32), **shapes}
 
 
-def state_shapes(task: RetrievalTask, trainer: TrainerConfig, batch: Any, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """Return shapes and shardings of the training state."""
-    key = jax.random.key(0)
-    variables: Any = jax.eval_shape(task.init, key)
-    params = flax.core.unfreeze(variables["params"])
-    totals = jax.eval_shape(lambda p, b, k: loss_totals(task, p, b, k), params, batch, key)
-    optimizer = trainer.optimizer.build(trainer.steps)
-    names = (*totals, "gradient_norm")
-    keep = trainer.average_decay is not None
-    like = jax.eval_shape(lambda p: initial_state(p, optimizer, keep_average=keep, metrics=names), params)
-    shardings = state_shardings(mesh, like, logical_axes(variables))
-    return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings
-    ), shardings
-
-
 def training(files: tuple[str, ...], mesh: Mesh) -> dict[str, Any]:
     """Compile the training step of a recipe."""
     _, experiment = experiment_from_gin(files[:1], [*files[1:], "CORPUS = 'not read'", "RUN = 'not read'"])
     trainer, task = experiment.trainer, task_of(experiment)
     targets = LENGTH if task.tree is None else 2
     batch = batch_shapes(trainer.batch_size, experiment.sampler.input_length, targets)
-    like, shardings = state_shapes(task, trainer, batch, mesh)
+    steps: Any = plan_steps(task, trainer, mesh, batch)
     stacked = {name: jax.ShapeDtypeStruct((1, *shape.shape), shape.dtype) for name, shape in batch.items()}
     stacked = shapes_on(mesh, stacked, None, DATA)
-    step = make_train_step(task, trainer, trainer.optimizer.build(trainer.steps))
-    run_steps: Any = compile_steps(step, trainer.optimizer.learning_rate.build(trainer.steps), mesh, shardings)
     with placed_on(mesh):
-        lowered = run_steps.lower(like, stacked, shapes_on(mesh, jax.ShapeDtypeStruct((), np.int32)))
+        lowered = steps.run_steps.lower(steps.like, stacked, shapes_on(mesh, jax.ShapeDtypeStruct((), np.int32)))
         found = analysis(lowered)
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(like.params))
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(steps.like.params))
     return {
         "mesh": dict(mesh.shape),
         "batch_size": trainer.batch_size,
@@ -201,7 +172,7 @@ def search_t5(
     def step(tokens: Any, prefix_nodes: Any, cache: Any, *, first: bool) -> tuple[Any, Any]:
         return model.apply(variables, tokens, prefix_nodes, cache, None, method=T5.step)
 
-    strategy = TrieConstraint(index) if constrain else free()
+    strategy = TrieConstraint(index) if constrain else free(index)
     return beam_search(step, cache, strategy, batch=tokens.shape[0], beams=beams)
 
 
@@ -211,34 +182,27 @@ def selection(row: Any, tokens: Any, index: DocidIndex, *, beams: int, constrain
     def step(tokens: Any, prefix_nodes: Any, cache: Any, *, first: bool) -> tuple[Any, Any]:
         return jax.lax.optimization_barrier(row[None, None] * tokens[..., None]), cache
 
-    strategy = TrieConstraint(index) if constrain else free()
+    strategy = TrieConstraint(index) if constrain else free(index)
     return beam_search(step, {"beams": {}}, strategy, batch=tokens.shape[0], beams=beams)
 
 
-def free() -> Unconstrained:
-    """Return the strategy that allows every token for as many steps as the docids have."""
-    return Unconstrained(vocab_size=VOCAB, max_length=LENGTH, eos=None)
+def free(index: DocidIndex) -> Unconstrained:
+    """Return the strategy that allows every token for as many steps as the docids have, written out as the index is."""
+    kind = WrittenOutUnconstrained if isinstance(index.layout, WrittenOut) else Unconstrained
+    return kind(vocab_size=VOCAB, max_length=LENGTH, eos=None)
 
 
-@contextlib.contextmanager
-def written_out() -> Iterator[None]:
-    """Search every depth by code of its own, so that the compiler counts each: of a loop it counts one turn."""
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WrittenOutUnconstrained(Unconstrained):
+    """Every depth by code of its own, as :func:`genret_jax.planning.index_shapes.written_out` has it of an index."""
 
-    def one_by_one(levels: Callable[[Any], tuple[Level, ...]]) -> property:
-        def divided(self: Any) -> tuple[Level, ...]:
-            return tuple(
-                Level(depth, depth + 1, *level[2:])
-                for level in levels(self)
-                for depth in range(level.start, level.stop)
-            )
-
-        return property(divided)
-
-    with (
-        mock.patch.object(Layout, "levels", one_by_one(Layout.levels.fget)),
-        mock.patch.object(Unconstrained, "levels", one_by_one(Unconstrained.levels.fget)),
-    ):
-        yield
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The depths one by one."""
+        return tuple(
+            Level(depth, depth + 1, *level[2:]) for level in super().levels for depth in range(level.start, level.stop)
+        )
 
 
 def decoding(mesh: Mesh, index: DocidIndex, batch: int, beams: int) -> dict[str, Any]:
@@ -256,10 +220,9 @@ def decoding(mesh: Mesh, index: DocidIndex, batch: int, beams: int) -> dict[str,
     found = {}
     for name, (model, search) in searches.items():
         progress(f"decoding, {beams} beams: {name}")
-        arguments = (shapes_on(mesh, model), tokens, shapes_on(mesh, index))
-        found[name] = analysis(jax.jit(search).lower(*arguments))
-        with written_out():
-            whole = analysis(jax.jit(functools.partial(search)).lower(*arguments))
+        arguments = (shapes_on(mesh, model), tokens)
+        found[name] = analysis(jax.jit(search).lower(*arguments, shapes_on(mesh, index)))
+        whole = analysis(jax.jit(search).lower(*arguments, shapes_on(mesh, written_out(index))))
         found[name] |= {field: whole[field] for field in ("flops", "bytes_accessed")}
     return {"batch": batch, "beams": beams, **found, "share_of_the_constraint": shares(found)}
 

@@ -117,6 +117,34 @@ def test_a_report_becomes_a_table_with_intervals_and_ratios(script, tmp_path):
     )
 
 
+def test_a_plan_becomes_a_row_and_one_that_was_refused_says_so(script, tmp_path):
+    sizes = {"parameters": 1e9, "optimizer": 2e9, "temporaries": 4e9, "total": 7.5e9}
+    fields = {"parameters": {"total": 3 * 10**9}, "batch_size": 1024, "input_length": 32, "bytes_a_device": sizes}
+    times = {"overlapped": 0.01, "one_after_another": 0.02, "bound_by": "memory"}
+    compiled = {
+        "layers": "two layers compiled",
+        "collective_bytes": {"all-reduce": 1e9, "all-gather": 5e8},
+        "flops": 3e12,
+        "analytic_flops": 2e12,
+        "roofline_seconds": times,
+        "examples_a_day": {"overlapped": 2e9, "one_after_another": 1e9},
+    }
+    mesh = {"device": "tpu-v5p", "devices": 256, "mesh": {"data": 64, "model": 4}, "compiled_by": "a compiler"}
+    mesh |= {"docids": {"index_bytes": 5e6}}
+    refused = {**fields, "refused": "too large"}
+    rows = {
+        "base": {"plan": {**mesh, "training": {**fields, **compiled}, "does_not_fit": []}},
+        "xxl": {"plan": {**mesh, "training": refused, "does_not_fit": ["training: too large"]}},
+    }
+    many = {"documents": 100, "built": 10, "tokens_of_the_longest": 8, "index_bytes": 1000}
+    write(tmp_path, "scaling", {"rows": rows, "many": many})
+    made = script.updated("<!-- table: scaling -->\n<!-- end -->", tmp_path)
+    assert "| base | 3.00 | 3.00 | 4.00 | 7.50 | 1.50 | 3.00 (1.50×) | 10.0–20.0 | 1.00–2.00 | memory | 5.0 |" in made
+    assert "| xxl | 3.00 | 3.00 | too many | – | – | – | – | – | – | 5.0 |" in made
+    assert "What does not fit: xxl: training: too large." in made
+    assert "(10.0 bytes a document), scaled from a real one of 10 documents" in made
+
+
 def test_a_result_that_is_missing_is_said_to_be(script, tmp_path):
     text = "<!-- table: xquad -->\n<!-- end -->\n<!-- table: scifact -->\n| old |\n<!-- end -->"
     made = script.updated(text, tmp_path)

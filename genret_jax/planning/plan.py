@@ -83,7 +83,7 @@ def make_plan(request: PlanRequest, log: Log) -> Json:
         plan["training"] = _training(request, docids, mesh, log)
     if "decoding" in request.parts:
         plan["decoding"] = _decoding(request, docids, index, mesh, log)
-    plan["does_not_fit"] = _what_does_not_fit(plan, request.device)
+    plan["does_not_fit"] = what_does_not_fit(plan, request.device)
     return plan
 
 
@@ -194,7 +194,7 @@ def _refused(state: Json, error: OutOfMemoryError) -> Json:
     return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
 
 
-def _program(counts: Counts, how: str, state: Json, analytic: float, device: Device, devices: int) -> Json:
+def _program(counts: Counts, how: str, state: Json, analytic: int, device: Device, devices: int) -> Json:
     """Return what is known of a compiled program, for one device."""
     times = roofline(counts, device)
     memory = {**state, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
@@ -231,7 +231,8 @@ def _parameters(params: Any) -> dict[str, int]:
     return {"total": sum(parts.values()), **dict(sorted(parts.items(), key=lambda item: -item[1]))}
 
 
-def _what_does_not_fit(plan: Json, device: Device) -> list[str]:
+def what_does_not_fit(plan: Json, device: Device) -> list[str]:
+    """Return a line for each program of a plan that a device's memory does not hold."""
     found = []
     for part in ("training", "decoding"):
         if "refused" in plan.get(part, {}):

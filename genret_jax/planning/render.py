@@ -70,7 +70,7 @@ def _drivers(parameters: dict[str, int]) -> str:
     return f"{total:,} parameters: {shares}"
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"

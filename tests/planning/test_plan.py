@@ -10,7 +10,7 @@ from genret_jax.cli import main
 from genret_jax.configuration import planned_experiment
 from genret_jax.errors import InputError
 from genret_jax.planning.devices import DEVICES
-from genret_jax.planning.plan import PlanRequest, make_plan
+from genret_jax.planning.plan import PlanRequest, make_plan, what_does_not_fit
 from genret_jax.planning.render import render
 from genret_jax.planning.topology import slice_shape
 from genret_jax.planning.training_step import TrainingPlan
@@ -45,7 +45,7 @@ def asked() -> PlanRequest:
 
 @pytest.fixture(scope="module")
 def plan(asked):
-    return make_plan(asked, lambda line: None)
+    return make_plan(dataclasses.replace(asked, parts=("training",)), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,20 @@ def test_temporaries_are_those_of_the_compiled_step(plan, trained):
     assert planned["total"] < 1.1 * (planned["parameters"] + planned["optimizer"] + planned["temporaries"]) + 50_000
 
 
-@pytest.mark.parametrize("part", ["training", "decoding"])
-def test_operations_are_about_those_of_the_matrix_products(part, plan):
+def test_operations_are_about_those_of_the_matrix_products(plan):
     """At this size all that is no product, and what both model devices do, is a good part."""
-    assert 1 < plan[part]["flops"] / plan[part]["analytic_flops"] < 3
+    assert 1 < plan["training"]["flops"] / plan["training"]["analytic_flops"] < 3
 
 
+@pytest.mark.slow
+def test_a_search_is_planned_too(asked):
+    made = make_plan(dataclasses.replace(asked, parts=("decoding",)), lambda line: None)
+    assert 1 < made["decoding"]["flops"] / made["decoding"]["analytic_flops"] < 3
+    assert made["decoding"]["bytes_a_device"]["index"] == made["docids"]["index_bytes"]
+    assert "constrained search of 64 queries of 32 tokens, 4 beams" in render(made)
+
+
+@pytest.mark.slow
 def test_a_wide_network_does_little_but_products():
     made = make_plan(request({**WIDE, "TrainerConfig.batch_size": 64}, (8, 1), parts=("training",)), lambda line: None)
     assert made["training"]["flops"] / made["training"]["analytic_flops"] == pytest.approx(1.1, abs=0.15)
@@ -99,12 +107,13 @@ def test_the_gradient_is_summed_over_the_data_axis(plan):
     assert plan["training"]["sent_bytes"]["network"] == 0  # eight devices are one machine
 
 
-def test_memory_that_does_not_suffice_is_named(asked):
+def test_memory_that_does_not_suffice_is_named(plan):
     small = dataclasses.replace(DEVICES["h100"], memory=1000)
-    made = make_plan(dataclasses.replace(asked, device=small, parts=("decoding",)), lambda line: None)
-    assert len(made["does_not_fit"]) == 1
-    assert made["does_not_fit"][0].startswith("decoding: 0.0 GB of 0.0 GB a device, most of it ")
-    assert "DOES NOT FIT  decoding" in render(made)
+    (line,) = what_does_not_fit(plan, small)
+    assert line.startswith("training: 0.0 GB of 0.0 GB a device, most of it ")
+    assert f"DOES NOT FIT  {line}" in render({**plan, "does_not_fit": [line]})
+    refused = {**plan["training"], "refused": "too large"}
+    assert what_does_not_fit({"training": refused}, small) == ["training: the compiler refuses it: too large"]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +162,7 @@ def command(monkeypatch):
     return lambda *more: main([*base, *more])
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_and_writes_it(command, tmp_path, capsys):
     path = tmp_path / "plan.json"
     assert command("--devices", "4", "--mesh", "2x2", "--json", str(path), "--parts", "training") == 0
