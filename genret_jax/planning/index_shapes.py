@@ -42,7 +42,9 @@ def index_shapes(docids: PlannedDocids) -> DocidIndex:
     """Return the index of the planned documents, its arrays being shapes.
 
     It is that of a real one. Where docids were made for some subtrees only, every axis that grows with the documents
-    is stretched to all of them; below the root, subtrees are alike.
+    is stretched to all of them; below the root, subtrees are alike. The few wide prefixes near the root, which do not
+    grow, are stretched with the others: so the index comes out somewhat too large, by 7% where a tenth of 40,000
+    docids is made, by less of more.
     """
     encoded = docids.encoded
     index = DocidIndex.build(

@@ -152,8 +152,12 @@ def test_tensors_of_another_model_are_named(broken):
 
 
 def test_missing_and_damaged_files(broken, tmp_path):
-    with pytest.raises(InputError, match=r"config.json: the file is missing"):
+    with pytest.raises(InputError, match=r"no model.safetensors and no model.safetensors.index.json"):
         load_safetensors(tmp_path)
+    (broken / "config.json").rename(tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"config.json: the file is missing"):
+        load_safetensors(broken)
+    (tmp_path / "config.json").rename(broken / "config.json")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-7])
     with pytest.raises(InputError, match=r"model.safetensors: damaged .* download"):
         load_safetensors(broken)

@@ -47,7 +47,9 @@ def test_stretched_shapes_are_about_those_of_all_documents(recipe):
     assert 10 <= some.scale < 11
     assert some.model.num_nodes == pytest.approx(whole.model.num_nodes, rel=0.02)
     assert some.model.output_vocab_size == whole.model.output_vocab_size
-    assert index_shapes(some).num_bytes == pytest.approx(index_shapes(whole).num_bytes, rel=0.03)
+    # What lies near the root is stretched too, though it does not grow: never too small, and here, where it is much of
+    # few docids, 7% too large.
+    assert 1 <= index_shapes(some).num_bytes / index_shapes(whole).num_bytes < 1.08
     assert tree_shapes(some).child_nodes.shape[0] == pytest.approx(tree_shapes(whole).child_nodes.shape[0], rel=0.02)
     assert tree_shapes(some).root_fanout == tree_shapes(whole).root_fanout
 
