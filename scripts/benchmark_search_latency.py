@@ -12,8 +12,8 @@ Theirs: ``DualEncoder.encode_queries`` with an encoder of the same shape, weight
 Their queries' vectors are drawn beside documents', as an untrained encoder's are near none.
 
 The sides take turns, a query each, and so do their stages, each on its own; ``decode`` is what remains of the one
-program that encodes and decodes when the encoder's time is taken off. With 1,000,000 documents the graph takes some ten
-minutes to build and the first network's tables need 8 GB.
+program that encodes and decodes when the encoder's time is taken off. Results of other sizes and networks stay in the
+file. With 1,000,000 documents the graph takes ten minutes or more to build, and the first network's tables need 8 GB.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from genret_jax.model_search import search_tokens
 from genret_jax.models import T5, T5Config
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
-from genret_jax.storage import write_json
+from genret_jax.storage import read_json, write_json
 
 RESULTS, WANTED_RECALL = 10, 0.95
 FIRST_TOKEN = 2
@@ -349,9 +349,21 @@ def arguments_of(command_line: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(command_line)
 
 
+def earlier_results(file: Path, queries: int) -> list[dict[str, Any]]:
+    """Return what the file has, which must be of this machine and as many queries."""
+    if not file.is_file():
+        return []
+    earlier = read_json(file)
+    if (earlier["queries"], earlier["environment"]) != (queries, environment()):
+        raise SystemExit(f"{file} is of another machine or number of queries; name another file with --out")
+    results: list[dict[str, Any]] = earlier["results"]
+    return results
+
+
 def main() -> None:
     """Measure everything and write the result."""
     arguments = arguments_of()
+    earlier = earlier_results(arguments.out, arguments.queries)
     reports = []
     for documents in arguments.documents:
         progress(f"{documents:,} documents: building the HNSW graph")
@@ -360,12 +372,14 @@ def main() -> None:
         for name in arguments.networks:
             reports.append(setting_report(name, documents, graph, arguments.beams, arguments.queries))
             gc.collect()  # the tables of the last network go before those of the next come
+    made = {(report["network"], report["documents"]) for report in reports}
+    kept = [report for report in earlier if (report["network"], report["documents"]) not in made]
     result = {
         "what": "one query at a time, from text to ten document ids, CPU, float32, random weights; "
         "the other side is an encoder of the same shape and FAISS HNSW",
         "queries": arguments.queries,
         "environment": environment(),
-        "results": reports,
+        "results": [*kept, *reports],
     }
     write_json(arguments.out, result)
 

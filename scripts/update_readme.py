@@ -329,7 +329,7 @@ def search_latency(value: Mapping[str, Any]) -> str:
             lines.append(
                 [
                     f"{setting['network'].replace('_', ' ')}, beam {row['beam']}",
-                    f"{setting['documents']:,}",
+                    f"{setting['documents']:,}{'†' if 'beside' in setting else ''}",
                     f"{ours:.1f}",
                     f"{other:.1f}",
                     f"{row['ratio_of_medians']:.1f}×",
@@ -338,7 +338,11 @@ def search_latency(value: Mapping[str, Any]) -> str:
                 ]
             )
     head = ["network", "documents", "ms", "encoder + HNSW, ms", "ratio", "bytes a document", "HNSW's"]
-    return f"{table(head, lines)}\n\nMedians of {value['queries']} queries, {_machine(value['environment'])}."
+    beside = sorted({setting["beside"] for setting in value["results"] if "beside" in setting})
+    note = f"Medians of {value['queries']} queries, {_machine(value['environment'])}."
+    if beside:
+        note += f" † Beside {' and '.join(beside)}: compare the ratio alone."
+    return f"{table(head, lines)}\n\n{note}"
 
 
 def tpu_compile(value: Mapping[str, Any]) -> str:
