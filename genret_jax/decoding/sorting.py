@@ -1,7 +1,7 @@
 """Put docids in order and note how much each shares with the one before it: all that a trie says, in two arrays."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,7 +178,12 @@ def from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
         lowest = first = int(digits.min())
     span = int(digits.max()) - lowest
     column = digits if lowest == 0 else digits - digits.dtype.type(lowest)
-    return column.astype(np.int32 if span > 65_535 else np.min_scalar_type(span), copy=False), first
+    return column.astype(smallest_type(span), copy=False), first
+
+
+def smallest_type(largest: int) -> Any:
+    """Return the type in which codes from 0 up to a largest one are kept."""
+    return np.int32 if largest > 65_535 else np.min_scalar_type(largest)
 
 
 def check_prefix_free(docids: SortedDocids) -> None:

@@ -8,6 +8,7 @@ import jax
 
 from genret_jax.decoding import DocidIndex
 from genret_jax.decoding.layout import Capacity, Layout, Level
+from genret_jax.decoding.sorting import smallest_type
 from genret_jax.models.heads import NodeTree
 from genret_jax.planning.docid_shapes import PlannedDocids
 from genret_jax.run import node_tree
@@ -64,7 +65,10 @@ def index_shapes(docids: PlannedDocids) -> DocidIndex:
         array = getattr(shapes, field.name)
         if field.name not in fixed and array is not None:
             changed[field.name] = _stretched(array, -1 if field.name == "row_nodes" else 0, scale)
-    return dataclasses.replace(shapes, **changed, layout=_stretched_layout(index.layout, built, scale))
+    layout = _stretched_layout(index.layout, built, scale)
+    for name in {"columns", "edge_tokens"} & set(changed):  # more documents may need wider codes
+        changed[name] = jax.ShapeDtypeStruct(changed[name].shape, smallest_type(max(layout.spans) - 1))
+    return dataclasses.replace(shapes, **changed, layout=layout)
 
 
 def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
