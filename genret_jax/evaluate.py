@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.words import normalized_words
@@ -62,6 +63,7 @@ def evaluate_runs(
     split: str | None = None,
     checkpoint: str | int = "best",
     beam: int | None = None,
+    mesh: Mesh | None = None,
     baselines: Baselines = Baselines(),
 ) -> Report:
     """Measure runs of one corpus and write a folder with the report.
@@ -73,6 +75,7 @@ def evaluate_runs(
         split: Split of the qrels; by default the run's own.
         checkpoint: Which checkpoint of each run.
         beam: Beams of the search; by default the run's own.
+        mesh: Devices to search on, as of :meth:`genret_jax.Retriever.load`; None for one.
         baselines: What is measured beside.
 
     Returns:
@@ -101,8 +104,8 @@ def evaluate_runs(
     for name, run in opened.items():
         depth = beam or run.evaluation.beam
         if baselines.untrained:
-            found.append(_search(run, f"{name}, untrained", "start", test, depth)[0])
-        answers, remembers = _search(run, name, checkpoint, test, depth, remembered)
+            found.append(_search(run, f"{name}, untrained", "start", mesh, test, depth)[0])
+        answers, remembers = _search(run, name, checkpoint, mesh, test, depth, remembered)
         found.append(answers)
         memory += [remembers] if remembers else []
         if baselines.dual_encoder:
@@ -125,12 +128,13 @@ def _search(
     run: Run,
     name: str,
     checkpoint: str | int,
+    mesh: Mesh | None,
     test: EvaluationSplit,
     depth: int,
     remembered: EvaluationSplit | None = None,
 ) -> tuple[SystemRun, SystemRun | None]:
     """Search with one checkpoint: the split, and where asked also documents for themselves."""
-    params = run.params(checkpoint)
+    params = run.params(checkpoint, mesh)
     retriever = Retriever(run, params)
     length, ends = run.sampler.input_length, run.sampler.append_eos
     ids, tokens = run.store.queries(test.name, length, append_eos=ends)

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.example_store import ExampleStore
@@ -23,8 +24,10 @@ from genret_jax.models.config import T5Config
 from genret_jax.run import IDENTITY, LOCK, SETTINGS, VERSION, Run, as_json
 from genret_jax.storage import fingerprint, read_json, write_json
 
-# Sizes are rounded up to this, so that embeddings divide evenly among up to so many devices of the model axis.
-_DIVISIBLE = 8
+# Sizes are rounded up, so that embeddings divide evenly among the devices of the model axis: small ones, which stay
+# on few devices, to the first of these, large ones to the second.
+_DIVISIBLE = (8, 128)
+_LARGE = 2048
 
 Log = Callable[[str], None]
 
@@ -180,7 +183,8 @@ def docid_codec(
         encode: From text to its tokens.
     """
     if experiment.model.head == "prefix":
-        return DocidCodec(kind="per_level", first_token=2, level_sizes=table.level_sizes, eos="needed")
+        nodes: Literal["table", "tokens"] = "tokens" if len(table.level_sizes) == 1 else "table"
+        return DocidCodec(first_token=2, level_sizes=table.level_sizes, nodes=nodes)
     return DocidCodec(
         kind=experiment.codec,
         first_token=text_tokens,
@@ -212,4 +216,5 @@ def sized_model(experiment: Experiment, text_tokens: int, codec: DocidCodec, num
 
 
 def _rounded(size: int) -> int:
-    return -(-size // _DIVISIBLE) * _DIVISIBLE
+    unit = _DIVISIBLE[size > _LARGE]
+    return -(-size // unit) * unit

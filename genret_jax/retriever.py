@@ -1,5 +1,6 @@
 """Open a run and search it."""
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -8,6 +9,7 @@ from typing import Any, overload
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int
 
 from genret_jax.decoding import (
@@ -22,6 +24,7 @@ from genret_jax.decoding import (
 from genret_jax.errors import InputError
 from genret_jax.model_search import search_tokens
 from genret_jax.run import Run, node_tree
+from genret_jax.training.mesh import DATA, placed_on
 
 # Fewer beams than this rank a handful of results noticeably worse than a wide search, at nearly the same cost.
 _LEAST_BEAM = 20
@@ -56,7 +59,7 @@ class Retriever:
 
     Args:
         run: The opened run folder.
-        params: Parameters of its model.
+        params: Parameters of its model; where they are spread over a mesh, it searches on that mesh.
     """
 
     def __init__(self, run: Run, params: Mapping[str, Any]):
@@ -69,29 +72,37 @@ class Retriever:
             encoded.prefix_nodes,
             vocab_size=run.model.output_vocab_size,
         )
-        self.index: DocidIndex = jax.device_put(index)
+        self._mesh = _mesh_of(params)
+        self.index: DocidIndex = _everywhere(index, self._mesh)
+        self._tree = _everywhere(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
         self._params = jax.device_put(params)
-        self._tree = node_tree(run.encoded) if run.model.head == "prefix" else None
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], *, checkpoint: str | int = "best") -> "Retriever":
+    def load(
+        cls, run: str | os.PathLike[str], *, checkpoint: str | int = "best", mesh: Mesh | None = None
+    ) -> "Retriever":
         """Open a run folder.
 
         Args:
             run: Folder written by ``genret train``.
             checkpoint: ``"best"`` by the validation metric, ``"last"``, a step, ``"start"``: the network as it was
                 initialised, untrained; or the path of a checkpoint or ``MODEL_DIR`` of t5x.
+            mesh: From :func:`genret_jax.training.make_mesh`: queries are divided over its data axis, the network, and
+                what it computes for each of many atomic docids, over its model axis. None searches on one device.
 
         Raises:
             InputError: If the folder is no run, has no checkpoint yet, or they do not fit each other.
         """
         opened = Run.open(run)
-        return cls(opened, opened.params(checkpoint))
+        return cls(opened, opened.params(checkpoint, mesh))
 
     def with_params(self, params: Mapping[str, Any]) -> "Retriever":
-        """Return a retriever of the same run with other parameters; nothing is compiled anew."""
+        """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)
         other._params = params
+        if (mesh := _mesh_of(params)) != self._mesh:
+            other._mesh = mesh
+            other.index, other._tree = _everywhere((self.index, self._tree), mesh)
         return other
 
     @overload
@@ -180,6 +191,7 @@ class Retriever:
             chunk = tokens[start : start + batch_size]
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(chunk) - 1).bit_length())
+            size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
             padded = _with_rows(chunk, size)
             mine = allowed
             if allowed is not None and len(allowed) > 1:
@@ -215,7 +227,8 @@ class Retriever:
         }
 
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
-        return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
+        with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
+            return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
 
     def _allowed(self, allow: Iterable[str] | None, forbid: Iterable[str]) -> Bool[np.ndarray, "1 n"] | None:
         forbid = list(forbid)
@@ -245,6 +258,20 @@ class Retriever:
                 )
             )
         return results
+
+
+def _mesh_of(params: Mapping[str, Any]) -> Mesh | None:
+    """Return the mesh over which parameters are spread; None for those of one device."""
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
+            mesh = leaf.sharding.mesh
+            return mesh if isinstance(mesh, Mesh) else None
+    return None
+
+
+def _everywhere(tree: Any, mesh: Mesh | None) -> Any:
+    where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(jax.device_get(tree), where)
 
 
 def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:

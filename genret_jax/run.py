@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from genret_jax.data.corpus import Corpus, read_beir
@@ -153,25 +154,35 @@ class Run:
             tokens[row, : len(kept)] = kept
         return tokens
 
-    def params(self, checkpoint: str | int = "best") -> dict[str, Any]:
+    def params(self, checkpoint: str | int = "best", mesh: Mesh | None = None) -> dict[str, Any]:
         """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
 
         Args:
             checkpoint: ``"best"``, ``"last"``, a step, ``"start"``, or the path of a checkpoint or ``MODEL_DIR`` that
                 t5x wrote. Such a checkpoint does not say what corpus and docids it was trained on.
+            mesh: Devices to spread them over as in training; None for one device.
 
         Raises:
             InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
         """
         if checkpoint == "start":
-            return self.start_params()
+            return self._placed(self.start_params(), mesh)
         from genret_jax.training import restore_params
         from genret_jax.training.t5x_checkpoint import find_checkpoint, read_t5x_params
 
         like = jax.eval_shape(self._random_params)
         if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
-            return read_t5x_params(checkpoint, like)
-        return restore_params(self.folder, which=checkpoint, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
+            return self._placed(read_t5x_params(checkpoint, like), mesh)
+        return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
+
+    def _placed(self, params: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+        if mesh is None:
+            return params
+        from genret_jax.training.mesh import logical_axes, param_shardings
+
+        axes = logical_axes(jax.eval_shape(self._random_variables))
+        placed: dict[str, Any] = jax.device_put(params, param_shardings(mesh, params, axes))
+        return placed
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
@@ -206,8 +217,12 @@ class Run:
         )
 
     def _random_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = self._random_variables()["params"]
+        return params
+
+    def _random_variables(self) -> dict[str, Any]:
         tree = node_tree(self.encoded) if self.model.head == "prefix" else None
-        return _random_params(self.model, jax.random.key(self.seed), tree)
+        return _random_variables(self.model, jax.random.key(self.seed), tree)
 
     def _require(self, part: str, found: str, where: Path) -> None:
         """Refuse a part that was changed, or copied here from another run."""
@@ -224,9 +239,10 @@ class Run:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _random_params(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
+def _random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
     token = jnp.zeros((1, 1), jnp.int32)
-    return T5(config).init(key, token, token, token, tree)["params"]
+    variables: dict[str, Any] = T5(config).init(key, token, token, token, tree)
+    return variables
 
 
 def model_of(run: str | os.PathLike[str]) -> T5Config:

@@ -56,8 +56,9 @@ def genret_jax_step() -> Callable[[], float]:
     from genret_jax.models import T5Config
     from genret_jax.training import AdamW, Constant, TrainerConfig
     from genret_jax.training.checkpoints import Checkpoints
+    from genret_jax.training.mesh import placed_on
     from genret_jax.training.retrieval_task import RetrievalTask
-    from genret_jax.training.start import placed_on, prepare
+    from genret_jax.training.start import prepare
 
     config = TrainerConfig(
         steps=1000,

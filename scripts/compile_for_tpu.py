@@ -51,9 +51,8 @@ from genret_jax.planning.index_shapes import WrittenOut, written_out
 from genret_jax.planning.shapes import shapes_on
 from genret_jax.run import node_tree
 from genret_jax.storage import write_json
-from genret_jax.training.mesh import DATA, MODEL
+from genret_jax.training.mesh import DATA, MODEL, placed_on
 from genret_jax.training.retrieval_task import RetrievalTask
-from genret_jax.training.start import placed_on
 from genret_jax.training.step_shapes import plan_steps
 
 LENGTH, CODES, FIRST_TOKEN = 8, 256, 2

@@ -11,6 +11,7 @@ from genret_jax.models.network import T5
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
 from genret_jax.testing.tiny_run import OF_TOPIC, TOPICS, word
+from genret_jax.training import make_mesh
 
 QUERIES = [f"{word(topic, 14)} {word(topic, 15)}" for topic in (0, 3, 5, 7)]  # own words of document 1 of the topic
 WIDE = 64  # more beams than docids
@@ -104,6 +105,22 @@ def test_other_parameters_without_compiling_again(retriever):
     again = Retriever.load(retriever.run.folder, checkpoint="start").search(QUERIES[0], k=3)
     assert again == before, "the untrained network is the same every time"
     assert before[0].doc_id == "d1", "the start from the corpus answers already"
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_searches_on_the_mesh_of_its_parameters(retriever, tiny_run):
+    mesh = make_mesh(model_parallel=2)
+    spread = Retriever.load(tiny_run, mesh=mesh)
+    assert spread.index.columns.sharding.mesh == mesh
+    expected, found = retriever.search(QUERIES, k=5), spread.search(QUERIES, k=5)
+    assert [[result.doc_id for result in row] for row in found] == [[r.doc_id for r in row] for row in expected]
+    scores = [[result.score for result in row] for row in expected]
+    np.testing.assert_allclose([[result.score for result in row] for row in found], scores, rtol=1e-4)
+    # Parameters that come from training on a mesh take the search there, and others take it back.
+    moved = retriever.with_params(retriever.run.params("best", mesh))
+    assert moved.search(QUERIES, k=5) == found
+    assert moved.with_params(retriever.run.params("best")).search(QUERIES, k=5) == expected
+    assert spread.search(QUERIES[0], k=3, forbid=[found[0][0].doc_id])[0].doc_id == found[0][1].doc_id
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

@@ -4,6 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from genret_jax.cli.devices import mesh_of, model_parallel_option
+
 HELP = "measure trained runs beside BM25 and other baselines"
 
 _EPILOG = """
@@ -30,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="best, last, a step, or the path of a t5x checkpoint (default: best, else last)",
     )
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
+    model_parallel_option(parser)
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
     parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
     parser.add_argument(
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         split=args.split,
         checkpoint=int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint,
         beam=args.beam,
+        mesh=mesh_of(args),
         baselines=Baselines(bm25=not args.no_bm25, untrained=not args.no_untrained, dual_encoder=args.dual_encoder),
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genret_jax.cli.devices import mesh_of, model_parallel_option
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="best, last, start (untrained), a step, or the path of a t5x checkpoint (default: best)",
     )
+    model_parallel_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a query")
 
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
     checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    retriever = Retriever.load(args.run, checkpoint=checkpoint)
+    retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
     if args.file:
         _search_file(retriever, args)
         return 0

@@ -127,7 +127,10 @@ class TrieConstraint:
             words = self._words(states, level)
             chosen = jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1)
             parts.append((chosen, self._bits(words, states, level)))
-        if level.rows or level.edges:
+        if self._is_vocabulary(level) and columns is None:
+            codes, there = self._root_children(first)
+            parts.append((logits, there))
+        elif level.rows or level.edges:
             codes, there = self._listed(states, depth, level)
             parts.append((self._look_up(logits, codes + first, level), there))
         return self._scores(scores, logits, parts), Read(words, codes)
@@ -154,7 +157,7 @@ class TrieConstraint:
             if level.span:
                 codes = jnp.where(slots < level.span, slots, codes)
         if level.rows:
-            reached = states + slots - level.span
+            reached = states + (codes if level.start == 0 and self.index.layout.consecutive else slots - level.span)
         if level.span or level.edges:
             nth = slots if words is None else rank(take_beams(words, parents), slots)
             led_to = at_each(_follow, (self.index.edge_offsets, self.index.edge_states), jnp.maximum(~states, 0), nth)
@@ -186,6 +189,22 @@ class TrieConstraint:
         if self.mixed:
             tokens = jnp.where(jnp.arange(self.max_length)[None, None] < lengths[..., None], tokens, 0)
         return Ends(tokens, self.index.narrow_nodes(docids), docids, rows)
+
+    def _is_vocabulary(self, level: Level) -> bool:
+        """Whether most logits are those of the root's children, as with atomic docids.
+
+        All are candidates then, as they lie: to cut the children's out would move them, on a mesh between devices.
+        """
+        return level.start == 0 and self.index.layout.consecutive and 2 * level.rows >= self.index.vocab_size
+
+    def _root_children(self, first: Int[Array, ""]) -> tuple[Int[Array, "1 1 v"], Bool[Array, "#b 1 v"]]:
+        """Return the code that each token is at a root whose children are its docids, and whether it is one."""
+        codes, count = jnp.arange(self.index.vocab_size)[None, None] - first, self.index.layout.rows[0]
+        there = (codes >= 0) & (codes < count)
+        if self.filter is not None:
+            docids = jnp.clip(codes, 0, count - 1)
+            there &= self.filter.any_between(docids, docids + 1)
+        return codes, there
 
     def _scores(
         self, scores: Float[Array, "b k"], logits: Float[Array, "b k v"], parts: list[tuple[Array, Array]]

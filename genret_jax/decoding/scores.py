@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax.linen import partitioning
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 # What cannot be has the score INVALID, and what can is never below LOWEST, whatever its logits.
@@ -25,7 +27,7 @@ def exists(scores: Float[Array, "*q"]) -> Bool[Array, "*q"]:
 
 def logsumexp(logits: Float[Array, "*q v"]) -> Float[Array, "*q"]:
     """Return the logarithm of the sum of exponentials, of nothing but -inf too a finite number."""
-    if logits.size > _MOST_FOLDED:
+    if logits.size > _MOST_FOLDED or not jax.sharding.get_abstract_mesh().empty:  # halves may lie on other devices
         return jnp.maximum(jax.nn.logsumexp(logits, axis=-1), LOWEST)
     highest = jnp.maximum(_folded(logits, jnp.maximum).max(axis=-1), LOWEST)
     total = _folded(jnp.exp(logits - highest[..., None]), jnp.add).sum(axis=-1)
@@ -33,7 +35,42 @@ def logsumexp(logits: Float[Array, "*q v"]) -> Float[Array, "*q"]:
 
 
 def top_k(scores: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Return the best scores and where they stand, of equal ones the first first, as ``jax.lax.top_k`` does."""
+    """Return the best scores and where they stand, of equal ones the first first, as ``jax.lax.top_k`` does.
+
+    On a mesh (``jax.set_mesh``, with Flax's rules for the logical axes ``batch`` and ``vocab``) each device looks
+    through its own part only: XLA by itself would bring all scores to every device.
+    """
+    batch, columns = _divided(scores.shape, k)
+    if batch is None and columns is None:
+        return _top_k_here(scores, k)
+
+    def search(part: Array) -> tuple[Array, Array]:
+        best, places = _top_k_here(part, k)
+        if columns is None:
+            return best, places
+        places += jax.lax.axis_index(columns) * part.shape[1]
+        # In the order of the devices, so that of equal scores the first still comes first.
+        best, places = (jax.lax.all_gather(found, columns, axis=1, tiled=True) for found in (best, places))
+        best, chosen = _top_k(best, k)
+        return best, jnp.take_along_axis(places, chosen, axis=1, mode="promise_in_bounds")
+
+    search = jax.shard_map(search, in_specs=P(batch, columns), out_specs=P(batch, None), check_vma=False)
+    return search(scores)
+
+
+def _divided(shape: tuple[int, ...], k: int) -> tuple[str | None, str | None]:
+    """Return the axes of the mesh over which queries and their scores are divided."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    batch, columns = partitioning.logical_to_mesh_axes(("batch", "vocab"))
+    if shape[0] % sizes.get(batch, 1) or sizes.get(batch, 1) == 1:
+        batch = None
+    share = sizes.get(columns, 1)
+    if shape[1] % share or share == 1 or shape[1] // share < _WORTH_BLOCKS * k:
+        columns = None
+    return batch, columns
+
+
+def _top_k_here(scores: Array, k: int) -> tuple[Array, Array]:
     if scores.shape[1] < _WORTH_BLOCKS * k:
         return _top_k(scores, k)
     return jax.lax.platform_dependent(

@@ -38,14 +38,15 @@ class DocidTree:
 
     @property
     def num_nodes(self) -> int:
-        """Number of nodes, the root included."""
+        """Number of nodes, the root included, and numbers without a node."""
         return len(self.node_token)
 
     @classmethod
     def from_parents(cls, parent: Int32[np.ndarray, " s"], node_token: Int32[np.ndarray, " s"]) -> "DocidTree":
-        """Build from every node's parent (-1 at the root, node 0) and the token that leads to it."""
-        children = np.lexsort((node_token[1:], parent[1:])) + 1
-        fanout = np.bincount(parent[1:], minlength=len(parent))
+        """Build from every node's parent (-1 at the root, node 0, and where there is none) and the token to it."""
+        inside = np.flatnonzero(parent >= 0)  # the others are the root, and numbers without a node
+        children = inside[np.lexsort((node_token[inside], parent[inside]))]
+        fanout = np.bincount(parent[inside], minlength=len(parent))
         return cls(
             child_offsets=np.concatenate([[0], np.cumsum(fanout)]).astype(np.int32),
             child_nodes=children.astype(np.int32),
@@ -89,6 +90,8 @@ class DocidCodec:
         first_token: First token after those of text (at least 2, after padding and EOS).
         level_sizes: Codebook sizes; larger than the table's where room for later documents is wanted.
         eos: ``"needed"``: only where a docid is a prefix of another; ``"always"``; text docids always end with EOS.
+        nodes: ``"table"``, or ``"tokens"`` for docids of one code: nodes are numbered as the tokens that lead to them,
+            so that the logits of a head with a row a node lie as its rows do, on one device and divided over many.
         encode_text: For ``text``: string to vocabulary ids, without EOS.
     """
 
@@ -96,12 +99,15 @@ class DocidCodec:
     first_token: int
     level_sizes: tuple[int, ...]
     eos: Literal["needed", "always"] = "needed"
+    nodes: Literal["table", "tokens"] = "table"
     encode_text: Callable[[str], Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "first_token", self.first_token > EOS, "at least 2: 0 pads and 1 is EOS")
         require(self, "level_sizes", min(self.level_sizes, default=0) > 0, "at least one level, each of at least 1")
+        atomic = self.kind != "text" and self.eos == "needed" and len(self.level_sizes) == 1
+        require(self, "nodes", self.nodes == "table" or atomic, "'table' unless docids are of one code and without EOS")
         require(self, "encode_text", (self.kind == "text") == callable(self.encode_text), "a callable for 'text' only")
 
     @property
@@ -122,6 +128,8 @@ class DocidCodec:
         self._check_table(table)
         if self.kind == "text":
             return self._encode_text(table)
+        if self.nodes == "tokens":
+            return self._encode_atomic(table)
         lengths = table.lengths
         parent, code = np.asarray(table.node_parent), np.asarray(table.node_code)
         if self.eos == "always":
@@ -165,6 +173,15 @@ class DocidCodec:
                 expected=f"at most the codec's {self.level_sizes}",
                 fix="make the codec with larger level_sizes, or the docids with fewer codes",
             )
+
+    def _encode_atomic(self, table: DocidTable) -> EncodedDocids:
+        token_of_node = self.first_token + np.asarray(table.node_code)
+        token_of_node[code_tree.ROOT] = PAD
+        node_token = np.zeros(self.vocab_size, np.int32)
+        node_token[token_of_node] = token_of_node
+        parent = np.where(node_token > PAD, code_tree.ROOT, -1).astype(np.int32)
+        row_node = token_of_node[np.asarray(table.row_node)]
+        return _encoded(parent, node_token, row_node, table.lengths, np.asarray(table.document))
 
     def _encode_text(self, table: DocidTable) -> EncodedDocids:
         assert self.encode_text is not None

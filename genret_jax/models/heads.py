@@ -18,7 +18,7 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.models.config import T5Config
-from genret_jax.models.layers import Embed, project
+from genret_jax.models.layers import Embed, constrain, project
 
 # Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
 IMPOSSIBLE = -1e7
@@ -82,6 +82,11 @@ class NodeTree:
             root_first_token=_first_of_consecutive(np.asarray(child_tokens)[: fanout[0]]),
             first_judge=_first_of_consecutive(judges),
         )
+
+    @property
+    def rows_are_logits(self) -> bool:
+        """Whether all docids are of one code, and nodes numbered as the tokens that lead to them, without a gap."""
+        return self.max_fanout == 0 and self.root_first_node == self.root_first_token > 0
 
     def edges_of(self, nodes: Int[Array, "*q"]) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
         """Return for each of some nodes, none of them the root, a window of ``max_fanout`` edges, and which exist."""
@@ -227,6 +232,13 @@ class PrefixHead(nn.Module):
         self, hidden: Float[Array, "b q d"], tree: NodeTree, lexical: Float[Array, "b w"] | None
     ) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
+        if tree.rows_are_logits and self.config.num_nodes == vocab_size:
+            scores = project(hidden, self.output_nodes.T)
+            if lexical is not None:
+                scores += jax.lax.optimization_barrier(project(lexical, self.lexical_nodes.T))[:, None]
+            nth = jnp.arange(vocab_size) - tree.root_first_token
+            scores = jnp.where((nth >= 0) & (nth < fanout), scores, IMPOSSIBLE)
+            return constrain(scores, "batch", "length", "vocab")
         ahead = self.config.root_lookahead and tree.max_fanout > 0
         first, nodes = (tree.first_judge, tree.judges) if ahead else (tree.root_first_node, tree.child_nodes[:fanout])
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)

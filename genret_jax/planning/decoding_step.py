@@ -18,8 +18,7 @@ from genret_jax.planning.devices import Device
 from genret_jax.planning.index_shapes import written_out
 from genret_jax.planning.shapes import shapes_on
 from genret_jax.retriever import search_tokens
-from genret_jax.training.mesh import DATA, logical_axes, param_shardings
-from genret_jax.training.start import placed_on
+from genret_jax.training.mesh import DATA, logical_axes, param_shardings, placed_on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from genret_jax.training.batches import Prefetcher
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.interruption import Interruption
-from genret_jax.training.mesh import on_each_process
+from genret_jax.training.mesh import on_each_process, placed_on
 from genret_jax.training.metrics_log import MetricsLog, SilentLog
 from genret_jax.training.progress import Progress
-from genret_jax.training.start import Start, placed_on, prepare
+from genret_jax.training.start import Start, prepare
 from genret_jax.training.state import NEVER, TrainState
 from genret_jax.training.task import Params, TrainingTask
 

@@ -4,8 +4,9 @@ The parameters carry names for their axes (``'vocab'``, ``'mlp'``, …); the rul
 ``'model'`` axis of the mesh. Batches are split over ``'data'``. The compiler inserts the communication.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -47,6 +48,8 @@ def make_mesh(
         InputError: If the devices do not suffice or do not divide, or a process would have none of them.
     """
     devices = jax.devices() if devices is None else list(devices)
+    if model_parallel < 1:
+        raise InputError(f"model_parallel={model_parallel}", expected="at least 1")
     if data_parallel is None and len(devices) % model_parallel:
         raise InputError(
             f"model_parallel={model_parallel} does not divide the {len(devices)} devices",
@@ -73,6 +76,13 @@ def make_mesh(
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=chosen,
     )
+
+
+@contextlib.contextmanager
+def placed_on(mesh: Mesh) -> Iterator[None]:
+    """Give the constraints on activations of a model, and of a search, their mesh and rules while it is traced."""
+    with jax.set_mesh(mesh), partitioning.axis_rules(LOGICAL_AXIS_RULES):
+        yield
 
 
 def logical_axes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:

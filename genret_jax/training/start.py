@@ -1,14 +1,12 @@
 """What happens before the first step: shapes, places, and either fresh parameters or those of the last checkpoint."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import jax
 import numpy as np
-from flax.linen import partitioning
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
@@ -17,7 +15,7 @@ from genret_jax.training.batches import check_batch
 from genret_jax.training.checkpoint_format import describe, describe_difference
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import LOGICAL_AXIS_RULES, make_mesh, require_split
+from genret_jax.training.mesh import make_mesh, require_split
 from genret_jax.training.state import TrainState
 from genret_jax.training.step import RunSteps
 from genret_jax.training.step_shapes import plan_steps
@@ -34,7 +32,8 @@ class Start:
         metrics: Of the last evaluation before it.
         mesh: Where it lies.
         axes: Logical axes by parameter path.
-        run_steps: From :func:`~genret_jax.training.step.compile_steps`; call it within :func:`placed_on`.
+        run_steps: From :func:`~genret_jax.training.step.compile_steps`; call it within
+            :func:`~genret_jax.training.mesh.placed_on`.
     """
 
     state: TrainState
@@ -43,13 +42,6 @@ class Start:
     mesh: Mesh
     axes: dict[tuple[str, ...], tuple[str | None, ...]]
     run_steps: RunSteps
-
-
-@contextlib.contextmanager
-def placed_on(mesh: Mesh) -> Iterator[None]:
-    """Give the model's constraints on activations their mesh and rules while it is traced."""
-    with jax.set_mesh(mesh), partitioning.axis_rules(LOGICAL_AXIS_RULES):
-        yield
 
 
 def prepare(

@@ -103,3 +103,12 @@ def test_a_file_without_queries_or_of_other_bytes_and_a_folder_without_a_run(tin
         f"genret: error: {tmp_path}: no run here (run.json is missing); next: give the folder that "
         "'genret train --run' wrote\n"
     )
+
+
+def test_search_on_several_devices(tiny_run, capsys):
+    alone = genret(capsys, "--run", tiny_run, QUERY, "-k", 3)
+    assert genret(capsys, "--run", tiny_run, QUERY, "-k", 3, "--model_parallel", 2) == alone
+    for wrong, message in ((3, "does not divide the 8 devices"), (0, "expected at least 1")):
+        code, _, err = genret(capsys, "--run", tiny_run, QUERY, "--model_parallel", wrong)
+        assert code == 2
+        assert message in err

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import partitioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -49,6 +50,18 @@ def test_best_are_found_on_a_mesh_of_devices(axis, count):
     best, places = jax.jit(lambda scores: under_test.top_k(scores, 2))(placed)
     np.testing.assert_array_equal(places, np.argsort(-scores, axis=1)[:, :2])
     np.testing.assert_array_equal(best, -np.sort(-scores, axis=1)[:, :2])
+
+
+@pytest.mark.parametrize(("batch", "count", "k"), [(8, 1024, 4), (3, 1024, 4), (8, 1026, 4), (8, 64, 4), (2, 4096, 1)])
+@pytest.mark.parametrize("values", [2, 10_000])
+def test_each_device_looks_through_its_own_scores(batch, count, k, values):
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    scores = np.random.default_rng(0).integers(0, values, (batch, count)).astype(np.float32)
+    with jax.set_mesh(mesh), partitioning.axis_rules((("batch", "data"), ("vocab", "model"))):
+        best, places = jax.jit(under_test.top_k, static_argnums=1)(scores, k)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(best, np.take_along_axis(scores, expected, axis=1))
 
 
 @pytest.mark.parametrize("size", [1, 7, 96, 256, 40_000])

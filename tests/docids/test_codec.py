@@ -57,6 +57,17 @@ def test_text_tokens_have_a_tree_of_their_own():
     assert encoded.tree.root_fanout == 2
 
 
+def test_nodes_numbered_as_their_tokens():
+    table = make([(4,), (0,), (4,), (1,)], level_sizes=(6,))  # codes 2, 3 and 5 are free
+    encoded = DocidCodec(first_token=2, level_sizes=(6,), nodes="tokens").encode(table)
+    assert encoded.tokens.tolist() == [[6], [2], [6], [3]]
+    assert encoded.prefix_nodes.tolist() == [[0]] * 4
+    assert encoded.tree.num_nodes == 8
+    assert encoded.tree.child_nodes.tolist() == encoded.tree.child_tokens.tolist() == [2, 3, 6]
+    assert encoded.tree.child_offsets.tolist() == [0, *[3] * 8]
+    assert (encoded.tree.root_fanout, encoded.tree.max_fanout) == (3, 0)
+
+
 sequences = st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4).map(tuple), min_size=1, max_size=20)
 codecs = st.sampled_from(
     [
@@ -138,8 +149,9 @@ def test_a_vocabulary_that_loses_digits_is_refused():
 
 
 def test_json_round_trip():
-    codec = DocidCodec(kind="shared", first_token=5, level_sizes=(3, 4), eos="always")
-    assert DocidCodec.from_json(json.loads(json.dumps(codec.to_json()))) == codec
+    for fields in ({"level_sizes": (3, 4), "eos": "always"}, {"level_sizes": (9,), "nodes": "tokens"}):
+        codec = DocidCodec(kind="shared", first_token=5, **fields)
+        assert DocidCodec.from_json(json.loads(json.dumps(codec.to_json()))) == codec
     text = DocidCodec(kind="text", first_token=5, level_sizes=(3,), encode_text=digits)
     assert DocidCodec.from_json(json.loads(json.dumps(text.to_json())), encode_text=digits) == text
 
@@ -151,6 +163,8 @@ def test_json_round_trip():
         ({"first_token": 2, "level_sizes": ()}, "level_sizes"),
         ({"first_token": 2, "level_sizes": (3,), "kind": "text"}, "encode_text is None"),
         ({"first_token": 2, "level_sizes": (3,), "encode_text": digits}, "encode_text"),
+        ({"first_token": 2, "level_sizes": (3, 3), "nodes": "tokens"}, "nodes is 'tokens'"),
+        ({"first_token": 2, "level_sizes": (3,), "nodes": "tokens", "eos": "always"}, "nodes is 'tokens'"),
     ],
 )
 def test_a_codec_checks_its_fields(fields, message):

@@ -48,12 +48,13 @@ TREES = {
     "appended": {0: [(2, 1), (4, 7), (9, 2)], 1: [(3, 3), (4, 4)], 2: [(1, 5), (3, 6)], 7: [(2, 8)]},
     "one level": {0: [(2, 3), (3, 1), (6, 2), (7, 4)]},
     "consecutive tokens": {0: [(3, 1), (4, 6), (5, 2)], 1: [(2, 3)], 2: [(9, 4), (10, 5)]},
+    "nodes are tokens": {0: [(token, token) for token in range(2, 9)]},
     "a chain": {0: [(2, 1)], 1: [(3, 2)], 2: [(4, 3)]},
 }
 
 
 @pytest.mark.parametrize("lookahead", [False, True])
-@pytest.mark.parametrize(("name", "spare"), [*((name, 0) for name in TREES), ("appended", 5)])
+@pytest.mark.parametrize(("name", "spare"), [*((name, 0) for name in TREES), ("appended", 5), ("nodes are tokens", 2)])
 def test_logits_are_those_of_the_children(name, spare, lookahead):
     children = TREES[name]
     tree = tree_of(children)
@@ -91,6 +92,7 @@ def test_statics_of_the_tree():
     assert tree_of(TREES["consecutive"]).root_first_token == -1
     atomic = tree_of({0: [(2, 1), (3, 2), (4, 3)]})
     assert (atomic.root_fanout, atomic.max_fanout, atomic.root_first_node, atomic.root_first_token) == (3, 0, 1, 2)
+    assert [name for name, children in TREES.items() if tree_of(children).rows_are_logits] == ["nodes are tokens"]
     # Node 2 is a leaf and judges itself; 6 stands for none.
     assert tree.judges.tolist() == [4, 5, 2, 6, 7, 8]
     assert tree.judges_of.tolist() == [[0, 1, 6], [2, 6, 6], [3, 4, 5]]
