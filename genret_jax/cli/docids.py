@@ -11,7 +11,10 @@ HELP = "give every document its docid, or show usage, depth, collisions and the 
 
 _STRATEGIES = ("semantic", "atomic", "naive", "residual")
 # Options that only some strategies have, with what they default to there.
-_OPTIONS = {"semantic": {"branching": 10, "leaf_size": 100}, "residual": {"levels": 3, "codebook": 64}}
+_OPTIONS = {
+    "semantic": {"branching": 10, "leaf_size": 100, "memory_gib": 4.0},
+    "residual": {"levels": 3, "codebook": 64, "memory_gib": 4.0},
+}
 _WITH_VECTORS = ("semantic", "residual")
 _EPILOG = """
 examples:
@@ -63,6 +66,11 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build.add_argument("--leaf-size", type=int, help="semantic: most documents of a last cluster (default: 100)")
     build.add_argument("--levels", type=int, help="residual: number of codebooks (default: 3)")
     build.add_argument("--codebook", type=int, help="residual: codes of each (default: 64)")
+    build.add_argument(
+        "--memory-gib",
+        type=float,
+        help="semantic, residual: vectors that take more are read from their file piece by piece (default: 4)",
+    )
     build.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
 
 
@@ -93,13 +101,11 @@ def _strategy(args: argparse.Namespace) -> Any:
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a number of at least 0")
-    given = {}
+    mine = _OPTIONS.get(args.strategy, {})
+    given = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in mine.items()}
     for strategy, options in _OPTIONS.items():
-        for name, default in options.items():
-            value = getattr(args, name)
-            if strategy == args.strategy:
-                given[name] = default if value is None else value
-            elif value is not None:
+        for name in options:
+            if name not in mine and getattr(args, name) is not None:
                 raise InputError(
                     f"--{name.replace('_', '-')} with --strategy {args.strategy}",
                     fix=f"leave it out, or choose --strategy {strategy}",

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Num
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.lsa import lsa
@@ -18,12 +18,15 @@ from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
+# Vectors looked at together, so that a large file need not fit in memory.
+_CHECKED = 1 << 16
+
 
 class DocumentVectors(Protocol):
     """A source of one vector a document."""
 
-    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
-        """Return a float32 vector for every document of a corpus, in its order."""
+    def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
+        """Return a vector for every document of a corpus, in its order, and perhaps still in a file."""
         ...
 
 
@@ -40,8 +43,8 @@ class NpyVectors:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
-        """Read and check the file.
+    def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
+        """Map the file into memory, and check it.
 
         Raises:
             InputError: If it is missing or damaged, or does not hold one finite vector a document.
@@ -56,7 +59,7 @@ class NpyVectors:
         if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "fiu" or not stored.size:
             found = f"{stored.dtype}{list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive of arrays"
             raise InputError(found, file=path, expected="numbers of shape [documents, dimensions]", fix="save it anew")
-        return _checked(np.asarray(stored, dtype=np.float32), corpus, file=path)
+        return _checked(stored, corpus, file=path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class LsaVectors:
         require(self, "seed", 0 <= self.seed < 2**32, "a number from 0 to 2**32 - 1")
         require(self, "min_documents", self.min_documents >= 1, "at least 1")
 
-    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+    def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
         """Compute the vectors; documents without a known word get zeros, with a warning."""
         counts = count_words(map(corpus.document_text, range(len(corpus))))
         in_documents = np.bincount(counts.indices, minlength=counts.shape[1])
@@ -106,7 +109,7 @@ class SentenceTransformerVectors:
         check_fields(self)
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
-    def vectors(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+    def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
         """Encode ``title. text`` of every document.
 
         Raises:
@@ -162,7 +165,7 @@ def count_words(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
     )
 
 
-def _checked(vectors: Float[np.ndarray, "r d"], corpus: Corpus, *, file: Path | None) -> Float[np.ndarray, "r d"]:
+def _checked(vectors: Num[np.ndarray, "r d"], corpus: Corpus, *, file: Path | None) -> Num[np.ndarray, "r d"]:
     """Check that there is one finite vector a document; warn of zeros, which have no direction to cluster by."""
     if len(vectors) != len(corpus):
         raise InputError(
@@ -171,7 +174,10 @@ def _checked(vectors: Float[np.ndarray, "r d"], corpus: Corpus, *, file: Path | 
             expected=f"{len(corpus):,}, one for each document of {corpus.source or corpus.name}",
             fix="compute the vectors again from this corpus",
         )
-    finite = np.isfinite(vectors).all(axis=1)
+    finite, zero = np.ones(len(vectors), bool), np.zeros(len(vectors), bool)
+    for start in range(0, len(vectors), _CHECKED):
+        piece = np.asarray(vectors[start : start + _CHECKED], np.float32)
+        finite[start : start + _CHECKED], zero[start : start + _CHECKED] = np.isfinite(piece).all(1), ~piece.any(1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise InputError(
@@ -181,7 +187,6 @@ def _checked(vectors: Float[np.ndarray, "r d"], corpus: Corpus, *, file: Path | 
             expected="finite numbers",
             fix="compute the vectors again; float16 overflows beyond 65,504",
         )
-    zero = np.asarray(~vectors.any(axis=1))
     zero[list(corpus.empty_documents)] = False  # the reader has warned of those
     if zero.any():
         row = int(np.argmax(zero))

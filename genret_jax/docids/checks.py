@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
 
+from genret_jax.docids.streaming import fits
 from genret_jax.errors import InputError
 
 
-def require_vectors(doc_ids: Sequence[str], vectors: np.ndarray | None, *, strategy: str) -> Float32[np.ndarray, "n d"]:
-    """Return the document vectors as float32 after checking them.
+def require_vectors(
+    doc_ids: Sequence[str], vectors: np.ndarray | None, *, strategy: str, memory_gib: float
+) -> np.ndarray:
+    """Return the document vectors, as float32 if that fits in memory, after checking them.
 
     Args:
         doc_ids: The documents' external ids.
         vectors: One vector a document.
         strategy: Name of the strategy, for the message.
+        memory_gib: What fits; values of more vectors are checked where they are read.
 
     Raises:
         InputError: If there are no vectors, of the wrong count or shape, or with values that are not finite.
@@ -25,6 +28,8 @@ def require_vectors(doc_ids: Sequence[str], vectors: np.ndarray | None, *, strat
         raise InputError(f"vectors {vectors.dtype}{list(vectors.shape)}", expected="a numeric array [documents, width]")
     if len(vectors) != len(doc_ids):
         raise InputError(f"{len(vectors)} vectors for {len(doc_ids)} documents", expected="one vector a document")
+    if not fits(vectors, memory_gib):
+        return vectors
     vectors = np.asarray(vectors, np.float32)
     if not (finite := np.isfinite(vectors).all(1)).all():
         first = int(np.flatnonzero(~finite)[0])

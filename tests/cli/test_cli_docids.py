@@ -115,3 +115,16 @@ def test_help_has_an_example(capsys, action):
     code, printed, _ = genret(capsys, action, "--help")
     assert code == 0
     assert f"genret docids {action}" in printed.partition("example:")[2]
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "residual"])
+def test_vectors_beyond_the_memory_are_read_piece_by_piece(strategy, corpus, tmp_path, capsys):
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((30, 4)).astype(np.float16))
+    arguments = ("build", "--corpus", corpus, "--strategy", strategy, "--vectors", tmp_path / "vectors.npy")
+    code, printed, _ = genret(capsys, *arguments, "--out", tmp_path / "docids", "--memory-gib", 1e-7)
+    assert code == 0
+    assert "30 documents, 30 docids" in printed
+    assert DocidTable.load(tmp_path / "docids").strategy["memory_gib"] == 1e-7
+    code, _, err = genret(capsys, *arguments, "--out", tmp_path / "none", "--memory-gib", 0)
+    assert code == 2
+    assert "memory_gib is 0" in err
