@@ -16,6 +16,9 @@ from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.validation import check_fields
 
+# Rows of an analysis that are smaller than so much of the largest are rounding.
+_ROUNDING = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True)
 class LsaStart:
@@ -99,8 +102,11 @@ def _set_tokens(embedding: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, 
     sizes = np.sqrt(np.mean(vectors**2, axis=1))
     # A token the corpus never uses has no vector: its row stays random, at the scale of the others.
     known = np.flatnonzero(sizes > 0)
+    # Some of those come out of the analysis with the rounding of zero, and where they are many, as most bytes are, they
+    # must not be the measure of the others.
+    used = sizes > _ROUNDING * sizes.max(initial=0.0)
     embedding *= scale / np.sqrt(np.mean(embedding**2))
-    embedding[known] = vectors[known] * (scale / np.median(sizes[known]))
+    embedding[known] = vectors[known] * (scale / np.median(sizes[used]))
 
 
 def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:

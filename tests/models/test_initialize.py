@@ -37,7 +37,7 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
     found = found._replace(documents=all_documents[:, :width])
     tokens = every[:, :width].copy()
     sizes = np.sqrt(np.mean(tokens**2, axis=1))
-    tokens *= 0.5 / np.median(sizes[sizes > 0])  # token_scale
+    tokens *= 0.5 / np.median(sizes[sizes > 1e-4 * sizes.max()])  # token_scale; smaller ones are rounding
     norms = np.linalg.norm(found.documents, axis=1, keepdims=True)
     documents = np.where(norms > 0, found.documents / np.maximum(norms, 1e-9), 0)
     root = documents.sum(axis=0)
@@ -100,6 +100,16 @@ def test_what_changes_and_what_does_not():
         np.testing.assert_allclose(layer["mlp"]["wo"]["kernel"], 0.25 * 0.05)
         np.testing.assert_array_equal(layer[branch]["value"]["kernel"], 0.25)
     assert (params["token_embedder"]["embedding"] == 0.25).all(), "what was given stays"
+
+
+def test_rounding_is_no_measure_of_the_other_tokens():
+    config, params = small()
+    tokens = np.full((32, 16), 1e-12, np.float32)  # as the analysis leaves bytes that no document has
+    tokens[3, 0], tokens[4, 1], tokens[5, 0] = 1.0, 2.0, 4.0
+    start = start_from_vectors(params, config, LsaStart(), token_vectors=tokens, node_vectors=None, seed=1)
+    sizes = np.sqrt(np.mean(start["token_embedder"]["embedding"] ** 2, axis=1))
+    np.testing.assert_allclose(sizes[[3, 4, 5]], [0.25, 0.5, 1.0], rtol=1e-5)
+    assert sizes[6:].max() < 1e-10
 
 
 def test_the_rotation_follows_the_seed():

@@ -59,8 +59,7 @@ def test_two_processes_train_and_go_on(options, experiment, launch, finish, tmp_
     assert "resuming after step 5" in members[0].told()
     assert "corpus      41 documents" in members[0].told()
     assert "documents" not in members[1].told()
-    # On the same mesh: from this start, gradients of another one differ by half a per cent at the first step already.
-    train(run=str(tmp_path / "one"), experiment=experiment(data_parallel=2, model_parallel=2))
+    train(run=str(tmp_path / "one"), experiment=experiment(data_parallel=1, model_parallel=1))
     (found, what), (wanted, what_alone) = losses_and_scores(tmp_path / "two"), losses_and_scores(tmp_path / "one")
     assert what == what_alone
     np.testing.assert_allclose(found, wanted, atol=1e-5)
