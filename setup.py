@@ -19,6 +19,7 @@ REQUIRES = [
     "scipy>=1.14.1",
     "scikit-learn>=1.6.1",
     "sentencepiece>=0.2.1",
+    "joblib>=1.6.0",
     "safetensors>=0.6.2",
     "tensorstore>=0.1.86",
     "tqdm>=4.67.0",

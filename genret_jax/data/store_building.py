@@ -8,6 +8,7 @@ import numpy as np
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ARRAYS, KIND, VERSION, VOCABULARY, ExampleStore
+from genret_jax.data.shards import number_documents, remove_shards
 from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.data.word_table import WordSequences, WordTable
 from genret_jax.data.words import STOP_WORDS
@@ -49,9 +50,14 @@ def build_store(
         InputError: If the docids are not this corpus's, no document has any word, or the folder cannot be written.
     """
     table = WordTable(vocabulary)
-    arrays = _document_arrays(corpus, table, document_words)
+    arrays = number_documents(folder, corpus, table, document_words)
+    if not len(arrays["document_words"]):
+        raise InputError(
+            "no document has any word",
+            file=corpus.source or None,
+            fix="check the 'text' and 'title' fields, or use --normalization none",
+        )
     arrays |= _query_arrays(corpus, table)
-    arrays |= _generated_arrays(corpus, table)
     arrays |= table.segmentations(segmentations)
     arrays |= _word_arrays(arrays, table)
     arrays |= _docid_arrays(corpus, encoded)
@@ -80,37 +86,8 @@ def build_store(
     with atomic_folder(folder, replace=replace) as partial:
         vocabulary.save(partial / VOCABULARY)
         save_arrays(partial / ARRAYS, arrays, kind=KIND, version=VERSION, details=details)
+    remove_shards(folder)
     return ExampleStore.open(folder)
-
-
-def _document_arrays(corpus: Corpus, table: WordTable, most_words: int | None) -> dict[str, np.ndarray]:
-    documents, bags, bag_counts, sentence_starts = WordSequences(), WordSequences(), WordSequences(), WordSequences()
-    for index in range(len(corpus.doc_ids)):
-        by_sentence = table.numbers_by_sentence(corpus.document_text(index))
-        words = list(itertools.chain.from_iterable(by_sentence))[:most_words]
-        starts = itertools.accumulate(map(len, by_sentence), initial=0)
-        documents.append(words)
-        sentence_starts.append(start for start in starts if start < len(words))
-        bag: dict[int, int] = {}
-        for word in words:
-            bag[word] = bag.get(word, 0) + 1
-        bags.append(bag)
-        bag_counts.append(bag.values())
-    if not len(documents.words):
-        raise InputError(
-            "no document has any word",
-            file=corpus.source or None,
-            fix="check the 'text' and 'title' fields, or use --normalization none",
-        )
-    return {
-        "document_words": documents.words,
-        "document_offsets": documents.offsets,
-        "sentence_starts": sentence_starts.words,
-        "sentence_offsets": sentence_starts.offsets,
-        "bag_words": bags.words,
-        "bag_counts": bag_counts.words,
-        "bag_offsets": bags.offsets,
-    }
 
 
 def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
@@ -135,20 +112,6 @@ def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
         "pair_document": document,
         "pair_grade": grade,
         "pair_offsets": np.array(ends, np.int64),
-    }
-
-
-def _generated_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
-    queries, ends = WordSequences(), [0]
-    for doc_id in corpus.doc_ids:
-        for text in corpus.generated_queries.get(doc_id, ()):
-            if numbers := table.numbers(text):
-                queries.append(numbers)
-        ends.append(len(queries.offsets) - 1)
-    return {
-        "generated_words": queries.words,
-        "generated_word_offsets": queries.offsets,
-        "generated_offsets": np.array(ends, np.int64),
     }
 
 

@@ -41,16 +41,26 @@ class WordTable:
     """
 
     def __init__(self, vocabulary: Vocabulary):
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._numbers: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def words(self) -> list[str]:
+        """All words, in the order of their numbers."""
+        return list(self._numbers)
+
+    def add(self, words: Iterable[str]) -> Int32[np.ndarray, " w"]:
+        """Return the numbers of words, adding those that are new."""
+        known = self._numbers
+        return np.fromiter((known.setdefault(word, len(known)) for word in words), np.int32)
+
     def numbers(self, text: str) -> list[int]:
         """Return the word numbers of a text, adding words that are new."""
         known = self._numbers
-        return [known.setdefault(word, len(known)) for word in self._vocabulary.words(text)]
+        return [known.setdefault(word, len(known)) for word in self.vocabulary.words(text)]
 
     def numbers_by_sentence(self, text: str) -> list[list[int]]:
         """Return the word numbers of each sentence that has words."""
@@ -68,7 +78,7 @@ class WordTable:
         """
         tokens, ends, words = array("i"), array("i", [0]), array("i", [0])
         for word in self._numbers:
-            for segmentation in self._vocabulary.segmentations(word, limit):
+            for segmentation in self.vocabulary.segmentations(word, limit):
                 tokens.extend(segmentation)
                 ends.append(len(tokens))
             words.append(len(ends) - 1)
