@@ -5,6 +5,11 @@ Importing this module with ``GENRET_EXAMPLES`` set to a folder written by ``genr
     GENRET_EXAMPLES=/data/nq/examples python -m t5x.train --gin.MIXTURE_OR_TASK_MODULE='"genret_jax.tasks.dsi"' \
         --gin.MIXTURE_OR_TASK_NAME='"dsi"' ...
 
+With ``GENRET_STEPS`` too the tasks end after so many steps of 128 examples, and seqio's Beam job can cache them::
+
+    GENRET_EXAMPLES=/data/nq/examples GENRET_STEPS=10000 seqio_cache_tasks --module_import=genret_jax.tasks.dsi \
+        --tasks=dsi_indexing,dsi_retrieval --output_cache_dir=/data/nq/cached
+
 In a gin file, or Python, :func:`mixture` does so for a given folder and configuration, and :func:`task_name` where a
 configuration holds a name.
 """
@@ -32,7 +37,9 @@ DSI = SamplerConfig(
 )
 
 
-def mixture(examples: str, *, name: str = "dsi", config: SamplerConfig = DSI, seed: int = 0) -> Any:
+def mixture(
+    examples: str, *, name: str = "dsi", config: SamplerConfig = DSI, seed: int = 0, steps: int | None = None
+) -> Any:
     """Register the tasks of an example store and return their mixture.
 
     Args:
@@ -40,9 +47,10 @@ def mixture(examples: str, *, name: str = "dsi", config: SamplerConfig = DSI, se
         name: Name of the mixture, prefix of its tasks.
         config: What the examples are.
         seed: Seed of all random choices.
+        steps: Training steps of 128 examples in each task, where they are to be cached; endless when left out.
     """
     seqio, _ = import_seqio()
-    return seqio.MixtureRegistry.get(register_tasks(examples, name, config, seed=seed).mixture)
+    return seqio.MixtureRegistry.get(register_tasks(examples, name, config, seed=seed, steps=steps).mixture)
 
 
 def task_name(
@@ -90,4 +98,4 @@ def feature_lengths(examples: str, *, config: SamplerConfig = DSI) -> dict[str, 
 
 
 if os.environ.get("GENRET_EXAMPLES"):
-    mixture(os.environ["GENRET_EXAMPLES"])
+    mixture(os.environ["GENRET_EXAMPLES"], steps=int(os.environ.get("GENRET_STEPS", 0)) or None)

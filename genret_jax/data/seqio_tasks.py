@@ -24,6 +24,8 @@ from genret_jax.storage import fingerprint
 DOCUMENTS = "documents"  # the split of the indexing task that shows every document once
 _RATES = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
 _ENDLESS = 1 << 62
+# Parts of a split that a caching job can make side by side.
+_SHARDS = 64
 _registered: dict[str, str] = {}
 
 Rows = tuple[np.ndarray, ...]
@@ -43,13 +45,19 @@ class RegisteredTasks:
 
 
 def register_tasks(
-    store_folder: str, name: str, config: SamplerConfig, *, seed: int = 0, batch_size: int = 128
+    store_folder: str,
+    name: str,
+    config: SamplerConfig,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+    steps: int | None = None,
 ) -> RegisteredTasks:
     """Register ``{name}_indexing``, ``{name}_pseudo_queries``, ``{name}_retrieval`` and the mixture ``{name}``.
 
-    Each task has a split ``train`` without end. The retrieval task has the other qrels splits too, one example a
-    query, with Hits@k and MRR@k as metrics; the indexing task has ``documents``, every document once. Tasks whose rate
-    is 0 are not registered. Registering the same again does nothing.
+    Each task has a split ``train``, without end unless ``steps`` are given. The retrieval task has the other qrels
+    splits too, one example a query, with Hits@k and MRR@k as metrics; the indexing task has ``documents``, every
+    document once. Tasks whose rate is 0 are not registered. Registering the same again does nothing.
 
     Args:
         store_folder: An example store.
@@ -57,6 +65,8 @@ def register_tasks(
         config: What the examples are.
         seed: Seed of all random choices.
         batch_size: Rows that a step of the numbering has.
+        steps: Of the split ``train``. Only what has an end can be cached, by ``seqio_cache_tasks``, whose workers then
+            make different steps side by side.
 
     Raises:
         InputError: If seqio is missing, the store cannot be used, or the name is taken by something else.
@@ -65,7 +75,7 @@ def register_tasks(
     store = ExampleStore.open(store_folder)
     rates = {f"{name}_{kind}": float(getattr(config, field)) for kind, field in _RATES.items()}
     registered = RegisteredTasks(mixture=name, tasks={task: rate for task, rate in rates.items() if rate > 0})
-    identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size)
+    identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size, steps)
     if _registered.get(name) == identity:
         return registered
     taken = [n for n in (name, *registered.tasks) if n in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()]
@@ -76,7 +86,7 @@ def register_tasks(
         if rates[f"{name}_{kind}"] > 0:
             only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
             sampler = Sampler(store, dataclasses.replace(config, **only), seed=seed, batch_size=batch_size)
-            _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features)
+            _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features, steps)
     seqio.MixtureRegistry.add(name, list(registered.tasks.items()))
     _registered[name] = identity
     return registered
@@ -144,13 +154,14 @@ def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) ->
     return splits
 
 
-def _add_task(name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], features: dict[str, Any]) -> None:
-    seqio, tf = import_seqio()
-
-    def source(split: str, shuffle_files: bool, seed: int | None = None) -> Any:
-        count = _ENDLESS if split == "train" else len(evaluations[split])
-        return tf.data.Dataset.range(count).map(lambda index: {"index": index, "split": split})
-
+def _add_task(
+    name: str,
+    sampler: Sampler,
+    evaluations: dict[str, _Evaluation],
+    features: dict[str, Any],
+    steps: int | None,
+) -> None:
+    seqio, _ = import_seqio()
     text = TokenText.of_targets(sampler.store)
     numbered = list(evaluations.values())
 
@@ -163,19 +174,47 @@ def _add_task(name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], 
 
     seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(
-            source,
-            splits=("train", *evaluations),
-            num_input_examples={"train": _ENDLESS} | {split: len(e) for split, e in evaluations.items()},
-            caching_permitted=False,
-        ),
-        preprocessors=[_examples_of_steps(lambda index, split: _rows(sampler, evaluations, index, split))],
+        source=_numbers({"train": steps or _ENDLESS} | {split: len(e) for split, e in evaluations.items()}),
+        preprocessors=[
+            _examples_of_steps(lambda index, split: _rows(sampler, evaluations, index, split)),
+            *([seqio.CacheDatasetPlaceholder()] if steps else []),
+        ],
         output_features=features,
         postprocess_fn=right_docids,
         metric_fns=[docid_metrics] if evaluations else [],
         # What the sampler gives is in random order already.
         shuffle_buffer_size=2 * sampler.batch_size,
     )
+
+
+def _numbers(counts: Mapping[str, int]) -> Any:
+    """Return a seqio source of the numbers of steps, or of evaluation examples, of each split."""
+    seqio, tf = import_seqio()
+
+    class Numbers(seqio.DataSource):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__(tuple(counts), dict(counts), caching_permitted=counts["train"] < _ENDLESS)
+
+        def __repr__(self) -> str:
+            return f"Numbers({dict(counts)})"
+
+        @property
+        def supports_arbitrary_sharding(self) -> bool:
+            return False
+
+        def list_shards(self, split: str) -> list[str]:
+            shards = min(_SHARDS, counts[split]) if self.caching_permitted else 1
+            return [f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
+
+        def get_dataset(
+            self, split: str = "train", shuffle: bool = True, seed: Any = None, shard_info: Any = None, **_: Any
+        ) -> Any:
+            numbers = tf.data.Dataset.range(counts[split])
+            if shard_info is not None:
+                numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+            return numbers.map(lambda index: {"index": index, "split": split})
+
+    return Numbers()
 
 
 def _rows(sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, split: str) -> Rows:

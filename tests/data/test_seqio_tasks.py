@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -268,3 +269,51 @@ def test_pseudo_queries_of_the_mixture_are_configurable(seqio: Any, store: Examp
     decode = task.output_features["inputs"].vocabulary.decode
     shown = {decode(example["inputs"]) for example in dataset.as_numpy_iterator()}
     assert VOCABULARY.decode(VOCABULARY.encode("the cat ran")) in shown
+
+
+def test_an_ending_task_can_be_read_in_shards(seqio: Any, store: ExampleStore) -> None:
+    registered = register_tasks(str(store.folder), "ending", CONFIG, seed=5, batch_size=BATCH, steps=6)
+    assert not seqio.TaskRegistry.get("tiny_indexing").supports_caching
+    for name in registered.tasks:
+        task = seqio.TaskRegistry.get(name)
+        assert task.supports_caching
+        assert task.num_input_examples("train") == 6
+        shards = task.source.list_shards("train")
+        assert len(shards) == len(set(shards)) == 6
+        found = [
+            example["index"]
+            for shard in range(3)
+            for example in task.get_dataset(
+                LENGTHS, split="train", shuffle=False, shard_info=seqio.ShardInfo(shard, 3)
+            ).as_numpy_iterator()
+        ]
+        assert sorted(found) == list(range(6 * BATCH))
+
+
+def test_seqios_beam_job_caches_the_samplers_examples(seqio: Any, store: ExampleStore, tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam", reason="apache-beam is not installed: pip install apache-beam")
+    command = [sys.executable, "-m", "seqio.scripts.cache_tasks_main", "--module_import=genret_jax.tasks.dsi"]
+    command += ["--tasks=dsi_indexing,dsi_retrieval", f"--output_cache_dir={tmp_path}", "--alsologtostderr"]
+    environment = os.environ | {"GENRET_EXAMPLES": str(store.folder), "GENRET_STEPS": "3"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    from genret_jax.tasks import dsi
+
+    dsi.mixture(str(store.folder), name="cached", steps=3)
+    for kind in ("indexing", "retrieval"):
+        (tmp_path / f"dsi_{kind}").rename(tmp_path / f"cached_{kind}")
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    for kind, splits in (("indexing", ("train", "documents")), ("retrieval", ("train", "test"))):
+        task = seqio.TaskRegistry.get(f"cached_{kind}")
+        for split in splits:
+            cached, fresh = (
+                sorted(
+                    (int(e["index"]), e["inputs"].tolist(), e["targets"].tolist())
+                    for e in task.get_dataset(
+                        LENGTHS, split=split, shuffle=False, use_cached=use_cached
+                    ).as_numpy_iterator()
+                )
+                for use_cached in (True, False)
+            )
+            assert cached == fresh
+            assert len(cached) == (3 * 128 if split == "train" else len(fresh)) > 0
