@@ -18,6 +18,7 @@ from genret_jax.data.pseudo_queries import PseudoQueries
 from genret_jax.data.sampler import Sampler, SamplerConfig
 from genret_jax.data.seqio_metrics import docid_metrics
 from genret_jax.data.seqio_tasks import register_tasks
+from genret_jax.data.vocabulary import ByteVocabulary
 from genret_jax.errors import InputError
 from genret_jax.testing.tiny_store import LetterVocabulary, tiny_store
 
@@ -290,8 +291,9 @@ def test_an_ending_task_can_be_read_in_shards(seqio: Any, store: ExampleStore) -
         assert sorted(found) == list(range(6 * BATCH))
 
 
-def test_seqios_beam_job_caches_the_samplers_examples(seqio: Any, store: ExampleStore, tmp_path: Path) -> None:
-    pytest.importorskip("apache_beam", reason="apache-beam is not installed: pip install apache-beam")
+def test_seqios_beam_job_caches_the_samplers_examples(seqio: Any, tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam", reason="apache-beam is not installed: see docs/t5x.md")
+    store = tiny_store(tmp_path / "examples", vocabulary=ByteVocabulary(normalization="words"))
     command = [sys.executable, "-m", "seqio.scripts.cache_tasks_main", "--module_import=genret_jax.tasks.dsi"]
     command += ["--tasks=dsi_indexing,dsi_retrieval", f"--output_cache_dir={tmp_path}", "--alsologtostderr"]
     environment = os.environ | {"GENRET_EXAMPLES": str(store.folder), "GENRET_STEPS": "3"}
