@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the tables of README.md and docs/scaling.md from benchmarks/results/*.json.
+"""Make the tables of README.md and of docs/ from benchmarks/results/*.json.
 
     python scripts/update_readme.py             write them
     python scripts/update_readme.py --check     exit 1 if a page says something else than the results
@@ -9,6 +9,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is th
 
 import argparse
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from genret_jax.evaluation.report import Measurement, Report, Split
 from genret_jax.storage import atomic_file, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "scaling.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x")))
 MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _MEMORISATION = "memorisation"
@@ -447,6 +448,41 @@ def _scaling_note(value: Mapping[str, Any]) -> str:
     )
 
 
+def streaming(value: Mapping[str, Any]) -> str:
+    """Docids of vectors read from a file beside those of vectors in memory."""
+    rows = []
+    for strategy in ("semantic", "residual"):
+        found = value[strategy]
+        ratios = ", ".join(f"{ratio:.3f}" for ratio in found["scatter_to_in_memory"])
+        sides = [found[side] for side in ("in_memory", "streamed")]
+        rows.append(
+            [strategy, *(f"{side['seconds']:.0f} s, {side['bytes'] / 2**30:.2f} GiB" for side in sides), ratios]
+        )
+    count, width = value["shape"]
+    note = (
+        f"{count:,} × {width} in float16, {_machine(value['environment'])}; streamed with `memory_gib` = "
+        f"{value['memory_gib']:g}. Memory is that beyond what the process began with, the file's own pages aside."
+    )
+    head = ["docids", "in memory", "streamed", "scatter below 1, 2, 3 codes, in memory = 1"]
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def t5x_speed(value: Mapping[str, Any]) -> str:
+    """Training by our engine beside t5x."""
+    rows = []
+    for size, found in value["sizes"].items():
+        rates = [f"{statistics.median(found['steps_per_second'][side]):.3g}" for side in ("genret_jax", "t5x")]
+        ratio, model = found["ratio"], found["model"]
+        shape = f"{size}: {model['layers']} + {model['layers']} layers, width {model['d_model']}"
+        rows.append([shape, *rates, f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"])
+    turns = len(next(iter(value["sizes"].values()))["steps_per_second"]["t5x"])
+    note = (
+        f"Steps a second, medians of {turns} turns (range), batches of {value['batch']}, "
+        f"{_machine(value['environment'])}, one device each."
+    )
+    return f"{table(['T5 1.1', 'genret_jax', 't5x', 'our speed'], rows)}\n\n{note}"
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "python_docs": python_docs,
     "recipe": recipe,
@@ -462,6 +498,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tpu_compile": tpu_compile,
     "examples": examples,
     "scaling": scaling,
+    "streaming": streaming,
+    "t5x_speed": t5x_speed,
     "startup": startup,
 }
 
