@@ -97,7 +97,9 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
     # A text docid is taken to be a token a character.
     codec = docid_codec(experiment, table, text_tokens, lambda text: [2 + ord(character) % 64 for character in text])
     encoded = codec.encode(table)
-    nodes = math.ceil(encoded.tree.num_nodes * documents / len(encoded.lengths))
+    nodes = encoded.tree.num_nodes
+    if codec.nodes == "table":  # numbered as tokens, they are those of all documents already
+        nodes = math.ceil(nodes * documents / len(encoded.lengths))
     model = sized_model(experiment, text_tokens, codec, nodes)
     return PlannedDocids(documents=documents, encoded=encoded, codec=codec, model=model)
 

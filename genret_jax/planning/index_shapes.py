@@ -83,6 +83,7 @@ def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
     fields: dict[str, Any] = {
         name: _stretched(getattr(shapes, name), 0, docids.scale)
         for name in ("child_offsets", "child_nodes", "child_tokens", "judges")
+        if name != "child_offsets" or docids.codec.nodes == "table"
     }
     if flat:
         fields |= {"judges_of": _stretched(shapes.judges_of, 0, docids.scale), "root_fanout": docids.documents}
