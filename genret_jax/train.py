@@ -53,6 +53,7 @@ def train(*, run: str, experiment: Experiment) -> Run:
             evaluators = _evaluators(opened)
             trainer = _trainer(experiment, evaluators)
             begun = from_first(lambda: checkpoint_steps(folder / CHECKPOINTS_FOLDER))
+            opened.model.require_divides(trainer.model_parallel)
             start = None if begun else opened.start_params()
             task = RetrievalTask(
                 opened.model,

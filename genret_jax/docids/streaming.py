@@ -17,7 +17,7 @@ from genret_jax.errors import InputError
 # Vectors, for each centroid, that k-means is fitted to. FAISS takes 256.
 SAMPLED = 1024
 # Bytes of float32 vectors read at a time.
-_PIECE = 1 << 27
+_PIECE = 1 << 25
 
 
 def fits(vectors: np.ndarray, memory_gib: float) -> bool:

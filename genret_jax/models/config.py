@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
 _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
@@ -115,6 +116,21 @@ class T5Config:
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
+
+    def require_divides(self, parts: int) -> None:
+        """Reject a model axis that does not divide what it is to split, which would then lie whole on every device.
+
+        Raises:
+            InputError: If it does not.
+        """
+        for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
+            size = getattr(self, field)
+            if size is not None and size % parts:
+                raise InputError(
+                    f"a model axis of {parts} and T5Config.{field} of {size}",
+                    expected="a divisor",
+                    fix="change TrainerConfig.model_parallel, or --mesh of a plan, or the network",
+                )
 
     @property
     def output_vocab_size(self) -> int:

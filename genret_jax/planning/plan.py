@@ -70,7 +70,7 @@ def make_plan(request: PlanRequest, log: Log) -> Json:
     mesh = _mesh(request)
     log("docids and their index")
     docids = planned_docids(experiment, request.documents)
-    _check_model(docids.model, mesh)
+    docids.model.require_divides(mesh.shape[MODEL])
     index = index_shapes(docids)
     plan: Json = {
         "device": request.device.name,
@@ -98,19 +98,6 @@ def _mesh(request: PlanRequest) -> Mesh:
             fix="change --mesh or --devices",
         )
     return make_mesh(data_parallel=data, model_parallel=model, devices=request.devices)
-
-
-def _check_model(config: T5Config, mesh: Mesh) -> None:
-    """Reject a model axis that does not divide what it is to split, which would then lie whole on every device."""
-    parts = mesh.shape[MODEL]
-    for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
-        size = getattr(config, field)
-        if size is not None and size % parts:
-            raise InputError(
-                f"a model axis of {parts} and T5Config.{field} of {size}",
-                expected="a divisor",
-                fix="change the model axis of --mesh or the network",
-            )
 
 
 def _docids(docids: PlannedDocids, index_bytes: int) -> Json:

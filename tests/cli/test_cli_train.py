@@ -219,3 +219,18 @@ def test_several_processes_do_not_prepare_together(place, capsys):
     several = ["--coordinator", "127.0.0.1:8476", "--processes", "2", "--process", "0"]
     assert genret(place, "--prepare-only", *several) == 2
     assert "--prepare-only in several processes; next: prepare the run in one process" in capsys.readouterr().err
+
+
+def test_a_model_axis_that_does_not_divide_the_network(place, capsys):
+    write_gin(place, trainer={"model_parallel": 4, "data_parallel": 2})
+    message = refused_after_preparing(place, capsys)
+    assert message.startswith("a model axis of 4 and T5Config.num_heads of 2; expected a divisor; next: change Trainer")
+
+
+def refused_after_preparing(place, capsys):
+    """Return the one error line of a command whose run folder may stay, ready for the next try."""
+    assert genret(place) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("genret: error: ")]
+    assert len(lines) == 1
+    assert not (place / "run" / "checkpoints").exists()
+    return lines[0].removeprefix("genret: error: ")
