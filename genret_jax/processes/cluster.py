@@ -113,7 +113,7 @@ def join(cluster: Cluster) -> None:
     """Meet the other processes, so that jax sees the devices of all; before anything else is done with jax.
 
     Raises:
-        InputError: If no cluster is detected.
+        InputError: If no cluster is detected, or the coordinator's port is taken.
         LostProcessError: If the coordinator is not there in time. Where others do not arrive, the runtime ends this
             process, which the supervising parent explains.
     """
@@ -157,12 +157,28 @@ def _join_detected(cluster: Cluster, waits: Mapping[str, Any]) -> None:
         ) from None
 
 
+def _require_free(port: int) -> None:
+    """Refuse a port that something else listens on, of which the runtime would only say that it failed."""
+    with socket.socket() as listener:
+        # As the runtime does it: what waits for a closed connection to be forgotten is in nobody's way.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise InputError(
+                f"process 0 cannot listen on port {port} ({error.strerror or error})",
+                expected="a free port of this machine in --coordinator",
+                fix="choose another, or stop what uses it",
+            ) from None
+
+
 def _wait_for_coordinator(cluster: Cluster) -> None:
     """Return when process 0 answers; the runtime would end this process without saying what it waited for."""
     assert cluster.coordinator is not None
-    if cluster.process == 0:
-        return
     host, _, port = cluster.coordinator.rpartition(":")
+    if cluster.process == 0:
+        _require_free(int(port))
+        return
     deadline = time.monotonic() + cluster.arrival_seconds
     while True:
         try:

@@ -1,11 +1,13 @@
 """Where the processes of a run are told about each other, and what may be wrong with that."""
 
+import socket
+
 import pytest
 
 from genret_jax import cli
 from genret_jax.errors import InputError
 from genret_jax.processes.agreement import code_fingerprint, require_agreement
-from genret_jax.processes.cluster import Cluster, chosen_cluster
+from genret_jax.processes.cluster import Cluster, chosen_cluster, join
 
 
 def chosen(coordinator=None, processes=None, process=None, *, detection=None, arrival_seconds=45, **environment):
@@ -48,6 +50,17 @@ def test_detection_is_left_to_jax():
 def test_what_cannot_be(given, message):
     with pytest.raises(InputError, match=message):
         chosen(**given)
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(
+            InputError, match=f"process 0 cannot listen on port {port} .*in use.*; expected a free port"
+        ):
+            join(Cluster(coordinator=f"127.0.0.1:{port}", processes=2, process=0))
 
 
 def test_the_command_refuses_before_anything_is_written(tmp_path, capsys):
