@@ -165,24 +165,27 @@ class Run:
         Raises:
             InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
         """
-        if checkpoint == "start":
-            return self._placed(self.start_params(), mesh)
         from genret_jax.training import restore_params
         from genret_jax.training.t5x_checkpoint import find_checkpoint, read_t5x_params
 
-        like = jax.eval_shape(self._random_params)
+        like = self._shapes(mesh)
+        if checkpoint == "start":
+            start = self.start_params()
+            return start if mesh is None else jax.device_put(start, jax.tree.map(lambda shape: shape.sharding, like))
         if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
-            return self._placed(read_t5x_params(checkpoint, like), mesh)
+            return read_t5x_params(checkpoint, like)
         return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
 
-    def _placed(self, params: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
-        if mesh is None:
-            return params
+    def _shapes(self, mesh: Mesh | None) -> dict[str, Any]:
+        """Return the shapes of the parameters, and where they lie on a mesh."""
         from genret_jax.training.mesh import logical_axes, param_shardings
 
-        axes = logical_axes(jax.eval_shape(self._random_variables))
-        placed: dict[str, Any] = jax.device_put(params, param_shardings(mesh, params, axes))
-        return placed
+        variables = jax.eval_shape(self._random_variables)
+        shapes: dict[str, Any] = variables["params"]
+        if mesh is None:
+            return shapes
+        places = param_shardings(mesh, shapes, logical_axes(variables))
+        return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
