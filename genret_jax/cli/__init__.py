@@ -15,11 +15,14 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
 from genret_jax.errors import InputError, LostProcessError, nearest
 from genret_jax.processes.cluster import EXIT_LOST_PROCESS
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 COMMANDS = (  # in the order of a first use
     "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "plan", "doctor",
@@ -80,6 +83,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on stderr otherwise
     return exit_code_of(lambda: _run(arguments))
+
+
+def model_parallel_option(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--model_parallel``."""
+    parser.add_argument(
+        "--model_parallel",
+        type=int,
+        metavar="N",
+        help="search on all devices, N of which share one copy of the network, while queries are divided among the "
+        "copies (default: on one device)",
+    )
+
+
+def mesh_of(args: argparse.Namespace) -> "Mesh | None":
+    """Return the mesh to search on, None for one device.
+
+    Raises:
+        InputError: If N does not divide the devices.
+    """
+    if args.model_parallel is None:
+        return None
+    from genret_jax.training import make_mesh
+
+    return make_mesh(model_parallel=args.model_parallel)
 
 
 def exit_code_of(work: Callable[[], int]) -> int:

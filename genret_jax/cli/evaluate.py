@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli.devices import mesh_of, model_parallel_option
+from genret_jax.cli import mesh_of, model_parallel_option
 
 HELP = "measure trained runs beside BM25 and other baselines"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli.devices import mesh_of, model_parallel_option
+from genret_jax.cli import mesh_of, model_parallel_option
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 
