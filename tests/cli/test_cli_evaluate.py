@@ -53,3 +53,14 @@ def test_what_cannot_be_evaluated_is_one_line(tiny_run, tmp_path, capsys, argume
     assert lines[0].startswith("genret: error: ")
     assert message in lines[0]
     assert not (mine / "reports").exists()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_several_devices_measure_what_one_does(tiny_run, tmp_path, capsys):
+    found = []
+    for name, options in (("one", ()), ("mesh", ("--model_parallel", 2))):
+        code, _, err = genret(capsys, "--run", tiny_run, "--no-bm25", "--out", tmp_path / name, *options)
+        assert code == 0, err
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        found.append({(m["system"], m["split"]): m["metrics"] for m in report["measurements"]})
+    assert found[0] == found[1]
