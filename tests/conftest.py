@@ -41,6 +41,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"genret_jax comes from {genret_jax.__file__}, not from an installed wheel")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+    """Every compiled program maps memory, and Linux allows a process 65,530 maps; beyond them the compiler aborts."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The top of the clone these tests lie in."""

