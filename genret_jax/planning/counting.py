@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from genret_jax.errors import InputError
 from genret_jax.planning.collectives import KINDS, collectives_of
 from genret_jax.planning.devices import Device
 
@@ -30,6 +31,7 @@ def count(lowered: Any, device: Device, devices: int) -> Counts:
         ``sent/link`` and ``sent/network`` (bytes that a device sends).
 
     Raises:
+        InputError: If what was compiled cannot be read.
         OutOfMemoryError: If the compiler of a TPU refuses a program that its memory does not hold.
     """
     try:
@@ -42,11 +44,22 @@ def count(lowered: Any, device: Device, devices: int) -> Counts:
     found: Counts = {f"bytes/{kind}": float(getattr(memory, f"{kind}_size_in_bytes")) for kind in _MEMORY}
     found |= {"flops": float(cost["flops"]), "bytes_accessed": float(cost["bytes accessed"])}
     found |= {f"collective/{kind}": 0.0 for kind in KINDS} | {"sent/link": 0.0, "sent/network": 0.0}
-    for operation in collectives_of(compiled.as_text(), devices):
+    for operation in collectives_of(_text(compiled), devices):
         found[f"collective/{operation.kind}"] += operation.size * operation.times
         way = "network" if operation.leaves(device.linked) else "link"
         found[f"sent/{way}"] += operation.sent * operation.times
     return found
+
+
+def _text(compiled: Any) -> str:
+    try:
+        text: str = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # seen of operations that libtpu has and this jaxlib does not know
+        raise InputError(
+            f"the program was compiled, but cannot be read for its communication ({str(error).splitlines()[0][:200]})",
+            fix="plan for another --device, or install versions of jax and libtpu that belong together",
+        ) from None
+    return text
 
 
 def total_bytes(counts: Counts) -> float:

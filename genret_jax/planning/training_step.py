@@ -84,6 +84,9 @@ class TrainingPlan:
         trainer = self.experiment.trainer
         rows = math.ceil(trainer.batch_size / self.mesh.shape[DATA] / trainer.gradient_accumulation)
         task = self.task(_share(model, self.mesh.shape[MODEL]))
+        if task.tree is not None and task.tree.rows_are_logits:  # the root's children are divided as well
+            of_device = task.model.config.output_vocab_size - task.tree.root_first_token
+            task.tree = dataclasses.replace(task.tree, root_fanout=min(task.tree.root_fanout, of_device))
         # What does not grow with the rows is made of parameters, which are there anyhow.
         return rows * (self._residuals(task, 2) - self._residuals(task, 1))
 
@@ -103,8 +106,10 @@ class TrainingPlan:
 def _share(model: T5Config, parts: int) -> T5Config:
     """Return what a device has of a network that is split over the model axis; the residual stream stays whole."""
     own_vocabulary = model.decoder_vocab_size
+    atomic = model.num_nodes == own_vocabulary  # rows and logits are the same
     return dataclasses.replace(
         model,
+        num_nodes=math.ceil(model.num_nodes / parts) if atomic else model.num_nodes,
         num_heads=math.ceil(model.num_heads / parts),
         d_ff=math.ceil(model.d_ff / parts),
         vocab_size=math.ceil(model.vocab_size / parts),

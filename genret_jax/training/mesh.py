@@ -12,6 +12,7 @@ from typing import Any
 import flax
 import jax
 from flax.linen import partitioning
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genret_jax.errors import InputError
@@ -69,13 +70,13 @@ def make_mesh(
             f"{len(devices)} devices in {jax.process_count()} processes",
             fix="raise TrainerConfig.data_parallel, leave it at None, or start fewer processes",
         )
-    # Auto: the compiler places what the constraints leave open. The default of make_mesh is Explicit.
-    return jax.make_mesh(
-        (data_parallel, model_parallel),
-        (DATA, MODEL),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=chosen,
-    )
+    shape = (data_parallel, model_parallel)
+    try:
+        placed = mesh_utils.create_device_mesh(shape, chosen)
+    except NotImplementedError:  # of a TPU torus with longer axes than these
+        placed = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
+    # Auto: the compiler places what the constraints leave open. The default is Explicit.
+    return Mesh(placed, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 @contextlib.contextmanager

@@ -187,3 +187,26 @@ def test_the_command_prints_a_plan_and_writes_it(command, tmp_path, capsys):
 def test_what_cannot_be_planned_is_one_line(options, message, command, capsys):
     assert command(*options) == 2
     assert message in capsys.readouterr().err
+
+
+ATOMIC = {
+    "Experiment.docids": "@AtomicDocids()",
+    "T5Config.head": "'prefix'",
+    "Experiment.start": None,
+    "Experiment.codec": "'per_level'",
+}
+
+
+def test_atomic_docids_are_divided_over_the_model_axis():
+    """With their logits: what differentiation keeps of them halves with every halving of the share."""
+    kept, held = [], []
+    for model_parallel in (1, 2, 4):
+        asked = request({**ATOMIC, "T5Config.d_model": 8}, (8 // model_parallel, model_parallel), documents=8000)
+        found = make_plan(dataclasses.replace(asked, parts=("training",)), lambda line: None)["training"]
+        rows = 16 * model_parallel // 8
+        kept.append(found["bytes_a_device"]["activations_kept_by_differentiation"] / rows)
+        held.append(found["bytes_a_device"]["parameters"])
+    assert kept[0] > 8000 * 4
+    assert kept[1] < 0.6 * kept[0]
+    assert kept[2] < 0.65 * kept[1]
+    assert held[2] < 0.3 * held[0]

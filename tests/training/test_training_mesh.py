@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -85,3 +86,18 @@ def test_adafactors_moments_follow_the_axes_they_keep():
     assert by_size[(16,)] == P("model")
     assert by_size[(8,)] == P(None)
     assert by_size[(1,)] == P()
+
+
+def test_long_axes_of_a_torus_are_split(monkeypatch):
+    """A TPU slice of 16x16 has no axis of 4 or 64, which jax refuses unless told that it may split them."""
+    asked = []
+
+    def of_torus(shape, devices, allow_split_physical_axes=False):
+        asked.append(allow_split_physical_axes)
+        if not allow_split_physical_axes:
+            raise NotImplementedError("Failed to find assignment for logical_axis_index 1")
+        return np.array(devices).reshape(shape)
+
+    monkeypatch.setattr("genret_jax.training.mesh.mesh_utils.create_device_mesh", of_torus)
+    assert dict(make_mesh(model_parallel=4).shape) == {"data": 2, "model": 4}
+    assert asked == [False, True]
