@@ -28,6 +28,7 @@ CORE = (
     "scipy",
     "scikit-learn",
     "sentencepiece",
+    "joblib",
     "safetensors",
     "tensorstore",
     "tqdm",
