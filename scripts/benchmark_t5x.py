@@ -7,13 +7,12 @@ Example:
 
 One run folder is prepared of this Python's documentation; `python -m t5x.train` and our train() then take turns in
 training it from random parameters, each in a process of its own, reading its examples as it always does. The rate is
-that between the records of the log, the first interval, with its compilation, left out: of each turn the median, and
-of all turns the median with the range. T5 1.1's shape at two sizes: tiny, where what surrounds the arithmetic counts,
+that of the records of each log, the first, with its compilation, left out: of each turn the median, and of all turns
+the median with the range. T5 1.1's shape at two sizes: tiny, where what surrounds the arithmetic counts,
 and small.
 """
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -40,6 +39,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # fields of T5Config, ste
     "small": ({}, 24, 3),
 }  # fmt: skip
 BATCH = 32
+_RATE = "timing/steps_per_second"
 T5X = """
 from __gin__ import dynamic_registration
 import __main__ as train_script
@@ -104,8 +104,9 @@ def of_ours(corpus: Path, run: Path, size: str) -> list[float]:
 
 
 def of_t5x(run: Path, folder: Path, size: str) -> list[float]:
-    """Train by t5x in a new process; return steps a second between the records of its event file."""
+    """Train by t5x in a new process; return steps a second of each record but the first, as its own timer has them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorflow import make_ndarray
 
     _, steps, record = SIZES[size]
     gin = folder.with_suffix(".gin")
@@ -114,13 +115,12 @@ def of_t5x(run: Path, folder: Path, size: str) -> list[float]:
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"t5x failed:\n{finished.stdout[-3000:]}")
-    times = {}
+    rates = {}
     for file in (folder / "train").glob("events*"):
         events = EventAccumulator(str(file), size_guidance={"tensors": 0})
         events.Reload()
-        times |= {event.step: event.wall_time for event in events.Tensors("loss")}
-    ordered = sorted(times.items())[1:]
-    return [(step - before) / (time - earlier) for (before, earlier), (step, time) in itertools.pairwise(ordered)]
+        rates |= {event.step: float(make_ndarray(event.tensor_proto)) for event in events.Tensors(_RATE)}
+    return [rate for _, rate in sorted(rates.items())][1:]
 
 
 def measure(corpus: Path, folder: Path, size: str, turns: int) -> dict[str, Any]:

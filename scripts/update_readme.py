@@ -452,6 +452,8 @@ def streaming(value: Mapping[str, Any]) -> str:
     """Docids of vectors read from a file beside those of vectors in memory."""
     rows = []
     for strategy in ("semantic", "residual"):
+        if strategy not in value:
+            continue
         found = value[strategy]
         ratios = ", ".join(f"{ratio:.3f}" for ratio in found["scatter_to_in_memory"])
         sides = [found[side] for side in ("in_memory", "streamed")]
