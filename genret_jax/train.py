@@ -166,7 +166,9 @@ def _evaluators(run: Run) -> dict[str, Any]:
     retriever = Retriever(run, {})
 
     def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
-        ranked = retriever.with_params(params).rank(tokens, beam=wanted.validation_beam, batch_size=wanted.batch_size)
+        nonlocal retriever  # on a mesh, with the docid index put there once
+        retriever = retriever.with_params(params)
+        ranked = retriever.rank(tokens, beam=wanted.validation_beam, batch_size=wanted.batch_size)
         found = {query: [(run.corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, query in enumerate(ids)}
         return evaluate(qrels, found, ks=_VALIDATION_KS, beam=wanted.validation_beam)
 

@@ -396,6 +396,7 @@ def _search(text: str) -> tuple[int, int]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--static", type=Path, metavar="FOLDER", help=f"checkout of {REPOSITORY}")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: only plot")

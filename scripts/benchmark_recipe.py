@@ -67,6 +67,7 @@ def row(report: Report, system: str) -> dict[str, float]:
 
 
 def main() -> None:
+    """Train every row, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="training steps of every row (default: those of the gin files)")
     parser.add_argument("--hold-out", type=float, default=0.3, help="share of the training summaries to measure on")

@@ -39,35 +39,8 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {  # fields of T5Config, ste
     "small": ({}, 24, 3),
 }  # fmt: skip
 BATCH = 32
-_RATE = "timing/steps_per_second"
-T5X = """
-from __gin__ import dynamic_registration
-import __main__ as train_script
-from genret_jax.training import t5x_engine
-from t5x import optimizers
-from t5x import utils
-
-include 't5x/finetune.gin'
-include 't5x/prepared_run.gin'
-
-train_script.train:
-  stats_period = {record}
-  infer_eval_dataset_cfg = None
-  train_eval_dataset_cfg = None
-t5x_engine.RetrievalModel:
-  optimizer_def = @optimizers.adamw()
-  loss_normalizing_factor = 'NUM_REAL_TARGET_TOKENS'
-optimizers.adamw:
-  learning_rate = 1e-3
-  b1 = 0.9
-  b2 = 0.98
-  weight_decay = 0.0
-BATCH_SIZE = {batch}
-TRAIN_STEPS = {steps}
-CHECKPOINT_PERIOD = 1000000
-RUN = '{run}'
-MODEL_DIR = '{folder}'
-"""
+RATE = 1e-3
+_PER_SECOND = "timing/steps_per_second"
 
 
 def experiment(corpus: Path, size: str) -> Experiment:
@@ -87,7 +60,7 @@ def experiment(corpus: Path, size: str) -> Experiment:
             best_metric=None,
             clip_norm=None,
             tensorboard=False,
-            optimizer=AdamW(learning_rate=Constant(rate=1e-3)),
+            optimizer=AdamW(learning_rate=Constant(rate=RATE)),
         ),
         evaluation=EvaluationConfig(),
         z_loss=1e-4,
@@ -109,9 +82,10 @@ def of_t5x(run: Path, folder: Path, size: str) -> list[float]:
     from tensorflow import make_ndarray
 
     _, steps, record = SIZES[size]
-    gin = folder.with_suffix(".gin")
-    gin.write_text(T5X.format(batch=BATCH, steps=steps, record=record, run=run, folder=folder))
-    command = [sys.executable, "-m", "t5x.train", f"--gin_search_paths={gin_configs_folder()}", f"--gin_file={gin}"]
+    macros = {"RUN": str(run), "MODEL_DIR": str(folder), "TRAIN_STEPS": steps, "RECORD_EVERY": record}
+    macros |= {"BATCH_SIZE": BATCH, "LEARNING_RATE": RATE, "CHECKPOINT_PERIOD": 1_000_000}
+    command = [sys.executable, "-m", "t5x.train", f"--gin_search_paths={gin_configs_folder()}"]
+    command += ["--gin_file=t5x/like_genret.gin", *(f"--gin.{name}={value!r}" for name, value in macros.items())]
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"t5x failed:\n{finished.stdout[-3000:]}")
@@ -119,7 +93,7 @@ def of_t5x(run: Path, folder: Path, size: str) -> list[float]:
     for file in (folder / "train").glob("events*"):
         events = EventAccumulator(str(file), size_guidance={"tensors": 0})
         events.Reload()
-        rates |= {event.step: float(make_ndarray(event.tensor_proto)) for event in events.Tensors(_RATE)}
+        rates |= {event.step: float(make_ndarray(event.tensor_proto)) for event in events.Tensors(_PER_SECOND)}
     return [rate for _, rate in sorted(rates.items())][1:]
 
 

@@ -47,6 +47,7 @@ def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
 
 
 def main() -> None:
+    """Keep the reports that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", nargs="+", type=Path, help="folder that genret evaluate wrote")
     parser.add_argument("--out", type=Path, required=True, help="the .json file; the .md goes beside it")

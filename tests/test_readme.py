@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,10 @@ from genret_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def script(repository: Path) -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(repository / "scripts" / "update_readme.py")))
+def script(repository: Path) -> Iterator[SimpleNamespace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "scripts"))
+        yield SimpleNamespace(**runpy.run_path(str(repository / "scripts" / "update_readme.py")))
 
 
 @pytest.fixture(scope="module")

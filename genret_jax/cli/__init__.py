@@ -57,12 +57,14 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, and report what is left over as it reports everything else."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, and look at misspelt options while their neighbours are known."""
         parsed, unknown = super().parse_known_args(args, namespace)
         misspelt = next((text for text in unknown if text.startswith("--")), None)
         if misspelt:  # here, in the innermost parser, because only it knows its options
@@ -71,6 +73,7 @@ class _Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
+        """Raise what the command line prints as one line, instead of printing the usage."""
         raise InputError(message, fix=f"see '{self.prog} --help'")
 
 

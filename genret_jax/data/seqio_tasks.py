@@ -200,15 +200,18 @@ def _numbers(counts: Mapping[str, int]) -> Any:
 
         @property
         def supports_arbitrary_sharding(self) -> bool:
+            """Not beyond the shards that are listed: then seqio divides the examples, in their order."""
             return False
 
         def list_shards(self, split: str) -> list[str]:
+            """Return the names of the parts that can be read by themselves."""
             shards = min(_SHARDS, counts[split]) if self.caching_permitted else 1
             return [f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
 
         def get_dataset(
             self, split: str = "train", shuffle: bool = True, seed: Any = None, shard_info: Any = None, **_: Any
         ) -> Any:
+            """Return the numbers in order, or every so-manieth of them; shuffling and seeds are the sampler's."""
             numbers = tf.data.Dataset.range(counts[split])
             if shard_info is not None:
                 numbers = numbers.shard(shard_info.num_shards, shard_info.index)

@@ -55,14 +55,17 @@ def _vocabulary_class() -> type:
 
         @property
         def eos_id(self) -> int:
+            """T5's."""
             return EOS
 
         @property
         def bos_id(self) -> None:
+            """Sequences begin with padding, as in T5."""
             return None
 
         @property
         def unk_id(self) -> int | None:
+            """T5's, where text can be unknown."""
             return UNKNOWN if self._has_unknown else None
 
         @property

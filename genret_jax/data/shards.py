@@ -8,9 +8,8 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -147,7 +146,7 @@ def _number(
     }
 
 
-def _merged(shards: Any, table: WordTable) -> dict[str, np.ndarray]:
+def _merged(shards: Iterable[dict[str, np.ndarray]], table: WordTable) -> dict[str, np.ndarray]:
     """Put shards one behind the other, with the numbers of the table."""
     parts: dict[str, list[np.ndarray]] = {}
     for shard in shards:

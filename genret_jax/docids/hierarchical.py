@@ -79,7 +79,7 @@ class HierarchicalKMeans:
     def _codes(self, vectors: Float32[np.ndarray, "n d"], seed: int) -> Codes:
         """Return codes padded with -1, and the size of every level."""
         distances = ((vectors - vectors.mean(0, keepdims=True)) ** 2).sum(1) if len(vectors) else np.zeros(0)
-        return self._below(vectors, np.zeros(len(vectors), np.int64), distances, [seed])
+        return self._below(vectors, np.zeros(len(vectors), np.int64), distances, 0, [seed])
 
     def _streamed(self, vectors: np.ndarray, seed: int) -> Codes:
         """Return what :meth:`_codes` does for vectors that do not fit in memory.
@@ -99,8 +99,8 @@ class HierarchicalKMeans:
             # As many in every batch, so that one program serves all of them.
             mine = np.zeros((share, vectors.shape[1]), np.float32)
             mine[: len(rows)] = read(vectors, rows)
-            below, sizes = self._below(mine, group, distances, [seed, number])
             paths = np.array([part.path for part in batch], np.int32)
+            below, sizes = self._below(mine, group, distances, paths.shape[1], [seed, number])
             return rows, (np.concatenate([paths[group], below], 1), [self.branching] * paths.shape[1] + sizes)
 
         found = list(on_each_device(finish, range(len(batches))))
@@ -116,24 +116,34 @@ class HierarchicalKMeans:
         larger = [_Part((), np.arange(len(vectors)), np.zeros(len(vectors), np.float32))]
         while larger:
             part = larger.pop()
-            label, distances = self._divide_streamed(vectors, part.rows, [seed, *part.path])
+            label, distances = self._divide_streamed(vectors, part, seed)
             for code in range(self.branching):
                 if (inside := label == code).any():
                     divided = _Part((*part.path, code), part.rows[inside], distances[inside])
                     (parts if len(divided.rows) <= most else larger).append(divided)
         return sorted(parts)
 
-    def _divide_streamed(self, vectors: np.ndarray, rows: Int[np.ndarray, " a"], seed: list[int]) -> tuple:
-        """Return the part of each of some vectors, of which none is the whole, and distances as of :meth:`_divide`."""
-        start = _seed([*seed, len(vectors)])
-        found = KMeans(clusters=self.branching).fit(sample(vectors, rows, self.branching, start), start)
-        code, distances = assign(vectors, rows, found.centroids, f"dividing {len(rows):,} vectors")
-        if found.varied[0] and np.bincount(code[:, 0]).max() < len(rows):
-            return code[:, 0], distances
-        return _equal_parts(np.zeros(len(rows), np.int64), self.branching, self.leaf_size), np.zeros_like(distances)
+    def _divide_streamed(
+        self, vectors: np.ndarray, part: "_Part", seed: int
+    ) -> tuple[Int[np.ndarray, " a"], Float32[np.ndarray, " a"]]:
+        """Divide a part as :meth:`_divide` does a group."""
+        rows = part.rows
+        if len(part.path) < _DEEPEST_CLUSTERING:
+            start = _seed([seed, *part.path, len(vectors)])
+            found = KMeans(clusters=self.branching).fit(sample(vectors, rows, self.branching, start), start)
+            code, distances = assign(vectors, rows, found.centroids, f"dividing {len(rows):,} vectors")
+            if found.varied[0] and np.bincount(code[:, 0]).max() < len(rows):
+                return code[:, 0], distances
+        nowhere = np.zeros(len(rows), np.float32)
+        return _equal_parts(np.zeros(len(rows), np.int64), self.branching, self.leaf_size), nowhere
 
     def _below(
-        self, vectors: Float32[np.ndarray, "a d"], group: Int[np.ndarray, " n"], distances: np.ndarray, seed: list[int]
+        self,
+        vectors: Float32[np.ndarray, "a d"],
+        group: Int[np.ndarray, " n"],
+        distances: np.ndarray,
+        depth: int,
+        seed: list[int],
     ) -> Codes:
         """Return the codes below some groups, padded with -1, and the size of every level there.
 
@@ -141,6 +151,7 @@ class HierarchicalKMeans:
             vectors: Of all their documents; there may be more rows.
             group: Of each document, numbered from 0 without gaps.
             distances: Of each vector to the centroid of its group, squared.
+            depth: Of the groups.
             seed: Decides the starts.
         """
         total = len(group)
@@ -155,7 +166,7 @@ class HierarchicalKMeans:
             level_sizes.append(max(self.leaf_size * bool(in_leaf.any()), self.branching * (not in_leaf.all())))
             documents, group = documents[~in_leaf], _renumbered(group[~in_leaf])
             if len(documents):
-                code, distances = self._divide(on_device, documents, group, [*seed, len(columns)])
+                code, distances = self._divide(on_device, documents, group, depth + len(columns), seed)
                 column[documents] = code
                 group = _renumbered(group * self.branching + code)
             columns.append(column)
@@ -166,6 +177,7 @@ class HierarchicalKMeans:
         vectors: Float[Array, "n d"],
         documents: Int[np.ndarray, " a"],
         group: Int[np.ndarray, " a"],
+        depth: int,
         seed: list[int],
     ) -> tuple[Int[np.ndarray, " a"], Float32[np.ndarray, " a"]]:
         """Divide every group into at most ``branching`` non-empty parts, of which none is the whole group.
@@ -174,13 +186,13 @@ class HierarchicalKMeans:
             The part of every document, and its squared distance to the part's centroid.
         """
         equal_parts, nowhere = _equal_parts(group, self.branching, self.leaf_size), np.zeros(len(group), np.float32)
-        if seed[-1] >= _DEEPEST_CLUSTERING:
+        if depth >= _DEEPEST_CLUSTERING:
             return equal_parts, nowhere
         found = KMeans(clusters=self.branching).fit_groups(
             vectors,
             documents,
             group,
-            seed=_seed(seed),
+            seed=_seed([*seed, depth]),
             most_groups=len(vectors) // (3 * self.leaf_size),  # clusters differ in size, and few depths see so many
         )
         sizes = np.bincount(group)

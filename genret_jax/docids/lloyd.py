@@ -29,6 +29,7 @@ class _Blocks(NamedTuple):
 
     @property
     def groups(self) -> int:
+        """Groups, the empty one for surplus blocks included."""
         return len(self.first_block) - 1
 
     def distances(self, at: Int[Array, " p"], centroids: Float[Array, "g c d"]) -> Float[Array, "p b c"]:

@@ -194,6 +194,7 @@ class _Preserve:
     is_kept: Any
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tell of each checkpoint, oldest first, whether it is kept."""
         kept: list[bool] = self.is_kept([checkpoint.step for checkpoint in checkpoints])
         return kept
 

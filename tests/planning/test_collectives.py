@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from genret_jax.errors import InputError
 from genret_jax.planning.collectives import Collective, collectives_of
 from genret_jax.planning.counting import count
 from genret_jax.planning.devices import DEVICES
@@ -80,3 +81,24 @@ def test_a_product_of_matrices_is_counted_as_by_hand():
     assert found["collective/all-reduce"] == 32 * 32 * 4
     assert found["sent/link"] == 32 * 32 * 4 * 2 * 3 / 4
     assert found["bytes/argument"] == (32 * 32 + 32 * 32) * 4
+
+
+class Unreadable:
+    """A program of a TPU compiler that this jaxlib cannot write out."""
+
+    def compile(self):
+        return self
+
+    def memory_analysis(self):
+        return jax.jit(lambda x: x).lower(1.0).compile().memory_analysis()
+
+    def cost_analysis(self):
+        return {"flops": 1.0, "bytes accessed": 1.0}
+
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands but sees 4\n...")
+
+
+def test_a_program_that_cannot_be_read_is_said_so():
+    with pytest.raises(InputError, match=r"was compiled, but cannot be read .*sees 4\); next: plan for another"):
+        count(Unreadable(), DEVICES["tpu-v5p"], 8)

@@ -14,7 +14,7 @@ from genret_jax.run import Run, examples_of
 pytestmark = pytest.mark.t5x
 SHIPPED = gin_configs_folder() / "t5x"
 NETWORKS = sorted(file.stem for file in SHIPPED.glob("models/*.gin"))
-TRAINING = [*sorted(file.stem for file in SHIPPED.glob("nq*.gin")), "beir", "finetune"]
+TRAINING = [*sorted(file.stem for file in SHIPPED.glob("nq*.gin")), "beir", "finetune", "like_genret"]
 
 # Stands in for t5x's programs, and prints what they would be called with.
 PROGRAMS = """
@@ -70,7 +70,8 @@ def results(t5x_engine, text_head_run, tmp_path_factory) -> dict[str, Any]:
         f"models/{name}": (["t5x/finetune.gin", f"t5x/models/{name}.gin"], [*by_store, "TRAIN_STEPS = 5"])
         for name in NETWORKS
     }
-    wanted["finetune"] = (wanted["finetune"][0], [*by_run, "TRAIN_STEPS = 5"])
+    for name in ("finetune", "like_genret"):
+        wanted[name] = (wanted[name][0], [*by_run, "TRAIN_STEPS = 5"])
     wanted["partitions"] = (["t5x/eval.gin", "t5x/prepared_run.gin"], [*by_run, "PjitPartitioner.num_partitions = 2"])
     arguments = {name: (files, [*bindings, *_used(files, everywhere)]) for name, (files, bindings) in wanted.items()}
     script = tmp_path_factory.mktemp("gin") / "programs.py"
@@ -108,7 +109,7 @@ def test_a_run_is_of_the_prepared_folder(name, results, text_head_run):
 
 def test_runs_have_their_steps(results):
     assert {name: results[name]["steps"] for name in TRAINING} == {
-        "nq10k": 100_000, "nq100k": 200_000, "nq320k": 1_000_000, "beir": 20_000, "finetune": 5,
+        "nq10k": 100_000, "nq100k": 200_000, "nq320k": 1_000_000, "beir": 20_000, "finetune": 5, "like_genret": 5,
     }  # fmt: skip
 
 

@@ -1,0 +1,125 @@
+"""Tables of what was found: evaluations, recipes, and the seconds until a first result."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from readme_markdown import machine, table
+
+from genret_jax.evaluation.render import metric_title
+from genret_jax.evaluation.report import Measurement, Report, Split
+
+_MEMORISATION = "memorisation"
+
+
+def evaluation(value: Mapping[str, Any]) -> str:
+    """A report of `genret evaluate`: a table a split, then what documents remember and what it took.
+
+    Parts of a split ("test, seen") are left to the page beside the result.
+    """
+    report = Report.from_json(value)
+    wholes = [split for split in report.splits if split.name != _MEMORISATION and ", " not in split.name]
+    parts = []
+    for split in wholes:
+        parts += [f"{split.name}, {split.queries:,} queries:"] if len(wholes) > 1 else []
+        parts.append(_split_table(report, split))
+    parts.append(" ".join([*_memorisation(report), *_budget(report)]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _split_table(report: Report, split: Split) -> str:
+    metrics = ["hits@1", "hits@10", "mrr@10", *([] if split.one_relevant else ["ndcg@10"])]
+    rows = []
+    for system in report.systems:
+        measured = report.find(system.name, split.name)
+        if measured:
+            rows.append([system.name, *(_score(measured, metric) for metric in metrics), _of(report, measured)])
+    return table(["", *map(metric_title, metrics), f"MRR@10 ÷ {report.reference}'s"], rows)
+
+
+def _score(measured: Measurement, metric: str) -> str:
+    found = measured.metrics.get(metric)
+    return "–" if found is None else f"{100 * found.mean:.1f} ±{50 * (found.high - found.low):.1f}"
+
+
+def _of(report: Report, measured: Measurement) -> str:
+    ratio = report.ratio(measured.system, measured.split, "mrr@10")
+    return "–" if ratio is None else f"{ratio:.2f}×"
+
+
+def _memorisation(report: Report) -> list[str]:
+    rows = [m for m in report.measurements if m.split == _MEMORISATION]
+    told = ", ".join(f"{row.system} {100 * row.metrics['hits@1'].mean:.1f}%" for row in rows)
+    return [f"Documents that find themselves at rank 1: {told}."] if told else []
+
+
+def _budget(report: Report) -> list[str]:
+    took = ", ".join(
+        f"{name} {budget['steps']:,} steps"
+        + (f" in {budget['training seconds'] / 60:.0f} min" if "training seconds" in budget else "")
+        for name, budget in report.budget.items()
+    )
+    return [f"Trained: {took}, on {machine(report.environment)}."] if took else []
+
+
+def python_docs(value: Mapping[str, Any]) -> str:
+    """The quickstart over several seeds."""
+    rows = []
+    for name, system in value["systems"].items():
+        over, of = system["over_seeds"], system["of_bm25"]
+        same = name.startswith("BM25")
+        cells = [
+            _percent(over["hits@1"]),
+            _percent(over["hits@10"]) + ("" if same else f" ({of['hits@10']:.2f}×)"),
+            _percent(over["mrr@10"]) + ("" if same else f" ({of['mrr@10']:.2f}×)"),
+        ]
+        rows.append([name, *cells])
+    environment = value["environment"]
+    seeds = len(value["seeds"])
+    averaged = f"mean of {seeds} seeds, ± half of their range" if seeds > 1 else "one seed"
+    processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
+    beside = " beside other work" if value["load_average_at_the_end"] > 1.25 * environment["cores"] else ""
+    note = (
+        f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
+        f"{environment['python']}; {averaged}, × BM25's. "
+        f"{value['steps']:,} steps on each kind of docids. A seed took {processor} of processor time, {clock} by the "
+        f"clock{beside}, on {machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
+    )
+    return table(["", "Hits@1", "Hits@10", "MRR@10"], rows) + f"\n\n{note}"
+
+
+def recipe(value: Mapping[str, Any]) -> str:
+    """What the parts of the recipe from scratch are worth."""
+    rows = []
+    for name, row in value["rows"].items():
+        trained, untrained = row["trained"], row.get("untrained", {})
+        scores = [f"{100 * trained[metric]:.1f}" for metric in ("hits@1", "hits@10", "mrr@10")]
+        rows.append([name, *scores, f"{100 * untrained['mrr@10']:.1f}" if untrained else "–"])
+    note = (
+        f"{value['queries']:,} held-out training summaries, {value['documents']:,} documents, {value['steps']:,} "
+        f"steps, one seed; two points are no difference."
+    )
+    return table(["", "Hits@1", "Hits@10", "MRR@10", "MRR@10 untrained"], rows) + f"\n\n{note}"
+
+
+def startup(value: Mapping[str, Any]) -> str:
+    """From the start of a training process to its first step."""
+    rows = [
+        [title, f"{value[name]['median']:.1f}", f"{value[name]['low']:.1f}–{value[name]['high']:.1f}"]
+        for name, title in {
+            "seconds": "by the clock",
+            "processor_seconds": "processor time",
+            "imports_processor_seconds": "processor time of imports alone",
+        }.items()
+    ]
+    note = f"{value['rounds']} rounds, without compilation, {machine(value['environment'])}."
+    return table(["", "median s", "range"], rows) + f"\n\n{note}"
+
+
+def _minutes(seconds: Sequence[float]) -> str:
+    least, most = f"{min(seconds) / 60:.1f}", f"{max(seconds) / 60:.1f}"
+    return f"{least} minutes" if least == most else f"{least} to {most} minutes"
+
+
+def _percent(over: Mapping[str, float]) -> str:
+    spread = 50 * (over["high"] - over["low"])
+    return f"{100 * over['mean']:.1f}" + (f" ±{spread:.1f}" if spread else "")
