@@ -5,7 +5,6 @@ A BEIR folder (Thakur et al. 2021, arXiv 2104.08663) holds ``corpus.jsonl`` (``_
 ``queries_generated.jsonl`` may give pseudo-queries from any tool: ``_id`` of a document with ``text`` or ``queries``.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.data.qrels import read_qrels, write_qrels
-from genret_jax.data.records import claim_id, id_field, read_json_lines, require_known, text_field
+from genret_jax.data.records import (
+    claim_id,
+    id_field,
+    read_json_lines,
+    require_known,
+    text_field,
+    write_json_lines,
+)
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
 
@@ -118,7 +124,7 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
             expected="a BEIR folder with corpus.jsonl, queries.jsonl and qrels/*.tsv",
             fix="check the path, or make one with 'genret corpus python-docs --out DIR'",
         )
-    doc_ids, titles, texts = _read_documents(folder / "corpus.jsonl")
+    doc_ids, titles, texts = read_documents(folder / "corpus.jsonl")
     known = set(doc_ids)
     files = _qrels_files(folder)
     queries = _read_queries(folder / "queries.jsonl") if files or (folder / "queries.jsonl").exists() else {}
@@ -136,7 +142,12 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
     return corpus
 
 
-def _read_documents(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def read_documents(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return ids, titles and texts of a file of documents, or of items; fields beyond those are ignored.
+
+    Raises:
+        InputError: Naming file and line, if an id repeats, a field is of another type, or no document has any text.
+    """
     lines: dict[str, int] = {}
     titles: list[str] = []
     texts: list[str] = []
@@ -210,7 +221,8 @@ def _generated(record: dict[str, Any], path: Path, line: int) -> list[str]:
     return queries
 
 
-def _warn_about(corpus: Corpus) -> None:
+def warn_of_empty_documents(corpus: Corpus) -> None:
+    """Warn in one line of documents without title and text."""
     if corpus.empty_documents:
         some = ", ".join(repr(corpus.doc_ids[i]) for i in corpus.empty_documents[:5])
         warnings.warn(
@@ -219,6 +231,10 @@ def _warn_about(corpus: Corpus) -> None:
             "of them",
             stacklevel=3,
         )
+
+
+def _warn_about(corpus: Corpus) -> None:
+    warn_of_empty_documents(corpus)
     train = corpus.qrels.get("train", {})
     for split, qrels in corpus.qrels.items():
         shared = len(train.keys() & qrels.keys())
@@ -238,20 +254,15 @@ def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
     """
     with atomic_folder(folder) as partial:
         documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
-        _write_json_lines(
+        write_json_lines(
             partial / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in documents)
         )
-        _write_json_lines(partial / "queries.jsonl", ({"_id": i, "text": t} for i, t in corpus.queries.items()))
+        write_json_lines(partial / "queries.jsonl", ({"_id": i, "text": t} for i, t in corpus.queries.items()))
         (partial / "qrels").mkdir()
         for split, qrels in corpus.qrels.items():
             write_qrels(partial / "qrels" / f"{split}.tsv", qrels)
         if corpus.generated_queries:
-            _write_json_lines(
+            write_json_lines(
                 partial / "queries_generated.jsonl",
                 ({"_id": doc_id, "queries": list(q)} for doc_id, q in corpus.generated_queries.items()),
             )
-
-
-def _write_json_lines(path: Path, records: Any) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,7 +1,7 @@
 """Lines of text files that know where they stand, so that every complaint can name its line."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if "\\ud" in line.lower():
             _reject_lone_surrogates(record, path, number)
         yield number, record
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with open(path, "w", encoding="utf-8", newline="\n") as handle:
+        handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _reject_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> None:

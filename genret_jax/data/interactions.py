@@ -1,0 +1,200 @@
+"""Items and what each user did with them, in order: what a recommender learns from.
+
+The folder layout has two files. ``items.jsonl`` holds one JSON object an item (``_id``, ``title``, ``text``; further
+fields are ignored), ``sequences.txt`` one user a line, ``user item item …``, oldest first. Vectors of the items may lie
+beside them as ``embeddings.npy``, row i for item i.
+
+The protocol is the usual leave-one-out (Kang & McAuley 2018, arXiv 1808.09781, section IV-A): of every user the last
+item is the test, the one before the validation, and all before those are for training.
+"""
+
+import dataclasses
+import os
+import warnings
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from genret_jax.data.corpus import Corpus, read_documents, warn_of_empty_documents
+from genret_jax.data.records import read_lines, require_known, write_json_lines
+from genret_jax.errors import InputError
+from genret_jax.storage import atomic_folder, fingerprint
+
+ITEMS, SEQUENCES, EMBEDDINGS = "items.jsonl", "sequences.txt", "embeddings.npy"
+#: How many items of a user are left out of training.
+HELD_OUT = {"train": 2, "validation": 1, "test": 0}
+_LEAST = 3  # items of a user of whom one can be held out for the test, one for validation, and one is left
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """Users' histories over a corpus of items.
+
+    Attributes:
+        items: The items, as documents: ids, titles and texts.
+        user_ids: External user ids, u of them.
+        offsets: User i has ``item[offsets[i]:offsets[i + 1]]``.
+        item: Positions in ``items`` of all histories, one user after the other, each oldest first.
+    """
+
+    items: Corpus
+    user_ids: tuple[str, ...]
+    offsets: Int64[np.ndarray, " u_plus_1"]
+    item: Int32[np.ndarray, " total"]
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.items.name
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return len(self.user_ids)
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, " u"]:
+        """Number of items in every user's history."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What changes exactly when an item, a user or a history changes."""
+        return fingerprint("interactions", self.items.fingerprint, list(self.user_ids), self.offsets, self.item)
+
+    @cached_property
+    def user_index(self) -> dict[str, int]:
+        """User id to position."""
+        return {user: index for index, user in enumerate(self.user_ids)}
+
+    def history(self, user: int) -> Int32[np.ndarray, " l"]:
+        """Return the items of one user, oldest first."""
+        return self.item[self.offsets[user] : self.offsets[user + 1]]
+
+    @cached_property
+    def evaluated_users(self) -> Int64[np.ndarray, " e"]:
+        """Users with enough items for the protocol: three."""
+        return np.flatnonzero(self.lengths >= _LEAST)
+
+    def training_ends(self) -> Int64[np.ndarray, " u"]:
+        """Return where in ``item`` the part of each user that is for training ends."""
+        held_out = np.where(self.lengths >= _LEAST, HELD_OUT["train"], 0)
+        return self.offsets[1:] - held_out
+
+    def targets(self, split: str) -> Int64[np.ndarray, " e"]:
+        """Return the place in ``item`` of each evaluated user's item to be predicted; what is before it is known.
+
+        Args:
+            split: ``"validation"`` or ``"test"``.
+        """
+        return self.offsets[1:][self.evaluated_users] - 1 - HELD_OUT[split]
+
+
+def is_interactions(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds items and histories, and not documents and queries."""
+    return (Path(folder) / SEQUENCES).is_file() or (Path(folder) / ITEMS).is_file()
+
+
+def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
+    """Read a folder of items and histories.
+
+    Users with fewer than three items are kept, for training only, with a warning; so are items without text, and
+    items that a user has twice.
+
+    Raises:
+        InputError: Naming file and line, if anything cannot be used.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            "this is not a folder" if folder.exists() else "the folder is missing",
+            file=folder,
+            expected=f"a folder with {ITEMS} and {SEQUENCES}",
+            fix="check the path, or make one with 'genret corpus amazon', 'movielens', 'recbole' or 's3rec'",
+        )
+    item_ids, titles, texts = read_documents(folder / ITEMS)
+    items = Corpus(name=folder.resolve().name, doc_ids=item_ids, titles=titles, texts=texts, source=os.fspath(folder))
+    user_ids, lengths, item = _read_sequences(folder / SEQUENCES, items)
+    found = Interactions(
+        items=items,
+        user_ids=user_ids,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        item=item,
+    )
+    _warn_about(found, folder / SEQUENCES)
+    return found
+
+
+def write_interactions(interactions: Interactions, folder: str | os.PathLike[str]) -> None:
+    """Write items and histories as a folder, whole or not at all.
+
+    Raises:
+        InputError: If something is there already, or the disk is full.
+    """
+    items = interactions.items
+    with atomic_folder(folder) as partial:
+        records = zip(items.doc_ids, items.titles, items.texts, strict=True)
+        write_json_lines(partial / ITEMS, ({"_id": i, "title": title, "text": text} for i, title, text in records))
+        with open(partial / SEQUENCES, "w", encoding="utf-8", newline="\n") as handle:
+            for number, user in enumerate(interactions.user_ids):
+                ids = (items.doc_ids[i] for i in interactions.history(number).tolist())
+                handle.write(f"{user} {' '.join(ids)}\n")
+
+
+def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[int], Int32[np.ndarray, " total"]]:
+    known = items.document_index
+    lines: dict[str, int] = {}
+    lengths: list[int] = []
+    parts: list[int] = []
+    for line, text in read_lines(path):
+        user, *ids = text.split()
+        if not ids:
+            raise InputError(
+                f"user {user!r} without items", file=path, line=line, expected="user item item …", fix="remove the line"
+            )
+        first = lines.setdefault(user, line)
+        if first != line:
+            raise InputError(
+                f"user {user!r} again, first on line {first}",
+                file=path,
+                line=line,
+                expected="one line a user, oldest item first",
+                fix="join the two lines in the order of time",
+            )
+        for item_id in ids:
+            if item_id not in known:
+                require_known(item_id, "item", ITEMS, known, path, line)
+        lengths.append(len(ids))
+        parts.extend(known[item_id] for item_id in ids)
+    if not lines:
+        raise InputError("no users", file=path, expected="user item item … on each line", fix="check how it was made")
+    return tuple(lines), lengths, np.asarray(parts, np.int32)
+
+
+def _warn_about(found: Interactions, path: Path) -> None:
+    warn_of_empty_documents(found.items)
+    short = np.flatnonzero(found.lengths < _LEAST)
+    if len(short) == found.num_users:
+        raise InputError(
+            "no user has three items",
+            file=path,
+            expected="one item each for test, validation and training",
+            fix="check that a line holds all items of a user, separated by spaces",
+        )
+    if len(short):
+        warnings.warn(
+            f"{path}: {len(short):,} of {found.num_users:,} users have fewer than three items (first: user "
+            f"{found.user_ids[short[0]]!r}); they are trained on, but not evaluated",
+            stacklevel=3,
+        )
+    user = np.repeat(np.arange(found.num_users), found.lengths)
+    pairs = user * len(found.items) + found.item
+    repeated = len(pairs) - len(np.unique(pairs))
+    if repeated:
+        warnings.warn(
+            f"{path}: {repeated:,} of {len(pairs):,} interactions are with an item that the user had before; they are "
+            "kept, so a history may hold the item to be predicted",
+            stacklevel=3,
+        )
