@@ -91,6 +91,22 @@ class Interactions:
         """
         return self.offsets[1:][self.evaluated_users] - 1 - HELD_OUT[split]
 
+    def histories(self, split: str, length: int) -> Int32[np.ndarray, "e length"]:
+        """Return what is known of each evaluated user when a split is predicted: at most the last so many items.
+
+        Args:
+            split: ``"validation"`` or ``"test"``.
+            length: Columns.
+
+        Returns:
+            Positions in ``items``, oldest first, -1 behind the last.
+        """
+        ends = self.targets(split)
+        begins = np.maximum(self.offsets[self.evaluated_users], ends - length)
+        columns = begins[:, None] + np.arange(length)
+        inside = columns < ends[:, None]
+        return np.where(inside, self.item[np.where(inside, columns, 0)], np.int32(-1))
+
 
 def is_interactions(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds items and histories, and not documents and queries."""
