@@ -15,13 +15,14 @@ from typing import Any
 import gin
 
 from genret_jax.errors import InputError
-from genret_jax.experiment import Experiment
+from genret_jax.experiment import AnyExperiment, Experiment, Recommendation
 from genret_jax.gin_checks import ConfigText, check_bindings, check_macros, explain, explain_value
 
 #: What a gin file may name: ``name -> module``. Modules are imported when a file is parsed, not before.
 CONFIGURABLES = {
     "train": "genret_jax.train",
     "Experiment": "genret_jax.experiment",
+    "Recommendation": "genret_jax.experiment",
     "VocabularyConfig": "genret_jax.experiment",
     "EvaluationConfig": "genret_jax.experiment",
     "PretrainedStart": "genret_jax.experiment",
@@ -34,6 +35,7 @@ CONFIGURABLES = {
     "NpyVectors": "genret_jax.data.vectors",
     "LsaVectors": "genret_jax.data.vectors",
     "SentenceTransformerVectors": "genret_jax.data.vectors",
+    "HistoryConfig": "genret_jax.data.histories",
     "SamplerConfig": "genret_jax.data.sampler",
     "PseudoQueries": "genret_jax.data.pseudo_queries",
     "SpanCorruption": "genret_jax.data.span_corruption",
@@ -49,6 +51,7 @@ CONFIGURABLES = {
 MACROS = {
     "train.run": "RUN",
     "Experiment.corpus": "CORPUS",
+    "Recommendation.corpus": "CORPUS",
     "TrainerConfig.steps": "STEPS",
     "TrainerConfig.seed": "SEED",
 }
@@ -65,7 +68,7 @@ def gin_configs_folder() -> Path:
     raise InputError("gin_configs is not part of this installation", fix="install genret_jax again")
 
 
-def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[str, Experiment]:
+def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[str, AnyExperiment]:
     """Parse gin files and bindings, and return what they say that ``train`` shall do.
 
     Args:
@@ -80,7 +83,7 @@ def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> t
             twice in one file, a macro or a binding of the command line that nothing uses, or a value that does not fit.
     """
     text = parse(files, bindings)
-    for name, option in (("Experiment.corpus", "--corpus"), ("train.run", "--run")):
+    for name, option in ((_corpus(), "--corpus"), ("train.run", "--run")):
         if _value(name) is None:
             raise InputError(
                 f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
@@ -99,23 +102,37 @@ def planned_experiment(files: Sequence[str], bindings: Sequence[str] = ()) -> Ex
         InputError: As :func:`experiment_from_gin`, but for missing folders of corpus, run, and pretrained model.
     """
     text = parse(files, bindings)
-    for name in ("Experiment.corpus", "train.run"):
+    for name in (_corpus(), "train.run"):
         if _value(name) is None:
             gin.bind_parameter(name, _NOT_READ)
     folders = ["PretrainedStart.path", *["VocabularyConfig.path"] * (_value("VocabularyConfig.kind") == "file")]
     for name in folders:
         if _value(name) is None:
             gin.bind_parameter(name, _NOT_READ)
-    return _experiment(text)[1]
+    experiment = _experiment(text)[1]
+    if isinstance(experiment, Recommendation):
+        raise InputError(
+            "a plan of a recommender", expected="an experiment on documents", fix="give another --gin_file"
+        )
+    return experiment
 
 
-def _experiment(text: ConfigText) -> tuple[str, Experiment]:
+def _corpus() -> str:
+    """Return the parameter that has the corpus: that of the experiment which shall be run."""
+    experiment = gin.config._CONFIG.get(("", "genret_jax.train.train"), {}).get("experiment")
+    named = isinstance(experiment, gin.config.ConfigurableReference)
+    owner = experiment.configurable.name if named else "Experiment"
+    return f"{owner}.corpus" if f"{owner}.corpus" in MACROS else "Experiment.corpus"
+
+
+def _experiment(text: ConfigText) -> tuple[str, AnyExperiment]:
     try:
         arguments = gin.get_configurable("train")()
         run, experiment = arguments["run"], arguments["experiment"]
-        if not isinstance(experiment, Experiment):
+        if not isinstance(experiment, AnyExperiment):
             raise InputError(
-                "train.experiment is not set", fix="write train.experiment = @Experiment() in the gin file"
+                "train.experiment is not set",
+                fix="write train.experiment = @Experiment() or @Recommendation() in the gin file",
             )
         if not isinstance(run, str):
             raise InputError(f"train.run is {run!r}", expected="str", fix="change train.run")
@@ -158,7 +175,7 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> ConfigText:
     return text
 
 
-def experiment_as_gin(run: str, experiment: Experiment) -> str:
+def experiment_as_gin(run: str, experiment: AnyExperiment) -> str:
     """Return the gin text that gives this experiment, every default written out."""
     macros: list[str] = []
     lines: list[str] = []

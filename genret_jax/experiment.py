@@ -1,12 +1,13 @@
-"""One experiment as one value: everything that turns a folder of text into a trained retriever.
+"""One experiment as one value: everything that turns a folder of data into a trained model.
 
 The classes here are what gin files name; they hold choices and check them, and do no work. :mod:`genret_jax.run` does.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
 from genret_jax.docids import AtomicDocids, HierarchicalKMeans, NaiveStringDocids, ResidualKMeans
@@ -17,6 +18,11 @@ from genret_jax.validation import check_fields, reject, require
 
 DocidStrategy = AtomicDocids | NaiveStringDocids | HierarchicalKMeans | ResidualKMeans
 VectorSource = LsaVectors | NpyVectors | SentenceTransformerVectors
+
+
+def needs_vectors(docids: DocidStrategy) -> bool:
+    """Whether a strategy makes docids of the documents' vectors."""
+    return isinstance(docids, (HierarchicalKMeans, ResidualKMeans))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,34 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class _Choices:
+    """What experiments of every kind have in common."""
+
+    if TYPE_CHECKING:
+        trainer: TrainerConfig
+
+    @property
+    def seed(self) -> int:
+        """The trainer's seed, which also seeds docids and examples."""
+        return self.trainer.seed
+
+    def identity(self) -> dict[str, str]:
+        """Return what a run folder must agree on to be continued, by gin's names.
+
+        That is everything but the place of the corpus, the length of training and what is reported.
+        """
+        training = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
+        found: dict[str, str] = {}
+        for field in dataclasses.fields(self):
+            if field.name not in ("corpus", "trainer", "evaluation"):
+                _describe(type(self).__name__, field.name, getattr(self, field.name), found)
+        for name in training:
+            _describe("TrainerConfig", name, getattr(self.trainer, name), found)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(_Choices):
     """A corpus, and every choice between it and ranked documents.
 
     Args:
@@ -124,35 +157,59 @@ class Experiment:
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
-        require(self, "z_loss", self.z_loss >= 0, "0 or more")
-        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
-        # Spread over all tokens, it would ask for those whose logits the prefix head holds at the lowest value.
-        smooth = self.label_smoothing == 0 or self.model.head == "vocabulary"
-        require(self, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
+        _check_loss(self)
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
             if self.sampler.objective != "inputs_to_targets":
                 _reject_objective(self.sampler)
 
-    @property
-    def seed(self) -> int:
-        """The trainer's seed, which also seeds docids and examples."""
-        return self.trainer.seed
 
-    def identity(self) -> dict[str, str]:
-        """Return what a run folder must agree on to be continued, by gin's names.
+@dataclass(frozen=True, kw_only=True)
+class Recommendation(_Choices):
+    """Items with users' histories, and every choice between them and recommended items.
 
-        That is everything but the place of the corpus, the length of training and what is reported.
-        """
-        training = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
-        found: dict[str, str] = {}
-        for field in dataclasses.fields(self):
-            if field.name not in ("corpus", "trainer", "evaluation"):
-                _describe("Experiment", field.name, getattr(self, field.name), found)
-        for name in training:
-            _describe("TrainerConfig", name, getattr(self.trainer, name), found)
-        return found
+    Args:
+        corpus: Folder of items and histories (:mod:`genret_jax.data.interactions`).
+        docids: Strategy that gives items their docids, or the folder of a saved docid table.
+        vectors: Item vectors for strategies that quantise; None takes the folder's ``embeddings.npy``, and latent
+            semantic analysis of the items' texts where there is none.
+        histories: How a user's history is shown.
+        model: Network; vocabulary sizes and node counts are filled in from the items.
+        trainer: Optimiser, steps, batch, mesh, checkpoints.
+        evaluation: Report and validation.
+        cold_items: Share of the items that training is not shown, to see how new ones are recommended.
+        z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
+        label_smoothing: Share of a target's probability that is spread over the vocabulary.
+    """
+
+    corpus: str
+    docids: DocidStrategy | str = ResidualKMeans(levels=3, codebook=256)
+    vectors: VectorSource | None = None
+    histories: HistoryConfig = HistoryConfig()
+    model: T5Config
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig = EvaluationConfig(beam=20)
+    cold_items: float = 0.0
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
+        _check_loss(self)
+
+
+AnyExperiment = Experiment | Recommendation
+
+
+def _check_loss(experiment: Experiment | Recommendation) -> None:
+    require(experiment, "z_loss", experiment.z_loss >= 0, "0 or more")
+    smoothing = experiment.label_smoothing
+    require(experiment, "label_smoothing", 0 <= smoothing < 1, "a share from 0 to below 1")
+    # Spread over all tokens, it would ask for those whose logits the prefix head holds at the lowest value.
+    smooth = smoothing == 0 or experiment.model.head == "vocabulary"
+    require(experiment, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
 
 
 def _describe(owner: str, field: str, value: object, found: dict[str, str]) -> None:

@@ -3,11 +3,9 @@
 Each part is written whole or not at all, so preparing a run that was interrupted goes on with the first part missing.
 """
 
-import contextlib
 import dataclasses
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,23 +14,17 @@ from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.splits import hold_out
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
-from genret_jax.docids import DocidCodec, DocidTable, HierarchicalKMeans, ResidualKMeans
-from genret_jax.errors import InputError
+from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import Experiment, PretrainedStart
-from genret_jax.models.config import T5Config
-from genret_jax.run import IDENTITY, LOCK, SETTINGS, VERSION, Run, as_json
-from genret_jax.storage import fingerprint, read_json, write_json
-
-# Sizes are rounded up, so that embeddings divide evenly among the devices of the model axis: small ones, which stay
-# on few devices, to the first of these, large ones to the second.
-_DIVISIBLE = (8, 128)
-_LARGE = 2048
-
-Log = Callable[[str], None]
+from genret_jax.experiment import AnyExperiment, Experiment, PretrainedStart, Recommendation, needs_vectors
+from genret_jax.models.config import T5Config, divisible
+from genret_jax.prepare_items import prepare_items
+from genret_jax.run import DOCUMENTS, SETTINGS, VERSION, Run, as_json
+from genret_jax.run_folder import Log, claim, make, new_or_untouched
+from genret_jax.storage import fingerprint, write_json
 
 
-def prepare(experiment: Experiment, folder: str | os.PathLike[str], log: Log = print) -> Run:
+def prepare(experiment: AnyExperiment, folder: str | os.PathLike[str], log: Log = print) -> Run:
     """Make a run folder ready to be trained, or open the one that is.
 
     Args:
@@ -45,49 +37,31 @@ def prepare(experiment: Experiment, folder: str | os.PathLike[str], log: Log = p
             that was new is then as it was.
     """
     with new_or_untouched(folder):
-        return _prepare(experiment, Path(folder), log)
+        if isinstance(experiment, Recommendation):
+            return prepare_items(experiment, Path(folder), log)
+        return _prepare_documents(experiment, Path(folder), log)
 
 
-@contextlib.contextmanager
-def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Remove what an :class:`InputError` in the block leaves of a run folder that was new."""
-    folder = Path(folder)
-    was_new = not _visible(folder)
-    try:
-        yield
-    except InputError:
-        if was_new and folder.is_dir():
-            for name in _visible(folder):
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not set(os.listdir(folder)) - {LOCK}:
-                shutil.rmtree(folder)
-        raise
-
-
-def _visible(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
-
-
-def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
+def _prepare_documents(experiment: Experiment, folder: Path, log: Log) -> Run:
     corpus = read_beir(experiment.corpus)
     everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
-    _claim(folder, {"corpus": everything, **experiment.identity()})
-    _make(folder / "corpus", lambda path: write_beir(corpus, path))
+    claim(folder, {"corpus": everything, **experiment.identity()})
+    make(folder / "corpus", lambda path: write_beir(corpus, path))
     splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
     log(f"corpus      {len(corpus):,} documents{splits}")
-    _make(folder / "docids", lambda path: _table(experiment, corpus).save(path))
+    make(folder / "docids", lambda path: _table(experiment, corpus).save(path))
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
-    _make(folder / "examples", lambda path: _store(path, experiment, corpus, table))
+    make(folder / "examples", lambda path: _store(path, experiment, corpus, table))
     store = ExampleStore.open(folder / "examples")
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
     codec = docid_codec(experiment, table, vocabulary.size, vocabulary.encode)
     settings = {
         "version": VERSION,
+        "kind": DOCUMENTS,
         "corpus": corpus.name,
         "seed": experiment.seed,
         "codec": codec.to_json(),
@@ -104,39 +78,6 @@ def _prepare(experiment: Experiment, folder: Path, log: Log) -> Run:
     }
     write_json(folder / SETTINGS, settings)
     return Run.open(folder)
-
-
-def _claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Make the folder this experiment's, and refuse one in which another, or something else, lives."""
-    marker = folder / IDENTITY
-    if not marker.is_file():
-        if there := sorted(set(_visible(folder)) - {LOCK}):
-            raise InputError(
-                f"the folder is not empty and not a run (it has {there[0]!r})",
-                file=folder,
-                expected="a new folder, or one of an earlier 'genret train'",
-                fix="choose another --run folder",
-            )
-        write_json(marker, dict(identity))
-        return
-    made_with = read_json(marker)
-    different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
-    if different:
-        name = different[0]
-        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name)}"
-        more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
-        raise InputError(
-            f"this run folder belongs to another {what}{more}",
-            file=folder,
-            expected=f"{identity.get(name)}, as this experiment has",
-            fix="choose another --run folder, or give what this run was made with",
-        )
-
-
-def _make(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder."""
-    if not path.exists():
-        write(path)
 
 
 def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:
@@ -162,8 +103,7 @@ def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
         table = DocidTable.load(experiment.docids)
         table.require_corpus(corpus.fingerprint, file=experiment.docids)
         return table
-    clusters = isinstance(experiment.docids, (HierarchicalKMeans, ResidualKMeans))
-    vectors = experiment.vectors.vectors(corpus) if clusters else None
+    vectors = experiment.vectors.vectors(corpus) if needs_vectors(experiment.docids) else None
     return experiment.docids.assign(
         corpus.doc_ids, vectors, seed=experiment.seed, corpus_fingerprint=corpus.fingerprint
     )
@@ -206,15 +146,10 @@ def sized_model(experiment: Experiment, text_tokens: int, codec: DocidCodec, num
     if experiment.model.head == "prefix":
         return dataclasses.replace(
             experiment.model,
-            vocab_size=_rounded(text_tokens),
-            decoder_vocab_size=_rounded(codec.vocab_size),
-            num_nodes=_rounded(num_nodes),
+            vocab_size=divisible(text_tokens),
+            decoder_vocab_size=divisible(codec.vocab_size),
+            num_nodes=divisible(num_nodes),
         )
     # Public weights may have more rows than their vocabulary has tokens.
     least = experiment.model.vocab_size if isinstance(experiment.start, PretrainedStart) else 0
-    return dataclasses.replace(experiment.model, vocab_size=max(least, _rounded(codec.vocab_size)))
-
-
-def _rounded(size: int) -> int:
-    unit = _DIVISIBLE[size > _LARGE]
-    return -(-size // unit) * unit
+    return dataclasses.replace(experiment.model, vocab_size=max(least, divisible(codec.vocab_size)))

@@ -1,15 +1,15 @@
-"""Open a run and search it."""
+"""Open a run and ask it: for documents that answer a query, or for the items that a user may want next."""
 
 import contextlib
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from genret_jax.decoding import (
@@ -21,10 +21,14 @@ from genret_jax.decoding import (
     allow,
     rank_documents,
 )
-from genret_jax.errors import InputError
+from genret_jax.document_run import DocumentRun
+from genret_jax.errors import InputError, nearest
+from genret_jax.item_run import ItemRun
 from genret_jax.model_search import search_tokens
 from genret_jax.run import Run, node_tree
-from genret_jax.training.mesh import DATA, placed_on
+from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
+
+_R = TypeVar("_R", DocumentRun, ItemRun)
 
 # Fewer beams than this rank a handful of results noticeably worse than a wide search, at nearly the same cost.
 _LEAST_BEAM = 20
@@ -32,12 +36,12 @@ _LEAST_BEAM = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """One retrieved document.
+    """One retrieved document, or one recommended item.
 
     Attributes:
         rank: 1 for the best.
         doc_id: The corpus's own id.
-        score: Log-probability of the document's docid given the query.
+        score: Log-probability of its docid given the query, or the history.
         docid: The codes that the model wrote.
         title: Title, may be empty.
         text: The whole text.
@@ -56,6 +60,7 @@ class Retriever:
 
     Example:
         >>> Retriever.load("runs/python-docs").search("join path components", k=10)
+        >>> Retriever.load("runs/beauty").recommend(["B004756YJA", "B004ZT0SSG"], k=10)
 
     Args:
         run: The opened run folder.
@@ -72,9 +77,9 @@ class Retriever:
             encoded.prefix_nodes,
             vocab_size=run.model.output_vocab_size,
         )
-        self._mesh = _mesh_of(params)
-        self.index: DocidIndex = _everywhere(index, self._mesh)
-        self._tree = _everywhere(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
+        self._mesh = mesh_of(params)
+        self.index: DocidIndex = on_all_devices(index, self._mesh)
+        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
         self._params = jax.device_put(params)
 
     @classmethod
@@ -100,9 +105,9 @@ class Retriever:
         """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)
         other._params = params
-        if (mesh := _mesh_of(params)) != self._mesh:
+        if (mesh := mesh_of(params)) != self._mesh:
             other._mesh = mesh
-            other.index, other._tree = _everywhere((self.index, self._tree), mesh)
+            other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
         return other
 
     @overload
@@ -147,17 +152,52 @@ class Retriever:
         Raises:
             InputError: If a query has no words, ``beam < k``, or there is no such document.
         """
+        run = self.run_of(DocumentRun)
         queries = [query] if isinstance(query, str) else list(query)
-        beam = max(k, _LEAST_BEAM) if beam is None else beam
-        if not 1 <= k <= beam:
-            raise InputError(f"k={k} with beam={beam}", expected="1 <= k <= beam", fix="raise --beam or lower --k")
+        beam = _beam(k, beam)
         for number, text in enumerate(queries, 1):
-            if not self.run.vocabulary.words(text):
+            if not run.vocabulary.words(text):
                 raise InputError(f"query {number} ({text!r}) has no words", fix="give a query with at least one word")
         allowed = self._allowed(allow, forbid)
-        ranked = self.rank(self.run.encode_queries(queries), beam=beam, limit=k, allowed=allowed)
+        ranked = self.rank(run.encode_queries(queries), beam=beam, limit=k, allowed=allowed)
         results = [self._results(ranked, row) for row in range(len(queries))]
         return results[0] if isinstance(query, str) else results
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        user: str | None = None,
+        beam: int | None = None,
+        allow: Iterable[str] | None = None,
+        forbid: Iterable[str] = (),
+        repeat: bool = False,
+    ) -> list[SearchResult]:
+        """Return the items that a user is most likely to want next, best first; fewer than ``k`` if there are fewer.
+
+        Args:
+            history: Ids of the user's items, oldest first.
+            k: Items wanted.
+            user: Id of the user; None for somebody unknown.
+            beam: Beams; by default ``max(k, 20)``.
+            allow: Ids of the items to choose from; all when left out.
+            forbid: Ids of items that may not come out.
+            repeat: Let items of the history come out too.
+
+        Raises:
+            InputError: If the history is empty, ``beam < k``, or there is no such item.
+        """
+        run = self.run_of(ItemRun)
+        beam = _beam(k, beam)
+        items = [self._document(item, "item") for item in history]
+        if not items:
+            raise InputError("an empty history", expected="one item or more", fix="give the ids of the user's items")
+        latest = np.array([items[-run.histories.items :]])
+        forbidden = [*forbid, *([] if repeat else history)]
+        tokens = run.encode_histories(latest, [user])
+        ranked = self.rank(tokens, beam=beam, limit=k, allowed=self._allowed(allow, forbidden), widths=run.input_widths)
+        return self._results(ranked, 0)
 
     def rank(
         self,
@@ -167,6 +207,7 @@ class Retriever:
         limit: int | None = None,
         batch_size: int = 64,
         allowed: Bool[np.ndarray, "#q n"] | None = None,
+        widths: Sequence[int] = (),
         progress: bool = False,
     ) -> RankedDocuments:
         """Rank documents for tokenised queries.
@@ -177,6 +218,7 @@ class Retriever:
             limit: Documents a query at most; ``beam`` when left out.
             batch_size: Queries searched together.
             allowed: Which documents each query may have, or all of them alike; all when left out.
+            widths: Columns that queries may be cut to where the others hold padding only, so that short ones cost less.
             progress: Show a progress bar on stderr.
 
         Returns:
@@ -184,25 +226,28 @@ class Retriever:
         """
         from tqdm import tqdm
 
-        parts = []
+        if not len(tokens):
+            raise InputError("no queries to search", fix="give at least one query")
+        found: RankedDocuments | None = None
         shared = None if allowed is None or len(allowed) > 1 else allow(self.index, allowed)
-        starts = range(0, len(tokens), batch_size)
-        for start in tqdm(starts, desc="searching", unit="batch", disable=not progress, leave=False):
-            chunk = tokens[start : start + batch_size]
+        batches = list(_batches(tokens, batch_size, widths))
+        for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False):
             # A few sizes only, so that a changing number of queries does not compile again and again.
-            size = min(batch_size, 1 << (len(chunk) - 1).bit_length())
+            size = min(batch_size, 1 << (len(rows) - 1).bit_length())
             size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
-            padded = _with_rows(chunk, size)
             mine = allowed
             if allowed is not None and len(allowed) > 1:
-                mine = _with_rows(allowed[start : start + len(chunk)], size)
+                mine = _with_rows(allowed[rows], size)
             chosen = shared if mine is None or shared is not None else allow(self.index, mine)
-            found = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
-            ranked = rank_documents(found, self.index, limit=limit, allowed=mine)
-            parts.append([array[: len(chunk)] for array in ranked])
-        if not parts:
-            raise InputError("no queries to search", fix="give at least one query")
-        return RankedDocuments(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+            padded = _with_rows(tokens[rows, :width], size)
+            result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
+            ranked = rank_documents(result, self.index, limit=limit, allowed=mine)
+            if found is None:
+                found = RankedDocuments(*(np.empty((len(tokens), part.shape[1]), part.dtype) for part in ranked))
+            for whole, part in zip(found, ranked, strict=True):
+                whole[rows] = part[: len(rows)]
+        assert found is not None
+        return found
 
     def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
         """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
@@ -230,17 +275,37 @@ class Retriever:
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
             return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
 
+    def run_of(self, kind: type[_R]) -> _R:
+        """Return the run, if it is of this kind.
+
+        Raises:
+            InputError: If it is of the other.
+        """
+        if not isinstance(self.run, kind):
+            fix = "recommend items" if kind is DocumentRun else "search with queries"
+            raise InputError(
+                f"this run is of {self.run.kind}",
+                file=self.run.folder,
+                expected=f"a run of {kind.kind}",
+                fix=f"{fix}, by 'genret {fix.split()[0]}' or Retriever.{fix.split()[0]}",
+            )
+        return self.run
+
+    def _document(self, doc_id: str, what: str) -> int:
+        known = self.run.corpus.document_index
+        if doc_id not in known:
+            hint = nearest(doc_id, known) if len(known) <= 20_000 else ""
+            raise InputError(f"there is no {what} '{doc_id}'", expected="ids of the corpus", fix=hint or None)
+        return known[doc_id]
+
     def _allowed(self, allow: Iterable[str] | None, forbid: Iterable[str]) -> Bool[np.ndarray, "1 n"] | None:
         forbid = list(forbid)
         if allow is None and not forbid:
             return None
-        known = self.run.corpus.document_index
         mask = np.full((1, len(self.run.corpus)), allow is None)
         for ids, value in ((allow or (), True), (forbid, False)):
             for doc_id in ids:
-                if doc_id not in known:
-                    raise InputError(f"there is no document '{doc_id}'", expected="ids of the corpus")
-                mask[0, known[doc_id]] = value
+                mask[0, self._document(doc_id, "document")] = value
         return mask
 
     def _results(self, ranked: RankedDocuments, row: int) -> list[SearchResult]:
@@ -260,18 +325,24 @@ class Retriever:
         return results
 
 
-def _mesh_of(params: Mapping[str, Any]) -> Mesh | None:
-    """Return the mesh over which parameters are spread; None for those of one device."""
-    for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
-            mesh = leaf.sharding.mesh
-            return mesh if isinstance(mesh, Mesh) else None
-    return None
+def _beam(k: int, beam: int | None) -> int:
+    beam = max(k, _LEAST_BEAM) if beam is None else beam
+    if not 1 <= k <= beam:
+        raise InputError(f"k={k} with beam={beam}", expected="1 <= k <= beam", fix="raise --beam or lower --k")
+    return beam
 
 
-def _everywhere(tree: Any, mesh: Mesh | None) -> Any:
-    where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    return jax.device_put(jax.device_get(tree), where)
+def _batches(
+    tokens: Int[np.ndarray, "q l"], size: int, widths: Sequence[int]
+) -> Iterator[tuple[Int[np.ndarray, " r"], int]]:
+    """Yield rows of queries that fit the same width, at most so many together, and that width."""
+    allowed = np.unique([*(width for width in widths if width < tokens.shape[1]), tokens.shape[1]])
+    needed = tokens.shape[1] - np.argmax(tokens[:, ::-1] > 0, axis=1)
+    fits = np.searchsorted(allowed, needed)
+    for choice, width in enumerate(allowed.tolist()):
+        rows = np.flatnonzero(fits == choice)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], width
 
 
 def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:

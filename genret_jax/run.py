@@ -1,50 +1,58 @@
-"""A run folder: everything that belongs to one trained retriever, complete by itself.
+"""A run folder: everything that belongs to one trained model, complete by itself.
 
-    config.gin      the configuration as run            corpus/       the documents, queries and judgements (BEIR)
-    run.json        settings, fingerprints, versions    docids/       the docid table
-    identity.json   what it must agree on to go on      examples/     tokenised sources of the examples, vocabulary
-    metrics.jsonl   losses and validation               checkpoints/  parameters and optimiser states
+    config.gin      the configuration as run            corpus/       what was given: documents with queries (BEIR),
+    run.json        settings, fingerprints, versions                  or items with users' histories
+    identity.json   what it must agree on to go on      docids/       the docid table
+    metrics.jsonl   losses and validation               examples/     tokenised sources of the examples, vocabulary
+                                                        checkpoints/  parameters and optimiser states
                                                         reports/      evaluations
 
-:func:`genret_jax.prepare.prepare` makes it, :func:`genret_jax.train.train` trains what is in it.
+:func:`genret_jax.prepare.prepare` makes it, :func:`genret_jax.train.train` trains what is in it. What documents and
+items have in common is here, the rest in :mod:`genret_jax.document_run` and :mod:`genret_jax.item_run`.
 """
 
 import dataclasses
 import functools
 import os
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from genret_jax.data.corpus import Corpus, read_beir
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.lsa import lsa
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.pseudo_queries import PseudoQueries
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.span_corruption import SpanCorruption
-from genret_jax.data.vocabulary import EOS, Vocabulary
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
-from genret_jax.models.initialize import LsaStart, start_from_vectors
+from genret_jax.models.initialize import LsaStart
 from genret_jax.models.network import T5
 from genret_jax.storage import read_json
 
 SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
 LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
 VERSION = 1
-_CONFIGS = (T5Config, SamplerConfig, PseudoQueries, SpanCorruption, EvaluationConfig, LsaStart, PretrainedStart)
+DOCUMENTS, ITEMS = "documents", "items"
+_CONFIGS = (
+    T5Config,
+    SamplerConfig,
+    PseudoQueries,
+    SpanCorruption,
+    EvaluationConfig,
+    LsaStart,
+    PretrainedStart,
+    HistoryConfig,
+)
 _SAVED = {cls.__name__: cls for cls in _CONFIGS}
 
 
@@ -56,17 +64,23 @@ class Run:
         settings: The content of ``run.json``.
     """
 
+    #: What a run of this class writes the docids of; None for the class that stands for both.
+    kind: str | None = None
+
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder = folder
         self.settings = settings
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> "Run":
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
         """Open a prepared run.
 
         Raises:
-            InputError: If the folder is missing or is no run.
+            InputError: If the folder is missing, is no run, or a run of another kind than this class is for.
         """
+        from genret_jax.document_run import DocumentRun
+        from genret_jax.item_run import ItemRun
+
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise InputError(
@@ -77,16 +91,20 @@ class Run:
         settings = read_json(folder / SETTINGS)
         if settings.get("version") != VERSION:
             raise InputError(f"a run of version {settings.get('version')}", file=folder, expected=f"version {VERSION}")
-        return cls(folder, settings)
+        kind = settings.get("kind", DOCUMENTS)
+        if cls.kind not in (None, kind):
+            raise InputError(f"this run is of {kind}", file=folder, expected=f"a run of {cls.kind}")
+        opened: Any = (ItemRun if kind == ITEMS else DocumentRun)(folder, settings)
+        return opened
 
-    @functools.cached_property
+    @property
     def corpus(self) -> Corpus:
-        """Documents, queries and judgements."""
-        with warnings.catch_warnings():  # they were told when the run was prepared
-            warnings.simplefilter("ignore", UserWarning)
-            corpus = read_beir(self.folder / "corpus")
-        self._require("corpus", corpus.fingerprint, self.folder / "corpus")
-        return dataclasses.replace(corpus, name=self.settings["corpus"])
+        """What has docids: documents, with their queries and judgements, or items."""
+        raise NotImplementedError
+
+    def start_params(self) -> dict[str, Any]:
+        """Return the parameters before the first step; the same every time."""
+        raise NotImplementedError
 
     @functools.cached_property
     def table(self) -> DocidTable:
@@ -95,23 +113,14 @@ class Run:
         self._require("docids", table.fingerprint, self.folder / "docids")
         return table
 
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Text to tokens."""
-        return self.store.vocabulary
-
-    @functools.cached_property
-    def store(self) -> ExampleStore:
-        """Tokenised sources of the training examples."""
-        store = ExampleStore.open(self.folder / "examples")
-        for name in ("corpus", "docids", "vocabulary"):
-            self._require(name, store.manifest[f"{name}_fingerprint"], self.folder / "examples")
-        return store
+    @property
+    def _codec(self) -> DocidCodec:
+        return DocidCodec.from_json(self.settings["codec"])
 
     @functools.cached_property
     def encoded(self) -> EncodedDocids:
         """Docids as the decoder's tokens."""
-        return DocidCodec.from_json(self.settings["codec"], self._docid_text()).encode(self.table)
+        return self._codec.encode(self.table)
 
     @functools.cached_property
     def row_of_document(self) -> Int[np.ndarray, " n"]:
@@ -123,17 +132,12 @@ class Run:
     @functools.cached_property
     def model(self) -> T5Config:
         """The network."""
-        return _from_json(self.settings["model"])
-
-    @functools.cached_property
-    def sampler(self) -> SamplerConfig:
-        """How examples are drawn, and how long inputs are."""
-        return _from_json(self.settings["sampler"])
+        return from_json(self.settings["model"])
 
     @functools.cached_property
     def evaluation(self) -> EvaluationConfig:
         """What the report measures."""
-        return _from_json(self.settings["evaluation"])
+        return from_json(self.settings["evaluation"])
 
     @property
     def seed(self) -> int:
@@ -144,15 +148,6 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """What a checkpoint must agree on to be this run's."""
         return dict(self.settings["fingerprints"])
-
-    def encode_queries(self, queries: Sequence[str]) -> Int[np.ndarray, "q l"]:
-        """Tokenise queries as the encoder's input: cut to its length, padded with 0."""
-        length, ends = self.sampler.input_length, self.sampler.append_eos
-        tokens = np.zeros((len(queries), length), np.int32)
-        for row, text in enumerate(queries):
-            kept = self.vocabulary.encode(text)[: length - ends] + [EOS] * ends
-            tokens[row, : len(kept)] = kept
-        return tokens
 
     def params(self, checkpoint: str | int = "best", mesh: Mesh | None = None) -> dict[str, Any]:
         """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
@@ -187,38 +182,6 @@ class Run:
         places = param_shardings(mesh, shapes, logical_axes(variables))
         return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
 
-    def start_params(self) -> dict[str, Any]:
-        """Return the parameters before the first step; the same every time."""
-        params = self._random_params()
-        start = _from_json(self.settings["start"])
-        if isinstance(start, LsaStart):
-            return self._lsa_start(params, start)
-        if isinstance(start, PretrainedStart):
-            from genret_jax.models.pretrained import load_into
-
-            return load_into(params, self.model, start.path)
-        return jax.tree.map(np.asarray, params)
-
-    def _lsa_start(self, params: dict[str, Any], start: LsaStart) -> dict[str, Any]:
-        """Give tokens and nodes the leading dimensions of one analysis, as many as each kind of vector has."""
-        width, wide = self.model.d_model, self.model.lexical_width
-        found = lsa(self.store.token_counts(), max(width, wide), self.seed)
-        tokens = np.zeros((self.model.vocab_size, found.terms.shape[1]), np.float32)
-        tokens[: len(found.terms)] = found.terms * found.idf[:, None]
-
-        def nodes(dimensions: int) -> Float[np.ndarray, "s d"]:
-            return node_vectors(self.encoded, found.documents[:, :dimensions])
-
-        return start_from_vectors(
-            params,
-            self.model,
-            start,
-            token_vectors=tokens[:, :width],
-            node_vectors=nodes(width) if self.model.head == "prefix" else None,
-            lexical=(tokens[:, :wide], nodes(wide)) if wide else None,
-            seed=self.seed,
-        )
-
     def _random_params(self) -> dict[str, Any]:
         params: dict[str, Any] = self._random_variables()["params"]
         return params
@@ -237,9 +200,6 @@ class Run:
                 fix="restore the run folder from a copy, or train again",
             )
 
-    def _docid_text(self) -> Callable[[str], list[int]] | None:
-        return self.vocabulary.encode if self.settings["codec"]["kind"] == "text" else None
-
 
 @functools.partial(jax.jit, static_argnames="config")
 def _random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
@@ -248,52 +208,9 @@ def _random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> di
     return variables
 
 
-def model_of(run: str | os.PathLike[str]) -> T5Config:
-    """Return the network of a run, for gin files that train it with t5x."""
-    return Run.open(run).model
-
-
-def sampler_of(run: str | os.PathLike[str]) -> SamplerConfig:
-    """Return how a run's examples are drawn, for such gin files."""
-    return Run.open(run).sampler
-
-
-def examples_of(run: str | os.PathLike[str]) -> str:
-    """Return the folder of a run's example store, for such gin files."""
-    return str(Run.open(run).store.folder)
-
-
 def node_tree(encoded: EncodedDocids) -> NodeTree:
     """Return the docid tree as the prefix head's device arrays."""
     return NodeTree.build(encoded.tree.child_offsets, encoded.tree.child_nodes, encoded.tree.child_tokens)
-
-
-def node_vectors(encoded: EncodedDocids, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
-    """Return for each tree node the mean direction of the documents below it.
-
-    Args:
-        encoded: Docids and their tree.
-        documents: A vector a document, of any norm.
-    """
-    tree, rows = encoded.tree, np.arange(len(encoded.lengths))
-    norms = np.linalg.norm(documents, axis=1, keepdims=True)
-    directions = documents / np.maximum(norms, 1e-9)
-    # A row visits the nodes before each of its tokens, and the node that its last token leads to.
-    width = int(tree.child_tokens.max()) + 1
-    edges = (
-        np.repeat(np.arange(tree.num_nodes), np.diff(tree.child_offsets)).astype(np.int64) * width + tree.child_tokens
-    )
-    last = encoded.lengths - 1
-    ends = tree.child_nodes[
-        np.searchsorted(edges, encoded.prefix_nodes[rows, last].astype(np.int64) * width + encoded.tokens[rows, last])
-    ]
-    before = np.arange(encoded.tokens.shape[1]) < encoded.lengths[:, None]
-    nodes = np.concatenate([encoded.prefix_nodes[before], ends])
-    visitors = np.concatenate([encoded.document[np.nonzero(before)[0]], encoded.document])
-    visits = scipy.sparse.csr_matrix(
-        (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(tree.num_nodes, len(documents))
-    )
-    return np.asarray(visits @ directions)
 
 
 def stderr(line: str) -> None:
@@ -311,10 +228,10 @@ def as_json(config: Any) -> Any:
     }
 
 
-def _from_json(saved: Any) -> Any:
+def from_json(saved: Any) -> Any:
     """Return what :func:`as_json` was given."""
     if isinstance(saved, list):
-        return tuple(_from_json(value) for value in saved)
+        return tuple(from_json(value) for value in saved)
     if not isinstance(saved, dict):
         return saved
-    return _SAVED[saved["class"]](**{name: _from_json(value) for name, value in saved["fields"].items()})
+    return _SAVED[saved["class"]](**{name: from_json(value) for name, value in saved["fields"].items()})

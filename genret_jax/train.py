@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.errors import InputError
-from genret_jax.experiment import Experiment
-from genret_jax.prepare import new_or_untouched, prepare
+from genret_jax.experiment import AnyExperiment
+from genret_jax.prepare import prepare
 from genret_jax.processes.agreement import code_fingerprint, require_agreement
 from genret_jax.processes.coordination import from_first, is_first
-from genret_jax.run import CONFIGURATION, LOCK, SETTINGS, Run, node_tree, stderr
+from genret_jax.run import CONFIGURATION, LOCK, SETTINGS, Run, stderr
+from genret_jax.run_folder import new_or_untouched
 from genret_jax.storage import atomic_file, fingerprint, folder_lock, remove_partial
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import reject
 
-_VALIDATION_KS = (1, 10)
 
-
-def train(*, run: str, experiment: Experiment) -> Run:
+def train(*, run: str, experiment: AnyExperiment) -> Run:
     """Prepare a run folder and train in it, or go on where it was stopped.
 
     Args:
@@ -39,9 +38,8 @@ def train(*, run: str, experiment: Experiment) -> Run:
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     from genret_jax import training
-    from genret_jax.data.sampler import Sampler
+    from genret_jax.run_training import evaluators_of, task_of
     from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
-    from genret_jax.training.retrieval_task import RetrievalTask
 
     folder = Path(run)
     _require_same_everywhere(run, experiment)
@@ -49,19 +47,12 @@ def train(*, run: str, experiment: Experiment) -> Run:
         with new_or_untouched(folder) if is_first() else contextlib.nullcontext():
             from_first(lambda: _prepare(run, experiment))
             opened = _open(folder)
-            sampler = Sampler(opened.store, opened.sampler, seed=opened.seed, batch_size=experiment.trainer.batch_size)
-            evaluators = _evaluators(opened)
+            evaluators = evaluators_of(opened)
             trainer = _trainer(experiment, evaluators)
             begun = from_first(lambda: checkpoint_steps(folder / CHECKPOINTS_FOLDER))
             opened.model.require_divides(trainer.model_parallel)
             start = None if begun else opened.start_params()
-            task = RetrievalTask(
-                opened.model,
-                sampler,
-                node_tree(opened.encoded) if opened.model.head == "prefix" else None,
-                z_loss=experiment.z_loss,
-                label_smoothing=experiment.label_smoothing,
-            )
+            task = task_of(opened, experiment)
         result = training.train(
             task,
             trainer,
@@ -75,7 +66,7 @@ def train(*, run: str, experiment: Experiment) -> Run:
     return opened
 
 
-def prepare_only(*, run: str, experiment: Experiment) -> Run:
+def prepare_only(*, run: str, experiment: AnyExperiment) -> Run:
     """Make a run folder that is ready to be trained, by :func:`train` or by t5x.
 
     Args:
@@ -94,7 +85,7 @@ def prepare_only(*, run: str, experiment: Experiment) -> Run:
         return _open(folder)
 
 
-def _require_same_everywhere(run: str, experiment: Experiment) -> None:
+def _require_same_everywhere(run: str, experiment: AnyExperiment) -> None:
     """Refuse to begin where another process has another configuration (but for the run's path) or other code."""
     import jax
 
@@ -108,7 +99,7 @@ def _require_same_everywhere(run: str, experiment: Experiment) -> None:
     require_agreement({**versions, **settings})
 
 
-def _prepare(run: str, experiment: Experiment) -> None:
+def _prepare(run: str, experiment: AnyExperiment) -> None:
     from genret_jax.configuration import experiment_as_gin
 
     folder = Path(run)
@@ -132,9 +123,10 @@ def _open(folder: Path) -> Run:
     return opened
 
 
-def _trainer(experiment: Experiment, evaluators: Mapping[str, Any]) -> TrainerConfig:
+def _trainer(experiment: AnyExperiment, evaluators: Mapping[str, Any]) -> TrainerConfig:
     """Return the trainer with a best metric that will be there."""
     from genret_jax.evaluation.metrics import metric_names
+    from genret_jax.run_training import VALIDATION_KS
 
     trainer = experiment.trainer
     if trainer.best_metric is None:
@@ -142,37 +134,10 @@ def _trainer(experiment: Experiment, evaluators: Mapping[str, Any]) -> TrainerCo
     if not evaluators:
         stderr("no validation queries: the last checkpoint will count as the best")
         return dataclasses.replace(trainer, best_metric=None)
-    known = [f"validation/{name}" for name in metric_names(_VALIDATION_KS, experiment.evaluation.validation_beam)]
+    known = [f"validation/{name}" for name in metric_names(VALIDATION_KS, experiment.evaluation.validation_beam)]
     if trainer.best_metric not in known:
         reject(trainer, "best_metric", f"one of {', '.join(known)}")
     return trainer
-
-
-def _evaluators(run: Run) -> dict[str, Any]:
-    """Return the searches made during training: validation queries, never the test."""
-    import numpy as np
-
-    from genret_jax.evaluation.metrics import evaluate
-    from genret_jax.retriever import Retriever
-
-    if not run.corpus.qrels.get("validation"):
-        return {}
-    wanted = run.evaluation
-    ids, tokens = run.store.queries("validation", run.sampler.input_length, append_eos=run.sampler.append_eos)
-    # Spread over the split, as its order may follow the documents.
-    chosen = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), wanted.validation_queries)).astype(int))
-    ids, tokens = [ids[i] for i in chosen], tokens[chosen]
-    qrels = {query: run.corpus.qrels["validation"][query] for query in ids}
-    retriever = Retriever(run, {})
-
-    def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
-        nonlocal retriever  # on a mesh, with the docid index put there once
-        retriever = retriever.with_params(params)
-        ranked = retriever.rank(tokens, beam=wanted.validation_beam, batch_size=wanted.batch_size)
-        found = {query: [(run.corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, query in enumerate(ids)}
-        return evaluate(qrels, found, ks=_VALIDATION_KS, beam=wanted.validation_beam)
-
-    return {"validation": validate}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

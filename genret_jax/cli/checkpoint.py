@@ -146,15 +146,15 @@ def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
 
 def _export(args: argparse.Namespace) -> int:
     from genret_jax.data.vocabulary import SentencePieceVocabulary
+    from genret_jax.document_run import DocumentRun
     from genret_jax.models.public_checkpoint import save_checkpoint
     from genret_jax.models.public_layout import require_public_network
-    from genret_jax.run import Run
     from genret_jax.storage import require_free
     from genret_jax.training.restore import checkpoint_step
     from genret_jax.training.t5x_checkpoint import write_t5x_params
 
     require_free(args.out)
-    opened = Run.open(args.run)
+    opened = DocumentRun.open(args.run)
     if args.layout != _ORBAX:
         require_public_network(opened.model)
     which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint

@@ -46,18 +46,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
+    from genret_jax.document_run import DocumentRun
     from genret_jax.retriever import Retriever
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
     checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
     retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
+    retriever.run_of(DocumentRun)  # or say so before anybody is asked
     if args.file:
         _search_file(retriever, args)
         return 0
     for query in [args.query] if args.query is not None else _ask(retriever):
         try:
-            _show(query, retriever.search(query, args.k, beam=args.beam), args.json)
+            show(query, retriever.search(query, args.k, beam=args.beam), args.json)
         except InputError as error:
             if args.query is not None:
                 raise
@@ -69,34 +71,37 @@ def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
     """Search for one query after the other; one that cannot be searched is told, and has no results."""
     from tqdm import tqdm
 
-    queries = _read(args.file)
+    from genret_jax.document_run import DocumentRun
+
+    queries, vocabulary = read_lines(args.file, "query"), retriever.run_of(DocumentRun).vocabulary
     # On a terminal the results themselves are the progress.
     hidden = sys.stdout.isatty() or not sys.stderr.isatty()
     with tqdm(total=len(queries), desc="searching", unit="query", disable=hidden, leave=False) as bar:
         for start in range(0, len(queries), _TOGETHER):
             chunk = queries[start : start + _TOGETHER]
-            places = [place for place, query in enumerate(chunk) if retriever.run.vocabulary.words(query)]
+            places = [place for place, query in enumerate(chunk) if vocabulary.words(query)]
             results = retriever.search([chunk[place] for place in places], args.k, beam=args.beam) if places else []
             found = dict(zip(places, results, strict=True))
             for place, query in enumerate(chunk):
                 if place not in found:
                     line = f"genret: query {start + place + 1} of {args.file} ({query!r}) has no words"
                     print(line, file=sys.stderr)
-                _show(query, found.get(place, []), args.json)
+                show(query, found.get(place, []), args.json)
             bar.update(len(chunk))
 
 
-def _read(file: str) -> list[str]:
+def read_lines(file: str, what: str) -> list[str]:
+    """Return the lines of a file, or of standard input, without empty ones."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=file, fix="check the path") from None
     except UnicodeDecodeError:
-        raise InputError("not UTF-8", file=file, expected="a text file with a query per line") from None
-    queries = [line.strip() for line in text.splitlines() if line.strip()]
-    if not queries:
-        raise InputError("no queries", file=file, expected="a query per line")
-    return queries
+        raise InputError("not UTF-8", file=file, expected=f"a text file with a {what} per line") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError("the file is empty", file=file, expected=f"a {what} per line")
+    return lines
 
 
 def _ask(retriever: "Retriever") -> Iterator[str]:
@@ -112,7 +117,8 @@ def _ask(retriever: "Retriever") -> Iterator[str]:
         yield query
 
 
-def _show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
+def show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
+    """Print what was found for a query, or recommended after a history."""
     if as_json:
         rows = [
             {"rank": r.rank, "doc_id": r.doc_id, "score": r.score, "docid": list(r.docid), "title": r.title}

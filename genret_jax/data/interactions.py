@@ -54,6 +54,10 @@ class Interactions:
         """Number of users."""
         return len(self.user_ids)
 
+    def renamed(self, name: str) -> "Interactions":
+        """Return the same under another name."""
+        return dataclasses.replace(self, items=dataclasses.replace(self.items, name=name))
+
     @cached_property
     def lengths(self) -> Int64[np.ndarray, " u"]:
         """Number of items in every user's history."""

@@ -1,5 +1,6 @@
 """Tables for people, made from a report: Markdown for files, plain text for the terminal."""
 
+import dataclasses
 import json
 import textwrap
 from collections.abc import Sequence
@@ -9,18 +10,50 @@ from genret_jax.evaluation.report import Measurement, Report, Split
 Table = Sequence[Sequence[str]]  # the first row is the head, the first column the names
 
 _ABSENT = "–"
-_COLUMNS = ("hits@1", "hits@5", "hits@10", "hits@100", "mrr@10", "mrr@100", "recall@10", "recall@100", "ndcg@10")
-_BRIEF = ("hits@1", "hits@10", "hits@100", "mrr@10", "recall@100", "ndcg@10")  # what a terminal has room for
-_COMPARED = ("hits@1", "hits@10", "mrr@10", "ndcg@10")
 _FAMILIES = {"hits": "Hits", "mrr": "MRR", "recall": "Recall", "ndcg": "NDCG"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """What a field of research is used to seeing in its tables."""
+
+    columns: tuple[str, ...]
+    brief: tuple[str, ...]  # what a terminal has room for
+    compared: tuple[str, ...]
+    decimals: int  # of per cent
+    asking: tuple[str, str]  # one, several
+    answer: str
+
+
+_LAYOUTS = {
+    "documents": _Layout(
+        columns=(
+            *("hits@1", "hits@5", "hits@10", "hits@100", "mrr@10", "mrr@100"),
+            *("recall@10", "recall@100", "ndcg@10"),
+        ),
+        brief=("hits@1", "hits@10", "hits@100", "mrr@10", "recall@100", "ndcg@10"),
+        compared=("hits@1", "hits@10", "mrr@10", "ndcg@10"),
+        decimals=1,
+        asking=("query", "queries"),
+        answer="document",
+    ),
+    "items": _Layout(
+        columns=("recall@1", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10"),
+        brief=("recall@5", "ndcg@5", "recall@10", "ndcg@10"),
+        compared=("recall@5", "ndcg@5", "recall@10", "ndcg@10"),
+        decimals=2,
+        asking=("user", "users"),
+        answer="item",
+    ),
+}
 
 
 def markdown(report: Report) -> str:
     """Return the report as a Markdown page."""
     parts = [f"# Evaluation on {report.dataset.name}", _dataset_line(report)]
     for split in report.splits:
-        parts.append(f"## {_split_line(split)}")
-        parts += [_markdown_table(table) for table in _tables(report, split, _COLUMNS)]
+        parts.append(f"## {_split_line(report, split)}")
+        parts += [_markdown_table(table) for table in _tables(report, split, _layout(report).columns)]
     parts.append("## How to read this")
     parts.append("\n".join(f"- {line}" for line in _legend(report)))
     if report.systems:
@@ -42,8 +75,8 @@ def terminal(report: Report, width: int = 120) -> str:
     """
     parts = [f"{report.dataset.name}: {_dataset_line(report)}"]
     for split in report.splits:
-        tables = [_plain_table(table) for table in _tables(report, split, _BRIEF)]
-        parts.append("\n\n".join([_split_line(split), *tables]))
+        tables = [_plain_table(table) for table in _tables(report, split, _layout(report).brief)]
+        parts.append("\n\n".join([_split_line(report, split), *tables]))
     parts.append("\n".join(textwrap.fill(line, width) for line in _legend(report)))
     return "\n\n".join(parts) + "\n"
 
@@ -54,57 +87,63 @@ def metric_title(metric: str) -> str:
     return f"{_FAMILIES.get(family, family)}@{k}" if k else metric
 
 
+def _layout(report: Report) -> _Layout:
+    return _LAYOUTS[report.dataset.kind]
+
+
 def _dataset_line(report: Report) -> str:
     dataset = report.dataset
-    told = [f"{dataset.documents:,} documents"]
+    told = [f"{dataset.documents:,} {dataset.kind}"]
     told += [f"from {dataset.source}"] if dataset.source else []
     told += [f"fingerprint {dataset.fingerprint}"] if dataset.fingerprint else []
     return ", ".join(told)
 
 
-def _split_line(split: Split) -> str:
+def _split_line(report: Report, split: Split) -> str:
+    layout = _layout(report)
     about = f" ({split.description})" if split.description else ""
-    queries = f"{split.queries:,} {'query' if split.queries == 1 else 'queries'}"
+    asking = f"{split.queries:,} {layout.asking[split.queries != 1]}"
     if split.one_relevant:
-        return f"{split.name}{about}: {queries}, one relevant document each"
-    return f"{split.name}{about}: {queries}, {split.relevant:.2g} relevant documents each on average"
+        return f"{split.name}{about}: {asking}, one relevant {layout.answer} each"
+    return f"{split.name}{about}: {asking}, {split.relevant:.2g} relevant {layout.answer}s each on average"
 
 
 def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]:
     rows = [measured for system in report.systems if (measured := report.find(system.name, split.name))]
-    tables = [_scores(rows, split, columns)]
+    tables = [_scores(report, rows, split, columns)]
     if any(measured.versus_reference for measured in rows):
         tables.append(_differences(report, rows, split))
     return tables
 
 
-def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
-    """Return which metrics some row has, without the recall that with one relevant document says what Hits says."""
-    telling = [name for name in names if not (split.one_relevant and name.startswith("recall"))]
+def _shown(report: Report, names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
+    """Return which metrics some row has; for documents without a recall that says what Hits says."""
+    same = split.one_relevant and report.dataset.kind == "documents"
+    telling = [name for name in names if not (same and name.startswith("recall"))]
     return [name for name in telling if any(name in row.metrics for row in rows)]
 
 
-def _scores(rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
-    shown = _shown(columns, rows, split)
+def _scores(report: Report, rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
+    shown = _shown(report, columns, rows, split)
     timed = any(row.milliseconds_per_query is not None for row in rows)
-    table = [["system", *map(metric_title, shown), *(["ms/query"] if timed else [])]]
+    table = [["system", *map(metric_title, shown), *([f"ms/{_layout(report).asking[0]}"] if timed else [])]]
     for row in rows:
-        cells = [_score(row, name) for name in shown]
+        cells = [_score(row, name, _layout(report).decimals) for name in shown]
         if timed:
             cells.append(_ABSENT if row.milliseconds_per_query is None else f"{row.milliseconds_per_query:.3g}")
         table.append([row.system, *cells])
     return table
 
 
-def _score(row: Measurement, metric: str) -> str:
+def _score(row: Measurement, metric: str, decimals: int) -> str:
     if metric not in row.metrics:
         return _ABSENT
     found = row.metrics[metric]
-    return f"{100 * found.mean:.1f} ±{50 * (found.high - found.low):.1f}"
+    return f"{100 * found.mean:.{decimals}f} ±{50 * (found.high - found.low):.{decimals}f}"
 
 
 def _differences(report: Report, rows: Sequence[Measurement], split: Split) -> Table:
-    shown = _shown(_COMPARED, rows, split)
+    shown = _shown(report, _layout(report).compared, rows, split)
     table = [[f"against {report.reference}", *map(metric_title, shown)]]
     for row in rows:
         if row.versus_reference:
@@ -118,24 +157,29 @@ def _difference(report: Report, row: Measurement, metric: str) -> str:
     found = row.versus_reference[metric]
     ratio = report.ratio(row.system, row.split, metric)
     times = "" if ratio is None else f" ({ratio:.2f}×)"
-    return f"{100 * found.mean:+.1f} ±{50 * (found.high - found.low):.1f}{times}"
+    decimals = _layout(report).decimals
+    return f"{100 * found.mean:+.{decimals}f} ±{50 * (found.high - found.low):.{decimals}f}{times}"
 
 
 def _legend(report: Report) -> list[str]:
     level = f"{100 * report.confidence:g}%"
-    lines = [f"Values are per cent; ± is half the width of the {level} bootstrap interval over queries."]
+    one, several = _layout(report).asking
+    lines = [f"Values are per cent; ± is half the width of the {level} bootstrap interval over {several}."]
     if any(split.one_relevant for split in report.splits):
-        lines.append("With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).")
+        lines.append(f"With one relevant {_layout(report).answer} Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).")
     if not all(split.one_relevant for split in report.splits):
         lines.append("Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.")
     if report.reference:
         lines.append(
-            f"Against {report.reference}: difference in points, paired by query, and (×) the value divided by "
+            f"Against {report.reference}: difference in points, paired by {one}, and (×) the value divided by "
             f"{report.reference}'s."
         )
-    cells = [_scores([m for m in report.measurements if m.split == s.name], s, _COLUMNS) for s in report.splits]
+    cells = [
+        _scores(report, [m for m in report.measurements if m.split == s.name], s, _layout(report).columns)
+        for s in report.splits
+    ]
     if any(_ABSENT in row for table in cells for row in table):
-        lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results a query.")
+        lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results a {one}.")
     return [*lines, *report.notes]
 
 

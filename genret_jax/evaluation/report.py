@@ -21,15 +21,17 @@ class Dataset:
 
     Attributes:
         name: Name of the corpus.
-        documents: Number of documents.
+        documents: Number of documents, or of items.
         source: Where it came from.
         fingerprint: Of its documents.
+        kind: ``"documents"``, asked for by queries, or ``"items"``, of which each user's next one is asked for.
     """
 
     name: str
     documents: int
     source: str = ""
     fingerprint: str = ""
+    kind: str = "documents"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
+# Sizes are rounded up, so that embeddings divide evenly among the devices of the model axis: small ones, which stay
+# on few devices, to the first of these, large ones to the second.
+_DIVISIBLE = (8, 128)
+_LARGE = 2048
 _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
 
 
@@ -141,3 +145,9 @@ class T5Config:
     def compute_dtype(self) -> Any:
         """The ``dtype`` field as JAX knows it."""
         return jnp.dtype(self.dtype)
+
+
+def divisible(size: int) -> int:
+    """Return a number of rows that is at least ``size`` and divides evenly among devices."""
+    unit = _DIVISIBLE[size > _LARGE]
+    return -(-size // unit) * unit

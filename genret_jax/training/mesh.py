@@ -198,3 +198,18 @@ def _matching_spec(shape: tuple[int, ...], owner: tuple[int, ...], spec: Partiti
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def mesh_of(params: Mapping[str, Any]) -> Mesh | None:
+    """Return the mesh over which parameters are spread; None for those of one device."""
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
+            mesh = leaf.sharding.mesh
+            return mesh if isinstance(mesh, Mesh) else None
+    return None
+
+
+def on_all_devices(tree: Any, mesh: Mesh | None) -> Any:
+    """Put arrays whole on every device of a mesh, or on the one device there is without."""
+    where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(jax.device_get(tree), where)

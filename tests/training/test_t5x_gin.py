@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from genret_jax.configuration import gin_configs_folder
-from genret_jax.run import Run, examples_of
+from genret_jax.document_run import examples_of
+from genret_jax.run import Run
 
 pytestmark = pytest.mark.t5x
 SHIPPED = gin_configs_folder() / "t5x"

@@ -1,0 +1,88 @@
+"""From a recommendation experiment to a run folder that is ready to be trained."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
+from genret_jax.data.vectors import LsaVectors, NpyVectors
+from genret_jax.docids import DocidCodec, DocidTable
+from genret_jax.evaluation.environment import environment
+from genret_jax.experiment import Recommendation, needs_vectors
+from genret_jax.models.config import T5Config, divisible
+from genret_jax.run import ITEMS, SETTINGS, VERSION, Run, as_json
+from genret_jax.run_folder import Log, claim, make
+from genret_jax.storage import write_json
+
+
+def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
+    """Make a run folder of items ready to be trained; see :func:`genret_jax.prepare.prepare`."""
+    interactions = read_interactions(experiment.corpus)
+    claim(folder, {"corpus": interactions.fingerprint, **experiment.identity()})
+    make(folder / "corpus", lambda path: write_interactions(interactions, path))
+    log(
+        f"items       {len(interactions.items):,} items, {interactions.num_users:,} users, "
+        f"{len(interactions.item):,} interactions"
+    )
+    make(folder / "docids", lambda path: _table(experiment, interactions, log).save(path))
+    table = DocidTable.load(folder / "docids")
+    log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
+    codec = DocidCodec(first_token=2, level_sizes=table.level_sizes)
+    num_nodes = codec.encode(table).tree.num_nodes
+    settings = {
+        "version": VERSION,
+        "kind": ITEMS,
+        "corpus": interactions.name,
+        "seed": experiment.seed,
+        "codec": codec.to_json(),
+        "model": as_json(sized_model(experiment, codec, num_nodes)),
+        "histories": as_json(experiment.histories),
+        "cold_items": experiment.cold_items,
+        "evaluation": as_json(experiment.evaluation),
+        "fingerprints": {"corpus": interactions.fingerprint, "docids": table.fingerprint},
+        "environment": environment(),
+    }
+    write_json(folder / SETTINGS, settings)
+    return Run.open(folder)
+
+
+def _table(experiment: Recommendation, interactions: Interactions, log: Log) -> DocidTable:
+    items = interactions.items
+    if isinstance(experiment.docids, str):
+        table = DocidTable.load(experiment.docids)
+        table.require_corpus(items.fingerprint, file=experiment.docids)
+        return table
+    vectors = _vectors(experiment, interactions, log) if needs_vectors(experiment.docids) else None
+    return experiment.docids.assign(items.doc_ids, vectors, seed=experiment.seed, corpus_fingerprint=items.fingerprint)
+
+
+def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -> np.ndarray:
+    source = experiment.vectors
+    if source is None:
+        beside = Path(experiment.corpus) / EMBEDDINGS
+        source = NpyVectors(path=os.fspath(beside)) if beside.is_file() else LsaVectors()
+        named = (
+            EMBEDDINGS if beside.is_file() else f"latent semantic analysis of the texts, as there is no {EMBEDDINGS}"
+        )
+        log(f"vectors     {named}")
+    return source.vectors(interactions.items)
+
+
+def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int) -> T5Config:
+    """Return the experiment's network with what the items decide filled in.
+
+    The encoder reads codes and, behind them, users; with T5's head the decoder shares its table.
+
+    Args:
+        experiment: The choices.
+        codec: How the items' codes become tokens.
+        num_nodes: Nodes of the docid tree.
+    """
+    model = dataclasses.replace(
+        experiment.model, vocab_size=divisible(codec.vocab_size + experiment.histories.user_tokens)
+    )
+    if model.head == "vocabulary":
+        return model
+    return dataclasses.replace(model, decoder_vocab_size=divisible(codec.vocab_size), num_nodes=divisible(num_nodes))

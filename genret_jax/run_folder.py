@@ -1,0 +1,71 @@
+"""The folder of a run while it is made: whose it is, and which parts are there."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from genret_jax.errors import InputError
+from genret_jax.run import IDENTITY, LOCK
+from genret_jax.storage import read_json, write_json
+
+Log = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Remove what an :class:`InputError` in the block leaves of a run folder that was new."""
+    folder = Path(folder)
+    was_new = not _visible(folder)
+    try:
+        yield
+    except InputError:
+        if was_new and folder.is_dir():
+            for name in _visible(folder):
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not set(os.listdir(folder)) - {LOCK}:
+                shutil.rmtree(folder)
+        raise
+
+
+def _visible(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+
+
+def claim(folder: Path, identity: Mapping[str, str]) -> None:
+    """Make the folder this experiment's, and refuse one in which another, or something else, lives.
+
+    Raises:
+        InputError: If one does.
+    """
+    marker = folder / IDENTITY
+    if not marker.is_file():
+        if there := sorted(set(_visible(folder)) - {LOCK}):
+            raise InputError(
+                f"the folder is not empty and not a run (it has {there[0]!r})",
+                file=folder,
+                expected="a new folder, or one of an earlier 'genret train'",
+                fix="choose another --run folder",
+            )
+        write_json(marker, dict(identity))
+        return
+    made_with = read_json(marker)
+    different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
+    if different:
+        name = different[0]
+        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name)}"
+        more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
+        raise InputError(
+            f"this run folder belongs to another {what}{more}",
+            file=folder,
+            expected=f"{identity.get(name)}, as this experiment has",
+            fix="choose another --run folder, or give what this run was made with",
+        )
+
+
+def make(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder."""
+    if not path.exists():
+        write(path)

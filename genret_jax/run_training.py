@@ -1,0 +1,93 @@
+"""What training does with a run: the task that it trains, and the searches that validate it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from genret_jax.data.histories import HistoryExamples, HistorySampler
+from genret_jax.data.sampler import Sampler
+from genret_jax.document_run import DocumentRun
+from genret_jax.evaluation.metrics import evaluate
+from genret_jax.experiment import AnyExperiment
+from genret_jax.item_run import ItemRun
+from genret_jax.retriever import Retriever
+from genret_jax.run import Run, node_tree
+from genret_jax.training import TrainingTask
+from genret_jax.training.history_task import HistoryTask
+from genret_jax.training.retrieval_task import RetrievalTask
+
+VALIDATION_KS = (1, 10)
+
+
+def task_of(run: Run, experiment: AnyExperiment) -> TrainingTask:
+    """Return what is trained of a run."""
+    tree = node_tree(run.encoded) if run.model.head == "prefix" else None
+    losses = {"z_loss": experiment.z_loss, "label_smoothing": experiment.label_smoothing}
+    batch_size = experiment.trainer.batch_size
+    if isinstance(run, DocumentRun):
+        sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=batch_size)
+        return RetrievalTask(run.model, sampler, tree, **losses)
+    assert isinstance(run, ItemRun)
+    examples = HistoryExamples.of(run.interactions, run.histories, cold=run.cold)
+    return HistoryTask(
+        run.model,
+        HistorySampler(examples, seed=run.seed, batch_size=batch_size),
+        run.histories,
+        item_tokens=run.item_tokens,
+        item_nodes=run.item_nodes,
+        user_tokens=run.user_tokens(run.interactions.user_ids),
+        tree=tree,
+        **losses,
+    )
+
+
+def evaluators_of(run: Run) -> dict[str, Callable[[Mapping[str, Any], int], Mapping[str, float]]]:
+    """Return the searches made during training: validation queries, never the test; none where there are none."""
+    found = _queries(run) if isinstance(run, DocumentRun) else _histories(run)
+    if found is None:
+        return {}
+    tokens, qrels, widths = found
+    wanted, ids = run.evaluation, list(qrels)
+    retriever = Retriever(run, {})
+
+    def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
+        nonlocal retriever  # on a mesh, with the docid index put there once
+        retriever = retriever.with_params(params)
+        ranked = retriever.rank(tokens, beam=wanted.validation_beam, batch_size=wanted.batch_size, widths=widths)
+        rankings = {query: [(run.corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, query in enumerate(ids)}
+        return evaluate(qrels, rankings, ks=VALIDATION_KS, beam=wanted.validation_beam)
+
+    return {"validation": validate}
+
+
+_Validation = tuple[np.ndarray, dict[str, Mapping[str, int]], Sequence[int]]
+
+
+def _queries(run: DocumentRun) -> _Validation | None:
+    if not run.corpus.qrels.get("validation"):
+        return None
+    ids, tokens = run.store.queries("validation", run.sampler.input_length, append_eos=run.sampler.append_eos)
+    # Spread over the split, as its order may follow the documents.
+    chosen = _spread(len(ids), run.evaluation.validation_queries)
+    return tokens[chosen], {ids[i]: run.corpus.qrels["validation"][ids[i]] for i in chosen}, ()
+
+
+def _histories(run: Run) -> _Validation:
+    assert isinstance(run, ItemRun)
+    data = run.interactions
+    users, targets = data.evaluated_users, data.item[data.targets("validation")]
+    # Those that training was not shown are no reason to prefer a checkpoint.
+    warm = np.flatnonzero(~run.cold[targets])
+    chosen = warm[_spread(len(warm), run.evaluation.validation_queries)]
+    names = [data.user_ids[user] for user in users[chosen]]
+    tokens = run.encode_histories(data.histories("validation", run.histories.items)[chosen], names)
+    qrels: dict[str, Mapping[str, int]] = {
+        name: {data.items.doc_ids[item]: 1} for name, item in zip(names, targets[chosen].tolist(), strict=True)
+    }
+    return tokens, qrels, run.input_widths
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Return at most so many of the numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
