@@ -11,7 +11,7 @@ from genret_jax.data.vectors import LsaVectors, NpyVectors
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
-from genret_jax.models.config import T5Config, divisible
+from genret_jax.models.config import InputSegments, T5Config, divisible
 from genret_jax.run import ITEMS, SETTINGS, VERSION, Run, as_json
 from genret_jax.run_folder import Log, claim, make
 from genret_jax.storage import write_json
@@ -30,14 +30,14 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
     codec = DocidCodec(first_token=2, level_sizes=table.level_sizes)
-    num_nodes = codec.encode(table).tree.num_nodes
+    encoded = codec.encode(table)
     settings = {
         "version": VERSION,
         "kind": ITEMS,
         "corpus": interactions.name,
         "seed": experiment.seed,
         "codec": codec.to_json(),
-        "model": as_json(sized_model(experiment, codec, num_nodes)),
+        "model": as_json(sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
         "histories": as_json(experiment.histories),
         "cold_items": experiment.cold_items,
         "evaluation": as_json(experiment.evaluation),
@@ -70,7 +70,7 @@ def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -
     return source.vectors(interactions.items)
 
 
-def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int) -> T5Config:
+def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:
     """Return the experiment's network with what the items decide filled in.
 
     The encoder reads codes and, behind them, users; with T5's head the decoder shares its table.
@@ -79,9 +79,14 @@ def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int) -
         experiment: The choices.
         codec: How the items' codes become tokens.
         num_nodes: Nodes of the docid tree.
+        docid_length: Tokens of the longest docid.
     """
+    histories = experiment.histories
+    segments = InputSegments(leading=int(histories.user_tokens > 0), length=docid_length, count=histories.items)
     model = dataclasses.replace(
-        experiment.model, vocab_size=divisible(codec.vocab_size + experiment.histories.user_tokens)
+        experiment.model,
+        vocab_size=divisible(codec.vocab_size + histories.user_tokens),
+        input_segments=segments if histories.positions == "items" else None,
     )
     if model.head == "vocabulary":
         return model

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
@@ -31,12 +32,15 @@ class HistoryConfig:
         items: Items of a history, the latest; earlier ones are left out.
         user_tokens: User ids are hashed to so many tokens, one of which comes first; 0 leaves users out.
         user_drop: Share of the training examples that do without the user's token, as a history of somebody unknown.
+        positions: What the encoder knows of where a token stands: ``"tokens"``, how many tokens apart two are, as in
+            T5 and the paper; ``"items"``, how many items apart, the places within them, and how long ago.
         item_drop: Chance of each item of a history, but the latest, to be left out of a training example.
     """
 
     items: int = 20
     user_tokens: int = 2000
     user_drop: float = 0.0
+    positions: Literal["tokens", "items"] = "tokens"
     item_drop: float = 0.0
 
     def __post_init__(self) -> None:

@@ -16,6 +16,27 @@ _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSegments:
+    """Input that is a sequence of items, each of equally many tokens.
+
+    Attributes:
+        leading: Tokens before the first item.
+        length: Tokens of an item, padding included.
+        count: Items at most.
+    """
+
+    leading: int
+    length: int
+    count: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "leading", self.leading >= 0, "0 or more")
+        require(self, "length", self.length >= 1, "at least 1")
+        require(self, "count", self.count >= 1, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
     """Shape and options of :class:`genret_jax.models.network.T5`; the defaults are T5 1.1 small.
 
@@ -44,6 +65,8 @@ class T5Config:
         layer_norm_epsilon: Added to the mean square in RMS norm.
         encoder_final_norm: Normalise the encoder's output. False is a departure from T5 for networks that start from
             a linear model; such networks cannot be written in public layouts.
+        input_segments: Where the encoder's input is a sequence of items: its positions are then items and places within
+            them (:mod:`genret_jax.models.segments`), and not those of tokens, which is a departure from T5.
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
@@ -72,6 +95,7 @@ class T5Config:
     scale_decoder_outputs: bool = False
     layer_norm_epsilon: float = 1e-6
     encoder_final_norm: bool = True
+    input_segments: InputSegments | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"

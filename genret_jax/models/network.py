@@ -20,6 +20,7 @@ from genret_jax.models.layers import (
     dropout,
     padding_bias,
 )
+from genret_jax.models.segments import Recency, SegmentBias
 
 Cache = dict[str, Any]
 
@@ -116,7 +117,11 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         """Declare the layers and the position bias that they share."""
         layer = nn.remat(EncoderLayer, static_argnums=(3,)) if self.config.remat else EncoderLayer
-        self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
+        if self.config.input_segments is None:
+            self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
+        else:
+            self.relpos_bias = SegmentBias(self.config)
+            self.recency = Recency(self.config)
         self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         if self.config.encoder_final_norm:
             self.encoder_norm = LayerNorm(self.config)
@@ -124,7 +129,10 @@ class Encoder(nn.Module):
 
     def __call__(self, tokens: Int[Array, "b l"], deterministic: bool) -> Float[Array, "b l d"]:
         """Encode token sequences; what stands at padding means nothing."""
-        x = self.dropout(self.embedding(tokens), deterministic=deterministic)
+        x = self.embedding(tokens)
+        if self.config.input_segments is not None:
+            x += self.recency(tokens)
+        x = self.dropout(x, deterministic=deterministic)
         x = constrain(x, "batch", "length", "embed")
         bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
         for layer in self.layers:

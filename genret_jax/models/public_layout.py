@@ -103,7 +103,12 @@ def require_public_network(config: T5Config) -> None:
     Raises:
         InputError: The message names the field.
     """
-    for field, value in (("head", "vocabulary"), ("decoder_vocab_size", None), ("encoder_final_norm", True)):
+    for field, value in (
+        ("head", "vocabulary"),
+        ("decoder_vocab_size", None),
+        ("encoder_final_norm", True),
+        ("input_segments", None),
+    ):
         if getattr(config, field) != value:
             raise InputError(
                 f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
