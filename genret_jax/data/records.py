@@ -1,9 +1,11 @@
 """Lines of text files that know where they stand, so that every complaint can name its line."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -12,14 +14,19 @@ from genret_jax.errors import InputError, nearest
 _SHOW_PROGRESS_FROM_BYTES = 64 * 2**20
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield one-based line numbers and the lines of a UTF-8 file, without line ends and empty lines.
+def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield one-based line numbers and the lines of a text file, without line ends and empty lines.
 
-    Lines end at LF only (CR LF is accepted): the further separators of Unicode may stand inside a JSON string. Files
-    of 64 MiB and more show a progress bar on a terminal.
+    Lines end at LF only (CR LF is accepted): the further separators of Unicode may stand inside a JSON string. A file
+    that begins as gzip does is unpacked on the way, whatever its name. Files of 64 MiB and more show a progress bar on
+    a terminal.
+
+    Args:
+        path: The file.
+        encoding: How its characters are written.
 
     Raises:
-        InputError: If the file is missing, cannot be read or holds bytes that are not UTF-8.
+        InputError: If the file is missing, cannot be read, is a damaged gzip file, or holds bytes of another encoding.
     """
     try:
         handle = open(path, "rb")  # noqa: SIM115 (closed below; the error message belongs to the opening alone)
@@ -29,26 +36,46 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path, fix="check it") from None
     with handle:
         size = path.stat().st_size
+        packed = handle.peek(2)[:2] == b"\x1f\x8b"
+        lines = _unpacked_lines(handle, path) if packed else handle
         # disable=None: tqdm shows itself on a terminal only.
         disable = True if size < _SHOW_PROGRESS_FROM_BYTES else None
         with tqdm(total=size, unit="B", unit_scale=True, desc=f"reading {path.name}", disable=disable) as progress:
-            for number, raw in enumerate(handle, start=1):
-                progress.update(len(raw))
-                line = _decode(raw, path, number).rstrip("\r\n")
+            for number, raw in enumerate(lines, start=1):
+                progress.update(handle.tell() - progress.n if packed else len(raw))
+                line = _decode(raw, path, number, encoding).rstrip("\r\n")
                 if line.strip():
                     yield number, line
 
 
-def _decode(raw: bytes, path: Path, number: int) -> str:
+def _unpacked_lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Yield the lines of a gzip file; what is wrong with it shows only where its bytes are read."""
+    number = 0
+    try:
+        with gzip.open(handle) as unpacked:
+            for number, line in enumerate(unpacked, start=1):  # noqa: B007 (the error needs the last number)
+                yield line
+    except (EOFError, OSError, zlib.error) as error:
+        ended = isinstance(error, EOFError)
+        raise InputError(
+            "the gzip file ends early" if ended else f"damaged gzip data ({error})",
+            file=path,
+            line=number + 1,
+            expected="a whole gzip file",
+            fix="download or copy it again, and check it with 'gzip -t'",
+        ) from None
+
+
+def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
     try:
         # A byte order mark at the start of a file is an editor's habit, not content.
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        return raw.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not UTF-8",
+            f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not {encoding.upper()}",
             file=path,
             line=number,
-            expected="UTF-8 text",
+            expected=f"{encoding.upper()} text",
             fix="convert the file, e.g. with 'iconv -f LATIN1 -t UTF-8'",
         ) from None
 
@@ -60,29 +87,43 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: As :func:`read_lines`, or if a line is not a JSON object.
     """
     for number, line in read_lines(path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise InputError(
-                f"broken JSON ({reason}{place})",
-                file=path,
-                line=number,
-                expected="one JSON object a line",
-                fix="repair this line; the file may have been cut off while it was written or downloaded",
-            ) from None
-        if not isinstance(record, dict):
-            raise InputError(
-                _json_name(record),
-                file=path,
-                line=number,
-                expected='a JSON object such as {"_id": "d1", "text": "..."}',
-                fix="repair this line",
-            )
-        if "\\ud" in line.lower():
-            _reject_lone_surrogates(record, path, number)
-        yield number, record
+        yield number, json_object(line, path, number)
+
+
+def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
+    """Return the JSON object of a line.
+
+    Args:
+        line: The line.
+        path: Its file, for errors.
+        number: Its number, for errors.
+
+    Raises:
+        InputError: If it is not a JSON object, or holds what is no character.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(
+            f"broken JSON ({reason}{place})",
+            file=path,
+            line=number,
+            expected="one JSON object a line",
+            fix="repair this line; the file may have been cut off while it was written or downloaded",
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            _json_name(record),
+            file=path,
+            line=number,
+            expected='a JSON object such as {"_id": "d1", "text": "..."}',
+            fix="repair this line",
+        )
+    if "\\ud" in line.lower():
+        _reject_lone_surrogates(record, path, number)
+    return record
 
 
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -158,14 +199,28 @@ def id_field(record: dict[str, Any], name: str, path: Path, line: int) -> str:
     Raises:
         InputError: If it is missing, not a string, empty, or holds white space.
     """
-    value = text_field(record, name, path, line)
+    return require_id(text_field(record, name, path, line), f"'{name}'", path, line)
+
+
+def require_id(value: str, name: str, path: Path, line: int) -> str:
+    """Return a string that can be an identifier.
+
+    Args:
+        value: What was found.
+        name: What it is called in the file.
+        path: The file.
+        line: The line.
+
+    Raises:
+        InputError: If it is empty, or holds white space.
+    """
     if not value or value.split() != [value] or not value.isprintable():
         raise InputError(
-            f"'{name}' is {value!r}",
+            f"{name} is {value!r}",
             file=path,
             line=line,
             expected="an id with at least one character and no white space (run files are separated by it)",
-            fix="rename it, e.g. with '_' for spaces, here and in the judgements",
+            fix="rename it, e.g. with '_' for spaces, wherever it is used",
         )
     return value
 
