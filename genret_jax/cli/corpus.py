@@ -1,20 +1,28 @@
-"""``genret corpus``: make a corpus as a BEIR folder, or look into one."""
+"""``genret corpus``: make a corpus, or items with users' histories, as a folder, or look into one."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from genret_jax.cli import _interactions
 
 if TYPE_CHECKING:
     from genret_jax.data.corpus import Corpus
 
-HELP = "make a corpus (this Python's documentation, Natural Questions), or check and show your own"
+HELP = "make a corpus, or items with users' histories, from public data; check and show your own"
 
 _EPILOG = """
 A corpus is a BEIR folder: corpus.jsonl ("_id", "title", "text"), and, where you have them, queries.jsonl ("_id",
 "text"), qrels/SPLIT.tsv (query-id, corpus-id, score) and queries_generated.jsonl ("_id" of a document, "queries").
 
+Items and histories are a folder too: items.jsonl ("_id", "title", "text"), sequences.txt ("user item item …", oldest
+first), and embeddings.npy, where you have vectors of the items.
+
 examples:
   genret corpus python-docs --out corpora/python-docs
   genret corpus nq --size 10k --out corpora/nq10k
+  genret corpus toy-items --out corpora/toy-items
+  genret corpus amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out corpora/beauty
   genret corpus show my-corpus
 """
 
@@ -22,17 +30,19 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = _EPILOG
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{python-docs,nq,show}")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _configure_python_docs(kinds)
     _configure_nq(kinds)
+    _interactions.configure(kinds)
     show = kinds.add_parser(
         "show",
-        help="check a BEIR folder and show what it holds",
-        description="Read a BEIR folder with all its checks, and show counts and a few queries with their documents.",
+        help="check a folder and show what it holds",
+        description="Read a folder, a corpus or items and histories, with all its checks, and show counts and a few "
+        "queries with their documents, or histories with their items.",
         epilog="example:\n  genret corpus show my-corpus --samples 5",
     )
-    show.add_argument("folder", metavar="DIR", help="the BEIR folder")
-    show.add_argument("--samples", type=int, default=3, metavar="N", help="queries to print (default: 3)")
+    show.add_argument("folder", metavar="DIR", help="a BEIR folder, or one of items and histories")
+    show.add_argument("--samples", type=int, default=3, metavar="N", help="queries or users to print (default: 3)")
 
 
 def _configure_python_docs(kinds: argparse._SubParsersAction) -> None:
@@ -76,12 +86,32 @@ def _configure_nq(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from genret_jax.data.corpus import read_beir, write_beir
-
     if args.kind == "show":
-        print(describe(read_beir(args.folder), samples=max(0, args.samples)))
-        return 0
-    _require_new(args.out)
+        print(_show(Path(args.folder), samples=max(0, args.samples)))
+    elif args.kind in _interactions.KINDS:
+        _interactions.run(args)
+    else:
+        _make_corpus(args)
+    return 0
+
+
+def _show(folder: Path, *, samples: int) -> str:
+    from genret_jax.data.interactions import is_interactions, read_interactions
+
+    if is_interactions(folder):
+        from genret_jax.data.describing import describe_interactions
+
+        return describe_interactions(read_interactions(folder), folder, samples=samples)
+    from genret_jax.data.corpus import read_beir
+
+    return describe(read_beir(folder), samples=samples)
+
+
+def _make_corpus(args: argparse.Namespace) -> None:
+    from genret_jax.data.corpus import write_beir
+    from genret_jax.storage import require_free
+
+    require_free(args.out)
     if args.kind == "python-docs":
         from genret_jax.data.python_docs import python_docs
 
@@ -94,18 +124,6 @@ def run(args: argparse.Namespace) -> int:
         )
     write_beir(corpus, args.out)
     print(f"{args.out}: {describe(corpus, samples=0)}")
-    return 0
-
-
-def _require_new(folder: str) -> None:
-    """Refuse a folder in use before minutes of work, not after; :func:`write_beir` checks again."""
-    from pathlib import Path
-
-    from genret_jax.errors import InputError
-
-    path = Path(folder)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError("the output already exists", file=path, fix="remove it or choose another name")
 
 
 def describe(corpus: "Corpus", *, samples: int) -> str:

@@ -142,8 +142,12 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
     return corpus
 
 
-def read_documents(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def read_documents(path: Path, *, need_text: bool = True) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return ids, titles and texts of a file of documents, or of items; fields beyond those are ignored.
+
+    Args:
+        path: The file.
+        need_text: Refuse a file in which no document has any text.
 
     Raises:
         InputError: Naming file and line, if an id repeats, a field is of another type, or no document has any text.
@@ -157,7 +161,7 @@ def read_documents(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[
         texts.append(text_field(record, "text", path, line, default="" if "text" in record else None))
     if not lines:
         raise InputError("no documents", file=path, expected="one JSON object a line", fix="check how it was made")
-    if not any(title.strip() or text.strip() for title, text in zip(titles, texts, strict=True)):
+    if need_text and not any(title.strip() or text.strip() for title, text in zip(titles, texts, strict=True)):
         raise InputError(
             f"none of the {len(lines):,} documents has any text",
             file=path,

@@ -120,8 +120,8 @@ def is_interactions(folder: str | os.PathLike[str]) -> bool:
 def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
     """Read a folder of items and histories.
 
-    Users with fewer than three items are kept, for training only, with a warning; so are items without text, and
-    items that a user has twice.
+    Users with fewer than three items are kept, for training only, with a warning; so are items without text, be it all
+    of them, and items that a user has twice.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -134,7 +134,7 @@ def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
             expected=f"a folder with {ITEMS} and {SEQUENCES}",
             fix="check the path, or make one with 'genret corpus amazon', 'movielens', 'recbole' or 's3rec'",
         )
-    item_ids, titles, texts = read_documents(folder / ITEMS)
+    item_ids, titles, texts = read_documents(folder / ITEMS, need_text=False)
     items = Corpus(name=folder.resolve().name, doc_ids=item_ids, titles=titles, texts=texts, source=os.fspath(folder))
     user_ids, lengths, item = _read_sequences(folder / SEQUENCES, items)
     found = Interactions(

@@ -1,0 +1,66 @@
+"""Items and histories, described for people."""
+
+from pathlib import Path
+
+import numpy as np
+
+from genret_jax.data.interactions import EMBEDDINGS, Interactions
+from genret_jax.errors import InputError
+
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+_SHOWN_ITEMS, _SHOWN_CHARACTERS = 5, 100
+
+
+def describe_interactions(interactions: Interactions, folder: Path, *, samples: int) -> str:
+    """Return what a folder of items and histories holds.
+
+    Args:
+        interactions: As read from it.
+        folder: The folder, for vectors beside the items.
+        samples: Users whose last items are printed.
+    """
+    items, lengths = interactions.items, interactions.lengths
+    total, cells = len(interactions.item), interactions.num_users * len(items)
+    quantiles = np.quantile(lengths, _QUANTILES, method="nearest")
+    of_item = np.bincount(interactions.item, minlength=len(items))
+    text = sum(len(text.split()) for text in items.texts)
+    lines = [
+        f"{interactions.num_users:,} users, {len(items):,} items, {total:,} interactions "
+        f"(density {100 * total / cells:.3g} %), fingerprint {interactions.fingerprint}",
+        f"  items of a user: {lengths.mean():.2f} on average; "
+        + ", ".join(f"{_quantile_name(q)} {n:,}" for q, n in zip(_QUANTILES, quantiles, strict=True)),
+        f"  users of an item: {of_item.mean():.2f} on average; {int((of_item == 0).sum()):,} items without a user",
+        f"  evaluated by leaving out the last item: {len(interactions.evaluated_users):,} users",
+        f"  texts: {text / len(items):.1f} words on average, {len(items.empty_documents):,} items without any",
+        f"  vectors: {_describe_vectors(folder / EMBEDDINGS, len(items))}",
+    ]
+    lines += [_describe_history(interactions, user) for user in range(min(samples, interactions.num_users))]
+    return "\n".join(lines)
+
+
+def _quantile_name(quantile: float) -> str:
+    return {0.0: "least", 0.5: "median", 1.0: "most"}.get(quantile, f"{100 * quantile:g} %")
+
+
+def _describe_vectors(path: Path, items: int) -> str:
+    if not path.exists():
+        return f"no {path.name}; they will be made from the texts"
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
+    shape = "×".join(f"{size:,}" for size in stored.shape)
+    if stored.ndim != 2 or len(stored) != items:
+        return f"{path.name} does not fit: {shape} for {items:,} items"
+    return f"{path.name} fits: {shape}, {stored.dtype}"
+
+
+def _describe_history(interactions: Interactions, user: int) -> str:
+    history = interactions.history(user).tolist()
+    lines = [f"\n  user {interactions.user_ids[user]}, {len(history):,} items"]
+    if len(history) > _SHOWN_ITEMS:
+        lines.append(f"      … {len(history) - _SHOWN_ITEMS:,} before")
+    for item in history[-_SHOWN_ITEMS:]:
+        title = interactions.items.titles[item] or interactions.items.texts[item] or "(no text)"
+        lines.append(f"      {interactions.items.doc_ids[item]}: {' '.join(title.split())[:_SHOWN_CHARACTERS]}")
+    return "\n".join(lines)
