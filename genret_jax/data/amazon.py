@@ -44,14 +44,7 @@ def amazon(
     """
     histories = build_histories(collect_events(_read_reviews(reviews)), source=reviews, core=core, ties=ties)
     texts = read_metadata(metadata, set(histories.item_ids), price=price)
-    if not texts:
-        raise InputError(
-            f"none of the {len(histories.item_ids):,} items of {reviews.name} is here",
-            file=metadata,
-            expected="the metadata of the same crawl and category",
-            fix="check that the two files belong together",
-        )
-    return histories.with_texts(texts, name=name or reviews.name.split(".")[0])
+    return histories.with_texts(texts, name=name or reviews.name.split(".")[0], files=[metadata])
 
 
 def _read_reviews(path: Path) -> Iterator[Event]:
@@ -89,7 +82,8 @@ def read_metadata(path: Path, wanted: Collection[str], *, price: bool = True) ->
     """
     texts: dict[str, ItemText] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in a description
+        for category in (SyntaxWarning, DeprecationWarning):  # of newer and older Pythons, for "\d" in a description
+            warnings.simplefilter("ignore", category)
         for line, text in read_lines(path):
             asin = _PYTHON_ASIN.match(text)
             if asin and asin[1] not in wanted:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,9 +11,11 @@ from jaxtyping import Bool, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.events import Events, Ties, chronological, count_out_of_order, distinct, k_core, ties_with_next
-from genret_jax.data.interactions import Interactions
+from genret_jax.data.interactions import HELD_OUT, Interactions
 from genret_jax.data.item_text import ItemText
 from genret_jax.errors import InputError
+
+_LEAST = HELD_OUT["train"] + 1  # events of a user who can be evaluated and trained on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,12 +123,18 @@ class Histories:
         """External ids of the items that are left."""
         return self.events.item_ids
 
-    def with_texts(self, texts: Mapping[str, ItemText], *, name: str) -> Imported:
+    def with_texts(self, texts: Mapping[str, ItemText], *, name: str, files: Sequence[Path]) -> Imported:
         """Give the items their texts; items without one keep an empty text.
+
+        Without any file of texts, a warning says what cannot be done.
 
         Args:
             texts: Texts by external item id; further items are ignored.
             name: What reports call the set.
+            files: The files the texts come from.
+
+        Raises:
+            InputError: If there are files, but no item has a text.
         """
         ids = self.item_ids
         items = Corpus(
@@ -144,7 +152,24 @@ class Histories:
             item=self.events.item,
         )
         report = dataclasses.replace(self.report, items_without_text=len(items.empty_documents))
+        if report.items_without_text == report.items:
+            _no_texts(report, files)
         return Imported(interactions, report)
+
+
+def _no_texts(report: ImportReport, files: Sequence[Path]) -> None:
+    if files:
+        raise InputError(
+            f"no text for any of the {report.items:,} items of {report.source}",
+            file=files[0],
+            expected="titles or other texts for the same item ids",
+            fix="check that the files belong together",
+        )
+    warnings.warn(
+        f"{report.source}: no file with texts of items; semantic ids need texts, or vectors in embeddings.npy "
+        "beside the items; atomic ids and models that know ids alone do without",
+        stacklevel=4,
+    )
 
 
 def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties = "auto") -> Histories:
@@ -161,14 +186,12 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
     """
     if core < 1:
         raise InputError(f"a core of {core}", expected="at least 1, which keeps everything", fix="the usual core is 5")
-    if not len(events):
-        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
     once = events.only(distinct(events))
     left = once.only(k_core(once.user, once.item, core))
     _require_users(left, events, core, source)
     histories, tie_order, ties_sorted = chronological(left, ties)
     report = dataclasses.replace(
-        report_of(histories, source),
+        _report_of(histories, source),
         events=len(events),
         duplicates=len(events) - len(once),
         out_of_order=count_out_of_order(once),
@@ -183,18 +206,36 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
     return Histories(events=histories, report=report)
 
 
+def histories_as_given(events: Events, *, source: Path) -> Histories:
+    """Take events without times, user by user and each oldest first, as histories that need no change.
+
+    Args:
+        events: In the order of their file.
+        source: The file, for the report and for errors.
+
+    Raises:
+        InputError: If no user has three events.
+    """
+    _require_users(events, events, 1, source)
+    numbered = dataclasses.replace(events, time=np.arange(len(events), dtype=np.float64))  # so that nothing is a tie
+    return Histories(events=numbered, report=_report_of(numbered, source))
+
+
 def _require_users(left: Events, events: Events, core: int, source: Path) -> None:
-    if not (np.bincount(left.user) >= 3).any():
+    if not len(events):
+        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
+    if not (np.bincount(left.user) >= _LEAST).any():
+        filtered = f" by the {core}-core filter" if core > 1 else ""
         raise InputError(
             f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
-            f"{len(events.item_ids):,} items by the {core}-core filter",
+            f"{len(events.item_ids):,} items{filtered}",
             file=source,
             expected="one item each for test, validation and training",
-            fix="give a smaller core, or more events",
+            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
         )
 
 
-def report_of(histories: Events, source: Path) -> ImportReport:
+def _report_of(histories: Events, source: Path) -> ImportReport:
     """Count what there is in histories that are in order."""
     tied = ties_with_next(histories)
     lengths = np.bincount(histories.user)
@@ -219,7 +260,7 @@ def _count_tied(tied: Bool[np.ndarray, " pairs"]) -> int:
 def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarray, " u"]) -> int:
     """Count the users whose last item is tied with the one before, or that one with the one before it."""
     last = np.cumsum(lengths) - 1
-    last = last[lengths >= 3]
+    last = last[lengths >= _LEAST]
     return int((tied[last - 1] | tied[last - 2]).sum())
 
 

@@ -112,7 +112,8 @@ def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "
     layout = _layout_of(folder)
     ratings, movies = folder / layout.ratings, folder / layout.movies
     histories = build_histories(collect_events(_read_ratings(ratings, layout)), source=ratings, core=core, ties=ties)
-    return histories.with_texts(_read_movies(movies, layout), name=name or folder.resolve().name)
+    texts = _read_movies(movies, layout)
+    return histories.with_texts(texts, name=name or folder.resolve().name, files=[movies])
 
 
 def _layout_of(folder: Path) -> _Layout:

@@ -35,9 +35,9 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
     """
     events = _events_file(folder)
     histories = build_histories(collect_events(_read_events(events)), source=events, core=core, ties=ties)
-    items = events.with_suffix(".item")
-    texts = _read_items(items, set(histories.item_ids)) if items.exists() else {}
-    return histories.with_texts(texts, name=name or events.stem)
+    files = [file for file in [events.with_suffix(".item")] if file.exists()]
+    texts = _read_items(files[0], set(histories.item_ids)) if files else {}
+    return histories.with_texts(texts, name=name or events.stem, files=files)
 
 
 def _events_file(folder: Path) -> Path:

@@ -4,17 +4,13 @@ They are histories already, filtered and in order, so nothing is changed. Texts 
 S3-Rec's ``item2attributes.json``, whose attributes are numbers, and a list of titles.
 """
 
-import dataclasses
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genret_jax.data.events import Event, collect_events
-from genret_jax.data.importing import Histories, Imported, report_of
-from genret_jax.data.item_text import ItemText, item_text
+from genret_jax.data.importing import Imported, histories_as_given
+from genret_jax.data.item_text import item_text
 from genret_jax.data.records import read_lines, require_id
 from genret_jax.errors import InputError
 from genret_jax.storage import read_json
@@ -32,19 +28,14 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
-    events = collect_events(_read_sequences(sequences))
-    if not len(events):
-        raise InputError("no users", file=sequences, expected="user item item … on each line", fix="check the file")
-    # The file's order is the order of time: each event gets its place as its time.
-    events = dataclasses.replace(events, time=np.arange(len(events), dtype=np.float64))
+    histories = histories_as_given(collect_events(_read_sequences(sequences)), source=sequences)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
-    texts = {item: _text_of(named.get(item, ""), attributed.get(item, [])) for item in events.item_ids}
-    imported = Histories(events=events, report=report_of(events, sequences)).with_texts(
-        texts, name=name or sequences.stem
-    )
-    _warn_of_missing_texts(imported, titles, attributes)
-    return imported
+    texts = {
+        item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
+    }
+    files = [file for file in (titles, attributes) if file]
+    return histories.with_texts(texts, name=name or sequences.stem, files=files)
 
 
 def _read_sequences(path: Path) -> Iterator[Event]:
@@ -101,26 +92,3 @@ def _attributes_of(item: str, values: Any, path: Path) -> list[str]:
             fix='write them as {"item": ["one", "two"]}',
         )
     return [str(value) for value in values]
-
-
-def _text_of(title: str, attributes: list[str]) -> ItemText:
-    return item_text(title, {"Attributes": attributes})
-
-
-def _warn_of_missing_texts(imported: Imported, titles: Path | None, attributes: Path | None) -> None:
-    report = imported.report
-    if report.items_without_text < report.items:
-        return
-    if titles or attributes:
-        given = " and ".join(str(path) for path in (titles, attributes) if path)
-        raise InputError(
-            f"nothing about any of the {report.items:,} items of {report.source}",
-            file=given,
-            expected="the item ids of the sequences",
-            fix="check that the files belong together",
-        )
-    warnings.warn(
-        f"{report.source}: no texts of items: semantic ids need them (next: --titles or --attributes), or vectors in "
-        "embeddings.npy beside the items; atomic ids and baselines that know ids alone do without",
-        stacklevel=3,
-    )

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from genret_jax import cli
 from genret_jax.data import natural_questions as nq
 from genret_jax.data import python_docs
 from genret_jax.data.corpus import Corpus, read_beir
+from genret_jax.data.interactions import read_interactions
 
 
 @pytest.fixture
@@ -87,6 +89,9 @@ def test_nq_hands_over_its_options(tmp_path, monkeypatch, capsys):
         ([], "required"),
         (["python-docs"], "--out"),
         (["nq", "--out", "x", "--size", "5k"], "invalid choice: '5k'"),
+        (["amazon", "--out", "x", "--reviews", "y"], "--metadata"),
+        (["movielens", "--out", "x", "--folder", "y", "--ties", "item"], "invalid choice: 'item'"),
+        (["toy-items", "--out", "x", "--items", "3"], "300 users and 3 items"),
         (["python-docs", "--out", "x", "--validation", "much"], "invalid float value: 'much'"),
     ],
 )
@@ -97,7 +102,119 @@ def test_wrong_arguments_are_refused(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", [[], ["python-docs"], ["nq"], ["show"]])
+@pytest.mark.parametrize(
+    "kind",
+    [[], *([kind] for kind in ("python-docs", "nq", "amazon", "movielens", "recbole", "s3rec", "toy-items", "show"))],
+)
 def test_help_has_an_example(kind, capsys):
     assert cli.main(["corpus", *kind, "--help"]) == 0
     assert "genret corpus " in capsys.readouterr().out.split("example")[1]
+
+
+@pytest.fixture
+def shop_folder(tmp_path, capsys):
+    folder = tmp_path / "shop"
+    assert cli.main(["corpus", "toy-items", "--out", str(folder), "--users", "20", "--items", "24"]) == 0
+    capsys.readouterr()
+    return folder
+
+
+def shown(folder, capsys, samples=0):
+    assert cli.main(["corpus", "show", str(folder), "--samples", str(samples)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_toy_items_are_made_and_shown(tmp_path, capsys):
+    out = str(tmp_path / "shop")
+    arguments = ["corpus", "toy-items", "--out", out, "--users", "20", "--items", "24"]
+    assert cli.main(arguments) == 0
+    made = capsys.readouterr().out.splitlines()
+    assert made[0].startswith(f"{out}: 20 users, 24 items, ")
+    found = shown(out, capsys)
+    assert f"{out}: {found[0]}" == made[0]
+    assert found[1:] == made[1:]
+    assert found[3] == "  evaluated by leaving out the last item: 20 users"
+    assert found[-1] == "  vectors: no embeddings.npy; they will be made from the texts"
+    assert cli.main(arguments) == 2
+    assert "the output already exists" in capsys.readouterr().err
+
+
+def test_show_prints_the_last_items_of_histories(shop_folder, capsys):
+    interactions = read_interactions(shop_folder)
+    lines = shown(shop_folder, capsys, samples=2)
+    length = int(interactions.lengths[0])
+    place = lines.index(f"  user u0, {length} items")
+    assert lines[place + 1] == f"      … {length - 5} before"
+    last = interactions.history(0)[-1]
+    assert lines[place + 6] == f"      {interactions.items.doc_ids[last]}: {interactions.items.titles[last]}"
+    assert sum(line.startswith("  user ") for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("vectors", "line"),
+    [
+        (np.ones((24, 8), np.float16), "embeddings.npy fits: 24×8, float16"),
+        (np.ones((23, 8), np.float32), "embeddings.npy does not fit: 23×8 for 24 items"),
+        (np.ones(24, np.float32), "embeddings.npy does not fit: 24 for 24 items"),
+    ],
+)
+def test_show_says_whether_vectors_fit(vectors, line, shop_folder, capsys):
+    np.save(shop_folder / "embeddings.npy", vectors)
+    assert shown(shop_folder, capsys)[-1] == f"  vectors: {line}"
+
+
+def test_show_reports_vectors_that_cannot_be_read(shop_folder, capsys):
+    (shop_folder / "embeddings.npy").write_bytes(b"no array")
+    assert cli.main(["corpus", "show", str(shop_folder)]) == 2
+    assert f"{shop_folder / 'embeddings.npy'}: not a readable .npy file" in capsys.readouterr().err
+
+
+def write_sources(folder):
+    """Three users with the same three items, as each of the sources has it."""
+    events = [(user, item, time) for user in "123" for time, item in enumerate("789")]
+    (folder / "u.data").write_text("".join(f"{user}\t{item}\t5\t{time}\n" for user, item, time in events))
+    flags = "|".join("0" * 19)
+    (folder / "u.item").write_text("".join(f"{item}|Item {item}|||x|{flags}\n" for item in "789"))
+    header = "user_id:token\titem_id:token\ttimestamp:float\n"
+    (folder / "log.inter").write_text(header + "".join(f"{user}\t{item}\t{time}\n" for user, item, time in events))
+    (folder / "log.item").write_text("item_id:token\ttitle:token_seq\n" + "".join(f"{i}\tItem {i}\n" for i in "789"))
+    reviews = [{"reviewerID": user, "asin": item, "unixReviewTime": time} for user, item, time in events]
+    (folder / "reviews.json").write_text("\n".join(map(json.dumps, reviews)))
+    metadata = [{"asin": item, "title": f"Item {item}", "price": "$3.00"} for item in "789"]
+    (folder / "meta.json").write_text("\n".join(map(json.dumps, metadata)))
+    (folder / "sequences.txt").write_text("".join(f"{user} 7 8 9\n" for user in "123"))
+    (folder / "titles.tsv").write_text("".join(f"{item}\tItem {item}\n" for item in "789"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["movielens", "--folder", ".", "--core", "3"],
+        ["recbole", "--folder", ".", "--core", "3", "--ties", "random"],
+        ["amazon", "--reviews", "reviews.json", "--metadata", "meta.json", "--core", "3", "--no-price"],
+        ["s3rec", "--sequences", "sequences.txt", "--titles", "titles.tsv"],
+    ],
+)
+def test_imports_write_a_folder_and_a_report(arguments, tmp_path, monkeypatch, capsys):
+    write_sources(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["corpus", *arguments, "--out", "made"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("made: 3 users, 3 items, 9 interactions (of a user 3.00 on average, 3 in the median)\n")
+    found = read_interactions("made")
+    assert found.items.texts == ("Item 7.", "Item 8.", "Item 9.")
+    assert found.item.tolist() == [0, 1, 2] * 3
+    report = json.loads((tmp_path / "made" / "import.json").read_text())
+    assert (report["events"], report["items_without_text"]) == (9, 0)
+    assert cli.main(["corpus", *arguments, "--out", "made"]) == 2
+    assert "the output already exists" in capsys.readouterr().err
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
+    write_sources(tmp_path)
+    arguments = ["corpus", "movielens", "--folder", str(tmp_path), "--out", str(tmp_path / "made")]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "no user with three interactions is left of 9 events, 3 users and 3 items by the 5-core filter" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "made").exists()
