@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
 from genret_jax.errors import InputError
 
@@ -32,7 +33,7 @@ def describe_interactions(interactions: Interactions, folder: Path, *, samples: 
         f"  users of an item: {of_item.mean():.2f} on average; {int((of_item == 0).sum()):,} items without a user",
         f"  evaluated by leaving out the last item: {len(interactions.evaluated_users):,} users",
         f"  texts: {text / len(items):.1f} words on average, {len(items.empty_documents):,} items without any",
-        f"  vectors: {_describe_vectors(folder / EMBEDDINGS, len(items))}",
+        f"  vectors: {_describe_vectors(folder / EMBEDDINGS, items)}",
     ]
     lines += [_describe_history(interactions, user) for user in range(min(samples, interactions.num_users))]
     return "\n".join(lines)
@@ -42,16 +43,19 @@ def _quantile_name(quantile: float) -> str:
     return {0.0: "least", 0.5: "median", 1.0: "most"}.get(quantile, f"{100 * quantile:g} %")
 
 
-def _describe_vectors(path: Path, items: int) -> str:
+def _describe_vectors(path: Path, items: Corpus) -> str:
     if not path.exists():
-        return f"no {path.name}; they will be made from the texts"
+        texts = len(items) > len(items.empty_documents)
+        return f"no {path.name}" + (
+            "; they can be made from the texts" if texts else ", and no texts to make them from"
+        )
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
     shape = "×".join(f"{size:,}" for size in stored.shape)
-    if stored.ndim != 2 or len(stored) != items:
-        return f"{path.name} does not fit: {shape} for {items:,} items"
+    if stored.ndim != 2 or len(stored) != len(items):
+        return f"{path.name} does not fit: {shape} for {len(items):,} items"
     return f"{path.name} fits: {shape}, {stored.dtype}"
 
 

@@ -134,7 +134,7 @@ def test_toy_items_are_made_and_shown(tmp_path, capsys):
     assert f"{out}: {found[0]}" == made[0]
     assert found[1:] == made[1:]
     assert found[3] == "  evaluated by leaving out the last item: 20 users"
-    assert found[-1] == "  vectors: no embeddings.npy; they will be made from the texts"
+    assert found[-1] == "  vectors: no embeddings.npy; they can be made from the texts"
     assert cli.main(arguments) == 2
     assert "the output already exists" in capsys.readouterr().err
 
@@ -218,3 +218,12 @@ def test_an_import_that_fails_leaves_nothing(tmp_path, capsys):
     assert "no user with three interactions is left of 9 events, 3 users and 3 items by the 5-core filter" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "made").exists()
+
+
+def test_show_says_when_there_is_nothing_to_make_vectors_from(tmp_path, capsys):
+    (tmp_path / "s.txt").write_text("1 7 8 9\n")
+    assert cli.main(["corpus", "s3rec", "--sequences", str(tmp_path / "s.txt"), "--out", str(tmp_path / "made")]) == 0
+    assert "genret: warning: " in capsys.readouterr().err
+    lines = shown(tmp_path / "made", capsys, samples=1)
+    assert lines[5] == "  vectors: no embeddings.npy, and no texts to make them from"
+    assert lines[-1] == "      9: (no text)"
