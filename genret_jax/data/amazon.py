@@ -6,6 +6,7 @@ sizes are variants), that is the item.
 """
 
 import ast
+import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -113,12 +114,15 @@ def _python_record(text: str, path: Path, line: int) -> dict[str, Any]:
 
 def _text_of(record: Mapping[str, Any], price: bool) -> ItemText:
     title = " ".join(_strings(record.get("title")))
-    fields: dict[str, list[str]] = {}
-    if price:
-        fields["Price"] = _price(record.get("price"))
-    fields["Brand"] = [text for name in _BRAND for text in _strings(record.get(name))][:1]
-    fields["Categories"] = [text for name in _CATEGORIES for text in _strings(record.get(name))]
-    # Some titles of 2018 are scripts; the crawl's own page says to tell them by this word.
+    brands = [text.removeprefix("by\n") for name in _BRAND for text in _strings(record.get(name))]
+    categories = [text for name in _CATEGORIES for text in _strings(record.get(name))]
+    fields = {
+        "Price": _price(record.get("price")) if price else [],
+        "Brand": brands[:1],
+        # Of the 2018 crawl, what stands behind a category with markup is the rest of the page; so some titles are
+        # scripts, which all ask for the time.
+        "Categories": itertools.takewhile(lambda text: "</span>" not in text, categories),
+    }
     return item_text("" if "getTime" in title else title, fields)
 
 

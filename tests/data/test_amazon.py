@@ -20,7 +20,13 @@ META_2014 = """\
 META_2018 = [
     {"asin": "B001", "title": "Balm", "brand": "Keeffe", "category": ["Beauty", "Hands"], "price": "$8.99"},
     {"asin": "B002", "title": "var a = (new Date()).getTime();", "brand": "", "category": [], "price": ".a-box{x}"},
-    {"asin": "B003", "title": "Soap", "brand": "S", "category": ["Beauty"], "price": "$1.00 - $2,000.50"},
+    {
+        "asin": "B003",
+        "title": "Soap",
+        "brand": "by\n    S",
+        "category": ["Beauty", "</span></span> 100% Cotton", "Imported"],
+        "price": "$1.00 - $2,000.50",
+    },
     {"asin": "B001", "title": "Balm again"},
 ]
 META_2023 = [
