@@ -89,7 +89,7 @@ def test_histories_are_what_is_known_before_the_item_to_be_predicted():
 def test_histories_never_hold_what_comes_after():
     shop = small_shop()
     for split, held_out in (("test", 1), ("validation", 2)):
-        for row, user in zip(shop.histories(split, 30), shop.evaluated_users, strict=True):
+        for row, user in zip(shop.histories(split, 30), shop.evaluated_users.tolist(), strict=True):
             assert row[row >= 0].tolist() == shop.history(user)[:-held_out].tolist()
 
 
