@@ -3,6 +3,9 @@
 Both files hold one record a line, packed by gzip or not. The metadata of 2014 are Python dictionaries, not JSON. Names
 of fields differ between the crawls; where a review names a ``parent_asin`` (2023: the product of which colours and
 sizes are variants), that is the item.
+
+Times of 2014 and 2018 are days, and the files are sorted by item. The sequences of S3-Rec, which P5 and TIGER use, are
+sorted by time alone, so their ties are in the order of item ids; ``ties="file"`` makes the same.
 """
 
 import ast
