@@ -20,8 +20,8 @@ from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
 # Streams of the counter-based random numbers.
-_SLOPE, _OFFSET, _WITHIN = 400, 401, 402
-_COLD = 403
+_SLOPE, _OFFSET, _WITHIN = 500, 501, 502
+_COLD = 503
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

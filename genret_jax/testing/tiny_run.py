@@ -1,4 +1,4 @@
-"""A corpus and an experiment so small that a run of them is trained in seconds."""
+"""Corpora and experiments so small that a run of them is trained in seconds."""
 
 import os
 from collections.abc import Mapping
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.data.corpus import Corpus, write_beir
+from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.sampler import SamplerConfig
-from genret_jax.docids import HierarchicalKMeans
-from genret_jax.experiment import EvaluationConfig, Experiment, VocabularyConfig
+from genret_jax.data.vectors import LsaVectors
+from genret_jax.docids import HierarchicalKMeans, ResidualKMeans
+from genret_jax.experiment import EvaluationConfig, Experiment, Recommendation, VocabularyConfig
 from genret_jax.models.initialize import LsaStart
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.training import AdamW, Constant, TrainerConfig
@@ -102,6 +104,40 @@ def tiny_experiment(
     return Experiment(
         corpus=os.fspath(corpus),
         model=tiny_t5(**{**network, **(model or {})}),
+        trainer=TrainerConfig(**{**training, **(trainer or {})}),
+        **{**defaults, **fields},
+    )
+
+
+def tiny_recommendation(
+    corpus: str | os.PathLike[str],
+    *,
+    model: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Recommendation:
+    """Return an experiment on items, on one device; arguments as of :func:`tiny_experiment`."""
+    training: dict[str, Any] = {
+        "steps": 60,
+        "batch_size": 32,
+        "steps_per_dispatch": 10,
+        "data_parallel": 1,
+        "optimizer": AdamW(learning_rate=Constant(rate=5e-3)),
+        "log_every": 20,
+        "evaluate_every": 30,
+        "checkpoint_every": 30,
+        "best_metric": "validation/ndcg@10",
+        "tensorboard": False,
+    }
+    defaults: dict[str, Any] = {
+        "docids": ResidualKMeans(levels=2, codebook=5),
+        "vectors": LsaVectors(dimensions=8),
+        "histories": HistoryConfig(items=6, user_tokens=8),
+        "evaluation": EvaluationConfig(beam=10, validation_beam=10, batch_size=32),
+    }
+    return Recommendation(
+        corpus=os.fspath(corpus),
+        model=tiny_t5(**{"d_model": 32, "d_kv": 16, **(model or {})}),
         trainer=TrainerConfig(**{**training, **(trainer or {})}),
         **{**defaults, **fields},
     )

@@ -82,7 +82,8 @@ def test_in_a_round_each_row_visits_its_part_once(sampler):
         part = np.arange(int(row * count / 16), min(count, int((row + 1) * count / 16) + 1))
         times = np.bincount(shown[:, row], minlength=count)
         assert set(np.flatnonzero(times)) <= set(part.tolist())
-        assert times.max() <= 2 and (times[part] > 0).mean() > 0.6
+        assert times.max() <= 2
+        assert (times[part] > 0).mean() > 0.6
     lengths = (sampler.examples.place - sampler.examples.begin)[shown]
     for group in range(4):  # a task relies on it
         assert lengths[:, 4 * group : 4 * group + 4].max() <= sampler.examples.longest(group / 4, (group + 1) / 4)
@@ -94,7 +95,8 @@ def test_every_example_is_equally_likely(sampler):
     times = np.bincount(shown, minlength=count)
     expected = len(shown) / count
     # Drawn independently, the deviation would be the square root of what is expected.
-    assert times.std() < np.sqrt(expected) and abs(times - expected).max() < 5 * np.sqrt(expected)
+    assert times.std() < np.sqrt(expected)
+    assert abs(times - expected).max() < 5 * np.sqrt(expected)
 
 
 def test_a_batch_is_a_function_of_seed_and_step_however_it_is_divided(sampler):

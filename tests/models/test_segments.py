@@ -65,7 +65,7 @@ def test_a_network_of_items_does_not_see_how_far_it_is_padded():
 
 
 def test_public_layouts_refuse_it():
-    with pytest.raises(InputError, match="T5Config.input_segments"):
+    with pytest.raises(InputError, match=r"T5Config\.input_segments"):
         require_public_network(T5Config(input_segments=SEGMENTS))
 
 

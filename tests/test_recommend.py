@@ -1,0 +1,196 @@
+"""Items from interactions to recommendations: a run of the made-up shop, and everything that is asked of it."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genret_jax.cli import main
+from genret_jax.data.histories import HistoryConfig
+from genret_jax.data.interactions import write_interactions
+from genret_jax.errors import InputError
+from genret_jax.evaluate import evaluate_runs
+from genret_jax.evaluation.report import Report
+from genret_jax.models.network import T5
+from genret_jax.prepare import prepare
+from genret_jax.retriever import Retriever
+from genret_jax.run import Run
+from genret_jax.testing.small_interactions import small_shop
+from genret_jax.testing.tiny_run import tiny_recommendation
+from genret_jax.train import train
+from genret_jax.training import read_metrics
+
+ITEMS = 24
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("items") / "shop"
+    write_interactions(small_shop(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(shop):
+    folder = shop.parent / "run"
+    return train(run=str(folder), experiment=tiny_recommendation(shop))
+
+
+@pytest.fixture(scope="module")
+def retriever(run):
+    return Retriever.load(run.folder)
+
+
+def test_training_learns_what_follows_what(run):
+    losses = [record["loss"] for record in read_metrics(run.folder) if record.get("loss")]
+    assert losses[-1] < 0.8 * losses[0]
+    found = [record for record in read_metrics(run.folder) if record["group"] == "evaluation"][-1]
+    assert found["validation/recall@10"] > 10 / ITEMS, "better than any ten of the items"
+
+
+def test_recommendations_are_exhaustive_scoring(run, retriever):
+    history = ["i3", "i9", "i15"]
+    found = retriever.recommend(history, k=ITEMS, beam=ITEMS, user="u5", repeat=True)
+    items = np.array([[run.corpus.document_index[item] for item in history]])
+    tokens = jnp.asarray(run.encode_histories(np.pad(items, ((0, 0), (0, 3)), constant_values=-1), ["u5"]))
+    docids = jnp.asarray(run.item_tokens)
+    every = jnp.broadcast_to(tokens, (ITEMS, tokens.shape[1]))
+    shifted = jnp.pad(docids[:, :-1], ((0, 0), (1, 0)))
+    logits = jax.jit(T5(run.model).apply)({"params": run.params()}, every, shifted)
+    scores = np.asarray(jnp.take_along_axis(jax.nn.log_softmax(logits), docids[..., None], -1)[..., 0].sum(-1))
+    order = [run.corpus.document_index[result.doc_id] for result in found]
+    assert sorted(order) == list(range(ITEMS))
+    np.testing.assert_allclose([result.score for result in found], scores[order], atol=1e-4)
+    assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
+    assert found[0].title == run.corpus.titles[order[0]]
+    assert found[0].docid == run.table.docid(order[0])
+
+
+def test_a_history_does_not_come_out_again_unless_asked_for(retriever):
+    history = ["i0", "i6"]
+    everything = {result.doc_id for result in retriever.recommend(history, k=ITEMS)}
+    assert len(everything) == ITEMS - 2
+    assert not everything & set(history)
+    assert len(retriever.recommend(history, k=ITEMS, repeat=True)) == ITEMS
+    some = retriever.recommend(history, k=5, allow=["i0", "i7", "i8"], forbid=["i8"])
+    assert [result.doc_id for result in some] == ["i7"]
+
+
+def test_only_the_latest_items_of_a_long_history_count(retriever):
+    latest = ["i1", "i2", "i3", "i4", "i5", "i6"]
+    whole = retriever.recommend(["i20", *latest], k=5, repeat=True)
+    assert whole == retriever.recommend(latest, k=5, repeat=True)
+    assert whole != retriever.recommend(latest[::-1], k=5, repeat=True)
+
+
+def test_an_unknown_user_is_nobody(run, retriever):
+    history, items = ["i1", "i2"], np.array([[1, 2]])
+    assert run.encode_histories(items, [None])[0, 0] == 0
+    of_user = retriever.recommend(history, k=5, user="u1")
+    assert of_user != retriever.recommend(history, k=5)
+    # Hashed alike, two users are one; these tokens stand behind those of the codes.
+    first = int(run.encode_histories(items, ["u1"])[0, 0])
+    assert run.settings["codec"]["first_token"] + sum(run.table.level_sizes) <= first < run.model.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [([], "an empty history"), (["i1", "j7"], r"there is no item 'j7'"), (["i1"], "k=30 with beam=20")],
+)
+def test_histories_that_cannot_be(retriever, history, says):
+    with pytest.raises(InputError, match=says):
+        retriever.recommend(history, k=30 if "beam" in says else 5, beam=20)
+
+
+def test_runs_of_the_other_kind(retriever, tiny_run):
+    with pytest.raises(InputError, match=r"this run is of items.*recommend items"):
+        retriever.search("espresso")
+    with pytest.raises(InputError, match=r"this run is of documents.*search with queries"):
+        Retriever.load(tiny_run, checkpoint="start").recommend(["d1"])
+
+
+def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys):
+    out = shop.parent / "report"
+    assert main(["evaluate", "--run", str(run.folder), "--out", str(out)]) == 0
+    assert "Recall@10" in capsys.readouterr().out
+    report = Report.load(out / "report.json")
+    measured = report.find("run", "test")
+    assert report.dataset.kind == "items"
+    assert measured.depth == 10
+    data, retriever = run.interactions, Retriever.load(run.folder)
+    users, targets = data.evaluated_users, data.item[data.targets("test")]
+    hits = []
+    for user, target in zip(users, targets, strict=True):
+        history = [data.items.doc_ids[item] for item in data.history(user)[:-1]]
+        found = retriever.recommend(history, k=5, beam=10, user=data.user_ids[user], repeat=True)
+        hits.append(data.items.doc_ids[target] in [result.doc_id for result in found])
+    assert measured.metrics["recall@5"].mean == pytest.approx(np.mean(hits))
+    assert (out / "run.run").read_text().count("\n") == 10 * len(users)
+
+
+def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
+    experiment = tiny_recommendation(shop, cold_items=0.2, trainer={"steps": 2, "evaluate_every": None})
+    run = train(run=str(tmp_path / "run"), experiment=experiment)
+    assert run.cold.sum() == round(0.2 * ITEMS)
+    report = evaluate_runs([run.folder], tmp_path / "report")
+    whole, new = report.splits[0], next(split for split in report.splits if split.name == "test, new items")
+    targets = run.interactions.item[run.interactions.targets("test")]
+    assert new.queries == run.cold[targets].sum() < whole.queries
+
+
+@pytest.mark.parametrize("head", ["vocabulary", "prefix"])
+def test_positions_of_items_and_both_heads_train_and_search(head, shop, tmp_path):
+    histories = HistoryConfig(items=6, user_tokens=0, positions="items", item_drop=0.2)
+    experiment = tiny_recommendation(shop, histories=histories, model={"head": head}, trainer={"steps": 2})
+    folder = train(run=str(tmp_path / "run"), experiment=experiment).folder
+    assert Run.open(folder).model.input_segments.length == Run.open(folder).item_tokens.shape[1]
+    found = Retriever.load(folder).recommend(["i1", "i2"], k=5)
+    assert len({result.doc_id for result in found}) == 5
+
+
+def test_the_command_prints_titles_or_json(run, tmp_path, capsys):
+    assert main(["recommend", "--run", str(run.folder), "-k", "3", "i3", "i9"]) == 0
+    shown = capsys.readouterr().out
+    assert "i3 i9" in shown
+    assert any(title in shown for title in run.corpus.titles)
+    (tmp_path / "histories.txt").write_text("i1 i2\n\ni5\n")
+    arguments = ["recommend", "--run", str(run.folder), "--file", str(tmp_path / "histories.txt"), "--json", "-k", "2"]
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["query"] for line in lines] == ["i1 i2", "i5"]
+    assert {len(line["results"]) for line in lines} == {2}
+    assert main(["recommend", "--run", str(run.folder), "--user", "u3"]) == 0
+    data = run.interactions
+    assert " ".join(data.items.doc_ids[item] for item in data.history(3)) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no history"),
+        (["--user", "somebody"], "there is no user 'somebody'"),
+        (["i1", "--file", "x"], "both a history and --file"),
+        (["--file", "{folder}/histories.txt"], "histories.txt:2: there is no item 'j1'"),
+    ],
+)
+def test_what_the_command_refuses(run, tmp_path, capsys, arguments, says):
+    (tmp_path / "histories.txt").write_text("i1\nj1\n")
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    assert main(["recommend", "--run", str(run.folder), *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_folder_is_that_of_its_items(shop, tmp_path):
+    prepare(tiny_recommendation(shop), tmp_path / "run", log=lambda line: None)
+    data = small_shop()
+    fewer = dataclasses.replace(
+        data, user_ids=data.user_ids[:-1], offsets=data.offsets[:-1], item=data.item[: data.offsets[-2]]
+    )
+    write_interactions(fewer, tmp_path / "other")
+    with pytest.raises(InputError, match="belongs to another corpus"):
+        prepare(tiny_recommendation(tmp_path / "other"), tmp_path / "run", log=lambda line: None)
+    with pytest.raises(InputError, match=r"HistoryConfig.items = 6"):
+        prepare(tiny_recommendation(shop, histories=HistoryConfig(items=3)), tmp_path / "run", log=lambda line: None)
