@@ -11,7 +11,7 @@ from genret_jax.data.vectors import LsaVectors, NpyVectors
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
-from genret_jax.models.config import InputSegments, T5Config, divisible
+from genret_jax.models.config import ItemInput, T5Config, divisible
 from genret_jax.run import ITEMS, SETTINGS, VERSION, Run, as_json
 from genret_jax.run_folder import Log, claim, make
 from genret_jax.storage import write_json
@@ -82,11 +82,13 @@ def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, d
         docid_length: Tokens of the longest docid.
     """
     histories = experiment.histories
-    segments = InputSegments(leading=int(histories.user_tokens > 0), length=docid_length, count=histories.items)
+    items = ItemInput(
+        leading=int(histories.user_tokens > 0), length=docid_length, count=histories.items, causal=histories.causal
+    )
     model = dataclasses.replace(
         experiment.model,
         vocab_size=divisible(codec.vocab_size + histories.user_tokens),
-        input_segments=segments if histories.positions == "items" else None,
+        item_input=items if histories.positions == "items" else None,
     )
     if model.head == "vocabulary":
         return model

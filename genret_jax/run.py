@@ -33,7 +33,7 @@ from genret_jax.data.span_corruption import SpanCorruption
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, PretrainedStart
-from genret_jax.models.config import InputSegments, T5Config
+from genret_jax.models.config import ItemInput, T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.initialize import LsaStart
 from genret_jax.models.network import T5
@@ -45,7 +45,7 @@ VERSION = 1
 DOCUMENTS, ITEMS = "documents", "items"
 _CONFIGS = (
     T5Config,
-    InputSegments,
+    ItemInput,
     SamplerConfig,
     PseudoQueries,
     SpanCorruption,

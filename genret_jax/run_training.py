@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from genret_jax.data.histories import HistoryExamples, HistorySampler
+from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.data.sampler import Sampler
 from genret_jax.document_run import DocumentRun
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.experiment import AnyExperiment
 from genret_jax.item_run import ItemRun
+from genret_jax.models.heads import NodeTree
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
 from genret_jax.training import TrainingTask
-from genret_jax.training.history_task import HistoryTask
+from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.retrieval_task import RetrievalTask
 
 VALIDATION_KS = (1, 10)
@@ -29,17 +30,27 @@ def task_of(run: Run, experiment: AnyExperiment) -> TrainingTask:
         sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=batch_size)
         return RetrievalTask(run.model, sampler, tree, **losses)
     assert isinstance(run, ItemRun)
-    examples = HistoryExamples.of(run.interactions, run.histories, cold=run.cold)
-    return HistoryTask(
-        run.model,
-        HistorySampler(examples, seed=run.seed, batch_size=batch_size),
-        run.histories,
-        item_tokens=run.item_tokens,
-        item_nodes=run.item_nodes,
-        user_tokens=run.user_tokens(run.interactions.user_ids),
-        tree=tree,
+    return _item_task(run, batch_size, tree, **losses)
+
+
+def _item_task(run: ItemRun, batch_size: int, tree: NodeTree | None, **losses: float) -> TrainingTask:
+    histories, examples = run.histories, None
+    if histories.causal:
+        packed = PackedHistories.of(run.interactions, histories.items, run.seed, cold=run.cold)
+    else:
+        examples = HistoryExamples.of(run.interactions, histories, cold=run.cold)
+    common: dict[str, Any] = {
+        "config": run.model,
+        "sampler": EvenSampler(len(examples or packed), seed=run.seed, batch_size=batch_size),
+        "item_tokens": run.item_tokens,
+        "item_nodes": run.item_nodes,
+        "tree": tree,
         **losses,
-    )
+    }
+    if examples is None:
+        return PackedHistoryTask(packed, **common)
+    users = run.user_tokens(run.interactions.user_ids)
+    return HistoryTask(examples, users, histories.user_drop, **common)
 
 
 def evaluators_of(run: Run) -> dict[str, Callable[[Mapping[str, Any], int], Mapping[str, float]]]:

@@ -141,12 +141,13 @@ def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     assert new.queries == run.cold[targets].sum() < whole.queries
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("head", ["vocabulary", "prefix"])
-def test_positions_of_items_and_both_heads_train_and_search(head, shop, tmp_path):
-    histories = HistoryConfig(items=6, user_tokens=0, positions="items", item_drop=0.2)
+def test_positions_of_items_and_both_heads_train_and_search(head, causal, shop, tmp_path):
+    histories = HistoryConfig(items=6, user_tokens=0, positions="items", causal=causal)
     experiment = tiny_recommendation(shop, histories=histories, model={"head": head}, trainer={"steps": 2})
     folder = train(run=str(tmp_path / "run"), experiment=experiment).folder
-    assert Run.open(folder).model.input_segments.length == Run.open(folder).item_tokens.shape[1]
+    assert Run.open(folder).model.item_input.length == Run.open(folder).item_tokens.shape[1]
     found = Retriever.load(folder).recommend(["i1", "i2"], k=5)
     assert len({result.doc_id for result in found}) == 5
 

@@ -16,22 +16,25 @@ _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputSegments:
-    """Input that is a sequence of items, each of equally many tokens.
+class ItemInput:
+    """Input that is a sequence of items, each of equally many tokens (:mod:`genret_jax.models.item_input`).
 
     Attributes:
         leading: Tokens before the first item.
         length: Tokens of an item, padding included.
         count: Items at most.
+        causal: Items do not see those after them, so that one encoding serves every item of it as a target.
     """
 
     leading: int
     length: int
     count: int
+    causal: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "leading", self.leading >= 0, "0 or more")
+        require(self, "leading", not (self.causal and self.leading), "0 where items do not see those after them")
         require(self, "length", self.length >= 1, "at least 1")
         require(self, "count", self.count >= 1, "at least 1")
 
@@ -65,8 +68,8 @@ class T5Config:
         layer_norm_epsilon: Added to the mean square in RMS norm.
         encoder_final_norm: Normalise the encoder's output. False is a departure from T5 for networks that start from
             a linear model; such networks cannot be written in public layouts.
-        input_segments: Where the encoder's input is a sequence of items: its positions are then items and places within
-            them (:mod:`genret_jax.models.segments`), and not those of tokens, which is a departure from T5.
+        item_input: Where the encoder's input is a sequence of items: its positions are then items and places within
+            them, and not those of tokens, which is a departure from T5.
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
@@ -95,7 +98,7 @@ class T5Config:
     scale_decoder_outputs: bool = False
     layer_norm_epsilon: float = 1e-6
     encoder_final_norm: bool = True
-    input_segments: InputSegments | None = None
+    item_input: ItemInput | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
@@ -142,6 +145,8 @@ class T5Config:
         require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
+        whole = self.item_input is None or not self.item_input.causal
+        require(self, "lexical_width", whole or not self.lexical_width, "0 where items do not see those after them")
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
+from genret_jax.models.item_input import ItemBias, RecencyBias
 from genret_jax.models.layers import (
     Attention,
     Embed,
@@ -20,7 +21,6 @@ from genret_jax.models.layers import (
     dropout,
     padding_bias,
 )
-from genret_jax.models.segments import Recency, SegmentBias
 
 Cache = dict[str, Any]
 
@@ -67,12 +67,12 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b m d"],
-        encoded: Float[Array, "b l d"],
+        encoded: Float[Array, "s l d"],
         bias: Float[Array, "1 h m m"],
-        cross_bias: Float[Array, "b 1 1 l"],
+        cross_bias: Float[Array, "s #h #q l"],
         deterministic: bool,
     ) -> Float[Array, "b m d"]:
-        """Apply the layer to whole target sequences."""
+        """Apply the layer to whole target sequences, equally many of each source and one after the other."""
         normed = self.pre_self_attention_layer_norm(x)
         mixed = self.self_attention.attend(normed, *self.self_attention.keys_values(normed), bias, deterministic)
         x = x + self.dropout(mixed, deterministic=deterministic)
@@ -89,7 +89,7 @@ class DecoderLayer(nn.Module):
         cross: tuple[Array, Array],
         position: Int[Array, ""] | int,
         bias: Float[Array, "h n m"],
-        cross_bias: Float[Array, "b 1 1 l"],
+        cross_bias: Float[Array, "b #h 1 l"],
     ) -> tuple[Float[Array, "b q d"], dict[str, Array]]:
         """Apply the layer to the next n positions of every beam, and return its grown keys and values too.
 
@@ -100,9 +100,9 @@ class DecoderLayer(nn.Module):
         return self._attend_encoded(x + mixed, cross, cross_bias, True), {"key": keys, "value": values}
 
     def _attend_encoded(self, x: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool) -> Array:
-        mixed = self.encoder_decoder_attention.attend(
-            self.pre_cross_attention_layer_norm(x), *cross, cross_bias, deterministic
-        )
+        # The targets of a source are like positions of one sequence.
+        of_sources = self.pre_cross_attention_layer_norm(x).reshape(len(cross[0]), -1, x.shape[-1])
+        mixed = self.encoder_decoder_attention.attend(of_sources, *cross, cross_bias, deterministic).reshape(x.shape)
         x = x + self.dropout(mixed, deterministic=deterministic)
         mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
@@ -117,24 +117,25 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         """Declare the layers and the position bias that they share."""
         layer = nn.remat(EncoderLayer, static_argnums=(3,)) if self.config.remat else EncoderLayer
-        if self.config.input_segments is None:
+        if self.config.item_input is None:
             self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         else:
-            self.relpos_bias = SegmentBias(self.config)
-            self.recency = Recency(self.config)
+            self.item_bias = ItemBias(self.config)
         self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         if self.config.encoder_final_norm:
             self.encoder_norm = LayerNorm(self.config)
         self.dropout = dropout(self.config)
 
-    def __call__(self, tokens: Int[Array, "b l"], deterministic: bool) -> Float[Array, "b l d"]:
+    def __call__(
+        self, tokens: Int[Array, "b l"], deterministic: bool, histories: Int[Array, "b n"] | None = None
+    ) -> Float[Array, "b l d"]:
         """Encode token sequences; what stands at padding means nothing."""
-        x = self.embedding(tokens)
-        if self.config.input_segments is not None:
-            x += self.recency(tokens)
-        x = self.dropout(x, deterministic=deterministic)
+        x = self.dropout(self.embedding(tokens), deterministic=deterministic)
         x = constrain(x, "batch", "length", "embed")
-        bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
+        if self.config.item_input is None:
+            bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
+        else:
+            bias = self.item_bias(tokens, histories)
         for layer in self.layers:
             x = layer(x, bias, deterministic)
         if self.config.encoder_final_norm:
@@ -157,6 +158,8 @@ class Decoder(nn.Module):
         """Declare the layers, their position bias and the head."""
         layer = nn.remat(DecoderLayer, static_argnums=(5,)) if self.config.remat else DecoderLayer
         self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
+        if self.config.item_input is not None:
+            self.recency_bias = RecencyBias(self.config)
         self.layers = [layer(self.config) for _ in range(self.config.num_decoder_layers)]
         self.decoder_norm = LayerNorm(self.config)
         self.dropout = dropout(self.config)
@@ -169,23 +172,32 @@ class Decoder(nn.Module):
 
     def __call__(
         self,
-        encoded: Float[Array, "b l d"],
-        encoder_input_tokens: Int[Array, "b l"],
+        encoded: Float[Array, "s l d"],
+        encoder_input_tokens: Int[Array, "s l"],
         tokens: Int[Array, "b m"],
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
         deterministic: bool,
+        histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of whole target sequences."""
         x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
-        cross_bias = padding_bias(encoder_input_tokens > 0)
+        cross_bias = self._cross_bias(encoder_input_tokens, histories)
         for layer in self.layers:
             x = layer(x, encoded, bias, cross_bias, deterministic)
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
         logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
         return constrain(logits, "batch", "length", "vocab")
+
+    def _cross_bias(
+        self, tokens: Int[Array, "s l"], histories: Int[Array, "s n"] | None = None
+    ) -> Float[Array, "s #h #q l"]:
+        if self.config.item_input is None:
+            return padding_bias(tokens > 0)
+        bias: Array = self.recency_bias(tokens, histories)
+        return bias
 
     def _scaled(self, x: Array) -> Array:
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
@@ -213,7 +225,7 @@ class Decoder(nn.Module):
             "beams": {name: {"key": empty, "value": empty} for name in cross},
             "shared": {
                 "layers": cross,
-                "bias": padding_bias(encoder_input_tokens > 0),
+                "bias": self._cross_bias(encoder_input_tokens),
                 "lexical": self._lexical(encoder_input_tokens, True),
             },
             "position": None,
@@ -287,12 +299,13 @@ class T5(nn.Module):
 
     def __call__(
         self,
-        encoder_input_tokens: Int[Array, "b l"],
+        encoder_input_tokens: Int[Array, "s l"],
         decoder_input_tokens: Int[Array, "b m"],
         decoder_prefix_nodes: Int[Array, "b m"] | None = None,
         tree: NodeTree | None = None,
         *,
         deterministic: bool = True,
+        histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of target sequences given their sources.
 
@@ -302,11 +315,13 @@ class T5(nn.Module):
             decoder_prefix_nodes: The tree's node before each target token, the root (0) first; for the prefix head.
             tree: The docid tree; for the prefix head.
             deterministic: Without dropout.
+            histories: For causal items (:class:`genret_jax.models.config.ItemInput`): number of the history that each
+                item of a source belongs to. There is then a target for each item, which follows it; ``b = s * n``.
 
         Returns:
             Logits in float32.
         """
-        encoded = self.encode(encoder_input_tokens, deterministic=deterministic)
+        encoded = self.encode(encoder_input_tokens, deterministic=deterministic, histories=histories)
         return self.decode(
             encoded,
             encoder_input_tokens,
@@ -314,25 +329,33 @@ class T5(nn.Module):
             decoder_prefix_nodes,
             tree,
             deterministic=deterministic,
+            histories=histories,
         )
 
-    def encode(self, encoder_input_tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b l d"]:
+    def encode(
+        self,
+        encoder_input_tokens: Int[Array, "s l"],
+        *,
+        deterministic: bool = True,
+        histories: Int[Array, "s n"] | None = None,
+    ) -> Float[Array, "s l d"]:
         """Return the encoder's output; what stands at padding (token 0) means nothing."""
-        return self.encoder(encoder_input_tokens, deterministic)
+        return self.encoder(encoder_input_tokens, deterministic, histories)
 
     def decode(
         self,
-        encoded: Float[Array, "b l d"],
-        encoder_input_tokens: Int[Array, "b l"],
+        encoded: Float[Array, "s l d"],
+        encoder_input_tokens: Int[Array, "s l"],
         decoder_input_tokens: Int[Array, "b m"],
         decoder_prefix_nodes: Int[Array, "b m"] | None = None,
         tree: NodeTree | None = None,
         *,
         deterministic: bool = True,
+        histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of target sequences given encoded sources; arguments as for calling the network."""
         return self.decoder(
-            encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic
+            encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic, histories
         )
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:

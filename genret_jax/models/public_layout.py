@@ -107,7 +107,7 @@ def require_public_network(config: T5Config) -> None:
         ("head", "vocabulary"),
         ("decoder_vocab_size", None),
         ("encoder_final_norm", True),
-        ("input_segments", None),
+        ("item_input", None),
     ):
         if getattr(config, field) != value:
             raise InputError(

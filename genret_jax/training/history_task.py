@@ -1,4 +1,7 @@
-"""Learning to write the docid of a user's next item: what TIGER trains."""
+"""Learning to write the docid of a user's next item: what TIGER trains.
+
+Histories and docids lie on the device, and a batch is a number a row, so the steps of a dispatch run without waiting.
+"""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
 
-from genret_jax.data.histories import HistoryConfig, HistorySampler
+from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.losses import cross_entropy
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
@@ -19,21 +22,17 @@ from genret_jax.models.network import T5
 # A batch is computed in so many groups of rows of similar length, each as long as its longest.
 _GROUPS = 4
 
+Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
-class HistoryTask:
+
+class ItemTask:
     """Teacher forcing with cross-entropy (Rajput et al. 2023, arXiv 2305.05065, section 3.2).
-
-    Histories and docids lie on the device, and a batch is a number a row, so the steps of a dispatch run without
-    waiting for anything. Rows come ordered by length (:class:`genret_jax.data.histories.HistorySampler`) and are
-    computed in groups, without the padding that a batch as long as its longest history would mostly be.
 
     Args:
         config: The network.
         sampler: Which examples a step shows.
-        histories: How they are shown.
         item_tokens: The docid of every item as the decoder's tokens, padded with 0.
         item_nodes: The tree's node before each of those tokens.
-        user_tokens: Token of every user; None where the model knows no users.
         tree: The docid tree of the prefix head; None with the vocabulary head.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
@@ -42,24 +41,19 @@ class HistoryTask:
     def __init__(
         self,
         config: T5Config,
-        sampler: HistorySampler,
-        histories: HistoryConfig,
+        sampler: EvenSampler,
         *,
         item_tokens: Int32[np.ndarray, "n m"],
         item_nodes: Int32[np.ndarray, "n m"],
-        user_tokens: Int32[np.ndarray, " u"] | None,
         tree: NodeTree | None,
         z_loss: float = 0.0,
         label_smoothing: float = 0.0,
     ):
-        self.model, self.sampler, self.histories, self.tree = T5(config), sampler, histories, tree
+        self.model, self.sampler, self.tree = T5(config), sampler, tree
         self.z_loss, self.label_smoothing = z_loss, label_smoothing
-        examples = sampler.examples
-        self._item, self._place, self._begin = examples.item, examples.place, examples.begin
-        self._user = None if user_tokens is None else user_tokens[examples.user]
-        # A last row of padding for places without an item.
+        # Item -1, the last row, is padding.
         self._tokens = np.concatenate([item_tokens, np.zeros_like(item_tokens[:1])])
-        self._nodes = item_nodes
+        self._nodes = np.concatenate([item_nodes, np.zeros_like(item_nodes[:1])])
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
@@ -70,55 +64,107 @@ class HistoryTask:
         """Return the numbers of a step's examples, or of some rows of it."""
         return {"example": self.sampler.batch(step, rows)}
 
-    def loss(
-        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array
-    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Return the summed loss, the summed weights, and the number of target tokens predicted right."""
-        examples = batch["example"]
-        groups = math.gcd(len(examples), _GROUPS)
-        sums = [jnp.zeros(()), jnp.zeros(()), jnp.zeros(())]
-        for group, numbers in enumerate(jnp.split(examples, groups)):
-            length = self.sampler.examples.longest(group / groups, (group + 1) / groups)
-            found = self._group_loss(params, numbers, length, jax.random.fold_in(dropout_rng, group))
-            sums = [total + part for total, part in zip(sums, found, strict=True)]
-        return sums[0], sums[1], {"token_accuracy": sums[2]}
+    def _written(
+        self,
+        params: Mapping[str, Any],
+        tokens: Int[Array, "s l"],
+        target: Int[Array, " b"],
+        rng: jax.Array,
+        **packed: Array,
+    ) -> Sums:
+        """Return the sums of some histories: loss, weights, and tokens predicted right.
 
-    def _group_loss(
-        self, params: Mapping[str, Any], examples: Int[Array, " g"], length: int, rng: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        target = jnp.asarray(self._item)[jnp.asarray(self._place)[examples]]
+        Args:
+            params: Of the network.
+            tokens: Histories.
+            target: The item to be predicted after each, -1 for none.
+            rng: Of the dropout masks.
+            packed: ``histories``, where several share a row.
+        """
         targets = jnp.asarray(self._tokens)[target]
-        shown_rng, dropout_rng = jax.random.split(rng)
         logits = self.model.apply(
             {"params": params},
-            constrain(self._shown(examples, length, shown_rng), "batch", "length"),
+            constrain(tokens, "batch", "length"),
             jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
             jnp.asarray(self._nodes)[target],
             self.tree,
             deterministic=False,
-            rngs={"dropout": dropout_rng},
+            rngs={"dropout": rng},
+            **packed,
         )
         weights = (targets > 0).astype(jnp.float32)
         total, weight = cross_entropy(
             logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
         )
-        right = (jnp.argmax(logits, axis=-1) == targets) * weights
-        return total, weight, right.sum()
+        return total, weight, {"token_accuracy": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)}
 
-    def _shown(self, examples: Int[Array, " g"], length: int, rng: jax.Array) -> Int[Array, "g t"]:
+
+class HistoryTask(ItemTask):
+    """One target for each encoding of a history, as in the paper.
+
+    Rows come ordered by length, and are computed in groups, without the padding that a batch as long as its longest
+    history would mostly be.
+
+    Args:
+        examples: The examples, of which the sampler gives the numbers.
+        users: Token of every user; None where the model knows no users.
+        user_drop: Share of the examples that do without it.
+        **common: As of :class:`ItemTask`.
+    """
+
+    def __init__(
+        self, examples: HistoryExamples, users: Int32[np.ndarray, " u"] | None, user_drop: float, **common: Any
+    ):
+        super().__init__(**common)
+        self.examples, self.user_drop = examples, user_drop
+        self._user = None if users is None else users[examples.user]
+
+    def loss(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array) -> Sums:
+        """Return the summed loss, the summed weights, and the number of target tokens predicted right."""
+        numbers = batch["example"]
+        groups = math.gcd(len(numbers), _GROUPS)
+        sums = []
+        for group, of_group in enumerate(jnp.split(numbers, groups)):
+            length = self.examples.longest(group / groups, (group + 1) / groups)
+            drop_rng, rng = jax.random.split(jax.random.fold_in(dropout_rng, group))
+            target = jnp.asarray(self.examples.item)[jnp.asarray(self.examples.place)[of_group]]
+            sums.append(self._written(params, self._shown(of_group, length, drop_rng), target, rng))
+        added: Sums = jax.tree.map(lambda *parts: sum(parts), *sums)
+        return added
+
+    def _shown(self, numbers: Int[Array, " g"], length: int, rng: jax.Array) -> Int[Array, "g t"]:
         """Return the tokens of the histories: the user's, then those of at most so many items."""
-        user_rng, item_rng = jax.random.split(rng)
-        begin, end = (jnp.asarray(array)[examples][:, None] for array in (self._begin, self._place))
+        examples = self.examples
+        begin, end = (jnp.asarray(array)[numbers][:, None] for array in (examples.begin, examples.place))
         places = begin + jnp.arange(length)[None]
         shown = places < end
-        if self.histories.item_drop:
-            kept = jax.random.bernoulli(item_rng, 1 - self.histories.item_drop, places.shape)
-            shown &= kept | (places == end - 1)
-        items = jnp.where(shown, jnp.asarray(self._item)[jnp.where(places < end, places, 0)], len(self._tokens) - 1)
-        tokens = jnp.asarray(self._tokens)[items].reshape(len(examples), -1)
+        items = jnp.where(shown, jnp.asarray(examples.item)[jnp.where(shown, places, 0)], -1)
+        tokens = jnp.asarray(self._tokens)[items].reshape(len(numbers), -1)
         if self._user is None:
             return tokens
-        users = jnp.asarray(self._user)[examples]
-        if self.histories.user_drop:
-            users *= jax.random.bernoulli(user_rng, 1 - self.histories.user_drop, users.shape)
+        users = jnp.asarray(self._user)[numbers]
+        if self.user_drop:
+            users *= jax.random.bernoulli(rng, 1 - self.user_drop, users.shape)
         return jnp.concatenate([users[:, None], tokens], axis=1)
+
+
+class PackedHistoryTask(ItemTask):
+    """Every item of a history as a target, from one encoding; for networks whose items do not see those after them.
+
+    Args:
+        packed: The histories, of whose rows the sampler gives the numbers.
+        **common: As of :class:`ItemTask`.
+    """
+
+    def __init__(self, packed: PackedHistories, **common: Any):
+        super().__init__(**common)
+        self.packed = packed
+
+    def loss(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array) -> Sums:
+        """Return the summed loss, the summed weights, and the number of target tokens predicted right."""
+        items, targets, histories = (
+            jnp.asarray(array)[batch["example"]]
+            for array in (self.packed.items, self.packed.targets, self.packed.histories)
+        )
+        tokens = jnp.asarray(self._tokens)[items].reshape(len(items), -1)
+        return self._written(params, tokens, targets.reshape(-1), dropout_rng, histories=histories)

@@ -1,4 +1,4 @@
-"""The history task: its loss is the cross-entropy of the network's logits, however a batch is grouped."""
+"""The tasks on histories: their loss is the cross-entropy of the network's logits, however a batch is laid out."""
 
 import jax
 import jax.numpy as jnp
@@ -6,90 +6,107 @@ import numpy as np
 import pytest
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.histories import HistoryConfig, HistoryExamples, HistorySampler, history_tokens
+from genret_jax.data.histories import HistoryConfig, history_tokens
+from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.data.interactions import Interactions
+from genret_jax.models.config import ItemInput
 from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.training.history_task import HistoryTask
+from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.task import TrainingTask
 
-ITEMS, USERS, BATCH = 12, 20, 16
+ITEMS, USERS, BATCH, SHOWN = 12, 20, 16, 5
 
 
-def make_task(config, **options):
+def made_data():
     random = np.random.default_rng(1)
     lengths = random.integers(4, 12, USERS)
     ids = tuple(map(str, range(ITEMS)))
-    data = Interactions(
+    return Interactions(
         items=Corpus(name="made", doc_ids=ids, titles=ids, texts=ids),
         user_ids=tuple(map(str, range(USERS))),
         offsets=np.cumsum([0, *lengths]).astype(np.int64),
         item=random.integers(0, ITEMS, lengths.sum()).astype(np.int32),
     )
-    codes = np.stack([np.arange(ITEMS) // 4, np.arange(ITEMS) % 4], 1).astype(np.int32)
-    tokens = codes + np.array([2, 5], np.int32)
-    users = 9 + config.user_numbers(data.user_ids) if config.user_tokens else None
-    return HistoryTask(
-        tiny_t5(vocab_size=16, dropout_rate=0.0),
-        HistorySampler(HistoryExamples.of(data, config), seed=2, batch_size=BATCH),
-        config,
-        item_tokens=tokens,
-        item_nodes=np.zeros_like(tokens),
-        user_tokens=users,
-        tree=None,
-        **options,
-    )
 
 
-@pytest.fixture(scope="module")
-def params():
+DATA = made_data()
+TOKENS = np.stack([np.arange(ITEMS) // 4 + 2, np.arange(ITEMS) % 4 + 5], 1).astype(np.int32)
+
+
+def common(count, **model):
+    config = tiny_t5(vocab_size=16, **model)
+    sampler = EvenSampler(count, seed=2, batch_size=BATCH)
+    return {"config": config, "sampler": sampler, "item_tokens": TOKENS, "item_nodes": 0 * TOKENS, "tree": None}
+
+
+def make_task(users, user_drop=0.0):
+    config = HistoryConfig(items=SHOWN, user_tokens=users)
+    examples = HistoryExamples.of(DATA, config)
+    tokens = 9 + config.user_numbers(DATA.user_ids) if users else None
+    return HistoryTask(examples, tokens, user_drop, **common(len(examples)))
+
+
+def drawn_params(task):
     random = np.random.default_rng(0)
-    shapes = jax.eval_shape(make_task(HistoryConfig(items=5, user_tokens=4)).init, jax.random.key(0))["params"]
+    shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
 
 
-def expected_loss(task, params, examples):
-    """Cross-entropy of every example with its whole history, padded as far as the longest goes."""
-    found, config = task.sampler.examples, task.histories
-    histories = np.full((len(examples), config.items), -1)
-    for row, example in enumerate(examples):
-        shown = found.item[found.begin[example] : found.place[example]]
-        histories[row, : len(shown)] = shown
-    users = None if task._user is None else task._user[examples]
-    tokens = history_tokens(histories, task._tokens[:-1], users)
-    targets = task._tokens[found.item[found.place[examples]]]
-    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+def expected_sums(task, params, histories, targets, users=None):
+    """Loss, weight and right tokens of histories that are each encoded alone."""
+    rows = np.full((len(histories), SHOWN), -1)
+    for row, history in enumerate(histories):
+        rows[row, : len(history)] = history
+    tokens, wanted = history_tokens(rows, TOKENS, users), TOKENS[targets]
+    shifted = np.pad(wanted[:, :-1], ((0, 0), (1, 0)))
     logits = np.asarray(jax.jit(task.model.apply)({"params": params}, tokens, shifted), np.float64)
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-    right = (logits.argmax(-1) == targets).sum()
-    return -np.take_along_axis(logits, targets[..., None], -1).sum(), targets.size, right
+    loss = -np.take_along_axis(logits, wanted[..., None], -1).sum()
+    return loss, wanted.size, (logits.argmax(-1) == wanted).sum()
+
+
+def sums_of(task, params, examples):
+    loss = jax.jit(task.loss)(params, {"example": jnp.asarray(examples)}, jax.random.key(0))
+    total, weight, metrics = jax.tree.map(float, loss)
+    return total, weight, metrics["token_accuracy"]
 
 
 @pytest.mark.parametrize("users", [4, 0])
 @pytest.mark.parametrize("rows", [BATCH, BATCH // 2])
-def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows, params):
+def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows):
     """Half of the rows, every second one, is what gradient accumulation in two parts gives the task."""
-    task = make_task(HistoryConfig(items=5, user_tokens=users))
+    task = make_task(users)
     assert isinstance(task, TrainingTask)
-    batch = task.batch(3)["example"][:: BATCH // rows]
-    loss = jax.jit(task.loss)(params, {"example": jnp.asarray(batch)}, jax.random.key(0))
-    total, weight, metrics = jax.tree.map(float, loss)
-    expected, count, right = expected_loss(task, params, batch)
-    assert total == pytest.approx(expected, rel=1e-4)
-    assert (weight, metrics["token_accuracy"]) == (count, right)
+    numbers, found = task.batch(3)["example"][:: BATCH // rows], task.examples
+    params = drawn_params(task)
+    histories = [found.item[found.begin[number] : found.place[number]] for number in numbers]
+    tokens = None if task._user is None else task._user[numbers]
+    expected = expected_sums(task, params, histories, found.item[found.place[numbers]], tokens)
+    assert sums_of(task, params, numbers) == pytest.approx(expected, rel=1e-4)
 
 
-def test_dropped_items_and_users(params):
-    """The latest item is always shown, the others and the user as often as they should be."""
-    task = make_task(HistoryConfig(items=5, user_tokens=4, item_drop=0.3, user_drop=0.4))
-    examples = jnp.asarray(np.repeat(len(task.sampler.examples) - 1, 4000))  # the one with the longest history
-    tokens = np.asarray(jax.jit(task._shown, static_argnums=1)(examples, 5, jax.random.key(0)))
-    users, items = tokens[:, 0], tokens[:, 1:].reshape(-1, 5, 2)
-    assert (users > 0).mean() == pytest.approx(0.6, abs=0.03)
-    shown = (items > 0).all(-1)
-    np.testing.assert_array_equal(shown, (items > 0).any(-1))
-    assert shown[:, 4].all()
-    np.testing.assert_allclose(shown[:, :4].mean(0), 0.7, atol=0.03)
-    without = make_task(HistoryConfig(items=5, user_tokens=4))
-    whole = np.asarray(jax.jit(without._shown, static_argnums=1)(examples[:1], 5, jax.random.key(0)))
-    assert set(users) == {0, whole[0, 0]}
-    np.testing.assert_array_equal(items[shown], np.broadcast_to(whole[0, 1:].reshape(5, 2), items.shape)[shown])
+def test_packed_histories_have_the_loss_of_each_alone():
+    """Also with the bias of positions, which must count the items of each history by itself."""
+    packed = PackedHistories.of(DATA, SHOWN, seed=0)
+    form = ItemInput(leading=0, length=2, count=SHOWN, causal=True)
+    task = PackedHistoryTask(packed, **common(len(packed), item_input=form, num_decoder_layers=2))
+    assert isinstance(task, TrainingTask)
+    params, rows = drawn_params(task), np.arange(len(packed))
+    histories, targets = [], []
+    for row, column in np.argwhere(packed.targets >= 0):
+        own = packed.histories[row, : column + 1] == packed.histories[row, column]
+        histories.append(packed.items[row, : column + 1][own])
+        targets.append(packed.targets[row, column])
+    assert len(targets) == np.sum(np.diff(DATA.offsets) - 3)
+    expected = expected_sums(task, params, histories, np.array(targets))
+    assert sums_of(task, params, rows) == pytest.approx(expected, rel=1e-4)
+
+
+def test_users_are_dropped_as_often_as_they_should_be():
+    task, without = make_task(4, user_drop=0.4), make_task(4)
+    numbers = jnp.asarray(np.repeat(len(task.examples) - 1, 4000))  # the one with the longest history
+    shown = np.asarray(jax.jit(task._shown, static_argnums=1)(numbers, SHOWN, jax.random.key(0)))
+    whole = np.asarray(jax.jit(without._shown, static_argnums=1)(numbers[:1], SHOWN, jax.random.key(0)))
+    assert (shown[:, 0] > 0).mean() == pytest.approx(0.6, abs=0.03)
+    assert set(shown[:, 0]) == {0, whole[0, 0]}
+    np.testing.assert_array_equal(shown[:, 1:], np.broadcast_to(whole[:, 1:], shown[:, 1:].shape))
