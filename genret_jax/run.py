@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,8 @@ _CONFIGS = (
 )
 _SAVED = {cls.__name__: cls for cls in _CONFIGS}
 
+_R = TypeVar("_R", bound="Run")
+
 
 class Run:
     """An opened run folder; its parts are read when first asked for.
@@ -73,7 +75,7 @@ class Run:
         self.settings = settings
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Self:
+    def open(cls: type[_R], folder: str | os.PathLike[str]) -> _R:
         """Open a prepared run.
 
         Raises:
