@@ -53,6 +53,8 @@ def _describe_vectors(path: Path, items: Corpus) -> str:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
+    if not isinstance(stored, np.ndarray):
+        raise InputError("an archive of arrays", file=path, expected="one array", fix="write it with numpy.save")
     shape = "×".join(f"{size:,}" for size in stored.shape)
     if stored.ndim != 2 or len(stored) != len(items):
         return f"{path.name} does not fit: {shape} for {len(items):,} items"

@@ -167,6 +167,10 @@ def test_show_reports_vectors_that_cannot_be_read(shop_folder, capsys):
     (shop_folder / "embeddings.npy").write_bytes(b"no array")
     assert cli.main(["corpus", "show", str(shop_folder)]) == 2
     assert f"{shop_folder / 'embeddings.npy'}: not a readable .npy file" in capsys.readouterr().err
+    with open(shop_folder / "embeddings.npy", "wb") as handle:
+        np.savez(handle, a=np.ones(3))
+    assert cli.main(["corpus", "show", str(shop_folder)]) == 2
+    assert "embeddings.npy: an archive of arrays; expected one array" in capsys.readouterr().err
 
 
 def write_sources(folder):
