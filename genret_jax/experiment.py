@@ -10,19 +10,38 @@ from typing import TYPE_CHECKING, Literal
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
-from genret_jax.docids import AtomicDocids, HierarchicalKMeans, NaiveStringDocids, ResidualKMeans
+from genret_jax.docids import (
+    AtomicDocids,
+    HierarchicalKMeans,
+    LshDocids,
+    NaiveStringDocids,
+    NpyDocids,
+    QuantisedDocids,
+    RandomDocids,
+    ResidualKMeans,
+    RqVae,
+)
 from genret_jax.models.config import T5Config
 from genret_jax.models.initialize import LsaStart
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import check_fields, reject, require
 
-DocidStrategy = AtomicDocids | NaiveStringDocids | HierarchicalKMeans | ResidualKMeans
+DocidStrategy = (
+    AtomicDocids
+    | NaiveStringDocids
+    | HierarchicalKMeans
+    | ResidualKMeans
+    | RqVae
+    | LshDocids
+    | RandomDocids
+    | NpyDocids
+)
 VectorSource = LsaVectors | NpyVectors | SentenceTransformerVectors
 
 
 def needs_vectors(docids: DocidStrategy) -> bool:
     """Whether a strategy makes docids of the documents' vectors."""
-    return isinstance(docids, (HierarchicalKMeans, ResidualKMeans))
+    return isinstance(docids, (HierarchicalKMeans, QuantisedDocids))
 
 
 @dataclass(frozen=True, kw_only=True)

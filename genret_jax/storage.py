@@ -222,6 +222,30 @@ def load_arrays(
     return arrays, manifest
 
 
+def read_npy(path: str | os.PathLike[str], *, kinds: str, expected: str) -> np.ndarray:
+    """Map a file with an array of two dimensions into memory.
+
+    Args:
+        path: A ``.npy`` file.
+        kinds: NumPy's letters for the types that it may have.
+        expected: What it should hold, for the message.
+
+    Raises:
+        InputError: If it is missing or damaged, or of another type or shape.
+    """
+    path = Path(path)
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("the file is missing", file=path, fix="check the path") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
+    if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in kinds or not stored.size:
+        found = f"{stored.dtype}{list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive of arrays"
+        raise InputError(found, file=path, expected=expected, fix="save it anew")
+    return stored
+
+
 def fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits that change when any part changes.
 

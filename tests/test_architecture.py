@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "errors": set(),
     "validation": {"errors"},
     "storage": {"errors"},
-    "docids": BASE,
+    "docids": BASE | {"losses"},
     "losses": BASE,
     "processes": BASE,
     "models": BASE,

@@ -9,18 +9,28 @@ if TYPE_CHECKING:
 
 HELP = "give every document its docid, or show usage, depth, collisions and the tree of docids"
 
-_STRATEGIES = ("semantic", "atomic", "naive", "residual")
-# Options that only some strategies have, with what they default to there.
+_STRATEGIES = ("semantic", "atomic", "naive", "residual", "rq-vae", "lsh", "random")
+_FROM_FILE = "file:"
+# Options that only some strategies have.
 _OPTIONS = {
-    "semantic": {"branching": 10, "leaf_size": 100, "memory_gib": 4.0},
-    "residual": {"levels": 3, "codebook": 64, "memory_gib": 4.0},
+    "semantic": ("branching", "leaf_size", "memory_gib"),
+    "residual": ("levels", "codebook", "separate", "memory_gib"),
+    "rq-vae": (
+        *("levels", "codebook", "width", "epochs", "batch_size", "learning_rate", "optimizer", "commitment"),
+        *("separate", "memory_gib"),
+    ),
+    "lsh": ("levels", "hyperplanes", "separate", "memory_gib"),
+    "random": ("levels", "codebook", "separate"),
+    "file": ("separate",),
 }
-_WITH_VECTORS = ("semantic", "residual")
+_WITH_VECTORS = ("semantic", "residual", "rq-vae", "lsh")
+_WITH_QUANTISER = ("residual", "rq-vae", "lsh")
 _EPILOG = """
 examples:
   genret docids build --corpus corpora/python-docs --out docids/semantic
   genret docids build --corpus my-corpus --out docids/mine --vectors vectors.npy --branching 30 --leaf-size 30
   genret docids build --corpus my-corpus --out docids/atomic --strategy atomic
+  genret docids build --corpus my-corpus --out docids/tiger --strategy rq-vae --vectors vectors.npy
   genret docids inspect docids/semantic --corpus corpora/python-docs
 """
 
@@ -34,11 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "inspect",
         help="show usage and perplexity of every level, depth, collisions, and a piece of the tree",
         description="Show what a folder of docids holds: usage and perplexity of every level, how deep docids are, "
-        "which are shared, and a piece of the tree with the documents in it.",
+        "which are shared, and a piece of the tree with the documents in it; with vectors, whether neighbours have "
+        "codes in common.",
         epilog="example:\n  genret docids inspect docids/semantic --corpus corpora/python-docs --depth 3",
     )
     inspect.add_argument("folder", metavar="DIR", help="docids, from 'genret docids build'")
     inspect.add_argument("--corpus", metavar="DIR", help="their corpus, to show titles beside the ids")
+    inspect.add_argument("--vectors", metavar="FILE.npy", help="their documents' vectors, to compare the docids with")
+    inspect.add_argument("--quantiser", metavar="DIR", help="with --vectors: the quantiser saved when they were built")
     inspect.add_argument("--depth", type=int, default=2, help="levels of the tree to draw (default: 2)")
     inspect.add_argument("--branches", type=int, default=4, help="branches to draw of a node (default: 4)")
     inspect.add_argument("--documents", type=int, default=3, help="documents to name of a branch (default: 3)")
@@ -50,13 +63,20 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
         "build",
         help="give every document of a corpus its docid",
         description="Give every document its docid and save them as one table: semantic (hierarchical k-means of "
-        "document vectors), residual (residual k-means), atomic (one token a document) or naive (the digits of an "
-        "arbitrary number).",
+        "document vectors), residual (residual k-means), rq-vae (residual quantisation of what a learned encoder makes "
+        "of them), lsh (random hyperplanes), random (random codes), atomic (one token a document), naive (the digits "
+        "of an arbitrary number), or codes from a file.",
         epilog="example:\n  genret docids build --corpus corpora/python-docs --out docids/semantic --seed 1",
     )
     build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder")
     build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
-    build.add_argument("--strategy", choices=_STRATEGIES, default="semantic", help="default: semantic")
+    build.add_argument(
+        "--strategy",
+        type=_strategy_name,
+        default="semantic",
+        metavar="NAME",
+        help=f"{', '.join(_STRATEGIES)}, or file:FILE.npy with a row of codes for each document (default: semantic)",
+    )
     build.add_argument(
         "--vectors",
         metavar="SOURCE",
@@ -64,14 +84,47 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     )
     build.add_argument("--branching", type=int, help="semantic: clusters of a cluster (default: 10)")
     build.add_argument("--leaf-size", type=int, help="semantic: most documents of a last cluster (default: 100)")
-    build.add_argument("--levels", type=int, help="residual: number of codebooks (default: 3)")
-    build.add_argument("--codebook", type=int, help="residual: codes of each (default: 64)")
+    _configure_quantisers(build)
+    build.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
+
+
+def _configure_quantisers(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--levels", type=int, help="residual, rq-vae, random: number of codes (default: 3); lsh: (4)")
+    build.add_argument(
+        "--codebook", type=int, help="residual: codes of each level (default: 64); rq-vae, random: (256)"
+    )
+    build.add_argument("--width", type=int, help="rq-vae: of the latent vectors (default: 32)")
+    build.add_argument("--epochs", type=int, help="rq-vae: passes over the vectors (default: 500)")
+    build.add_argument("--batch-size", type=int, help="rq-vae: vectors of a step (default: 1024)")
+    build.add_argument("--learning-rate", type=float, help="rq-vae: default 0.001")
+    build.add_argument("--optimizer", choices=("adamw", "adagrad"), help="rq-vae: default adamw")
+    build.add_argument("--commitment", choices=("residual", "cumulative"), help="rq-vae: default residual")
+    build.add_argument("--hyperplanes", type=int, help="lsh: binary digits of a code (default: 8)")
+    build.add_argument(
+        "--separate",
+        action=argparse.BooleanOptionalAction,
+        help="residual, rq-vae, lsh, random, file: append a code that tells documents with equal codes apart "
+        "(default: yes; file: no)",
+    )
     build.add_argument(
         "--memory-gib",
         type=float,
-        help="semantic, residual: vectors that take more are read from their file piece by piece (default: 4)",
+        help="semantic, residual, rq-vae, lsh: vectors that take more are read from their file piece by piece "
+        "(default: 4)",
     )
-    build.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
+    build.add_argument(
+        "--quantiser-out",
+        metavar="DIR",
+        help="residual, rq-vae, lsh: save the fitted quantiser too, which gives new documents their codes",
+    )
+
+
+def _strategy_name(text: str) -> str:
+    if text not in _STRATEGIES and not text.removeprefix(_FROM_FILE).endswith(".npy"):
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (choose from {', '.join(_STRATEGIES)}, file:FILE.npy)"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,10 +140,16 @@ def _build(args: argparse.Namespace) -> int:
     from genret_jax.docids import describe, summary_text
 
     corpus = read_beir(args.corpus)
-    vectors = None if source is None else source.vectors(corpus)
-    table: DocidTable = strategy.assign(corpus.doc_ids, vectors, args.seed, corpus.fingerprint)
+    vectors, quantiser = None if source is None else source.vectors(corpus), None
+    given = corpus.doc_ids, vectors, args.seed, corpus.fingerprint
+    if args.strategy in _WITH_QUANTISER:
+        quantiser, table = strategy.fit_and_assign(*given)
+    else:
+        table = strategy.assign(*given)
+    if quantiser is not None and args.quantiser_out is not None:
+        quantiser.save(args.quantiser_out)
     table.save(args.out)
-    print(summary_text(describe(table)))
+    print(summary_text(describe(table, vectors, quantiser)))
     print(f"\nwritten to {args.out}; look at it with: genret docids inspect {args.out} --corpus {args.corpus}")
     return 0
 
@@ -101,8 +160,8 @@ def _strategy(args: argparse.Namespace) -> Any:
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a number of at least 0")
-    mine = _OPTIONS.get(args.strategy, {})
-    given = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in mine.items()}
+    kind = args.strategy.partition(":")[0]
+    mine = _OPTIONS.get(kind, ())
     for strategy, options in _OPTIONS.items():
         for name in options:
             if name not in mine and getattr(args, name) is not None:
@@ -110,13 +169,26 @@ def _strategy(args: argparse.Namespace) -> Any:
                     f"--{name.replace('_', '-')} with --strategy {args.strategy}",
                     fix=f"leave it out, or choose --strategy {strategy}",
                 )
+    if args.quantiser_out is not None:
+        if kind not in _WITH_QUANTISER:
+            raise InputError(
+                f"--quantiser-out with --strategy {args.strategy}, which fits none",
+                fix=f"leave it out, or choose one of {', '.join(_WITH_QUANTISER)}",
+            )
+        _require_free(args.quantiser_out)
+    given = {name: getattr(args, name) for name in mine if getattr(args, name) is not None}
+    if kind == "file":
+        return docids.NpyDocids(path=args.strategy.removeprefix(_FROM_FILE), **given)
     classes = {
         "semantic": docids.HierarchicalKMeans,
         "atomic": docids.AtomicDocids,
         "naive": docids.NaiveStringDocids,
         "residual": docids.ResidualKMeans,
+        "rq-vae": docids.RqVae,
+        "lsh": docids.LshDocids,
+        "random": docids.RandomDocids,
     }
-    return classes[args.strategy](**given)
+    return classes[kind](**given)
 
 
 def _vector_source(args: argparse.Namespace) -> Any:
@@ -164,13 +236,26 @@ def _inspect(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} {getattr(args, name)}", expected="a number of at least 1")
     table = DocidTable.load(args.folder)
     titles = None if args.corpus is None else _titles(table, args)
-    described = describe(table)
+    described = describe(table, *_vectors_and_quantiser(table, args))
     if args.json:
         print(json.dumps(described, indent=2, ensure_ascii=False))
         return 0
     print(f"{summary_text(described)}\n")
     print(tree_text(table, titles, depth=args.depth, branches=args.branches, documents=args.documents))
     return 0
+
+
+def _vectors_and_quantiser(table: "DocidTable", args: argparse.Namespace) -> tuple[Any, Any]:
+    from genret_jax.docids import load_quantiser
+    from genret_jax.errors import InputError
+    from genret_jax.storage import read_npy
+
+    if args.vectors is None:
+        if args.quantiser is not None:
+            raise InputError("--quantiser without --vectors", fix="add --vectors FILE.npy, or leave --quantiser out")
+        return None, None
+    vectors = read_npy(args.vectors, kinds="fiu", expected="numbers of shape [documents, dimensions]")
+    return vectors, None if args.quantiser is None else load_quantiser(args.quantiser)
 
 
 def _titles(table: "DocidTable", args: argparse.Namespace) -> list[str]:

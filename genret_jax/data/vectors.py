@@ -16,6 +16,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.lsa import lsa
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
+from genret_jax.storage import read_npy
 from genret_jax.validation import check_fields, require
 
 # Vectors looked at together, so that a large file need not fit in memory.
@@ -49,17 +50,8 @@ class NpyVectors:
         Raises:
             InputError: If it is missing or damaged, or does not hold one finite vector a document.
         """
-        path = Path(self.path)
-        try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise InputError("the file is missing", file=path, fix="check the path") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
-        if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in "fiu" or not stored.size:
-            found = f"{stored.dtype}{list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive of arrays"
-            raise InputError(found, file=path, expected="numbers of shape [documents, dimensions]", fix="save it anew")
-        return _checked(stored, corpus, file=path)
+        stored = read_npy(self.path, kinds="fiu", expected="numbers of shape [documents, dimensions]")
+        return _checked(stored, corpus, file=Path(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,18 @@
 """Docids: every document's identifier, as codes of a strategy and as tokens of a codec."""
 
-from genret_jax.docids.arbitrary import AtomicDocids, NaiveStringDocids
+from genret_jax.docids.arbitrary import AtomicDocids, NaiveStringDocids, RandomDocids
 from genret_jax.docids.code_tree import EOS_CODE, ROOT
 from genret_jax.docids.codec import DocidCodec, DocidTree, EncodedDocids
 from genret_jax.docids.diagnostics import describe, summary_text
 from genret_jax.docids.hierarchical import HierarchicalKMeans
 from genret_jax.docids.kmeans import Clustering, KMeans
+from genret_jax.docids.lsh import LshDocids
 from genret_jax.docids.packed_strings import PackedStrings
+from genret_jax.docids.quantised import QuantisedDocids
+from genret_jax.docids.quantiser import Quantiser, append_documents, load_quantiser
 from genret_jax.docids.residual import ResidualKMeans
+from genret_jax.docids.rq_vae import RqVae
+from genret_jax.docids.stored import NpyDocids
 from genret_jax.docids.table import DocidTable
 from genret_jax.docids.tree_drawing import tree_text
 
@@ -22,10 +27,18 @@ __all__ = [
     "EncodedDocids",
     "HierarchicalKMeans",
     "KMeans",
+    "LshDocids",
     "NaiveStringDocids",
+    "NpyDocids",
     "PackedStrings",
+    "QuantisedDocids",
+    "Quantiser",
+    "RandomDocids",
     "ResidualKMeans",
+    "RqVae",
+    "append_documents",
     "describe",
+    "load_quantiser",
     "summary_text",
     "tree_text",
 ]

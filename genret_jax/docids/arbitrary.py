@@ -1,11 +1,13 @@
-"""Docids that carry no meaning: one token a document, or the digits of an arbitrary number (Tay et al. 2022, 3.2)."""
+"""Docids that carry no meaning: a token a document, the digits of an arbitrary number, or random codes."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from genret_jax.docids.separating import separated
 from genret_jax.docids.table import DocidTable
+from genret_jax.validation import check_fields, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,3 +67,47 @@ def digits(numbers: np.ndarray) -> np.ndarray:
         rows = lengths > position
         digits[rows, position] = numbers[rows] // 10 ** (lengths[rows] - 1 - position) % 10
     return digits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomDocids:
+    """Random codes in the shape of semantic ones, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065, section 4.3).
+
+    Attributes:
+        levels: Number of codes.
+        codebook: Codes of a level, all as likely.
+        separate: Append the code that tells documents with equal codes apart.
+    """
+
+    levels: int = 3
+    codebook: int = 256
+    separate: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "levels", self.levels >= 1, "at least 1")
+        require(self, "codebook", self.codebook >= 2, "at least 2")
+
+    def assign(
+        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
+    ) -> DocidTable:
+        """Give every document its docid; vectors have no part in it.
+
+        Args:
+            doc_ids: External ids.
+            vectors: Ignored.
+            seed: Decides the codes.
+            corpus_fingerprint: Fingerprint of the corpus.
+        """
+        codes = np.random.default_rng(seed).integers(0, self.codebook, (len(doc_ids), self.levels), np.int32)
+        level_sizes = [self.codebook] * self.levels
+        if self.separate:
+            codes = separated(codes)
+            level_sizes.append(int(codes[:, -1].max(initial=0)) + 1)
+        return DocidTable.from_codes(
+            doc_ids,
+            codes,
+            level_sizes=level_sizes,
+            strategy={"name": "random", **dataclasses.asdict(self), "seed": seed},
+            corpus_fingerprint=corpus_fingerprint,
+        )

@@ -1,4 +1,4 @@
-"""Figures about a table of docids: usage and perplexity of every level, depth, collisions."""
+"""Figures about a table of docids: usage and perplexity of every level, depth, collisions, and fit to the vectors."""
 
 from typing import Any
 
@@ -6,11 +6,20 @@ import numpy as np
 from jaxtyping import Int
 
 from genret_jax.docids import code_tree
+from genret_jax.docids.neighbours import describe_vectors
+from genret_jax.docids.quantiser import Quantiser, ReconstructingQuantiser
 from genret_jax.docids.table import DocidTable
 
 
-def describe(table: DocidTable) -> dict[str, Any]:
+def describe(
+    table: DocidTable, vectors: np.ndarray | None = None, quantiser: Quantiser | None = None
+) -> dict[str, Any]:
     """Return figures about a table as JSON values.
+
+    Args:
+        table: The docids.
+        vectors: One vector a document, [n, d], to compare docids with.
+        quantiser: That made the docids; with vectors, its error counts too.
 
     Returns:
         ``documents``, ``rows``, ``docids`` (distinct), ``nodes`` and ``strategy``; ``levels``, one entry a level;
@@ -18,14 +27,19 @@ def describe(table: DocidTable) -> dict[str, Any]:
         many ``documents`` have them, and the ``largest`` number on one; ``documents_with_several_docids``.
 
         A level has its ``size``, the ``rows`` that reach it, the ``prefixes`` (distinct docids, cut after it), the
-        ``used`` codes, their ``perplexity`` (exp of the entropy: the number of codes, if all were equally frequent)
-        and ``perplexity_given_prefix`` (the same from the conditional entropy given the codes before).
+        ``collision_rate`` (one minus prefixes over rows; that of the level before the code that tells documents apart
+        is what this code is there for), the ``used`` codes, their ``perplexity`` (exp of the entropy: the number of
+        codes, if all were equally frequent) and ``perplexity_given_prefix`` (the same from the conditional entropy
+        given the codes before).
+
+        With vectors, ``vectors`` has what :func:`genret_jax.docids.neighbours.describe_vectors` returns and, for a
+        quantiser that reconstructs them, ``relative_errors``: the share of the variance left after each level.
     """
     padded, lengths = table.padded(), table.lengths
     path = code_tree.paths(np.asarray(table.node_parent), np.asarray(table.row_node), lengths)
     documents_of_docid = np.unique(table.row_node, return_counts=True)[1]
     shared = documents_of_docid[documents_of_docid > 1]
-    return {
+    described: dict[str, Any] = {
         "documents": table.num_documents,
         "rows": table.num_rows,
         "docids": len(documents_of_docid),
@@ -43,6 +57,11 @@ def describe(table: DocidTable) -> dict[str, Any]:
         },
         "documents_with_several_docids": int((np.bincount(table.document) > 1).sum()),
     }
+    if vectors is not None:
+        described["vectors"] = describe_vectors(table, vectors)
+        if isinstance(quantiser, ReconstructingQuantiser):
+            described["vectors"]["relative_errors"] = quantiser.relative_errors(vectors)
+    return described
 
 
 def _level(size: int, codes: Int[np.ndarray, " a"], edges: Int[np.ndarray, "a 2"]) -> dict[str, Any]:
@@ -50,7 +69,8 @@ def _level(size: int, codes: Int[np.ndarray, " a"], edges: Int[np.ndarray, "a 2"
     return {
         "size": size,
         "rows": len(codes),
-        "prefixes": len(np.unique(after)),
+        "prefixes": (prefixes := len(np.unique(after))),
+        "collision_rate": 1 - prefixes / max(len(codes), 1),
         "used": len(np.unique(codes)),
         "perplexity": float(np.exp(_entropy(codes))),
         "perplexity_given_prefix": float(np.exp(max(_entropy(after) - _entropy(before), 0))),
@@ -73,12 +93,14 @@ def summary_text(described: dict[str, Any]) -> str:
         f"{described['documents']:,} documents, {described['docids']:,} docids, {described['nodes']:,} tree nodes",
         f"strategy {name}{f' ({settings})' if settings else ''}",
         "",
-        f"{'level':>5} {'size':>8} {'used':>8} {'perplexity':>11} {'given prefix':>13} {'prefixes':>10} {'rows':>10}",
+        f"{'level':>5} {'size':>8} {'used':>8} {'perplexity':>11} {'given prefix':>13} {'prefixes':>10} {'rows':>10} "
+        f"{'colliding':>10}",
     ]
     for index, level in enumerate(described["levels"]):
         lines.append(
             f"{index:>5} {level['size']:>8,} {level['used']:>8,} {level['perplexity']:>11,.1f} "
-            f"{level['perplexity_given_prefix']:>13,.1f} {level['prefixes']:>10,} {level['rows']:>10,}"
+            f"{level['perplexity_given_prefix']:>13,.1f} {level['prefixes']:>10,} {level['rows']:>10,} "
+            f"{level['collision_rate']:>10.1%}"
         )
     collisions, depth = described["collisions"], described["depth"]
     lines += ["", "depth: " + ", ".join(f"{rows:,} of {length} codes" for length, rows in depth.items())]
@@ -90,4 +112,21 @@ def summary_text(described: dict[str, Any]) -> str:
     )
     if several := described["documents_with_several_docids"]:
         lines.append(f"{several:,} documents have several docids")
+    if "vectors" in described:
+        lines += ["", *_vector_lines(described["vectors"])]
     return "\n".join(lines)
+
+
+def _vector_lines(described: dict[str, Any]) -> list[str]:
+    wanted, documents = described["neighbours"], described["documents"]
+    lines = [
+        f"beside the vectors of {documents:,} documents, with {wanted} nearest neighbours each:",
+        f"{'codes':>5} {'same of neighbours':>19} {'same of random':>15} {'variance left':>14}",
+    ]
+    lines += [
+        f"{codes:>5} {same['neighbours']:>19.1%} {same['random']:>15.2%} {same['variance_left']:>14.1%}"
+        for codes, same in enumerate(described["prefixes"], 1)
+    ]
+    if errors := described.get("relative_errors"):
+        lines.append("variance that is not reconstructed: " + ", ".join(f"{left:.1%}" for left in errors))
+    return lines

@@ -26,8 +26,8 @@ def fits(vectors: np.ndarray, memory_gib: float) -> bool:
 
 
 def said(strategy: Any, in_memory: bool) -> dict[str, Any]:
-    """Return a strategy's fields, without the memory where that did not matter."""
-    fields = dataclasses.asdict(strategy)
+    """Return a strategy's fields as JSON values, without the memory where that did not matter."""
+    fields = {key: list(of) if isinstance(of, tuple) else of for key, of in dataclasses.asdict(strategy).items()}
     if in_memory:
         del fields["memory_gib"]
     return fields
@@ -89,21 +89,46 @@ def assign(
     Raises:
         InputError: If a vector is not finite.
     """
+    codes, distances = in_pieces(quantise, vectors, rows, codebooks, progress)
+    return codes, distances
+
+
+def in_pieces(
+    look: Callable[[Any, Any], Sequence[Any]],
+    vectors: np.ndarray,
+    rows: Int[np.ndarray, " r"],
+    weights: Any,
+    progress: str,
+) -> list[np.ndarray]:
+    """Look at vectors piece by piece, each piece spread over the devices of this process.
+
+    Args:
+        look: A jitted function of a piece [p, d] and weights; returns arrays with a row for each vector.
+        vectors: [n, d]; memory-mapped or not.
+        rows: Which of them, ascending; at least one.
+        weights: Arrays that every device gets.
+        progress: What a progress bar says.
+
+    Returns:
+        What the function returned, for all vectors.
+
+    Raises:
+        InputError: If a vector is not finite.
+    """
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
     everywhere, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("rows",)))
-    placed = jax.device_put(codebooks, everywhere)
-    codes = np.empty((len(rows), len(codebooks)), np.int32)
-    distances = np.empty(len(rows), np.float32)
-    size = min(_PIECE // (4 * vectors.shape[1]), len(rows))
+    placed = jax.device_put(weights, everywhere)
+    found: list[list[np.ndarray]] = []
+    # Few vectors are filled up to a power of two, so that a handful of programs serves any number of them.
+    size = min(_PIECE // (4 * vectors.shape[1]), 1 << (len(rows) - 1).bit_length())
     size += -size % len(devices)  # every piece has the same shape
     for start in _starts(len(rows), size, progress):
         mine = rows[start : start + size]
         piece = np.zeros((size, vectors.shape[1]), np.float32)
         piece[: len(mine)] = read(vectors, mine)
-        found = _quantise(jax.device_put(piece, spread), placed)
-        codes[start : start + size], distances[start : start + size] = (np.asarray(x)[: len(mine)] for x in found)
-    return codes, distances
+        found.append([np.asarray(array)[: len(mine)] for array in look(jax.device_put(piece, spread), placed)])
+    return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
 
 
 def _starts(count: int, size: int, progress: str) -> Iterator[int]:
@@ -116,14 +141,18 @@ def _starts(count: int, size: int, progress: str) -> Iterator[int]:
 
 
 @jax.jit
-def _quantise(piece: Float[Array, "r d"], codebooks: Float[Array, "l c d"]) -> tuple[Array, Array]:
+def quantise(
+    vectors: Float[Array, "r d"], codebooks: Float[Array, "l c d"]
+) -> tuple[Int[Array, "r l"], Float[Array, " r"]]:
+    """Return the nearest centroid in each codebook to what is left over, and the squared distance left at last."""
+
     def next_level(left: Array, centroids: Array) -> tuple[Array, Array]:
         # Without the vector's own square, which is the same for all centroids.
         nearness = jnp.sum(centroids**2, axis=-1)[None] - 2 * left @ centroids.T
         code = jnp.argmin(nearness, axis=-1).astype(jnp.int32)
         return left - centroids[code], code
 
-    left, codes = jax.lax.scan(next_level, piece, codebooks)
+    left, codes = jax.lax.scan(next_level, vectors, codebooks)
     return codes.T, jnp.sum(left**2, axis=-1)
 
 

@@ -1,6 +1,22 @@
-"""Loss functions: pure, summed rather than averaged, with the sum of weights beside them."""
+"""Loss functions: pure, and summed rather than averaged.
+
+Those of a batch have the sum of weights beside them; those of quantisation are one number a vector.
+"""
 
 from genret_jax.losses.contrastive import in_batch_contrastive
 from genret_jax.losses.cross_entropy import cross_entropy
+from genret_jax.losses.quantisation import (
+    cumulative_quantisation_loss,
+    reconstruction_loss,
+    residual_quantisation_loss,
+    straight_through,
+)
 
-__all__ = ["cross_entropy", "in_batch_contrastive"]
+__all__ = [
+    "cross_entropy",
+    "cumulative_quantisation_loss",
+    "in_batch_contrastive",
+    "reconstruction_loss",
+    "residual_quantisation_loss",
+    "straight_through",
+]

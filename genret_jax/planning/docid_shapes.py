@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 from jaxtyping import Int32
@@ -12,8 +13,12 @@ from genret_jax.docids import (
     DocidTable,
     EncodedDocids,
     HierarchicalKMeans,
+    LshDocids,
     NaiveStringDocids,
+    NpyDocids,
+    RandomDocids,
     ResidualKMeans,
+    RqVae,
 )
 from genret_jax.docids.arbitrary import digits
 from genret_jax.errors import InputError
@@ -120,7 +125,18 @@ def planned_codes(strategy: DocidStrategy, documents: int, most: int) -> Codes:
         return digits(numbers), [10] * len(str(documents - 1))
     if isinstance(strategy, HierarchicalKMeans):
         return _clustered(strategy, documents, most)
+    if isinstance(strategy, NpyDocids):
+        return _stored(strategy, documents)
     return _quantised(strategy, documents, most)
+
+
+def _stored(strategy: NpyDocids, documents: int) -> Codes:
+    """Return the codes of a file, which are there already."""
+    names = [str(number) for number in range(documents)]
+    with warnings.catch_warnings():  # of shared docids: preparing the run says that
+        warnings.simplefilter("ignore")
+        table = strategy.assign(names, None, seed=0, corpus_fingerprint="")
+    return table.padded(), list(table.level_sizes)
 
 
 def _clustered(strategy: HierarchicalKMeans, documents: int, most: int) -> Codes:
@@ -143,7 +159,7 @@ def _clustered(strategy: HierarchicalKMeans, documents: int, most: int) -> Codes
     return np.stack([*path, position], 1).astype(np.int32), [*[branching] * depth, strategy.leaf_size]
 
 
-def _quantised(strategy: ResidualKMeans, documents: int, most: int) -> Codes:
+def _quantised(strategy: ResidualKMeans | RqVae | LshDocids | RandomDocids, documents: int, most: int) -> Codes:
     """Return uniform codes, told apart by a last one where the strategy does so."""
     allowed, share = [strategy.codebook] * strategy.levels, 1.0
     for level in range(1, strategy.levels):

@@ -1,0 +1,100 @@
+"""What docid strategies have in common that fit a quantiser to the document vectors."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Int32
+
+from genret_jax.docids.checks import require_vectors
+from genret_jax.docids.quantiser import Quantiser
+from genret_jax.docids.separating import separated
+from genret_jax.docids.streaming import fits, said
+from genret_jax.docids.table import DocidTable
+from genret_jax.errors import InputError
+
+Fitted = TypeVar("Fitted", bound=Quantiser)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantisedDocids(abc.ABC, Generic[Fitted]):
+    """A strategy whose docids are the codes of a quantiser that new documents can be given to.
+
+    Attributes:
+        separate: Append a code that tells documents with equal codes apart, as in TIGER (Rajput et al. 2023,
+            arXiv 2305.05065, section 3.1). Without it they share a docid, and come back in the order of the corpus.
+        memory_gib: Vectors that take more, in float32, are read from where they are piece by piece, and the quantiser
+            is fitted to a sample.
+    """
+
+    name: ClassVar[str]
+    separate: bool = True
+    memory_gib: float = 4.0
+
+    @abc.abstractmethod
+    def _fitted(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[Fitted, Int32[np.ndarray, "n m"]]:
+        """Return the quantiser fitted to checked vectors, and their codes."""
+
+    def fit(self, vectors: np.ndarray, seed: int) -> Fitted:
+        """Return the quantiser of vectors.
+
+        Args:
+            vectors: [n, d]; may be memory-mapped.
+            seed: Decides every random choice.
+
+        Raises:
+            InputError: If there are none, or they are not finite.
+        """
+        return self._checked_and_fitted(None, vectors, seed)[0]
+
+    def assign(
+        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
+    ) -> DocidTable:
+        """Give every document its docid.
+
+        Args:
+            doc_ids: External ids.
+            vectors: One vector a document, [n, d]; may be memory-mapped.
+            seed: Decides every random choice.
+            corpus_fingerprint: Fingerprint of the corpus.
+
+        Raises:
+            InputError: If vectors are missing, too many or few, or not finite.
+        """
+        return self.fit_and_assign(doc_ids, vectors, seed, corpus_fingerprint)[1]
+
+    def fit_and_assign(
+        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
+    ) -> tuple[Fitted, DocidTable]:
+        """Return what :meth:`fit` and :meth:`assign` do, for the price of one.
+
+        Args:
+            doc_ids: External ids.
+            vectors: One vector a document, [n, d]; may be memory-mapped.
+            seed: Decides every random choice.
+            corpus_fingerprint: Fingerprint of the corpus.
+
+        Raises:
+            InputError: As :meth:`assign`.
+        """
+        quantiser, codes, in_memory = self._checked_and_fitted(doc_ids, vectors, seed)
+        level_sizes = list(quantiser.level_sizes)
+        if self.separate:
+            codes = separated(codes)
+            level_sizes.append(int(codes[:, -1].max()) + 1)
+        made_by = {"name": self.name, **said(self, in_memory), "seed": seed, "quantiser": quantiser.fingerprint}
+        table = DocidTable.from_codes(
+            doc_ids, codes, level_sizes=level_sizes, strategy=made_by, corpus_fingerprint=corpus_fingerprint
+        )
+        return quantiser, table
+
+    def _checked_and_fitted(
+        self, doc_ids: Sequence[str] | None, vectors: np.ndarray | None, seed: int
+    ) -> tuple[Fitted, Int32[np.ndarray, "n m"], bool]:
+        if not len(vectors if doc_ids is None and vectors is not None else doc_ids or ()):
+            raise InputError("no documents", expected="at least one")
+        checked = require_vectors(doc_ids, vectors, strategy=f"{self.name} docids", memory_gib=self.memory_gib)
+        in_memory = fits(checked, self.memory_gib)
+        return *self._fitted(checked, in_memory, seed), in_memory
