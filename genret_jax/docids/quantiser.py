@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
@@ -88,11 +88,6 @@ class Quantiser(abc.ABC):
         arrays = {key: np.asarray(array) for key, array in self.arrays.items()}
         save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details, replace=replace)
 
-    @classmethod
-    def restored(cls, level_sizes: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Self:
-        """Make the quantiser of saved arrays."""
-        return cls(level_sizes=level_sizes, arrays=arrays)
-
 
 class ReconstructingQuantiser(Quantiser):
     """A quantiser whose codes stand for vectors."""
@@ -130,7 +125,7 @@ def load_quantiser(folder: str | os.PathLike[str]) -> Quantiser:
             expected=f"one of {', '.join(sorted(_BY_NAME))}",
             fix="open it with the version of genret_jax that wrote it",
         )
-    return found.restored(tuple(manifest["level_sizes"]), arrays)
+    return found(level_sizes=tuple(manifest["level_sizes"]), arrays=arrays)
 
 
 def append_documents(

@@ -24,6 +24,7 @@ _STARTS = 64
 _AT_ONCE = 1.0
 
 Parameters = dict[str, Any]
+Count = int | Int[Array, ""]
 _QUANTISATION_LOSSES = {
     "residual": losses.residual_quantisation_loss,
     "cumulative": losses.cumulative_quantisation_loss,
@@ -77,7 +78,7 @@ def _start(config: RqVae, vectors: Float32[np.ndarray, "n d"], seed: int) -> _Pr
     """Return random networks, and codebooks by k-means of what the encoder makes of some vectors."""
     of_encoder, of_decoder = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
     latent = jnp.zeros((1, config.width))
-    encoder = Mlp((*config.hidden, config.width)).init(of_encoder, vectors[:1])["params"]
+    encoder = Mlp((*config.hidden, config.width)).init(of_encoder, jnp.zeros((1, vectors.shape[1])))["params"]
     decoder = Mlp((*config.hidden[::-1], vectors.shape[1])).init(of_decoder, latent)["params"]
     count = min(len(vectors), _STARTS * config.codebook)
     first = np.random.default_rng(seed).choice(len(vectors), count, replace=False)
@@ -95,7 +96,7 @@ def _optimizer(config: RqVae) -> Any:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _epochs(
-    config: RqVae, vectors: Float[Array, "n d"], key: Array, progress: _Progress, first: int, last: int
+    config: RqVae, vectors: Float[Array, "n d"], key: Array, progress: _Progress, first: Count, last: Count
 ) -> _Progress:
     """Train for the epochs from ``first`` to before ``last``."""
 
@@ -130,7 +131,8 @@ def _epoch(
         return (optax.apply_updates(parameters, updates), state, used.at[levels[None], codes].set(True)), loss
 
     carry = progress.parameters, progress.optimizer, jnp.zeros(progress.idle.shape, bool)
-    (parameters, state, used), of_steps = jax.lax.scan(step, carry, order)
+    last: tuple[Any, Array] = jax.lax.scan(step, carry, order)
+    (parameters, state, used), of_steps = last
     return progress._replace(parameters=parameters, optimizer=state, loss=of_steps.mean()), used
 
 

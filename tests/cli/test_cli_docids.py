@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genret_jax import cli
-from genret_jax.docids import DocidTable
+from genret_jax.docids import DocidTable, load_quantiser
 
 
 @pytest.fixture
@@ -74,6 +74,13 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--vectors", "WRONG.npy"], "29 vectors"),
         (["--branching", "1"], "HierarchicalKMeans.branching is 1"),
         (["--seed", "-1"], "--seed -1"),
+        (["--strategy", "rq-vae"], "30 documents for codebooks of 256"),
+        (["--strategy", "rq-vae", "--optimizer", "adam"], "invalid choice: 'adam'"),
+        (["--strategy", "file:codes"], "choose from semantic, atomic, naive, residual, rq-vae, lsh, random, file:"),
+        (["--strategy", "file:absent.npy"], "absent.npy: the file is missing"),
+        (["--strategy", "file:absent.npy", "--levels", "2"], "--levels with --strategy file:absent.npy"),
+        (["--strategy", "random", "--hyperplanes", "2"], "leave it out, or choose --strategy lsh"),
+        (["--strategy", "random", "--quantiser-out", "q"], "--quantiser-out with --strategy random, which fits none"),
     ],
 )
 def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, options, message):
@@ -86,6 +93,47 @@ def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, op
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_codes_come_from_a_file(corpus, tmp_path, capsys):
+    codes = np.stack([np.arange(30) % 3, np.arange(30) // 3], 1)
+    np.save(tmp_path / "codes.npy", codes)
+    build = ("build", "--corpus", corpus, "--strategy", f"file:{tmp_path / 'codes.npy'}")
+    assert genret(capsys, *build, "--out", tmp_path / "docids")[0] == 0
+    np.testing.assert_array_equal(DocidTable.load(tmp_path / "docids").padded(), codes)
+    assert genret(capsys, *build, "--separate", "--out", tmp_path / "separate")[0] == 0
+    assert DocidTable.load(tmp_path / "separate").padded().shape == (30, 3)
+
+
+@pytest.mark.parametrize("strategy", ["random", "lsh", "residual"])
+def test_codes_without_the_one_that_separates(corpus, tmp_path, capsys, strategy):
+    arguments = ("--corpus", corpus, "--out", tmp_path / "docids", "--strategy", strategy, "--levels", 2)
+    code = genret(capsys, "build", *arguments, "--no-separate")[0]
+    assert code == 0
+    assert DocidTable.load(tmp_path / "docids").padded().shape == (30, 2)
+
+
+def test_a_quantiser_is_saved_and_the_docids_compared_with_vectors(corpus, tmp_path, capsys):
+    vectors, saved, out = tmp_path / "v.npy", tmp_path / "quantiser", tmp_path / "docids"
+    np.save(vectors, np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32))
+    options = ("--levels", 2, "--codebook", 4, "--width", 2, "--epochs", 3, "--batch-size", 16)
+    arguments = ("--corpus", corpus, "--strategy", "rq-vae", "--vectors", vectors, *options)
+    code, printed, _ = genret(capsys, "build", *arguments, "--out", out, "--quantiser-out", saved)
+    assert code == 0
+    assert "variance that is not reconstructed" in printed
+    table = DocidTable.load(out)
+    assert table.strategy["epochs"] == 3
+    np.testing.assert_array_equal(load_quantiser(saved).codes(np.load(vectors)), table.padded()[:, :2])
+    code, printed, _ = genret(capsys, "inspect", out, "--vectors", vectors, "--quantiser", saved, "--json")
+    described = json.loads(printed)
+    assert code == 0
+    assert len(described["vectors"]["relative_errors"]) == 2
+    assert len(described["vectors"]["prefixes"]) == 3
+    code, _, error = genret(capsys, "inspect", out, "--quantiser", saved)
+    assert (code, "--quantiser without --vectors" in error) == (2, True)
+    np.save(vectors, np.zeros((29, 4)))
+    code, _, error = genret(capsys, "inspect", out, "--vectors", vectors)
+    assert (code, "[29, 4]; expected [30, width]" in error) == (2, True)
 
 
 def test_an_existing_output_is_kept(corpus, tmp_path, capsys):

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from genret_jax.configuration import planned_experiment
-from genret_jax.docids import AtomicDocids, HierarchicalKMeans, NaiveStringDocids, ResidualKMeans
+from genret_jax.docids import (
+    AtomicDocids,
+    HierarchicalKMeans,
+    LshDocids,
+    NaiveStringDocids,
+    NpyDocids,
+    RandomDocids,
+    ResidualKMeans,
+    RqVae,
+)
 from genret_jax.errors import InputError
 from genret_jax.planning.docid_shapes import planned_codes, planned_docids
 from genret_jax.planning.index_shapes import index_shapes, tree_shapes
@@ -30,6 +39,9 @@ def test_some_subtrees_come_from_under_every_first_code():
         NaiveStringDocids(),
         HierarchicalKMeans(branching=3, leaf_size=4),
         ResidualKMeans(levels=3, codebook=8),
+        RqVae(),
+        LshDocids(levels=2, hyperplanes=3),
+        RandomDocids(levels=2, codebook=9),
     ],
     ids=lambda strategy: type(strategy).__name__,
 )
@@ -37,6 +49,14 @@ def test_docids_differ(strategy):
     codes, sizes = planned_codes(strategy, 1_000, 10_000)
     assert len(np.unique(codes, axis=0)) == len(codes) == 1_000
     assert (codes.max(0) < sizes).all()
+
+
+def test_docids_of_a_file_are_there(tmp_path):
+    np.save(tmp_path / "codes.npy", np.array([[1, 0], [0, 4], [1, 0]]))
+    codes, sizes = planned_codes(NpyDocids(path=str(tmp_path / "codes.npy")), 3, 100)
+    assert (codes.tolist(), sizes) == ([[1, 0], [0, 4], [1, 0]], [2, 5])
+    with pytest.raises(InputError, match="3 rows of codes; expected 4"):
+        planned_codes(NpyDocids(path=str(tmp_path / "codes.npy")), 4, 100)
 
 
 @pytest.mark.parametrize("recipe", ["runs/dsi_semantic_from_scratch.gin", "runs/dsi_atomic_from_scratch.gin"])
