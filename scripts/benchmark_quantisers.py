@@ -2,8 +2,8 @@
 """Compare quantisers of the same vectors: time to fit, error, usage of codes, collisions, and prefixes of neighbours.
 
 Every quantiser is fitted once for each seed, with what compiles counted: a first use is what a user waits for. Figures
-are those of ``genret docids inspect --vectors``. Codes that something else made can stand beside them; theirs are cut to
-as many levels as the quantisers have, so that a last code that tells items apart is left out.
+are those of ``genret docids inspect --vectors``. Codes that something else made can stand beside them, cut to as many
+levels as the quantisers have, so that a last code that tells items apart is left out.
 
 Example:
     python scripts/benchmark_quantisers.py --vectors beauty=embeddings.npy --out benchmarks/results/quantisers.json
@@ -49,8 +49,10 @@ def strategies(args: argparse.Namespace) -> dict[str, Any]:
             "not revived": {"revive_after": 0},
             "adagrad .4": {"optimizer": "adagrad", "learning_rate": 0.4},
             "adagrad .4, not standardised, not revived": {
-                **{"optimizer": "adagrad", "learning_rate": 0.4},
-                **{"standardise": False, "revive_after": 0},
+                "optimizer": "adagrad",
+                "learning_rate": 0.4,
+                "standardise": False,
+                "revive_after": 0,
             },
         }[name]
         found[f"rq-vae, {args.epochs[0]} epochs, {name}"] = dataclasses.replace(base, epochs=args.epochs[0], **settings)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from readme_quantisers import quantisers
 from readme_scores import evaluation, python_docs, recipe, startup
 from readme_speed import (
     decoding,
@@ -32,7 +33,10 @@ from genret_jax.errors import InputError, nearest
 from genret_jax.storage import atomic_file, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x", "semantic_ids")),
+)
 MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -70,6 +74,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "scifact": evaluation,
     "train_step": train_step,
     "kmeans": kmeans,
+    "quantisers": quantisers,
     "decoding": decoding,
     "generate": generate,
     "search_latency": search_latency,

@@ -83,8 +83,7 @@ class RqVae(QuantisedDocids[RqVaeQuantiser]):
                 fix=f"choose a codebook of at most {max(2, len(vectors) // 4):,} codes",
             )
         sample = vectors if in_memory else read(vectors, self._rows_to_train_on(vectors, seed))
-        mean, scale = self._moments(sample)
-        standardised = (sample - mean[None]) / scale[None]
+        standardised, mean, scale = self._standardised(sample)
         quantiser = RqVaeQuantiser.of(train(self, standardised, seed), mean, scale)
         codes = quantiser.codes(vectors)
         self._require_use(codes, sample)
@@ -95,18 +94,22 @@ class RqVae(QuantisedDocids[RqVaeQuantiser]):
         chosen = np.random.default_rng(seed).choice(len(vectors), min(most, len(vectors)), replace=False, shuffle=False)
         return np.sort(chosen)
 
-    def _moments(
+    def _standardised(
         self, vectors: Float32[np.ndarray, "r d"]
-    ) -> tuple[Float32[np.ndarray, " d"], Float32[np.ndarray, " d"]]:
-        """Return what is subtracted from the vectors, and what they are divided by."""
+    ) -> tuple[Float32[np.ndarray, "r d"], Float32[np.ndarray, " d"], Float32[np.ndarray, " d"]]:
+        """Return the vectors to train on, what was subtracted from them, and what they were divided by."""
         width = vectors.shape[1]
         if not self.standardise:
-            return np.zeros(width, np.float32), np.ones(width, np.float32)
-        mean, deviation = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+            return vectors, np.zeros(width, np.float32), np.ones(width, np.float32)
+        mean = vectors.mean(0, dtype=np.float64).astype(np.float32)
+        centred = vectors - mean[None]
+        # Not np.std, which makes a copy in double precision.
+        deviation = np.sqrt(np.einsum("nd,nd->d", centred, centred, dtype=np.float64) / len(vectors))
         # A dimension that is the same for all vectors up to rounding says nothing, and stays near 0.
         largest = max(float(deviation.max()), 1e-30)
-        scale = np.where(deviation > 1e-6 * largest, deviation, largest)
-        return mean.astype(np.float32), scale.astype(np.float32)
+        scale = np.where(deviation > 1e-6 * largest, deviation, largest).astype(np.float32)
+        centred /= scale[None]
+        return centred, mean, scale
 
     def _require_use(self, codes: Int32[np.ndarray, "n m"], vectors: Float32[np.ndarray, "r d"]) -> None:
         """Refuse codes of which hardly any are used, unless there is no more to tell apart."""
