@@ -120,7 +120,7 @@ def _configure_quantisers(build: argparse.ArgumentParser) -> None:
 
 
 def _strategy_name(text: str) -> str:
-    if text not in _STRATEGIES and not text.removeprefix(_FROM_FILE).endswith(".npy"):
+    if text not in _STRATEGIES and not (text.startswith(_FROM_FILE) and text.endswith(".npy")):
         raise argparse.ArgumentTypeError(
             f"invalid choice: {text!r} (choose from {', '.join(_STRATEGIES)}, file:FILE.npy)"
         )
@@ -161,6 +161,25 @@ def _strategy(args: argparse.Namespace) -> Any:
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a number of at least 0")
     kind = args.strategy.partition(":")[0]
+    given = _given_options(args, kind)
+    if kind == "file":
+        return docids.NpyDocids(path=args.strategy.removeprefix(_FROM_FILE), **given)
+    classes = {
+        "semantic": docids.HierarchicalKMeans,
+        "atomic": docids.AtomicDocids,
+        "naive": docids.NaiveStringDocids,
+        "residual": docids.ResidualKMeans,
+        "rq-vae": docids.RqVae,
+        "lsh": docids.LshDocids,
+        "random": docids.RandomDocids,
+    }
+    return classes[kind](**given)
+
+
+def _given_options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Return the strategy's options that were given, and refuse those of other strategies."""
+    from genret_jax.errors import InputError
+
     mine = _OPTIONS.get(kind, ())
     for strategy, options in _OPTIONS.items():
         for name in options:
@@ -176,19 +195,7 @@ def _strategy(args: argparse.Namespace) -> Any:
                 fix=f"leave it out, or choose one of {', '.join(_WITH_QUANTISER)}",
             )
         _require_free(args.quantiser_out)
-    given = {name: getattr(args, name) for name in mine if getattr(args, name) is not None}
-    if kind == "file":
-        return docids.NpyDocids(path=args.strategy.removeprefix(_FROM_FILE), **given)
-    classes = {
-        "semantic": docids.HierarchicalKMeans,
-        "atomic": docids.AtomicDocids,
-        "naive": docids.NaiveStringDocids,
-        "residual": docids.ResidualKMeans,
-        "rq-vae": docids.RqVae,
-        "lsh": docids.LshDocids,
-        "random": docids.RandomDocids,
-    }
-    return classes[kind](**given)
+    return {name: getattr(args, name) for name in mine if getattr(args, name) is not None}
 
 
 def _vector_source(args: argparse.Namespace) -> Any:

@@ -76,6 +76,7 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--seed", "-1"], "--seed -1"),
         (["--strategy", "rq-vae"], "30 documents for codebooks of 256"),
         (["--strategy", "rq-vae", "--optimizer", "adam"], "invalid choice: 'adam'"),
+        (["--strategy", "codes.npy"], "invalid choice: 'codes.npy'"),
         (["--strategy", "file:codes"], "choose from semantic, atomic, naive, residual, rq-vae, lsh, random, file:"),
         (["--strategy", "file:absent.npy"], "absent.npy: the file is missing"),
         (["--strategy", "file:absent.npy", "--levels", "2"], "--levels with --strategy file:absent.npy"),
