@@ -21,11 +21,11 @@ from genret_jax.decoding import (
     allow,
     rank_documents,
 )
-from genret_jax.document_run import DocumentRun
 from genret_jax.errors import InputError, nearest
-from genret_jax.item_run import ItemRun
 from genret_jax.model_search import search_tokens
 from genret_jax.run import Run, node_tree
+from genret_jax.run.documents import DocumentRun
+from genret_jax.run.items import ItemRun
 from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
 
 _R = TypeVar("_R", DocumentRun, ItemRun)

@@ -7,13 +7,13 @@ import numpy as np
 
 from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.data.sampler import Sampler
-from genret_jax.document_run import DocumentRun
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.experiment import AnyExperiment
-from genret_jax.item_run import ItemRun
 from genret_jax.models.heads import NodeTree
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
+from genret_jax.run.documents import DocumentRun
+from genret_jax.run.items import ItemRun
 from genret_jax.training import TrainingTask
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.retrieval_task import RetrievalTask

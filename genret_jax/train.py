@@ -16,7 +16,7 @@ from genret_jax.prepare import prepare
 from genret_jax.processes.agreement import code_fingerprint, require_agreement
 from genret_jax.processes.coordination import from_first, is_first
 from genret_jax.run import CONFIGURATION, LOCK, SETTINGS, Run, stderr
-from genret_jax.run_folder import new_or_untouched
+from genret_jax.run.folder import new_or_untouched
 from genret_jax.storage import atomic_file, fingerprint, folder_lock, remove_partial
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import reject

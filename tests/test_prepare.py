@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from genret_jax import prepare as prepare_module
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import VocabularyConfig
+from genret_jax.prepare import documents as prepare_module
 from genret_jax.prepare import prepare
 from genret_jax.run import IDENTITY, LOCK, Run
 from genret_jax.storage import folder_lock, read_json
@@ -50,7 +50,7 @@ def test_preparing_again_makes_nothing_anew(whole, tiny_corpus):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("moment", ["before", "within", "after"])
 def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, monkeypatch, part, moment):
-    make = prepare_module._make
+    make = prepare_module.make
 
     def interrupted(path, write):
         if path.name != part:
@@ -65,7 +65,7 @@ def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, mon
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_make", interrupted)
+        patch.setattr(prepare_module, "make", interrupted)
         with pytest.raises(Killed):
             prepared(atomic_experiment(tiny_corpus), tmp_path / "run")
     monkeypatch.undo()

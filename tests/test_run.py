@@ -11,11 +11,11 @@ import pytest
 
 from genret_jax.data.corpus import read_beir
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable
-from genret_jax.document_run import node_vectors
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, VocabularyConfig
 from genret_jax.prepare import prepare
 from genret_jax.run import Run
+from genret_jax.run.documents import node_vectors
 from genret_jax.storage import read_json, write_json
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment
 

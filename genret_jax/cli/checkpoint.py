@@ -146,9 +146,9 @@ def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
 
 def _export(args: argparse.Namespace) -> int:
     from genret_jax.data.vocabulary import SentencePieceVocabulary
-    from genret_jax.document_run import DocumentRun
     from genret_jax.models.public_checkpoint import save_checkpoint
     from genret_jax.models.public_layout import require_public_network
+    from genret_jax.run.documents import DocumentRun
     from genret_jax.storage import require_free
     from genret_jax.training.restore import checkpoint_step
     from genret_jax.training.t5x_checkpoint import write_t5x_params

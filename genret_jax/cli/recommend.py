@@ -9,7 +9,7 @@ from genret_jax.cli.search import read_lines, show
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from genret_jax.item_run import ItemRun
+    from genret_jax.run.items import ItemRun
 
 HELP = "recommend items to users: after a history given here, in a file, or of a user of the data"
 
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Recommend and print."""
     from tqdm import tqdm
 
-    from genret_jax.item_run import ItemRun
     from genret_jax.retriever import Retriever
+    from genret_jax.run.items import ItemRun
 
     if bool(args.file) + bool(args.items or args.user) != 1:
         raise InputError(

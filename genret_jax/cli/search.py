@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
-    from genret_jax.document_run import DocumentRun
     from genret_jax.retriever import Retriever
+    from genret_jax.run.documents import DocumentRun
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
@@ -71,7 +71,7 @@ def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
     """Search for one query after the other; one that cannot be searched is told, and has no results."""
     from tqdm import tqdm
 
-    from genret_jax.document_run import DocumentRun
+    from genret_jax.run.documents import DocumentRun
 
     queries, vocabulary = read_lines(args.file, "query"), retriever.run_of(DocumentRun).vocabulary
     # On a terminal the results themselves are the progress.

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from genret_jax.decoding import INVALID
-from genret_jax.document_run import examples_of
 from genret_jax.errors import InputError
 from genret_jax.evaluation.t5x_rankings import write_rankings
 from genret_jax.run import Run
+from genret_jax.run.documents import examples_of
 
 
 @pytest.fixture(scope="module")

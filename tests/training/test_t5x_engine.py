@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from genret_jax.decoding import INVALID, DocidIndex
-from genret_jax.document_run import examples_of
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run
+from genret_jax.run.documents import examples_of
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.testing.tiny_store import tiny_store
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from genret_jax.configuration import gin_configs_folder
-from genret_jax.document_run import examples_of
 from genret_jax.run import Run
+from genret_jax.run.documents import examples_of
 
 pytestmark = pytest.mark.t5x
 SHIPPED = gin_configs_folder() / "t5x"

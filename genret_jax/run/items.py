@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int32
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.interactions import Interactions, read_interactions
-from genret_jax.run import ITEMS, Run, from_json
+from genret_jax.run.base import ITEMS, Run, from_json
 
 
 class ItemRun(Run):

@@ -8,7 +8,7 @@
                                                         reports/      evaluations
 
 :func:`genret_jax.prepare.prepare` makes it, :func:`genret_jax.train.train` trains what is in it. What documents and
-items have in common is here, the rest in :mod:`genret_jax.document_run` and :mod:`genret_jax.item_run`.
+items have in common is here, the rest in :mod:`genret_jax.run.documents` and :mod:`genret_jax.run.items`.
 """
 
 import dataclasses
@@ -81,8 +81,8 @@ class Run:
         Raises:
             InputError: If the folder is missing, is no run, or a run of another kind than this class is for.
         """
-        from genret_jax.document_run import DocumentRun
-        from genret_jax.item_run import ItemRun
+        from genret_jax.run.documents import DocumentRun
+        from genret_jax.run.items import ItemRun
 
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():

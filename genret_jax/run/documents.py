@@ -21,7 +21,7 @@ from genret_jax.docids import DocidCodec, EncodedDocids
 from genret_jax.experiment import PretrainedStart
 from genret_jax.models.config import T5Config
 from genret_jax.models.initialize import LsaStart, start_from_vectors
-from genret_jax.run import DOCUMENTS, Run, from_json
+from genret_jax.run.base import DOCUMENTS, Run, from_json
 
 
 class DocumentRun(Run):

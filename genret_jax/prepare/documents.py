@@ -1,10 +1,6 @@
-"""From an experiment to a run folder that is ready to be trained.
-
-Each part is written whole or not at all, so preparing a run that was interrupted goes on with the first part missing.
-"""
+"""From an experiment on documents to a run folder that is ready to be trained."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,33 +12,15 @@ from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import AnyExperiment, Experiment, PretrainedStart, Recommendation, needs_vectors
+from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
-from genret_jax.prepare_items import prepare_items
 from genret_jax.run import DOCUMENTS, SETTINGS, VERSION, Run, as_json
-from genret_jax.run_folder import Log, claim, make, new_or_untouched
+from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import fingerprint, write_json
 
 
-def prepare(experiment: AnyExperiment, folder: str | os.PathLike[str], log: Log = print) -> Run:
-    """Make a run folder ready to be trained, or open the one that is.
-
-    Args:
-        experiment: What to prepare.
-        folder: The run folder.
-        log: Receives a line for each part made.
-
-    Raises:
-        InputError: If the folder holds another experiment or something else, or the corpus cannot be used. A folder
-            that was new is then as it was.
-    """
-    with new_or_untouched(folder):
-        if isinstance(experiment, Recommendation):
-            return prepare_items(experiment, Path(folder), log)
-        return _prepare_documents(experiment, Path(folder), log)
-
-
-def _prepare_documents(experiment: Experiment, folder: Path, log: Log) -> Run:
+def prepare_documents(experiment: Experiment, folder: Path, log: Log) -> Run:
+    """Make a run folder of documents ready to be trained; see :func:`genret_jax.prepare.prepare`."""
     corpus = read_beir(experiment.corpus)
     everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:

@@ -13,7 +13,7 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
 from genret_jax.run import ITEMS, SETTINGS, VERSION, Run, as_json
-from genret_jax.run_folder import Log, claim, make
+from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import write_json
 
 
@@ -37,7 +37,7 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
         "corpus": interactions.name,
         "seed": experiment.seed,
         "codec": codec.to_json(),
-        "model": as_json(sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
+        "model": as_json(_sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
         "histories": as_json(experiment.histories),
         "cold_items": experiment.cold_items,
         "evaluation": as_json(experiment.evaluation),
@@ -70,7 +70,7 @@ def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -
     return source.vectors(interactions.items)
 
 
-def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:
+def _sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:
     """Return the experiment's network with what the items decide filled in.
 
     The encoder reads codes and, behind them, users; with T5's head the decoder shares its table.

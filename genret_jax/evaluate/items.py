@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from genret_jax.evaluate_documents import Baselines
+from genret_jax.evaluate.documents import Baselines
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
 from genret_jax.evaluation.report import System
-from genret_jax.item_run import ItemRun
 from genret_jax.retriever import Retriever
 from genret_jax.run import stderr
+from genret_jax.run.items import ItemRun
 
 Ranking = dict[str, list[tuple[str, float]]]
 

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.words import normalized_words
-from genret_jax.document_run import DocumentRun
 from genret_jax.evaluation.compare import (
     EvaluationSplit,
     SystemRun,
@@ -21,6 +20,7 @@ from genret_jax.evaluation.compare import (
 from genret_jax.evaluation.report import System
 from genret_jax.retriever import Retriever
 from genret_jax.run import stderr
+from genret_jax.run.documents import DocumentRun
 
 REFERENCE = "BM25"
 # Every document is a memorisation query; a sample of so many says it to within a point.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from genret_jax.errors import InputError
-from genret_jax.run import IDENTITY, LOCK
+from genret_jax.run.base import IDENTITY, LOCK
 from genret_jax.storage import read_json, write_json
 
 Log = Callable[[str], None]

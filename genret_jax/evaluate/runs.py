@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from genret_jax.document_run import DocumentRun
 from genret_jax.errors import InputError
-from genret_jax.evaluate_documents import DEFAULT_BASELINES, REFERENCE, Baselines, search_documents
-from genret_jax.evaluate_items import recommend_items
+from genret_jax.evaluate.documents import DEFAULT_BASELINES, REFERENCE, Baselines, search_documents
+from genret_jax.evaluate.items import recommend_items
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, compare
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.plot import plot_run
@@ -19,6 +18,7 @@ from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report
 from genret_jax.evaluation.trec import write_qrels, write_run
 from genret_jax.run import Run, stderr
+from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 

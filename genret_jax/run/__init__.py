@@ -1,0 +1,35 @@
+"""Run folders: what they hold, opened; on documents and on items."""
+
+from genret_jax.run.base import (
+    CONFIGURATION,
+    DOCUMENTS,
+    IDENTITY,
+    ITEMS,
+    LOCK,
+    SETTINGS,
+    VERSION,
+    Run,
+    as_json,
+    from_json,
+    node_tree,
+    stderr,
+)
+from genret_jax.run.documents import DocumentRun
+from genret_jax.run.items import ItemRun
+
+__all__ = [
+    "CONFIGURATION",
+    "DOCUMENTS",
+    "IDENTITY",
+    "ITEMS",
+    "LOCK",
+    "SETTINGS",
+    "VERSION",
+    "DocumentRun",
+    "ItemRun",
+    "Run",
+    "as_json",
+    "from_json",
+    "node_tree",
+    "stderr",
+]
