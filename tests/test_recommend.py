@@ -11,13 +11,15 @@ import pytest
 from genret_jax.cli import main
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
+from genret_jax.data.vectors import LsaVectors
+from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
 from genret_jax.models.network import T5
 from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run
+from genret_jax.run_training import task_of
 from genret_jax.testing.small_interactions import small_shop
 from genret_jax.testing.tiny_run import tiny_recommendation
 from genret_jax.train import train
@@ -131,24 +133,84 @@ def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys)
     assert (out / "run.run").read_text().count("\n") == 10 * len(users)
 
 
+def test_items_that_come_later_are_recommended_at_once(run, retriever):
+    """Their docids come from their vectors, so an item like a known one gets its codes but for the last."""
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    grown = retriever.with_items(["new1", "new2"], vectors[[3, 7]], titles=["A third", "A seventh"])
+    tokens, known = grown.run.item_tokens, run.item_tokens
+    np.testing.assert_array_equal(tokens[: len(known)], known)
+    np.testing.assert_array_equal(tokens[-2:, :-1], known[[3, 7], :-1])
+    assert len(np.unique(tokens, axis=0)) == len(known) + 2
+    found = grown.recommend(["i9", "i15"], k=ITEMS + 2, beam=ITEMS + 2, repeat=True)
+    assert {"new1", "new2"} < {result.doc_id for result in found}
+    assert [result.title for result in found if result.doc_id == "new1"] == ["A third"]
+    # None of the results was pushed out of its place, nor do they come out where they are forbidden.
+    others = [result.doc_id for result in found if not result.doc_id.startswith("new")]
+    assert others == [result.doc_id for result in retriever.recommend(["i9", "i15"], k=ITEMS, beam=ITEMS, repeat=True)]
+    assert grown.recommend(["new1"], k=3), "a history may hold them too"
+    with pytest.raises(InputError, match="'new1' occurs twice"):
+        grown.with_items(["new1"], vectors[:1])
+    with pytest.raises(InputError, match="numeric array"):
+        retriever.with_items(["new3"], vectors[:1, :5])
+
+
+def test_the_share_of_new_items_is_limited(run, retriever):
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    names = [f"new{number}" for number in range(6)]
+    grown = retriever.with_items(names, vectors[:6])
+    history = ["i0", "i6"]
+
+    def new_among(share):
+        results = grown.recommend(history, k=10, beam=ITEMS, new_items=share)
+        assert len(results) == 10
+        assert [result.score for result in results] == sorted((result.score for result in results), reverse=True)
+        return [result.doc_id for result in results if result.doc_id in names]
+
+    assert new_among(0.0) == []
+    assert len(new_among(0.2)) <= 2
+    everything = [result.doc_id for result in grown.recommend(history, k=10, beam=ITEMS)]
+    assert new_among(1.0) == [doc_id for doc_id in everything if doc_id in names]
+    with pytest.raises(InputError, match=r"new_items=1\.5"):
+        grown.recommend(history, new_items=1.5)
+
+
+def test_docids_without_vectors_take_no_new_items(shop, tmp_path):
+    experiment = tiny_recommendation(shop, docids=AtomicDocids(), vectors=None)
+    run = prepare(experiment, tmp_path / "run", log=lambda line: None)
+    with pytest.raises(InputError, match="docids that are made of vectors"):
+        run.with_items(["new"], np.zeros((1, 8), np.float32))
+
+
 def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
-    experiment = tiny_recommendation(shop, cold_items=0.2, trainer={"steps": 2, "evaluate_every": None})
-    run = train(run=str(tmp_path / "run"), experiment=experiment)
+    experiment = tiny_recommendation(shop, cold_items=0.2)
+    run = prepare(experiment, tmp_path / "run", log=lambda line: None)
     assert run.cold.sum() == round(0.2 * ITEMS)
-    report = evaluate_runs([run.folder], tmp_path / "report")
+    examples = task_of(run, experiment).examples
+    assert not run.cold[examples.item].any()
+    report = evaluate_runs([run.folder], tmp_path / "report", checkpoint="start")
     whole, new = report.splits[0], next(split for split in report.splits if split.name == "test, new items")
     targets = run.interactions.item[run.interactions.targets("test")]
     assert new.queries == run.cold[targets].sum() < whole.queries
 
 
-@pytest.mark.parametrize(("head", "causal"), [("vocabulary", True), ("prefix", False)])
-def test_positions_of_items_and_both_heads_train_and_search(head, causal, shop, tmp_path):
-    histories = HistoryConfig(items=6, user_tokens=0, positions="items", causal=causal)
-    experiment = tiny_recommendation(shop, histories=histories, model={"head": head}, trainer={"steps": 2})
-    folder = train(run=str(tmp_path / "run"), experiment=experiment).folder
-    assert Run.open(folder).model.item_input.length == Run.open(folder).item_tokens.shape[1]
-    found = Retriever.load(folder).recommend(["i1", "i2"], k=5)
-    assert len({result.doc_id for result in found}) == 5
+def test_causal_histories_train_and_search(shop, tmp_path):
+    histories = HistoryConfig(items=6, user_tokens=0, positions="items", causal=True)
+    experiment = tiny_recommendation(shop, histories=histories, trainer={"steps": 2, "evaluate_every": None})
+    run = train(run=str(tmp_path / "run"), experiment=experiment)
+    assert run.model.item_input.length == run.item_tokens.shape[1]
+    assert len({result.doc_id for result in Retriever.load(run.folder).recommend(["i1", "i2"], k=5)}) == 5
+
+
+def test_a_head_with_a_row_for_each_node(shop, tmp_path):
+    experiment = tiny_recommendation(shop, model={"head": "prefix"})
+    run = prepare(experiment, tmp_path / "run", log=lambda line: None)
+    retriever = Retriever(run, run.params("start"))
+    assert len({result.doc_id for result in retriever.recommend(["i1", "i2"], k=5)}) == 5
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    with pytest.raises(InputError, match=r"train with T5Config\.head = 'vocabulary'"):
+        retriever.with_items([f"new{number}" for number in range(8)], vectors[::3])
+    with pytest.raises(InputError, match="items with the same codes but for the last"):
+        retriever.with_items([f"new{number}" for number in range(8)], np.repeat(vectors[:1], 8, 0))
 
 
 def test_the_command_prints_titles_or_json(run, tmp_path, capsys):
@@ -165,6 +227,19 @@ def test_the_command_prints_titles_or_json(run, tmp_path, capsys):
     assert main(["recommend", "--run", str(run.folder), "--user", "u3"]) == 0
     data = run.interactions
     assert " ".join(data.items.doc_ids[item] for item in data.history(3)) in capsys.readouterr().out
+
+
+def test_the_command_adds_items(run, tmp_path, capsys):
+    (tmp_path / "new.jsonl").write_text('{"_id": "new1", "title": "A third"}\n{"_id": "new2"}\n')
+    np.save(tmp_path / "new.npy", LsaVectors(dimensions=8).vectors(run.corpus)[[3, 7]])
+    command = ["recommend", "--run", str(run.folder), "-k", "26", "--beam", "26", "--repeat", "i9"]
+    added = ["--add", str(tmp_path / "new.jsonl"), "--add-vectors", str(tmp_path / "new.npy")]
+    assert main([*command, *added]) == 0
+    assert "A third" in capsys.readouterr().out
+    assert main([*command, *added, "--new-items", "0"]) == 0
+    assert "A third" not in capsys.readouterr().out
+    assert main([*command, *added[:2]]) == 2
+    assert "--add without --add-vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

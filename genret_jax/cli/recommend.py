@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genret_jax.cli import mesh_of, model_parallel_option
@@ -9,6 +10,7 @@ from genret_jax.cli.search import read_lines, show
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from genret_jax.retriever import Retriever
     from genret_jax.run.items import ItemRun
 
 HELP = "recommend items to users: after a history given here, in a file, or of a user of the data"
@@ -18,8 +20,10 @@ example:
   genret recommend --run runs/beauty B004756YJA B004ZT0SSG
   genret recommend --run runs/beauty --user 17
   genret recommend --run runs/beauty --file histories.txt --json > recommended.jsonl
+  genret recommend --run runs/beauty --add new.jsonl --add-vectors new.npy --new-items 0.2 B004756YJA
 
-A history is the ids of its items, oldest first. In a file each line has one, with spaces between the ids.
+A history is the ids of its items, oldest first. In a file each line has one, with spaces between the ids. Items that
+came after training are given as in items.jsonl, each with a vector made as those of the others were.
 """
 
 
@@ -32,6 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="FILE", help="a history per line; '-' reads standard input")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="items a history (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
+    parser.add_argument("--add", metavar="FILE", help="items.jsonl of further items to choose from")
+    parser.add_argument("--add-vectors", metavar="FILE.npy", help="their vectors, row i for line i")
+    parser.add_argument(
+        "--new-items",
+        type=float,
+        metavar="SHARE",
+        help="at most this share of the results are items that training has not seen (default: no limit)",
+    )
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
     parser.add_argument(
         "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained) or a step (default: best)"
@@ -55,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         )
     checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
     retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
+    if args.add or args.add_vectors:
+        retriever = _with_items(retriever, args.add, args.add_vectors)
     histories = [line.split() for line in read_lines(args.file, "history")] if args.file else [list(args.items)]
     if not args.file and not args.items:
         histories = [_history(retriever.run_of(ItemRun), args.user)]
@@ -62,13 +76,26 @@ def run(args: argparse.Namespace) -> int:
     hidden = len(histories) == 1 or sys.stdout.isatty() or not sys.stderr.isatty()
     for number, history in enumerate(tqdm(histories, "recommending", unit="history", disable=hidden, leave=False), 1):
         try:
-            found = retriever.recommend(history, args.k, user=args.user, beam=args.beam, repeat=args.repeat)
+            found = retriever.recommend(
+                history, args.k, user=args.user, beam=args.beam, repeat=args.repeat, new_items=args.new_items
+            )
         except InputError as error:
             if not args.file:
                 raise
             raise InputError(error.found, file=args.file, line=number, expected=error.expected, fix=error.fix) from None
         show(" ".join(history), found, args.json)
     return 0
+
+
+def _with_items(retriever: "Retriever", file: str | None, vectors: str | None) -> "Retriever":
+    from genret_jax.data.corpus import Corpus, read_documents
+    from genret_jax.data.vectors import NpyVectors
+
+    if not (file and vectors):
+        raise InputError("--add without --add-vectors" if file else "--add-vectors without --add", fix="give both")
+    item_ids, titles, texts = read_documents(Path(file), need_text=False)
+    items = Corpus(name=file, doc_ids=item_ids, titles=titles, texts=texts, source=file)
+    return retriever.with_items(item_ids, NpyVectors(path=vectors).vectors(items), titles=titles, texts=texts)
 
 
 def _history(run: "ItemRun", user: str) -> list[str]:

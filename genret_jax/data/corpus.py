@@ -158,7 +158,7 @@ def read_documents(path: Path, *, need_text: bool = True) -> tuple[tuple[str, ..
     for line, record in read_json_lines(path):
         claim_id(id_field(record, "_id", path, line), lines, path, line)
         titles.append(text_field(record, "title", path, line, default=""))
-        texts.append(text_field(record, "text", path, line, default="" if "text" in record else None))
+        texts.append(text_field(record, "text", path, line, default=None if need_text and "text" not in record else ""))
     if not lines:
         raise InputError("no documents", file=path, expected="one JSON object a line", fix="check how it was made")
     if need_text and not any(title.strip() or text.strip() for title, text in zip(titles, texts, strict=True)):

@@ -60,3 +60,16 @@ def rank_documents(
     ranked.documents[query, place], ranked.scores[query, place] = documents, scores[query, beam]
     ranked.valid[query, place] = True
     return ranked
+
+
+def best_of(first: RankedDocuments, second: RankedDocuments, limit: int) -> RankedDocuments:
+    """Return the best documents of two rankings for the same queries, which have none in common.
+
+    Args:
+        first: A ranking; its documents come before those of the other of equal score.
+        second: The other.
+        limit: Documents of each query at most.
+    """
+    joined = [np.concatenate(arrays, axis=1) for arrays in zip(first, second, strict=True)]
+    order = np.argsort(-joined[1], axis=1, kind="stable")[:, :limit]
+    return RankedDocuments(*(np.take_along_axis(array, order, axis=1) for array in joined))

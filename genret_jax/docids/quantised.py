@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from genret_jax.docids.checks import require_vectors
 from genret_jax.docids.quantiser import Quantiser
@@ -66,7 +66,13 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
         return self.fit_and_assign(doc_ids, vectors, seed, corpus_fingerprint)[1]
 
     def fit_and_assign(
-        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
+        self,
+        doc_ids: Sequence[str],
+        vectors: np.ndarray | None,
+        seed: int,
+        corpus_fingerprint: str,
+        *,
+        unseen: Bool[np.ndarray, " n"] | None = None,
     ) -> tuple[Fitted, DocidTable]:
         """Return what :meth:`fit` and :meth:`assign` do, for the price of one.
 
@@ -75,14 +81,25 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
             vectors: One vector a document, [n, d]; may be memory-mapped.
             seed: Decides every random choice.
             corpus_fingerprint: Fingerprint of the corpus.
+            unseen: Documents that the quantiser is not fitted to; they get docids as if they came later.
 
         Raises:
             InputError: As :meth:`assign`.
         """
-        quantiser, codes, in_memory = self._checked_and_fitted(doc_ids, vectors, seed)
+        if unseen is None or not unseen.any() or vectors is None or len(vectors) != len(unseen):
+            quantiser, codes, in_memory = self._checked_and_fitted(doc_ids, vectors, seed)
+            order = np.arange(len(codes))
+        else:
+            seen, new = np.flatnonzero(~unseen), np.flatnonzero(unseen)
+            quantiser, known, in_memory = self._checked_and_fitted([doc_ids[int(i)] for i in seen], vectors[seen], seed)
+            order = np.concatenate([seen, new])
+            codes = np.empty((len(order), known.shape[1]), np.int32)
+            codes[seen], codes[new] = known, quantiser.codes(vectors[new])
         level_sizes = list(quantiser.level_sizes)
         if self.separate:
-            codes = separated(codes)
+            in_order = separated(codes[order])
+            codes = np.empty_like(in_order)
+            codes[order] = in_order
             level_sizes.append(int(codes[:, -1].max()) + 1)
         made_by = {"name": self.name, **said(self, in_memory), "seed": seed, "quantiser": quantiser.fingerprint}
         table = DocidTable.from_codes(

@@ -1,18 +1,20 @@
 """From a recommendation experiment to a run folder that is ready to be trained."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
 import numpy as np
 
+from genret_jax.data.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
 from genret_jax.data.vectors import LsaVectors, NpyVectors
-from genret_jax.docids import DocidCodec, DocidTable
+from genret_jax.docids import DocidCodec, DocidTable, QuantisedDocids, Quantiser
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
-from genret_jax.run import ITEMS, SETTINGS, VERSION, Run, as_json
+from genret_jax.run import ITEMS, QUANTISER, SETTINGS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import write_json
 
@@ -26,10 +28,10 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
         f"items       {len(interactions.items):,} items, {interactions.num_users:,} users, "
         f"{len(interactions.item):,} interactions"
     )
-    make(folder / "docids", lambda path: _table(experiment, interactions, log).save(path))
+    _make_docids(experiment, interactions, folder, log)
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
-    codec = DocidCodec(first_token=2, level_sizes=table.level_sizes)
+    codec = DocidCodec(first_token=2, level_sizes=_room(experiment, table))
     encoded = codec.encode(table)
     settings = {
         "version": VERSION,
@@ -48,14 +50,37 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
     return Run.open(folder)
 
 
-def _table(experiment: Recommendation, interactions: Interactions, log: Log) -> DocidTable:
-    items = interactions.items
-    if isinstance(experiment.docids, str):
-        table = DocidTable.load(experiment.docids)
-        table.require_corpus(items.fingerprint, file=experiment.docids)
-        return table
-    vectors = _vectors(experiment, interactions, log) if needs_vectors(experiment.docids) else None
-    return experiment.docids.assign(items.doc_ids, vectors, seed=experiment.seed, corpus_fingerprint=items.fingerprint)
+def _make_docids(experiment: Recommendation, interactions: Interactions, folder: Path, log: Log) -> None:
+    """Make docids and, where it was fitted to vectors, what gives later items theirs."""
+    items, strategy, seed = interactions.items, experiment.docids, experiment.seed
+    if isinstance(strategy, str):
+        table = DocidTable.load(strategy)
+        table.require_corpus(items.fingerprint, file=strategy)
+        make(folder / "docids", table.save)
+        return
+    if not isinstance(strategy, QuantisedDocids):
+        vectors = _vectors(experiment, interactions, log) if needs_vectors(strategy) else None
+        make(
+            folder / "docids", lambda path: strategy.assign(items.doc_ids, vectors, seed, items.fingerprint).save(path)
+        )
+        return
+
+    @functools.cache
+    def fitted() -> tuple[Quantiser, DocidTable]:
+        new = cold_items(len(items), experiment.cold_items, seed)
+        vectors = _vectors(experiment, interactions, log)
+        return strategy.fit_and_assign(items.doc_ids, vectors, seed, items.fingerprint, unseen=new)
+
+    make(folder / QUANTISER, lambda path: fitted()[0].save(path))
+    make(folder / "docids", lambda path: fitted()[1].save(path))
+
+
+def _room(experiment: Recommendation, table: DocidTable) -> tuple[int, ...]:
+    """Return level sizes with room for later items: as many codes that separate as a codebook has, as in the paper."""
+    sizes = table.level_sizes
+    if isinstance(experiment.docids, QuantisedDocids) and experiment.docids.separate:
+        return (*sizes[:-1], max(sizes))
+    return sizes
 
 
 def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -> np.ndarray:

@@ -3,7 +3,8 @@
     config.gin      the configuration as run            corpus/       what was given: documents with queries (BEIR),
     run.json        settings, fingerprints, versions                  or items with users' histories
     identity.json   what it must agree on to go on      docids/       the docid table
-    metrics.jsonl   losses and validation               examples/     tokenised sources of the examples, vocabulary
+    metrics.jsonl   losses and validation               quantiser/    what gives later items their docids
+                                                        examples/     tokenised sources of the examples, vocabulary
                                                         checkpoints/  parameters and optimiser states
                                                         reports/      evaluations
 
@@ -43,6 +44,7 @@ SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
 LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
 VERSION = 1
 DOCUMENTS, ITEMS = "documents", "items"
+QUANTISER = "quantiser"
 _CONFIGS = (
     T5Config,
     ItemInput,

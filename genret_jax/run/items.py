@@ -1,5 +1,6 @@
 """A run on items: a user's history in, docids of items out."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from jaxtyping import Bool, Int, Int32
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.interactions import Interactions, read_interactions
-from genret_jax.run.base import ITEMS, Run, from_json
+from genret_jax.docids import append_documents, load_quantiser
+from genret_jax.errors import InputError
+from genret_jax.run.base import ITEMS, QUANTISER, Run, from_json
 
 
 class ItemRun(Run):
@@ -44,6 +47,63 @@ class ItemRun(Run):
     def cold(self) -> Bool[np.ndarray, " n"]:
         """Items that training was not shown."""
         return cold_items(len(self.corpus), self.settings["cold_items"], self.seed)
+
+    def with_items(
+        self, item_ids: Sequence[str], vectors: np.ndarray, *, titles: Sequence[str] = (), texts: Sequence[str] = ()
+    ) -> "ItemRun":
+        """Return the run with further items, whose docids come from their vectors; the folder stays as it is.
+
+        Args:
+            item_ids: Their ids.
+            vectors: One for each of them, made as those of the run's items were, [n, d].
+            titles: Their titles; none by default.
+            texts: Their texts; none by default.
+
+        Raises:
+            InputError: If the run's docids are not made of vectors, an item is there already, the vectors do not fit,
+                or there is no room left for the code that separates an item from those with equal codes.
+        """
+        if not (self.folder / QUANTISER).is_dir():
+            raise InputError(
+                f"docids of the strategy {self.table.strategy.get('name', '')!r} for new items",
+                file=self.folder,
+                expected="docids that are made of vectors",
+                fix="train with ResidualKMeans or RqVae",
+            )
+        items, number = self.corpus, len(item_ids)
+        corpus = Corpus(
+            name=items.name,
+            doc_ids=(*items.doc_ids, *item_ids),
+            titles=(*items.titles, *(titles or [""] * number)),
+            texts=(*items.texts, *(texts or [""] * number)),
+            source=items.source,
+        )
+        table = append_documents(
+            self.table,
+            load_quantiser(self.folder / QUANTISER),
+            item_ids,
+            vectors,
+            corpus_fingerprint=corpus.fingerprint,
+        )
+        room = self._codec.level_sizes[-1]
+        if table.level_sizes[-1] > room:
+            raise InputError(
+                f"{table.level_sizes[-1]} items with the same codes but for the last",
+                file=self.folder,
+                expected=f"at most {room}, as the network has last codes",
+                fix="train again with the new items, or with more codes",
+            )
+        grown = ItemRun(self.folder, self.settings)
+        grown.table, grown.interactions = table, dataclasses.replace(self.interactions, items=corpus)
+        grown.cold = np.concatenate([self.cold, np.ones(number, bool)])
+        if self.model.head == "prefix" and grown.encoded.tree.num_nodes > self.model.num_nodes:
+            raise InputError(
+                f"{grown.encoded.tree.num_nodes:,} nodes for a head of {self.model.num_nodes:,}",
+                file=self.folder,
+                expected="a head that does not have a row for each node",
+                fix="train with T5Config.head = 'vocabulary'",
+            )
+        return grown
 
     @functools.cached_property
     def item_tokens(self) -> Int32[np.ndarray, "n m"]:

@@ -158,3 +158,17 @@ def test_documents_are_not_appended_to_the_docids_of_another_quantiser(residual,
         append_documents(table, quantiser, ["x"], vectors[:2])
     with pytest.raises(InputError, match="'d4' occurs twice"):
         append_documents(table, quantiser, ["d4"], vectors[:1])
+
+
+def test_documents_that_the_quantiser_is_not_fitted_to_get_docids_as_if_they_came_later(vectors):
+    strategy, unseen = ResidualKMeans(levels=2, codebook=4), np.zeros(COUNT, bool)
+    unseen[[0, 5, 50]] = True
+    quantiser, table = strategy.fit_and_assign(NAMES, vectors, 3, "", unseen=unseen)
+    alone, seen = strategy.fit_and_assign(
+        [name for name, new in zip(NAMES, unseen, strict=True) if not new], vectors[~unseen], 3, ""
+    )
+    assert quantiser.fingerprint == alone.fingerprint
+    later = append_documents(seen, alone, [NAMES[row] for row in (0, 5, 50)], vectors[unseen])
+    expected = {later.doc_ids[row]: later.docid(row) for row in range(COUNT)}
+    assert {table.doc_ids[row]: table.docid(row) for row in range(COUNT)} == expected
+    assert list(table.doc_ids) == NAMES

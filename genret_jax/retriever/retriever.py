@@ -1,32 +1,18 @@
 """Open a run and ask it: for documents that answer a query, or for the items that a user may want next."""
 
-import contextlib
-import copy
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, overload
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
-from genret_jax.decoding import (
-    BeamResult,
-    DocidIndex,
-    Exhaustive,
-    RankedDocuments,
-    TrieConstraint,
-    allow,
-    rank_documents,
-)
+from genret_jax.decoding import RankedDocuments, best_of
 from genret_jax.errors import InputError, nearest
-from genret_jax.model_search import search_tokens
-from genret_jax.run import Run, node_tree
-from genret_jax.run.documents import DocumentRun
-from genret_jax.run.items import ItemRun
-from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
+from genret_jax.retriever.ranking import Ranker
+from genret_jax.run import DocumentRun, ItemRun, Run
 
 _R = TypeVar("_R", DocumentRun, ItemRun)
 
@@ -55,8 +41,8 @@ class SearchResult:
     text: str
 
 
-class Retriever:
-    """A trained model with the docids it may write.
+class Retriever(Ranker):
+    """A trained model with the docids it may write, and what has them.
 
     Example:
         >>> Retriever.load("runs/python-docs").search("join path components", k=10)
@@ -66,21 +52,6 @@ class Retriever:
         run: The opened run folder.
         params: Parameters of its model; where they are spread over a mesh, it searches on that mesh.
     """
-
-    def __init__(self, run: Run, params: Mapping[str, Any]):
-        self.run = run
-        encoded = run.encoded
-        index = DocidIndex.build(
-            encoded.tokens,
-            encoded.lengths,
-            encoded.document,
-            encoded.prefix_nodes,
-            vocab_size=run.model.output_vocab_size,
-        )
-        self._mesh = mesh_of(params)
-        self.index: DocidIndex = on_all_devices(index, self._mesh)
-        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
-        self._params = jax.device_put(params)
 
     @classmethod
     def load(
@@ -100,15 +71,6 @@ class Retriever:
         """
         opened = Run.open(run)
         return cls(opened, opened.params(checkpoint, mesh))
-
-    def with_params(self, params: Mapping[str, Any]) -> "Retriever":
-        """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
-        other = copy.copy(self)
-        other._params = params
-        if (mesh := mesh_of(params)) != self._mesh:
-            other._mesh = mesh
-            other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
-        return other
 
     @overload
     def search(  # type: ignore[overload-overlap]
@@ -173,6 +135,7 @@ class Retriever:
         allow: Iterable[str] | None = None,
         forbid: Iterable[str] = (),
         repeat: bool = False,
+        new_items: float | None = None,
     ) -> list[SearchResult]:
         """Return the items that a user is most likely to want next, best first; fewer than ``k`` if there are fewer.
 
@@ -184,6 +147,9 @@ class Retriever:
             allow: Ids of the items to choose from; all when left out.
             forbid: Ids of items that may not come out.
             repeat: Let items of the history come out too.
+            new_items: At most this share of the results may be items that training has not seen; None for no limit.
+                The known ones and the new ones are then searched apart (the paper's epsilon, arXiv 2305.05065,
+                section 4.3).
 
         Raises:
             InputError: If the history is empty, ``beam < k``, or there is no such item.
@@ -196,84 +162,41 @@ class Retriever:
         latest = np.array([items[-run.histories.items :]])
         forbidden = [*forbid, *([] if repeat else history)]
         tokens = run.encode_histories(latest, [user])
-        ranked = self.rank(tokens, beam=beam, limit=k, allowed=self._allowed(allow, forbidden), widths=run.input_widths)
+        ranked = self.rank_items(
+            tokens, beam=beam, limit=k, allowed=self._allowed(allow, forbidden), new_items=new_items
+        )
         return self._results(ranked, 0)
 
-    def rank(
+    def rank_items(
         self,
         tokens: Int[np.ndarray, "q l"],
         *,
         beam: int,
-        limit: int | None = None,
+        limit: int,
         batch_size: int = 64,
-        allowed: Bool[np.ndarray, "#q n"] | None = None,
-        widths: Sequence[int] = (),
+        allowed: Bool[np.ndarray, "1 n"] | None = None,
+        new_items: float | None = None,
         progress: bool = False,
     ) -> RankedDocuments:
-        """Rank documents for tokenised queries.
+        """Rank items for histories; arguments as of :meth:`rank` and :meth:`recommend`."""
+        run = self.run_of(ItemRun)
+        asked: dict[str, Any] = {"beam": beam, "batch_size": batch_size, "widths": run.input_widths}
+        if new_items is None:
+            return self.rank(tokens, limit=limit, allowed=allowed, progress=progress, **asked)
+        if not 0 <= new_items <= 1:
+            raise InputError(f"new_items={new_items}", expected="a share from 0 to 1")
+        most, everything = int(new_items * limit), np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
+        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold, progress=progress, **asked)
+        if not most:
+            return known
+        new = self.rank(tokens, limit=most, allowed=everything & run.cold, progress=progress, **asked)
+        return best_of(known, new, limit)
 
-        Args:
-            tokens: Queries, padded with 0.
-            beam: Beams of the search.
-            limit: Documents a query at most; ``beam`` when left out.
-            batch_size: Queries searched together.
-            allowed: Which documents each query may have, or all of them alike; all when left out.
-            widths: Columns that queries may be cut to where the others hold padding only, so that short ones cost less.
-            progress: Show a progress bar on stderr.
-
-        Returns:
-            Document indices of the run's corpus with scores, ``[q, limit]``.
-        """
-        from tqdm import tqdm
-
-        if not len(tokens):
-            raise InputError("no queries to search", fix="give at least one query")
-        found: RankedDocuments | None = None
-        shared = None if allowed is None or len(allowed) > 1 else allow(self.index, allowed)
-        batches = list(_batches(tokens, batch_size, widths))
-        for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False):
-            # A few sizes only, so that a changing number of queries does not compile again and again.
-            size = min(batch_size, 1 << (len(rows) - 1).bit_length())
-            size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
-            mine = allowed
-            if allowed is not None and len(allowed) > 1:
-                mine = _with_rows(allowed[rows], size)
-            chosen = shared if mine is None or shared is not None else allow(self.index, mine)
-            padded = _with_rows(tokens[rows, :width], size)
-            result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
-            ranked = rank_documents(result, self.index, limit=limit, allowed=mine)
-            if found is None:
-                found = RankedDocuments(*(np.empty((len(tokens), part.shape[1]), part.dtype) for part in ranked))
-            for whole, part in zip(found, ranked, strict=True):
-                whole[rows] = part[: len(rows)]
-        assert found is not None
-        return found
-
-    def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
-        """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
-
-        Args:
-            tokens: Queries, padded with 0.
-            beam: Beams of the search.
-            k: Results that are compared.
-
-        Returns:
-            ``certified``: the share of queries whose first k results are provably the model's best;
-            ``found``: the share of the model's best k docids that the beam search found.
-        """
-        k = min(k, beam, self.index.num_docids)
-        found = self._found(tokens, TrieConstraint(self.index), beam)
-        exact = self._found(tokens, Exhaustive(self.index), k)
-        certified = np.asarray(found.bound) <= np.asarray(found.scores)[:, k - 1]
-        first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
-        return {
-            "certified": float(certified.mean()),
-            "found": float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(first, best, strict=True)])),
-        }
-
-    def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
-        with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
-            return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
+    def with_items(
+        self, item_ids: Sequence[str], vectors: np.ndarray, *, titles: Sequence[str] = (), texts: Sequence[str] = ()
+    ) -> "Retriever":
+        """Return a retriever that can recommend further items too; see :meth:`genret_jax.run.ItemRun.with_items`."""
+        return Retriever(self.run_of(ItemRun).with_items(item_ids, vectors, titles=titles, texts=texts), self._params)
 
     def run_of(self, kind: type[_R]) -> _R:
         """Return the run, if it is of this kind.
@@ -330,20 +253,3 @@ def _beam(k: int, beam: int | None) -> int:
     if not 1 <= k <= beam:
         raise InputError(f"k={k} with beam={beam}", expected="1 <= k <= beam", fix="raise --beam or lower --k")
     return beam
-
-
-def _batches(
-    tokens: Int[np.ndarray, "q l"], size: int, widths: Sequence[int]
-) -> Iterator[tuple[Int[np.ndarray, " r"], int]]:
-    """Yield rows of queries that fit the same width, at most so many together, and that width."""
-    allowed = np.unique([*(width for width in widths if width < tokens.shape[1]), tokens.shape[1]])
-    needed = tokens.shape[1] - np.argmax(tokens[:, ::-1] > 0, axis=1)
-    fits = np.searchsorted(allowed, needed)
-    for choice, width in enumerate(allowed.tolist()):
-        rows = np.flatnonzero(fits == choice)
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size], width
-
-
-def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:
-    return array if len(array) == rows else np.pad(array, ((0, rows - len(array)), (0, 0)))
