@@ -14,6 +14,7 @@ RUNNABLE = sorted(
     str(file.relative_to(SHIPPED)) for part in ("runs", "experiments") for file in SHIPPED.glob(f"{part}/*.gin")
 )
 MODELS = sorted(str(file.relative_to(SHIPPED)) for file in SHIPPED.glob("models/*.gin"))
+ABLATIONS = sorted(str(file.relative_to(SHIPPED)) for file in SHIPPED.glob("ablations/*.gin"))
 BASE = "runs/dsi_semantic_from_scratch.gin"
 PATHS = ["CORPUS = 'corpus'", "RUN = 'run'"]
 
@@ -49,11 +50,23 @@ def test_no_shipped_file_is_left_out_here():
         "runs",
         "experiments",
         "models",
+        "ablations",
         "t5x",  # parsed by t5x itself, in tests/training/test_t5x_gin.py
         "t5x/models",
     }
     assert BASE in RUNNABLE
     assert "models/from_scratch.gin" in MODELS
+
+
+@pytest.mark.parametrize("recipe", ["runs/tiger.gin", "runs/tiger_paper.gin"])
+@pytest.mark.parametrize("file", ABLATIONS)
+def test_every_ablation_changes_a_recipe(recipe, file):
+    plain, changed = (experiment_from_gin(files, PATHS)[1] for files in ([recipe], [recipe, file]))
+    same = {
+        "runs/tiger.gin": {"ablations/ids_residual_kmeans.gin", "ablations/no_user_token.gin"},
+        "runs/tiger_paper.gin": {"ablations/ids_rq_vae.gin"},
+    }
+    assert (plain == changed) == (file in same[recipe])
 
 
 @pytest.mark.parametrize("file", RUNNABLE)

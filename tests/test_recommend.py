@@ -12,7 +12,7 @@ from genret_jax.cli import main
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
 from genret_jax.data.vectors import LsaVectors
-from genret_jax.docids import AtomicDocids
+from genret_jax.docids import AtomicDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
@@ -202,7 +202,7 @@ def test_causal_histories_train_and_search(shop, tmp_path):
 
 
 def test_a_head_with_a_row_for_each_node(shop, tmp_path):
-    experiment = tiny_recommendation(shop, model={"head": "prefix"})
+    experiment = tiny_recommendation(shop, docids=ResidualKMeans(levels=2, codebook=7), model={"head": "prefix"})
     run = prepare(experiment, tmp_path / "run", log=lambda line: None)
     retriever = Retriever(run, run.params("start"))
     assert len({result.doc_id for result in retriever.recommend(["i1", "i2"], k=5)}) == 5
