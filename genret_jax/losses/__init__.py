@@ -20,3 +20,6 @@ __all__ = [
     "residual_quantisation_loss",
     "straight_through",
 ]
+from genret_jax.losses.sampled_bce import sampled_binary_cross_entropy
+
+__all__ = ["cross_entropy", "in_batch_contrastive", "sampled_binary_cross_entropy"]
