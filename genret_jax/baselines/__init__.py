@@ -1,1 +1,4 @@
-"""What a user would pick instead of a generative index, on the same data: BM25 and a dual encoder."""
+"""What a user would pick instead of a generative index, on the same data.
+
+For documents BM25 and a dual encoder; for items popularity, item neighbours and SASRec.
+"""

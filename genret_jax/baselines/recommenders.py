@@ -1,0 +1,156 @@
+"""Recommenders without a network: the most popular items, and the items that others had beside the last ones.
+
+Both learn from the training part of the histories alone.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64
+
+from genret_jax.data.interactions import Interactions
+from genret_jax.validation import check_fields, require
+
+_SCORES_AT_ONCE = 1 << 25  # scores held at a time, 128 MiB of them
+
+Ranked = tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]
+
+
+def training_items(interactions: Interactions) -> tuple[Int64[np.ndarray, " t"], Int32[np.ndarray, " t"]]:
+    """Return user and item of all interactions that are for training."""
+    place = np.arange(len(interactions.item))
+    user = np.repeat(np.arange(interactions.num_users), interactions.lengths)
+    shown = place < interactions.training_ends()[user]
+    return user[shown], interactions.item[shown]
+
+
+class Popularity:
+    """Everybody gets the items that occur most often.
+
+    Args:
+        interactions: Users and items.
+    """
+
+    description = "the items with most interactions in training"
+    history_length = 1  # nothing is looked at, but a history is an array with columns
+
+    def __init__(self, interactions: Interactions):
+        _, item = training_items(interactions)
+        self.counts: Int64[np.ndarray, " n"] = np.bincount(item, minlength=len(interactions.items))
+
+    def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
+        """Return the k most frequent items and how often each occurs, the same for each history."""
+        best = np.argsort(-self.counts, kind="stable")[:k].astype(np.int32)
+        shape = (len(histories), len(best))
+        return np.broadcast_to(best, shape).copy(), np.broadcast_to(self.counts[best], shape).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemNeighboursConfig:
+    """What counts of a history, and of an item's neighbours.
+
+    Attributes:
+        last_items: Last items of a history that count.
+        decay: Weight of each item relative to the one after it.
+        neighbours: Most similar items kept of each item.
+    """
+
+    last_items: int = 20
+    decay: float = 0.7
+    neighbours: int = 200
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "last_items", self.last_items >= 1, "at least 1")
+        require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
+        require(self, "neighbours", self.neighbours >= 1, "at least 1")
+
+    def describe(self) -> str:
+        """Return one line for a report."""
+        return (
+            f"cosine of co-occurrence in training, {self.neighbours} neighbours an item, "
+            f"the last {self.last_items} items of a history, decay {self.decay:g}"
+        )
+
+
+class ItemNeighbours:
+    """Items that the same users had as the last ones of a history.
+
+    An item's score is the sum over the history of its similarity to each item there, which counts ``decay`` times
+    less with each step back. The similarity is the number of users who had both, divided by the geometric mean of the
+    numbers who had either: the cosine of Deshpande & Karypis (2004, "Item-based top-N recommendation algorithms",
+    section 4.1).
+
+    Args:
+        interactions: Users and items.
+        config: What counts.
+    """
+
+    def __init__(self, interactions: Interactions, config: ItemNeighboursConfig | None = None):
+        self.config = config or ItemNeighboursConfig()
+        self._similarity = _nearest(_cosines(interactions), self.config.neighbours)
+
+    @property
+    def history_length(self) -> int:
+        """How many of the last items of a history count."""
+        return self.config.last_items
+
+    def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
+        """Return the k items with the highest summed similarity; 0 for items that are similar to none."""
+        count = self._similarity.shape[0]
+        weights = _recency(histories, self.config, count)
+        k = min(k, count)
+        items, scores = [np.zeros((0, k), np.int32)], [np.zeros((0, k), np.float32)]
+        rows = max(1, _SCORES_AT_ONCE // count)
+        for start in range(0, len(histories), rows):
+            found, values = _best((weights[start : start + rows] @ self._similarity).toarray(), k=k)
+            items.append(np.asarray(found))
+            scores.append(np.asarray(values))
+        return np.concatenate(items), np.concatenate(scores)
+
+
+@partial(jax.jit, static_argnames="k")
+def _best(scores: Float[Array | np.ndarray, "q n"], *, k: int) -> tuple[Int[Array, "q k"], Float[Array, "q k"]]:
+    values, items = jax.lax.top_k(scores, k)  # ties in the order of the items
+    return items, values
+
+
+def _cosines(interactions: Interactions) -> Any:
+    """Return the similarity of every two different items that a user had, as a sparse matrix [n, n]."""
+    from scipy import sparse
+
+    user, item = training_items(interactions)
+    shape = (interactions.num_users, len(interactions.items))
+    had = sparse.csr_matrix((np.ones(len(item), np.float32), (user, item)), shape)
+    had.data[:] = 1  # a user who had an item twice is one user
+    together = (had.T @ had).tocoo()
+    users = together.diagonal()
+    apart = together.row != together.col
+    row, column, both = together.row[apart], together.col[apart], together.data[apart]
+    return sparse.csr_matrix((both / np.sqrt(users[row] * users[column]), (row, column)), together.shape)
+
+
+def _nearest(similarity: Any, count: int) -> Any:
+    """Return a sparse matrix with only the largest values of each row; ties in the order of the columns."""
+    from scipy import sparse
+
+    found = similarity.tocoo()
+    order = np.lexsort((found.col, -found.data, found.row))
+    row = found.row[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = order[place < count]
+    return sparse.csr_matrix((found.data[kept], (found.row[kept], found.col[kept])), found.shape)
+
+
+def _recency(histories: Int32[np.ndarray, "q l"], config: ItemNeighboursConfig, count: int) -> Any:
+    """Return the weights of the items in histories, as a sparse matrix [q, n]."""
+    from scipy import sparse
+
+    lengths = (histories >= 0).sum(axis=1, keepdims=True)
+    age = lengths - 1 - np.arange(histories.shape[1])  # --> [q, l], 0 for the last item
+    query, column = np.nonzero((age >= 0) & (age < config.last_items))
+    weights = (config.decay ** age[query, column]).astype(np.float32)
+    return sparse.csr_matrix((weights, (query, histories[query, column])), (len(histories), count))

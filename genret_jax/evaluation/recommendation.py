@@ -1,0 +1,117 @@
+"""Measure recommenders: users are the queries, the item that each took next is what is relevant.
+
+Every item is ranked for every user, the ones in the history too. Metrics over sampled items order systems differently
+(Krichene & Rendle 2020, KDD, "On sampled metrics for item recommendation") and are not offered.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32
+
+from genret_jax.data.interactions import Interactions
+from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
+from genret_jax.evaluation.report import System
+from genret_jax.evaluation.trec import Run
+
+RECOMMENDATION_KS = (5, 10)
+_TIMED_USERS = 256  # enough for a steady time, few enough to rank twice
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """Something that ranks all items for a user by what the user did before."""
+
+    @property
+    def history_length(self) -> int:
+        """How many of the last items of a history it looks at."""
+        ...
+
+    def rank(
+        self, histories: Int32[np.ndarray, "q l"], k: int
+    ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
+        """Return the k best of all items for each history, best first, and their scores.
+
+        Args:
+            histories: Positions of items, oldest first, -1 behind the last.
+            k: Results a history; fewer where there are fewer items.
+
+        Returns:
+            Positions of items and scores; items of equal score in the order of their positions.
+        """
+        ...
+
+
+def recommendation_split(interactions: Interactions, split: str) -> EvaluationSplit:
+    """Return the evaluated users with the one item that each took next.
+
+    Args:
+        interactions: Users and items.
+        split: ``"validation"`` or ``"test"``.
+    """
+    users = (interactions.user_ids[user] for user in interactions.evaluated_users.tolist())
+    targets = interactions.item[interactions.targets(split)].tolist()
+    qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets, strict=True)}
+    return EvaluationSplit(name=split, qrels=qrels, description="users, each with the item taken next")
+
+
+def recommendation_run(
+    interactions: Interactions, items: Int32[np.ndarray, "e k"], scores: Float32[np.ndarray, "e k"]
+) -> Run:
+    """Return the rankings of the evaluated users by external ids."""
+    item_ids, users = interactions.items.doc_ids, interactions.evaluated_users.tolist()
+    rows = zip(users, items.tolist(), scores.tolist(), strict=True)
+    return {
+        interactions.user_ids[user]: [(item_ids[i], score) for i, score in zip(found, of_user, strict=True)]
+        for user, found, of_user in rows
+    }
+
+
+def answers_of(
+    recommender: Recommender, interactions: Interactions, split: str, system: System, depth: int = 10
+) -> SystemRun:
+    """Rank all items for every evaluated user, then for some of them again for the time, when all is compiled.
+
+    Args:
+        recommender: What ranks.
+        interactions: Users and items.
+        split: ``"validation"`` or ``"test"``.
+        system: How the report calls it.
+        depth: Results a user.
+    """
+    histories = interactions.histories(split, recommender.history_length)
+    items, scores = recommender.rank(histories, depth)
+    again = histories[:_TIMED_USERS]
+    recommender.rank(again, depth)
+    started = time.perf_counter()
+    recommender.rank(again, depth)
+    milliseconds = (time.perf_counter() - started) * 1e3 / max(1, len(again))
+    run = recommendation_run(interactions, items, scores)
+    return SystemRun(system=system, run=run, depth=depth, milliseconds_per_query=milliseconds)
+
+
+def rank_metrics(
+    items: Int[np.ndarray, "q k"], target: Int[np.ndarray, " q"], ks: Sequence[int] = RECOMMENDATION_KS
+) -> dict[str, float]:
+    """Return the mean Recall@k and NDCG@k of rankings with one relevant item each; ir-measures' figures, at once.
+
+    Args:
+        items: Ranked positions of items, best first, each once.
+        target: The relevant item.
+        ks: Cutoffs. A ranking that is shorter has all items in it.
+    """
+    found = items == target[:, None]
+    gain = found / np.log2(np.arange(items.shape[1]) + 2)
+    metrics = {}
+    for k in ks:
+        metrics[f"recall@{k}"] = float(found[:, :k].any(axis=1).mean())
+        metrics[f"ndcg@{k}"] = float(gain[:, :k].sum(axis=1).mean())
+    return metrics
+
+
+def measure(recommender: Recommender, interactions: Interactions, split: str) -> dict[str, float]:
+    """Return :func:`rank_metrics` of a recommender on a split of ``interactions``."""
+    items, _ = recommender.rank(interactions.histories(split, recommender.history_length), max(RECOMMENDATION_KS))
+    return rank_metrics(items, interactions.item[interactions.targets(split)])
