@@ -1,0 +1,241 @@
+"""SASRec: what a place may see, what a batch is, and a chain of items that it learns and popularity cannot."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genret_jax.baselines.recommenders import Popularity
+from genret_jax.baselines.sasrec import SasRec
+from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
+from genret_jax.baselines.sasrec_training import SasRecTask, in_own_history, pack_histories
+from genret_jax.errors import InputError
+from genret_jax.evaluation.recommendation import Recommender, measure
+from genret_jax.losses import sampled_binary_cross_entropy
+from genret_jax.testing.tiny_interactions import interactions_of, markov_interactions
+from genret_jax.training import AdamW, Constant, TrainerConfig, read_metrics, train
+
+CONFIG = SasRecConfig(width=16, heads=2, max_length=8, dropout=0.1)
+TRAINER = TrainerConfig(
+    steps=150,
+    batch_size=16,
+    optimizer=AdamW(learning_rate=Constant(rate=0.01)),
+    data_parallel=1,
+    steps_per_dispatch=25,
+    evaluate_every=50,
+    checkpoint_every=None,
+    best_metric="validation/ndcg@10",
+    tensorboard=False,
+)
+CHAIN = markov_interactions()
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Large random parameters, so that whatever can matter does."""
+    place = jnp.zeros((1, 1), jnp.int32)
+    small = jax.jit(SasRecNetwork(CONFIG, 24).init)(jax.random.key(0), place, place, place)["params"]
+    leaves, tree = jax.tree.flatten(small)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten([jax.random.normal(key, leaf.shape) * 0.5 for key, leaf in zip(keys, leaves, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def logits(params):
+    @jax.jit
+    def apply(items, positions, segments):
+        hidden, table = SasRecNetwork(CONFIG, 24).apply({"params": params}, items, positions, segments)
+        return hidden @ table.T
+
+    return lambda *rows: np.asarray(apply(*(np.array(row, np.int32)[None] for row in rows)))[0]
+
+
+def test_a_later_item_changes_nothing_before_it(logits):
+    items = [3, 1, 4, 1, 5, 9, 2, 6]
+    before = logits(items, np.arange(8), np.ones(8))
+    for place in range(1, 8):
+        changed = list(items)
+        changed[place] = 17
+        after = logits(changed, np.arange(8), np.ones(8))
+        np.testing.assert_array_equal(after[:place], before[:place])
+        assert (np.abs(after[place:] - before[place:]).max(axis=1) > 1e-3).all()  # and everything from it on
+
+
+def test_histories_in_one_row_do_not_see_each_other(logits):
+    alone = logits([5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0])[:3]
+    behind = logits([9, 8, 5, 6, 7, 2, 1, 0], [6, 7, 5, 6, 7, 6, 7, 0], [1, 1, 2, 2, 2, 3, 3, 0])[2:5]
+    np.testing.assert_allclose(behind, alone, atol=1e-5)
+
+
+def test_ranking_is_a_sort_of_the_last_places_logits(params, logits):
+    histories = np.array([[4, 7, 2, -1, -1, -1, -1, -1], [1, 2, 3, 4, 5, 6, 7, 8]], np.int32)
+    items, scores = rank_items(CONFIG, params, histories, 24)
+    short = logits([4, 7, 2, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0])[2]
+    full = logits(histories[1], np.arange(8), np.ones(8))[7]
+    for row, wanted in enumerate((short, full)):
+        np.testing.assert_array_equal(items[row], np.argsort(-wanted, kind="stable"))
+        np.testing.assert_allclose(scores[row], np.sort(wanted)[::-1], atol=1e-4)
+
+
+def test_padding_and_what_is_longer_than_the_network_reads_change_nothing(params):
+    short = np.array([[4, 7, 2]], np.int32)
+    padded = np.pad(short, ((0, 0), (0, 20)), constant_values=-1)
+    long = np.concatenate([np.full((1, 9), 11, np.int32), np.arange(8, dtype=np.int32)[None]], axis=1)
+    for one, other in ((short, padded), (long, long[:, -8:])):
+        for first, second in zip(rank_items(CONFIG, params, one, 5), rank_items(CONFIG, params, other, 5), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_rows_come_back_in_their_order_whatever_their_lengths(params):
+    random = np.random.default_rng(0)
+    histories = np.full((30, 9), -1, np.int32)
+    for row in histories:
+        length = random.integers(0, 10)
+        row[:length] = random.integers(0, 24, length)
+    items, scores = rank_items(CONFIG, params, histories, 3)
+    for row in range(30):
+        of_one, score = rank_items(CONFIG, params, histories[row : row + 1], 3)
+        np.testing.assert_array_equal(items[row], of_one[0])
+        np.testing.assert_allclose(scores[row], score[0], atol=1e-5)
+    assert rank_items(CONFIG, params, histories[:0], 3)[0].shape == (0, 3)
+
+
+def test_ties_are_in_the_order_of_the_items(params):
+    items, _ = rank_items(CONFIG, {**params, "items": jnp.ones((24, 16))}, np.array([[3, 1, -1]], np.int32), 24)
+    np.testing.assert_array_equal(items, [np.arange(24)])
+
+
+def test_packed_rows_hold_every_step_of_training_once():
+    histories = [[0, 1, 2, 3, 8, 9], [4, 5, 8, 9], [6, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4]]
+    packed = pack_histories(interactions_of(histories, 10), 4, seed=0)
+    found = {}
+    for items, targets, positions, segments in zip(*dataclasses.astuple(packed), strict=True):
+        for segment in set(segments[segments > 0].tolist()):
+            here = segments == segment
+            found[segment] = (items[here].tolist(), targets[here].tolist(), positions[here].tolist())
+    assert sorted(found.values()) == [
+        ([0, 1, 2], [1, 2, 3], [1, 2, 3]),  # the last two items are held out
+        ([3, 4, 5, 6], [4, 5, 6, 7], [0, 1, 2, 3]),  # the last four that have a successor
+        ([4], [5], [3]),
+        ([5], [4], [3]),  # two items: not evaluated, so all for training
+    ]
+    assert packed.num_rows == 3
+    assert pack_histories(interactions_of(histories, 10), 4, seed=0).items.tolist() == packed.items.tolist()
+
+
+def test_every_row_comes_once_an_epoch_in_a_new_order():
+    task = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=7)
+    rows = task.packed.num_rows
+    stream = np.concatenate([task.batch(step)["row"] for step in range(2 * rows // 7 + 2)])
+    first, second = stream[:rows], stream[rows : 2 * rows]
+    np.testing.assert_array_equal(np.sort(first), np.arange(rows))
+    np.testing.assert_array_equal(np.sort(second), np.arange(rows))
+    assert (first != second).any()
+    np.testing.assert_array_equal(task.batch(5, np.array([6, 2]))["row"], task.batch(5)["row"][[6, 2]])
+    many = SasRecTask(CONFIG, interactions_of([[0, 1, 2, 3]], 4), seed=0, batch_size=5)  # an epoch a row
+    assert many.batch(1, np.array([0, 3]))["row"].tolist() == [0, 0]
+
+
+def test_items_of_the_own_history_are_no_negatives():
+    items, targets = jnp.array([[1, 2, 5, 6, 0]]), jnp.array([[2, 3, 6, 7, 0]])
+    segments = jnp.array([[1, 1, 2, 2, 0]])
+    found = [in_own_history(jnp.full((1, 5), item), items, targets, segments)[0].tolist() for item in (3, 5, 9)]
+    assert found == [[True, True, False, False, False], [False, False, True, True, False], [False] * 5]
+
+
+def test_losses_are_those_of_the_scores(params):
+    """Without dropout, against the scores of the network at every place."""
+    packed = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=4).packed
+    rows, key = np.arange(4), jax.random.key(3)
+    place = [array[rows] for array in dataclasses.astuple(packed)]
+    hidden, table = SasRecNetwork(CONFIG, 24).apply({"params": params}, place[0], place[2], place[3])
+    scores, target, real = np.asarray(hidden @ table.T), place[1], place[3] > 0
+    of_target = np.take_along_axis(scores, target[..., None], axis=2)[..., 0]
+    log_normaliser = np.log(np.exp(scores).sum(axis=2))
+    loss = {}
+    for name in ("bce", "cross_entropy"):
+        config = dataclasses.replace(CONFIG, dropout=0.0, loss=name)
+        task = SasRecTask(config, CHAIN, seed=0, batch_size=4)
+        total, weight, _ = jax.jit(task.loss)(params, {"row": jnp.asarray(rows)}, key)
+        assert weight == real.sum()
+        loss[name] = float(total)
+    assert loss["cross_entropy"] == pytest.approx((log_normaliser - of_target)[real].sum(), rel=1e-4)
+    drawn = np.asarray(jax.random.randint(jax.random.split(key)[1], (4, 8), 0, 24))
+    own = np.asarray(in_own_history(jnp.asarray(drawn), *(jnp.asarray(place[i]) for i in (0, 1, 3))))
+    of_drawn = jnp.asarray(np.take_along_axis(scores, drawn[..., None], axis=2)[..., 0])
+    expected, _ = sampled_binary_cross_entropy(jnp.asarray(of_target), of_drawn, jnp.asarray(real), real & ~own)
+    assert loss["bce"] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sasrec")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return SasRec.train(CHAIN, dataclasses.replace(CONFIG, loss="cross_entropy"), TRAINER, folder)
+
+
+def test_it_learns_the_chain(trained):
+    assert isinstance(trained, Recommender)
+    found = measure(trained, CHAIN, "test")
+    assert found["ndcg@5"] > 0.6
+    assert found["ndcg@5"] > 3 * measure(Popularity(CHAIN), CHAIN, "test")["ndcg@5"]
+
+
+def test_it_learns_from_sampled_negatives_too(tmp_path):
+    found = SasRec.train(CHAIN, CONFIG, TRAINER, tmp_path)
+    assert measure(found, CHAIN, "test")["ndcg@5"] > 0.5
+
+
+def test_a_saved_one_ranks_alike(trained, folder):
+    loaded = SasRec.load(folder, CHAIN)
+    assert loaded.config == trained.config
+    histories = CHAIN.histories("test", loaded.history_length)
+    for found, wanted in zip(loaded.rank(histories, 5), trained.rank(histories, 5), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_other_interactions_are_refused(trained, folder):
+    others = markov_interactions(seed=1)
+    with pytest.raises(InputError, match="a SASRec trained on other interactions"):
+        SasRec.load(folder, others)
+    with pytest.raises(InputError, match="interactions"):
+        SasRec.train(others, trained.config, TRAINER, folder)
+    with pytest.raises(InputError, match="no sasrec here"):
+        SasRec.load(folder / "checkpoints", CHAIN)
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
+    changes = {"steps": 12, "steps_per_dispatch": 4, "evaluate_every": None, "best_metric": None}
+    trainer = dataclasses.replace(TRAINER, **changes, checkpoint_every=6, log_every=3)
+    task = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=16)
+    whole = train(task, trainer, tmp_path / "whole")
+    train(task, dataclasses.replace(trainer, steps=6), tmp_path / "parts")
+    parts = train(task, trainer, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+
+
+def test_several_devices_give_the_same_losses(tmp_path):
+    trainer = dataclasses.replace(TRAINER, steps=4, evaluate_every=None, best_metric=None, log_every=1)
+    task = SasRecTask(dataclasses.replace(CONFIG, loss="cross_entropy"), CHAIN, seed=0, batch_size=16)
+    train(task, trainer, tmp_path / "one")
+    train(task, dataclasses.replace(trainer, data_parallel=4, model_parallel=2), tmp_path / "several")
+    losses = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("one", "several")]
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_nothing_to_learn_from():
+    with pytest.raises(InputError, match="no user with two items for training"):
+        pack_histories(interactions_of([[0, 1, 2], [1, 2, 0]], 3), 4, seed=0)
+
+
+def test_wrong_settings():
+    with pytest.raises(InputError, match=r"SasRecConfig\.heads is 3; expected a divisor of width 64"):
+        SasRecConfig(heads=3)
+    with pytest.raises(InputError, match=r"SasRecConfig\.loss is 'softmax'"):
+        SasRecConfig(loss="softmax")
