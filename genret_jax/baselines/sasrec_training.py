@@ -14,8 +14,7 @@ from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork
 from genret_jax.data.counter_random import RowRandom
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
-from genret_jax.losses import cross_entropy, sampled_binary_cross_entropy
-from genret_jax.models.layers import project
+from genret_jax.losses import sampled_binary_cross_entropy, tied_softmax_cross_entropy
 
 # Streams of the counter-based random numbers.
 _PACKING, _ORDER = 400, 401
@@ -144,7 +143,7 @@ class SasRecTask:
         )
         weights = (segments > 0).astype(jnp.float32)
         if self.config.loss == "cross_entropy":
-            total, weight = cross_entropy(project(hidden, table.T), targets, weights)
+            total, weight = tied_softmax_cross_entropy(hidden, table, targets, weights)
         else:
             negatives = jax.random.randint(negative_rng, targets.shape, 0, table.shape[0], jnp.int32)
             drawn_well = weights * ~in_own_history(negatives, items, targets, segments)

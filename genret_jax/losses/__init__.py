@@ -21,5 +21,6 @@ __all__ = [
     "straight_through",
 ]
 from genret_jax.losses.sampled_bce import sampled_binary_cross_entropy
+from genret_jax.losses.tied_softmax import tied_softmax_cross_entropy
 
-__all__ = ["cross_entropy", "in_batch_contrastive", "sampled_binary_cross_entropy"]
+__all__ = ["cross_entropy", "in_batch_contrastive", "sampled_binary_cross_entropy", "tied_softmax_cross_entropy"]
