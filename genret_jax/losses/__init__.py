@@ -11,6 +11,8 @@ from genret_jax.losses.quantisation import (
     residual_quantisation_loss,
     straight_through,
 )
+from genret_jax.losses.sampled_bce import sampled_binary_cross_entropy
+from genret_jax.losses.tied_softmax import tied_softmax_cross_entropy
 
 __all__ = [
     "cross_entropy",
@@ -18,9 +20,7 @@ __all__ = [
     "in_batch_contrastive",
     "reconstruction_loss",
     "residual_quantisation_loss",
+    "sampled_binary_cross_entropy",
     "straight_through",
+    "tied_softmax_cross_entropy",
 ]
-from genret_jax.losses.sampled_bce import sampled_binary_cross_entropy
-from genret_jax.losses.tied_softmax import tied_softmax_cross_entropy
-
-__all__ = ["cross_entropy", "in_batch_contrastive", "sampled_binary_cross_entropy", "tied_softmax_cross_entropy"]
