@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64
 
+from genret_jax.data.histories import training_items
 from genret_jax.data.interactions import Interactions
 from genret_jax.validation import check_fields, require
 
@@ -19,26 +20,19 @@ _SCORES_AT_ONCE = 1 << 25  # scores held at a time, 128 MiB of them
 Ranked = tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]
 
 
-def training_items(interactions: Interactions) -> tuple[Int64[np.ndarray, " t"], Int32[np.ndarray, " t"]]:
-    """Return user and item of all interactions that are for training."""
-    place = np.arange(len(interactions.item))
-    user = np.repeat(np.arange(interactions.num_users), interactions.lengths)
-    shown = place < interactions.training_ends()[user]
-    return user[shown], interactions.item[shown]
-
-
 class Popularity:
     """Everybody gets the items that occur most often.
 
     Args:
         interactions: Users and items.
+        cold: Items that training must not see.
     """
 
     description = "the items with most interactions in training"
     history_length = 1  # nothing is looked at, but a history is an array with columns
 
-    def __init__(self, interactions: Interactions):
-        _, item = training_items(interactions)
+    def __init__(self, interactions: Interactions, *, cold: Bool[np.ndarray, " n"] | None = None):
+        _, item = training_items(interactions, cold)
         self.counts: Int64[np.ndarray, " n"] = np.bincount(item, minlength=len(interactions.items))
 
     def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
@@ -87,11 +81,18 @@ class ItemNeighbours:
     Args:
         interactions: Users and items.
         config: What counts.
+        cold: Items that training must not see.
     """
 
-    def __init__(self, interactions: Interactions, config: ItemNeighboursConfig | None = None):
+    def __init__(
+        self,
+        interactions: Interactions,
+        config: ItemNeighboursConfig | None = None,
+        *,
+        cold: Bool[np.ndarray, " n"] | None = None,
+    ):
         self.config = config or ItemNeighboursConfig()
-        self._similarity = _nearest(_cosines(interactions), self.config.neighbours)
+        self._similarity = _nearest(_cosines(interactions, cold), self.config.neighbours)
 
     @property
     def history_length(self) -> int:
@@ -118,11 +119,11 @@ def _best(scores: Float[Array | np.ndarray, "q n"], *, k: int) -> tuple[Int[Arra
     return items, values
 
 
-def _cosines(interactions: Interactions) -> Any:
+def _cosines(interactions: Interactions, cold: Bool[np.ndarray, " n"] | None) -> Any:
     """Return the similarity of every two different items that a user had, as a sparse matrix [n, n]."""
     from scipy import sparse
 
-    user, item = training_items(interactions)
+    user, item = training_items(interactions, cold)
     shape = (interactions.num_users, len(interactions.items))
     had = sparse.csr_matrix((np.ones(len(item), np.float32), (user, item)), shape)
     had.data[:] = 1  # a user who had an item twice is one user

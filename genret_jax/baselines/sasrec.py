@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from genret_jax.baselines.recommenders import Ranked
 from genret_jax.baselines.sasrec_network import SasRecConfig, rank_items
@@ -44,6 +44,8 @@ class SasRec:
         config: SasRecConfig,
         trainer: TrainerConfig,
         folder: str | os.PathLike[str],
+        *,
+        cold: Bool[np.ndarray, " n"] | None = None,
     ) -> "SasRec":
         """Train on the training part of all histories, and save the result below the folder for :meth:`load`.
 
@@ -51,9 +53,10 @@ class SasRec:
             interactions: Users and items.
             config: Network and loss.
             trainer: Steps, optimizer and the rest. A row of its batch holds as many users as fit into
-                ``config.max_length`` places, and an epoch is ``SasRecTask(...).packed.num_rows`` rows. With
+                ``config.max_length`` places, and an epoch is ``len(SasRecTask(...).packed)`` rows. With
                 ``best_metric="validation/ndcg@10"`` the best step is taken, by the validation items.
             folder: For checkpoints and metrics; training goes on where it was stopped.
+            cold: Items that training must not see.
 
         Raises:
             InputError: As ``training.train`` says; if the folder is of other interactions or of another network.
@@ -63,7 +66,7 @@ class SasRec:
             return cls(config, jax.device_get(params), interactions.fingerprint)  # from a mesh to one device
 
         result = train(
-            SasRecTask(config, interactions, seed=trainer.seed, batch_size=trainer.batch_size),
+            SasRecTask(config, interactions, seed=trainer.seed, batch_size=trainer.batch_size, cold=cold),
             trainer,
             folder,
             evaluators={"validation": lambda params, step: measure(of(params), interactions, "validation")},

@@ -10,7 +10,7 @@ import pytest
 from genret_jax.baselines.recommenders import Popularity
 from genret_jax.baselines.sasrec import SasRec
 from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
-from genret_jax.baselines.sasrec_training import SasRecTask, in_own_history, pack_histories
+from genret_jax.baselines.sasrec_training import SasRecTask, in_own_history, positions_from_the_end
 from genret_jax.errors import InputError
 from genret_jax.evaluation.recommendation import Recommender, measure
 from genret_jax.losses import sampled_binary_cross_entropy
@@ -108,35 +108,10 @@ def test_ties_are_in_the_order_of_the_items(params):
     np.testing.assert_array_equal(items, [np.arange(24)])
 
 
-def test_packed_rows_hold_every_step_of_training_once():
-    histories = [[0, 1, 2, 3, 8, 9], [4, 5, 8, 9], [6, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4]]
-    packed = pack_histories(interactions_of(histories, 10), 4, seed=0)
-    found = {}
-    for items, targets, positions, segments in zip(*dataclasses.astuple(packed), strict=True):
-        for segment in set(segments[segments > 0].tolist()):
-            here = segments == segment
-            found[segment] = (items[here].tolist(), targets[here].tolist(), positions[here].tolist())
-    assert sorted(found.values()) == [
-        ([0, 1, 2], [1, 2, 3], [1, 2, 3]),  # the last two items are held out
-        ([3, 4, 5, 6], [4, 5, 6, 7], [0, 1, 2, 3]),  # the last four that have a successor
-        ([4], [5], [3]),
-        ([5], [4], [3]),  # two items: not evaluated, so all for training
-    ]
-    assert packed.num_rows == 3
-    assert pack_histories(interactions_of(histories, 10), 4, seed=0).items.tolist() == packed.items.tolist()
-
-
-def test_every_row_comes_once_an_epoch_in_a_new_order():
-    task = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=7)
-    rows = task.packed.num_rows
-    stream = np.concatenate([task.batch(step)["row"] for step in range(2 * rows // 7 + 2)])
-    first, second = stream[:rows], stream[rows : 2 * rows]
-    np.testing.assert_array_equal(np.sort(first), np.arange(rows))
-    np.testing.assert_array_equal(np.sort(second), np.arange(rows))
-    assert (first != second).any()
-    np.testing.assert_array_equal(task.batch(5, np.array([6, 2]))["row"], task.batch(5)["row"][[6, 2]])
-    many = SasRecTask(CONFIG, interactions_of([[0, 1, 2, 3]], 4), seed=0, batch_size=5)  # an epoch a row
-    assert many.batch(1, np.array([0, 3]))["row"].tolist() == [0, 0]
+def test_positions_count_from_the_end_of_each_history():
+    histories = np.array([[1, 1, 1, 2, 0], [3, 3, 3, 3, 3]], np.int32)
+    assert positions_from_the_end(histories)[0, :4].tolist() == [2, 3, 4, 4]
+    assert positions_from_the_end(histories)[1].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_items_of_the_own_history_are_no_negatives():
@@ -148,11 +123,16 @@ def test_items_of_the_own_history_are_no_negatives():
 
 def test_losses_are_those_of_the_scores(params):
     """Without dropout, against the scores of the network at every place."""
-    packed = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=4).packed
+    task = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=4)
     rows, key = np.arange(4), jax.random.key(3)
-    place = [array[rows] for array in dataclasses.astuple(packed)]
-    hidden, table = SasRecNetwork(CONFIG, 24).apply({"params": params}, place[0], place[2], place[3])
-    scores, target, real = np.asarray(hidden @ table.T), place[1], place[3] > 0
+    items, target, histories = (
+        array[rows] for array in (task.packed.items, task.packed.targets, task.packed.histories)
+    )
+    network = SasRecNetwork(CONFIG, 24)
+    hidden, table = network.apply(
+        {"params": params}, *map(jnp.asarray, (np.maximum(items, 0), task.positions[rows], histories))
+    )
+    scores, real = np.asarray(hidden @ table.T), target >= 0
     of_target = np.take_along_axis(scores, target[..., None], axis=2)[..., 0]
     log_normaliser = np.log(np.exp(scores).sum(axis=2))
     loss = {}
@@ -164,7 +144,7 @@ def test_losses_are_those_of_the_scores(params):
         loss[name] = float(total)
     assert loss["cross_entropy"] == pytest.approx((log_normaliser - of_target)[real].sum(), rel=1e-4)
     drawn = np.asarray(jax.random.randint(jax.random.split(key)[1], (4, 8), 0, 24))
-    own = np.asarray(in_own_history(jnp.asarray(drawn), *(jnp.asarray(place[i]) for i in (0, 1, 3))))
+    own = np.asarray(in_own_history(jnp.asarray(drawn), *map(jnp.asarray, (items, target, histories))))
     of_drawn = jnp.asarray(np.take_along_axis(scores, drawn[..., None], axis=2)[..., 0])
     weights = (jnp.asarray(mask, jnp.float32) for mask in (real, real & ~own))
     expected, _ = sampled_binary_cross_entropy(jnp.asarray(of_target), of_drawn, *weights)
@@ -232,8 +212,8 @@ def test_several_devices_give_the_same_losses(tmp_path):
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(InputError, match="no user with two items for training"):
-        pack_histories(interactions_of([[0, 1, 2], [1, 2, 0]], 3), 4, seed=0)
+    with pytest.raises(InputError, match="no user has two items for training"):
+        SasRecTask(CONFIG, interactions_of([[0, 1, 2], [1, 2, 0]], 3), seed=0, batch_size=4)
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

@@ -3,21 +3,12 @@
 import numpy as np
 import pytest
 
-from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
-from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
+from genret_jax.testing.tiny_interactions import interactions_of
 
-
-def interactions_of(histories, items=10):
-    ids = tuple(f"i{number}" for number in range(items))
-    return Interactions(
-        items=Corpus(name="made", doc_ids=ids, titles=ids, texts=ids, source="made"),
-        user_ids=tuple(f"u{number}" for number in range(len(histories))),
-        offsets=np.cumsum([0, *map(len, histories)]).astype(np.int64),
-        item=np.concatenate(histories).astype(np.int32),
-    )
+DATA = interactions_of([[0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [9, 8, 7, 6, 5, 4]], 10)
 
 
 def told(examples):
@@ -26,9 +17,6 @@ def told(examples):
         (int(user), tuple(examples.item[begin:place].tolist()), int(examples.item[place]))
         for user, begin, place in zip(examples.user, examples.begin, examples.place, strict=True)
     )
-
-
-DATA = interactions_of([[0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [9, 8, 7, 6, 5, 4]])
 
 
 def test_every_item_of_a_training_history_that_has_one_before_it_is_a_target_once():
@@ -64,14 +52,14 @@ def test_examples_are_ordered_by_length_and_the_longest_of_a_part_is_known():
 
 def test_histories_too_short_to_train_on():
     with pytest.raises(InputError, match="no user has two items for training"):
-        HistoryExamples.of(interactions_of([[1, 2, 3], [4]]), HistoryConfig())
+        HistoryExamples.of(interactions_of([[1, 2, 3], [4]], 10), HistoryConfig())
 
 
 @pytest.fixture(scope="module")
 def sampled():
     random = np.random.default_rng(0)
-    histories = [random.integers(0, 10, length) for length in random.integers(3, 40, 50)]
-    examples = HistoryExamples.of(interactions_of(histories), HistoryConfig(items=12))
+    histories = [random.integers(0, 10, length).tolist() for length in random.integers(3, 40, 50)]
+    examples = HistoryExamples.of(interactions_of(histories, 10), HistoryConfig(items=12))
     return EvenSampler(len(examples), seed=3, batch_size=16), examples
 
 
@@ -143,7 +131,7 @@ def whole(data, items):
 
 def test_a_long_history_is_cut_into_stretches_that_overlap_by_half():
     """Ten items for training and rows of four: each item is a target once, after at least two."""
-    packed = PackedHistories.of(interactions_of([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2]]), 4, seed=0)
+    packed = PackedHistories.of(interactions_of([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2]], 10), 4, seed=0)
     assert sorted(unpacked(packed)) == [
         ((0,), 1),
         ((0, 1), 2),
@@ -159,7 +147,7 @@ def test_a_long_history_is_cut_into_stretches_that_overlap_by_half():
 
 def test_packed_rows_are_nearly_full_whatever_the_lengths():
     random = np.random.default_rng(0)
-    data = interactions_of([random.integers(0, 10, length) for length in random.geometric(0.12, 400) + 3])
+    data = interactions_of([random.integers(0, 10, length).tolist() for length in random.geometric(0.12, 400) + 3], 10)
     packed = PackedHistories.of(data, 20, seed=1)
     assert (packed.histories > 0).mean() > 0.98
     expected = sorted(target for _, _, target in told(whole(data, 20)))

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig, history_tokens
 from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
-from genret_jax.data.interactions import Interactions
 from genret_jax.models.config import ItemInput
+from genret_jax.testing.tiny_interactions import interactions_of
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.task import TrainingTask
@@ -17,19 +16,8 @@ from genret_jax.training.task import TrainingTask
 ITEMS, USERS, BATCH, SHOWN = 12, 20, 16, 5
 
 
-def made_data():
-    random = np.random.default_rng(1)
-    lengths = random.integers(4, 12, USERS)
-    ids = tuple(map(str, range(ITEMS)))
-    return Interactions(
-        items=Corpus(name="made", doc_ids=ids, titles=ids, texts=ids),
-        user_ids=tuple(map(str, range(USERS))),
-        offsets=np.cumsum([0, *lengths]).astype(np.int64),
-        item=random.integers(0, ITEMS, lengths.sum()).astype(np.int32),
-    )
-
-
-DATA = made_data()
+random = np.random.default_rng(1)
+DATA = interactions_of([random.integers(0, ITEMS, length).tolist() for length in random.integers(4, 12, USERS)], ITEMS)
 TOKENS = np.stack([np.arange(ITEMS) // 4 + 2, np.arange(ITEMS) % 4 + 5], 1).astype(np.int32)
 
 
