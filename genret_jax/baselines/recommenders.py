@@ -48,12 +48,13 @@ class ItemNeighboursConfig:
 
     Attributes:
         last_items: Last items of a history that count.
-        decay: Weight of each item relative to the one after it.
+        decay: Weight of each item relative to the one after it; 0.4 is the best for the validation items of Amazon
+            Beauty, where 0.3 and 0.5 do about as well.
         neighbours: Most similar items kept of each item.
     """
 
     last_items: int = 20
-    decay: float = 0.7
+    decay: float = 0.4
     neighbours: int = 200
 
     def __post_init__(self) -> None:
