@@ -116,9 +116,12 @@ def test_runs_of_the_other_kind(retriever, tiny_run):
 
 def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys):
     out = shop.parent / "report"
-    assert main(["evaluate", "--run", str(run.folder), "--out", str(out)]) == 0
+    assert main(["evaluate", "--run", str(run.folder), "--out", str(out), "--sasrec"]) == 0
     assert "Recall@10" in capsys.readouterr().out
     report = Report.load(out / "report.json")
+    names = ["popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax", "run"]
+    assert [system.name for system in report.systems] == names
+    assert report.reference == "item neighbours"
     measured = report.find("run", "test")
     assert report.dataset.kind == "items"
     assert measured.depth == 10
@@ -181,6 +184,14 @@ def test_docids_without_vectors_take_no_new_items(shop, tmp_path):
         run.with_items(["new"], np.zeros((1, 8), np.float32))
 
 
+@pytest.mark.parametrize("option", ["--no-bm25", "--dual-encoder"])
+def test_options_of_the_other_kind_of_run(run, tiny_run, option, capsys):
+    assert main(["evaluate", "--run", str(run.folder), option]) == 2
+    assert f"{option} for a run of items" in capsys.readouterr().err
+    assert main(["evaluate", "--run", str(tiny_run), "--sasrec"]) == 2
+    assert "--sasrec for a run of documents" in capsys.readouterr().err
+
+
 def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     experiment = tiny_recommendation(shop, cold_items=0.2)
     run = prepare(experiment, tmp_path / "run", log=lambda line: None)
@@ -189,6 +200,7 @@ def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     assert not run.cold[examples.item].any()
     report = evaluate_runs([run.folder], tmp_path / "report", checkpoint="start")
     whole, new = report.splits[0], next(split for split in report.splits if split.name == "test, new items")
+    assert report.find("run, at most 10% new", "test, new items").metrics["recall@10"].mean >= 0
     targets = run.interactions.item[run.interactions.targets("test")]
     assert new.queries == run.cold[targets].sum() < whole.queries
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,11 +16,16 @@ from genret_jax.baselines.sasrec_network import SasRecConfig, rank_items
 from genret_jax.baselines.sasrec_training import SasRecTask
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
-from genret_jax.evaluation.recommendation import measure
+from genret_jax.evaluation.compare import SystemRun
+from genret_jax.evaluation.recommendation import answers_of, measure
+from genret_jax.evaluation.report import System
 from genret_jax.storage import load_arrays, save_arrays
-from genret_jax.training import TrainerConfig, restore_params, train
+from genret_jax.training import AdamW, LinearWarmupLinearDecay, TrainerConfig, restore_params, train
 
 KIND, VERSION = "sasrec", 1
+# Rows of packed histories in a batch; epochs and highest rate of each loss.
+_ROWS = 16
+_BUDGET = {"bce": (100, 1e-3), "cross_entropy": (25, 3e-3)}
 ARRAYS = "sasrec"  # the folder below the run's, beside its checkpoints
 
 
@@ -121,3 +126,71 @@ class SasRec:
             )
         params = unflatten_dict({name: np.asarray(leaf) for name, leaf in arrays.items()}, sep=".")
         return cls(SasRecConfig(**manifest["config"]), params, interactions.fingerprint)
+
+
+@runtime_checkable
+class TrainedRun(Protocol):
+    """What :func:`answers_of_run` needs of a run on items."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies; SASRec is trained in ``sasrec/`` below."""
+        ...
+
+    @property
+    def interactions(self) -> Interactions:
+        """Users and items."""
+        ...
+
+    @property
+    def cold(self) -> Bool[np.ndarray, " n"]:
+        """Items that training must not see."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        ...
+
+
+def answers_of_run(run: TrainedRun, loss: Literal["bce", "cross_entropy"], split: str, depth: int) -> SystemRun:
+    """Train SASRec on a run's data, or take what was trained before, and recommend to the users of a split.
+
+    Args:
+        run: The run.
+        loss: Of :class:`SasRecConfig`.
+        split: ``"validation"`` or ``"test"``.
+        depth: Results a user.
+    """
+    config, data = SasRecConfig(loss=loss), run.interactions
+    trainer = trainer_for(config, data, run.seed)
+    trained = SasRec.train(data, config, trainer, run.folder / "sasrec" / loss, cold=run.cold)
+    name = "SASRec, sampled BCE" if loss == "bce" else "SASRec, full softmax"
+    details = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)), "steps": trainer.steps}
+    return answers_of(trained, data, split, System(name=name, description=config.describe(), details=details), depth)
+
+
+def trainer_for(config: SasRecConfig, interactions: Interactions, seed: int) -> TrainerConfig:
+    """Return a trainer that was chosen on Amazon Beauty's validation items; the best of ten evaluations is taken.
+
+    Args:
+        config: Network and loss.
+        interactions: Users and items, whose number decides the steps.
+        seed: Of the parameters and of who shares a row with whom.
+    """
+    epochs, peak = _BUDGET[config.loss]
+    rows = len(SasRecTask(config, interactions, seed=seed, batch_size=_ROWS).packed)
+    steps = max(10, epochs * rows // _ROWS)
+    return TrainerConfig(
+        steps=steps,
+        batch_size=_ROWS,
+        optimizer=AdamW(learning_rate=LinearWarmupLinearDecay(peak=peak)),
+        steps_per_dispatch=50,
+        log_every=100,
+        evaluate_every=max(1, steps // 10),
+        checkpoint_every=max(1, steps // 10),
+        best_metric="validation/ndcg@10",
+        seed=seed,
+        data_parallel=1,
+        tensorboard=False,
+    )

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 from genret_jax.cli import mesh_of, model_parallel_option
+from genret_jax.errors import InputError
 
-HELP = "measure trained runs beside BM25 and other baselines"
+HELP = "measure trained runs beside BM25, SASRec and other baselines"
 
 _EPILOG = """
 example:
   genret evaluate --run runs/first
   genret evaluate --run runs/semantic --run runs/atomic --out report --dual-encoder
+  genret evaluate --run runs/beauty --sasrec
 
 Writes report.json, report.md, TREC run files with their qrels, and a picture of each run's training.
 """
@@ -38,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dual-encoder", action="store_true", help="train a dual encoder with the run's encoder, and search it too"
     )
+    parser.add_argument(
+        "--sasrec", action="store_true", help="on items: train SASRec with both losses on the run's data, and rank too"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.evaluation.render import terminal
     from genret_jax.run import Run
 
+    _check_kind(args, Run.open(args.run[0]).kind)
     out = (
         Path(args.out)
         if args.out
@@ -58,8 +64,25 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint,
         beam=args.beam,
         mesh=mesh_of(args),
-        baselines=Baselines(bm25=not args.no_bm25, untrained=not args.no_untrained, dual_encoder=args.dual_encoder),
+        baselines=Baselines(
+            bm25=not args.no_bm25,
+            untrained=not args.no_untrained,
+            dual_encoder=args.dual_encoder,
+            sasrec=args.sasrec,
+        ),
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
     print(f"report: {out / 'report.md'}")
     return 0
+
+
+def _check_kind(args: argparse.Namespace, kind: str | None) -> None:
+    """Refuse options that runs of this kind have no use for."""
+    for option, wanted in (
+        ("--no-bm25", "documents"),
+        ("--no-untrained", "documents"),
+        ("--dual-encoder", "documents"),
+        ("--sasrec", "items"),
+    ):
+        if kind != wanted and getattr(args, option[2:].replace("-", "_")):
+            raise InputError(f"{option} for a run of {kind}", expected=f"a run of {wanted}", fix="leave it out")

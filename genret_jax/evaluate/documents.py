@@ -34,17 +34,22 @@ Ranking = dict[str, list[tuple[str, float]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """What is measured beside the trained runs.
+    """What is measured beside the trained runs. On items, popularity and item neighbours always are.
 
     Attributes:
-        bm25: BM25 by bm25s, the reference of the paired differences.
-        untrained: Each run's network before its first step, which for a start from the corpus is worth knowing.
-        dual_encoder: A dual encoder with each run's encoder, trained for as many steps, searched exactly and by HNSW.
+        bm25: BM25 by bm25s, the reference of the paired differences; on documents.
+        untrained: Each run's network before its first step, which for a start from the corpus is worth knowing; on
+            documents.
+        dual_encoder: A dual encoder with each run's encoder, trained for as many steps, searched exactly and by HNSW;
+            on documents.
+        sasrec: SASRec with its paper's loss and with a softmax over all items, trained in the first run's folder; on
+            items.
     """
 
     bm25: bool = True
     untrained: bool = True
     dual_encoder: bool = False
+    sasrec: bool = False
 
 
 DEFAULT_BASELINES = Baselines()

@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.errors import InputError
-from genret_jax.evaluate.documents import DEFAULT_BASELINES, REFERENCE, Baselines, search_documents
-from genret_jax.evaluate.items import recommend_items
+from genret_jax.evaluate import documents, items
+from genret_jax.evaluate.documents import DEFAULT_BASELINES, Baselines
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, compare
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.plot import plot_run
@@ -69,9 +69,9 @@ def evaluate_runs(
         "baselines": baselines,
     }
     if isinstance(first, DocumentRun):
-        answers = search_documents(opened, **asked)  # type: ignore[arg-type]
+        answers = documents.search_documents(opened, **asked)  # type: ignore[arg-type]
     else:
-        answers = recommend_items(opened, **asked)  # type: ignore[arg-type]
+        answers = items.recommend_items(opened, **asked)  # type: ignore[arg-type]
     report = compare(
         Dataset(
             name=first.corpus.name,
@@ -80,7 +80,7 @@ def evaluate_runs(
             kind=str(first.kind),
         ),
         answers,
-        reference=REFERENCE,
+        reference=documents.REFERENCE if isinstance(first, DocumentRun) else items.REFERENCE,
         budget={name: _budget(run) for name, run in opened.items()},
         environment=environment(),
         notes=_notes(opened, baselines),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from genret_jax.data.interactions import Interactions
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
@@ -44,17 +44,26 @@ class Recommender(Protocol):
         ...
 
 
-def recommendation_split(interactions: Interactions, split: str) -> EvaluationSplit:
+def recommendation_split(
+    interactions: Interactions, split: str, *, cold: Bool[np.ndarray, " n"] | None = None
+) -> EvaluationSplit:
     """Return the evaluated users with the one item that each took next.
 
     Args:
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
+        cold: Items that training was not shown; the users who took one next are a part of their own.
     """
-    users = (interactions.user_ids[user] for user in interactions.evaluated_users.tolist())
-    targets = interactions.item[interactions.targets(split)].tolist()
-    qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets, strict=True)}
-    return EvaluationSplit(name=split, qrels=qrels, description="users, each with the item taken next")
+    users = [interactions.user_ids[user] for user in interactions.evaluated_users.tolist()]
+    targets = interactions.item[interactions.targets(split)]
+    qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets.tolist(), strict=True)}
+    parts = {}
+    if cold is not None and (new := cold[targets]).any():
+        parts = {
+            f"{split}, {name} items": [users[row] for row in np.flatnonzero(which)]
+            for name, which in (("known", ~new), ("new", new))
+        }
+    return EvaluationSplit(name=split, qrels=qrels, parts=parts, description="users, each with the item taken next")
 
 
 def recommendation_run(

@@ -49,6 +49,11 @@ class Ranker:
         self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
         self._params = jax.device_put(params)
 
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Parameters of the model, on the device."""
+        return self._params
+
     def with_params(self: _R, params: Mapping[str, Any]) -> _R:
         """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)

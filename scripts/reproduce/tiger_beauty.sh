@@ -17,13 +17,14 @@ if [ "${1:-}" = --smoke ]; then
   OUT=$2 STEPS=60 SEEDS=0 DATA=$2/data
   mkdir -p "$OUT"
   [ -d "$DATA" ] || genret corpus toy-items --out "$DATA"
-  # Of 120 items, codebooks of 16 codes tell most apart.
-  SIZES=(--gin.ResidualKMeans.codebook=16 --gin.RqVae.codebook=16 --gin.RandomDocids.codebook=16
-    --gin.TrainerConfig.evaluate_every=30)
+  smaller() {
+    local -A strategies=([rq_vae]=RqVae [residual_kmeans]=ResidualKMeans [random]=RandomDocids)
+    echo "--gin.${strategies[$1]}.codebook=16 --gin.TrainerConfig.evaluate_every=30" # 16 codes tell most of 120 items apart
+  }
 else
   { [ $# = 2 ] || [ $# = 3 ]; } || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
   DATA=$1 OUT=$2 STEPS=${3:-20000}
-  SIZES=()
+  smaller() { :; }
   mkdir -p "$OUT"
   if [ -f "$DATA/reviews_Beauty_5.json.gz" ]; then
     [ -d "$OUT/data" ] || genret corpus amazon --reviews "$DATA/reviews_Beauty_5.json.gz" \
@@ -40,8 +41,9 @@ for ids in $IDS; do
   for seed in $SEEDS; do
     run=$OUT/${ids}_$seed
     echo "== $run"
+    # shellcheck disable=SC2046
     genret train --gin_file "$RECIPE" --gin_file "ablations/ids_$ids.gin" --corpus "$DATA" --run "$run" \
-      --steps "$STEPS" --gin.SEED="$seed" "${SIZES[@]}"
+      --steps "$STEPS" --gin.SEED="$seed" $(smaller "$ids")
     runs+=(--run "$run")
   done
 done
