@@ -14,6 +14,8 @@ from genret_jax.validation import check_fields, require
 
 # A level of which a smaller share of the codes is used has collapsed.
 _LEAST_USED = 0.1
+# Times the variance of the vectors. An untrained network leaves a few; one that has diverged, thousands.
+_MOST_LEFT = 100.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class RqVae(QuantisedDocids[RqVaeQuantiser]):
         quantiser = RqVaeQuantiser.of(train(self, standardised, seed), mean, scale)
         codes = quantiser.codes(vectors)
         self._require_use(codes, sample)
+        self._require_reconstruction(quantiser, sample)
         return quantiser, codes
 
     def _rows_to_train_on(self, vectors: np.ndarray, seed: int) -> Int[np.ndarray, " r"]:
@@ -122,6 +125,17 @@ class RqVae(QuantisedDocids[RqVaeQuantiser]):
             expected=f"at least {_LEAST_USED:.0%} of them",
             fix=f"{collapse_advice(self)}, or take ResidualKMeans",
         )
+
+    def _require_reconstruction(self, quantiser: RqVaeQuantiser, vectors: Float32[np.ndarray, "r d"]) -> None:
+        """Refuse a network that has diverged: it may use all of its codes, and they mean nothing."""
+        left = quantiser.relative_errors(vectors)[-1]
+        # Vectors that are all the same have no variance to compare with.
+        if left > _MOST_LEFT and not np.allclose(vectors, vectors[:1]):
+            raise InputError(
+                f"the RQ-VAE has diverged: its decoder is off by {left:.3g} times the variance of the vectors",
+                expected="less than the variance",
+                fix=collapse_advice(self),
+            )
 
 
 def collapse_advice(strategy: RqVae) -> str:

@@ -141,6 +141,18 @@ def test_a_collapsed_codebook_is_an_error(vectors, monkeypatch):
     config._require_use(np.zeros((COUNT, 2), np.int32), np.repeat(vectors[:5], 8, axis=0))  # no more to tell apart
 
 
+def test_a_network_that_has_diverged_is_an_error(vectors, monkeypatch):
+    """Its codes may all be used, and mean nothing: Adagrad with .4 does that to standardised embeddings."""
+
+    def diverged(config, vectors, seed):
+        parameters = dict(training._start(config, vectors, seed).parameters)
+        return {**parameters, "decoder": jax.tree.map(lambda array: 50 * array, parameters["decoder"])}
+
+    monkeypatch.setattr(training, "train", diverged)
+    with pytest.raises(InputError, match=r"has diverged: its decoder is off by .*RqVae.optimizer = 'adamw'"):
+        dataclasses.replace(TINY, optimizer="adagrad", learning_rate=0.4).fit(vectors, 0)
+
+
 def test_a_loss_that_is_not_finite_is_an_error(vectors):
     with pytest.raises(InputError, match=r"loss of the RQ-VAE is (nan|inf).*a lower learning_rate"):
         dataclasses.replace(TINY, learning_rate=1e30).fit(vectors, 0)
