@@ -6,7 +6,7 @@ from typing import Any
 from readme_markdown import machine, table
 
 _HEAD = [
-    *("codes", "fit", "codes used, level by level", "collisions", "variance left"),
+    *("codes", "fit, by the clock and of the processor", "codes used, level by level", "collisions", "variance left"),
     "neighbours that share 1, 2, 3 codes",
 ]
 
@@ -18,7 +18,8 @@ def quantisers(value: Mapping[str, Any]) -> str:
     random = next(found["runs"][0]["random"] for found in value["results"].values() if "random" in found["runs"][0])
     note = (
         f"{value['vectors']['name']}, {count:,} × {width}, {value['vectors']['distinct']:,} of them distinct, "
-        f"{machine(value['environment'])}. Collisions: one minus distinct codes over items. Variance left: the share "
+        f"{machine(value['environment'])}, shared with other work (load average "
+        f"{value['load_average']['start']} to {value['load_average']['end']}). Collisions: one minus distinct codes over items. Variance left: the share "
         f"that the codes do not give back. Neighbours: the ten nearest by cosine; of random pairs of items, "
         f"{random[0]:.2%} share the first code in the first row."
     )
@@ -27,6 +28,8 @@ def quantisers(value: Mapping[str, Any]) -> str:
 
 def _row(name: str, run: Mapping[str, Any]) -> list[str]:
     seconds = f"{run['seconds']:,.0f} s" if "seconds" in run else "–"
+    if "cpu_seconds" in run:
+        seconds += f", {run['cpu_seconds']:,.0f} s"
     if "error" in run:
         return [name, seconds, run["error"].split(";")[0], "–", "–", "–"]
     errors = run["relative_errors"]
