@@ -19,7 +19,8 @@ def quantisers(value: Mapping[str, Any]) -> str:
     note = (
         f"{value['vectors']['name']}, {count:,} × {width}, {value['vectors']['distinct']:,} of them distinct, "
         f"{machine(value['environment'])}, shared with other work (load average "
-        f"{value['load_average']['start']} to {value['load_average']['end']}). Collisions: one minus distinct codes over items. Variance left: the share "
+        f"{value['load_average']['start']} to {value['load_average']['end']}). "
+        "Collisions: one minus distinct codes over items. Variance left: the share "
         f"that the codes do not give back. Neighbours: the ten nearest by cosine; of random pairs of items, "
         f"{random[0]:.2%} share the first code in the first row."
     )
