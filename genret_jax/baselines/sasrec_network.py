@@ -133,10 +133,14 @@ class SasRecNetwork(nn.Module):
         """
         config, normal = self.config, nn.initializers.normal(0.02)
         table = param_with_axes("items", normal, (self.num_items, config.width), jnp.float32, axes=("vocab", "embed"))
-        learned = self.param("positions", normal, (config.max_length, config.width), jnp.float32)
+        learned = self.param(
+            "positions", nn.initializers.normal(config.width**-0.5), (config.max_length, config.width), jnp.float32
+        )
         causal = jnp.tril(jnp.ones((1, items.shape[1], items.shape[1]), bool))
         allowed = causal & (segments[:, :, None] == segments[:, None, :])
-        x = table[items] + learned[positions]  # --> [b, l, d]
+        # The factor is in the authors' code, not in the paper. Without it the blocks, whose inputs are normalised, add
+        # so much more than an item's vector to what is passed on that the last item is hardly seen any more.
+        x = table[items] * config.width**0.5 + learned[positions]  # --> [b, l, d]
         x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
         for number in range(config.blocks):
             x = Block(config, name=f"block_{number}")(x, allowed, deterministic)
