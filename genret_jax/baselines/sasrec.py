@@ -23,9 +23,9 @@ from genret_jax.storage import load_arrays, save_arrays
 from genret_jax.training import AdamW, LinearWarmupLinearDecay, TrainerConfig, restore_params, train
 
 KIND, VERSION = "sasrec", 1
-# Rows of packed histories in a batch; epochs and highest rate of each loss.
+# Rows of packed histories in a batch; epochs, highest rate and dropout of each loss.
 _ROWS = 16
-_BUDGET = {"bce": (100, 1e-3), "cross_entropy": (25, 3e-3)}
+_RECIPES = {"bce": (200, 1e-3, 0.5), "cross_entropy": (25, 3e-3, 0.3)}
 ARRAYS = "sasrec"  # the folder below the run's, beside its checkpoints
 
 
@@ -162,7 +162,7 @@ def answers_of_run(run: TrainedRun, loss: Literal["bce", "cross_entropy"], split
         split: ``"validation"`` or ``"test"``.
         depth: Results a user.
     """
-    config, data = SasRecConfig(loss=loss), run.interactions
+    config, data = SasRecConfig(loss=loss, dropout=_RECIPES[loss][2]), run.interactions
     trainer = trainer_for(config, data, run.seed)
     trained = SasRec.train(data, config, trainer, run.folder / "sasrec" / loss, cold=run.cold)
     name = "SASRec, sampled BCE" if loss == "bce" else "SASRec, full softmax"
@@ -178,7 +178,7 @@ def trainer_for(config: SasRecConfig, interactions: Interactions, seed: int) -> 
         interactions: Users and items, whose number decides the steps.
         seed: Of the parameters and of who shares a row with whom.
     """
-    epochs, peak = _BUDGET[config.loss]
+    epochs, peak, _ = _RECIPES[config.loss]
     rows = len(SasRecTask(config, interactions, seed=seed, batch_size=_ROWS).packed)
     steps = max(10, epochs * rows // _ROWS)
     return TrainerConfig(
