@@ -14,12 +14,14 @@ genret() { "${GENRET:-genret}" "$@"; }
 
 if [ "${1:-}" = --smoke ]; then
   [ $# = 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-  OUT=$2 STEPS=60 SEEDS=0 DATA=$2/data
+  OUT=$2 STEPS=150 SEEDS=0 DATA=$2/data
   mkdir -p "$OUT"
   [ -d "$DATA" ] || genret corpus toy-items --out "$DATA"
   smaller() {
     local -A strategies=([rq_vae]=RqVae [residual_kmeans]=ResidualKMeans [random]=RandomDocids)
-    echo "--gin.${strategies[$1]}.codebook=16 --gin.TrainerConfig.evaluate_every=30" # 16 codes tell most of 120 items apart
+    # 16 codes tell most of 120 items apart, and one layer learns what follows what.
+    echo "--gin.${strategies[$1]}.codebook=16 --gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1" \
+      "--gin.T5Config.d_ff=128 --gin.TrainerConfig.evaluate_every=50"
   }
 else
   { [ $# = 2 ] || [ $# = 3 ]; } || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
