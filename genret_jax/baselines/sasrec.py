@@ -153,7 +153,9 @@ class TrainedRun(Protocol):
         ...
 
 
-def answers_of_run(run: TrainedRun, loss: Literal["bce", "cross_entropy"], split: str, depth: int) -> SystemRun:
+def answers_of_run(
+    run: TrainedRun, loss: Literal["bce", "cross_entropy"], split: str, depth: int, *, exclude_history: bool = False
+) -> SystemRun:
     """Train SASRec on a run's data, or take what was trained before, and recommend to the users of a split.
 
     Args:
@@ -161,13 +163,15 @@ def answers_of_run(run: TrainedRun, loss: Literal["bce", "cross_entropy"], split
         loss: Of :class:`SasRecConfig`.
         split: ``"validation"`` or ``"test"``.
         depth: Results a user.
+        exclude_history: Leave out what the user has had.
     """
     config, data = SasRecConfig(loss=loss, dropout=_RECIPES[loss][2]), run.interactions
     trainer = trainer_for(config, data, run.seed)
     trained = SasRec.train(data, config, trainer, run.folder / "sasrec" / loss, cold=run.cold)
     name = "SASRec, sampled BCE" if loss == "bce" else "SASRec, full softmax"
     details = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)), "steps": trainer.steps}
-    return answers_of(trained, data, split, System(name=name, description=config.describe(), details=details), depth)
+    system = System(name=name, description=config.describe(), details=details)
+    return answers_of(trained, data, split, system, depth, exclude_history=exclude_history)
 
 
 def trainer_for(config: SasRecConfig, interactions: Interactions, seed: int) -> TrainerConfig:

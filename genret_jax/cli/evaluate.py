@@ -43,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sasrec", action="store_true", help="on items: train SASRec with both losses on the run's data, and rank too"
     )
+    parser.add_argument(
+        "--exclude-history", action="store_true", help="on items: leave out of every ranking what the user has had"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             dual_encoder=args.dual_encoder,
             sasrec=args.sasrec,
         ),
+        exclude_history=args.exclude_history,
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
     print(f"report: {out / 'report.md'}")
@@ -83,6 +87,7 @@ def _check_kind(args: argparse.Namespace, kind: str | None) -> None:
         ("--no-untrained", "documents"),
         ("--dual-encoder", "documents"),
         ("--sasrec", "items"),
+        ("--exclude-history", "items"),
     ):
         if kind != wanted and getattr(args, option[2:].replace("-", "_")):
             raise InputError(f"{option} for a run of {kind}", expected=f"a run of {wanted}", fix="leave it out")

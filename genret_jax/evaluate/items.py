@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Bool, Int32
+from tqdm import tqdm
 
 from genret_jax.baselines.recommenders import ItemNeighbours, Popularity
 from genret_jax.evaluate.documents import Baselines
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
-from genret_jax.evaluation.recommendation import answers_of, recommendation_split
+from genret_jax.evaluation.recommendation import Recommender, answers_of, recommendation_split
 from genret_jax.evaluation.report import System
 from genret_jax.retriever import Retriever
 from genret_jax.run import ItemRun, stderr
@@ -17,6 +20,9 @@ from genret_jax.run import ItemRun, stderr
 REFERENCE = "item neighbours"
 # Where some items are new to training, reports also have what comes out if they are at most this share of the results.
 _MOST_NEW = 0.1
+
+# Users together where each may have other items: the filters of so many are made at a time.
+_USERS = 1024
 
 Ranking = dict[str, list[tuple[str, float]]]
 
@@ -29,6 +35,7 @@ def recommend_items(
     beam: int | None,
     mesh: Mesh | None,
     baselines: Baselines,
+    exclude_history: bool,
 ) -> list[tuple[EvaluationSplit, list[SystemRun]]]:
     """Let runs on the same items, and what is measured beside them, recommend to the users of a split.
 
@@ -39,58 +46,82 @@ def recommend_items(
         beam: Beams of the search; None for each run's own.
         mesh: Devices to search on; None for one.
         baselines: What is measured beside; of these, SASRec.
+        exclude_history: Leave out of every ranking what the user has had.
     """
     first = next(iter(runs.values()))
     test = recommendation_split(first.interactions, split, cold=first.cold)
-    found = _simple(first, split, beam or first.evaluation.beam)
+    depth = beam or first.evaluation.beam
+    found = _simple(first, split, depth, exclude_history)
     if baselines.sasrec:
         from genret_jax.baselines.sasrec import answers_of_run
 
         for loss in ("bce", "cross_entropy"):
             stderr(f"training SASRec, {loss}")
-            found.append(answers_of_run(first, loss, split, beam or first.evaluation.beam))
+            found.append(answers_of_run(first, loss, split, depth, exclude_history=exclude_history))
     for name, run in runs.items():
         retriever = Retriever(run, run.params(checkpoint, mesh))
         about = f"{run.table.strategy['name']} docids, checkpoint '{checkpoint}'"
-        found.append(_recommend(retriever, name, about, test, beam or run.evaluation.beam))
-        if run.cold.any():
-            named = f"{name}, at most {_MOST_NEW:.0%} new"
-            found.append(_recommend(retriever, named, about, test, beam or run.evaluation.beam, _MOST_NEW))
+        depth = beam or run.evaluation.beam
+        shares = {name: None, f"{name}, at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {name: None}
+        for named, share in shares.items():
+            found.append(_recommend(retriever, named, about, test, depth, exclude_history, share))
     return [(test, found)]
 
 
-def _simple(run: ItemRun, split: str, depth: int) -> list[SystemRun]:
+def _simple(run: ItemRun, split: str, depth: int, exclude_history: bool) -> list[SystemRun]:
     data, cold = run.interactions, run.cold
     popularity, neighbours = Popularity(data, cold=cold), ItemNeighbours(data, cold=cold)
-    return [
-        answers_of(popularity, data, split, System(name="popularity", description=popularity.description), depth),
-        answers_of(neighbours, data, split, System(name=REFERENCE, description=neighbours.config.describe()), depth),
+    simple: list[tuple[Recommender, System]] = [
+        (popularity, System(name="popularity", description=popularity.description)),
+        (neighbours, System(name=REFERENCE, description=neighbours.config.describe())),
     ]
+    return [answers_of(ranks, data, split, named, depth, exclude_history=exclude_history) for ranks, named in simple]
 
 
 def _recommend(
-    retriever: Retriever, name: str, about: str, test: EvaluationSplit, depth: int, new_items: float | None = None
+    retriever: Retriever,
+    name: str,
+    about: str,
+    test: EvaluationSplit,
+    depth: int,
+    exclude_history: bool,
+    new_items: float | None,
 ) -> SystemRun:
     run = retriever.run_of(ItemRun)
     data = run.interactions
     users = [data.user_ids[user] for user in data.evaluated_users]
     tokens = run.encode_histories(data.histories(test.name, run.histories.items), users)
+    had = data.histories(test.name, int(data.lengths.max()) if exclude_history else 0)
     row = {user: number for number, user in enumerate(users)}
 
     def recommend(asking: Mapping[str, Any], depth: int) -> Ranking:
-        ranked = retriever.rank_items(
-            tokens[[row[user] for user in asking]],
-            beam=depth,
-            limit=depth,
-            batch_size=run.evaluation.batch_size,
-            new_items=new_items,
-            progress=True,
-        )
-        ids = run.corpus.doc_ids
-        return {user: [(ids[d], score) for d, score in ranked.of(place)] for place, user in enumerate(asking)}
+        found: Ranking = {}
+        ids, together = run.corpus.doc_ids, _USERS if exclude_history else len(asking)
+        asked = list(asking)
+        for start in tqdm(range(0, len(asked), together), "users", disable=not exclude_history, leave=False):
+            some = asked[start : start + together]
+            rows = [row[user] for user in some]
+            ranked = retriever.rank_items(
+                tokens[rows],
+                beam=depth,
+                limit=depth,
+                batch_size=run.evaluation.batch_size,
+                allowed=_not_had(had[rows], len(ids)) if exclude_history else None,
+                new_items=new_items,
+                progress=not exclude_history,
+            )
+            found |= {user: [(ids[d], score) for d, score in ranked.of(place)] for place, user in enumerate(some)}
+        return found
 
     stderr(f"recommending to {len(users):,} users: {name}")
     answers, milliseconds = timed_search(recommend, dict.fromkeys(users, ""), depth)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(retriever.params))
     system = System(name=name, description=about, details={"parameters": parameters, "beams": depth})
     return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds)
+
+
+def _not_had(had: Int32[np.ndarray, "q l"], items: int) -> Bool[np.ndarray, "q n"]:
+    """Return which items each user has not had."""
+    new = np.ones((len(had), items + 1), bool)
+    new[np.arange(len(had))[:, None], had] = False  # -1, for none, is the last column
+    return new[:, :items]

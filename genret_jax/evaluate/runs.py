@@ -17,7 +17,7 @@ from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report
 from genret_jax.evaluation.trec import write_qrels, write_run
-from genret_jax.run import Run, stderr
+from genret_jax.run import ItemRun, Run, stderr
 from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
@@ -32,6 +32,7 @@ def evaluate_runs(
     beam: int | None = None,
     mesh: Mesh | None = None,
     baselines: Baselines = DEFAULT_BASELINES,
+    exclude_history: bool = False,
 ) -> Report:
     """Measure runs of one corpus and write a folder with the report.
 
@@ -44,6 +45,7 @@ def evaluate_runs(
         beam: Beams of the search; by default the run's own.
         mesh: Devices to search on, as of :meth:`genret_jax.Retriever.load`; None for one.
         baselines: What is measured beside.
+        exclude_history: Leave out of every ranking of items what the user has had.
 
     Returns:
         The report.
@@ -71,7 +73,7 @@ def evaluate_runs(
     if isinstance(first, DocumentRun):
         answers = documents.search_documents(opened, **asked)  # type: ignore[arg-type]
     else:
-        answers = items.recommend_items(opened, **asked)  # type: ignore[arg-type]
+        answers = items.recommend_items(opened, exclude_history=exclude_history, **asked)  # type: ignore[arg-type]
     report = compare(
         Dataset(
             name=first.corpus.name,
@@ -83,7 +85,7 @@ def evaluate_runs(
         reference=documents.REFERENCE if isinstance(first, DocumentRun) else items.REFERENCE,
         budget={name: _budget(run) for name, run in opened.items()},
         environment=environment(),
-        notes=_notes(opened, baselines),
+        notes=_notes(opened, baselines, exclude_history),
     )
     _write(Path(out), report, *answers[0], opened)
     return report
@@ -98,8 +100,11 @@ def _budget(run: Run) -> dict[str, Any]:
     return {"steps": steps, "seed": run.seed, **seconds}
 
 
-def _notes(runs: Mapping[str, Run], baselines: Baselines) -> list[str]:
+def _notes(runs: Mapping[str, Run], baselines: Baselines, exclude_history: bool) -> list[str]:
     notes = []
+    if isinstance(next(iter(runs.values())), ItemRun):
+        left_out = "are left out of" if exclude_history else "may stand in"
+        notes.append(f"Items that a user has had {left_out} the rankings.")
     from_corpus = any((run.settings.get("start") or {}).get("class") == "LsaStart" for run in runs.values())
     if from_corpus and baselines.untrained:
         notes.append(

@@ -1,7 +1,8 @@
 """Measure recommenders: users are the queries, the item that each took next is what is relevant.
 
-Every item is ranked for every user, the ones in the history too. Metrics over sampled items order systems differently
-(Krichene & Rendle 2020, KDD, "On sampled metrics for item recommendation") and are not offered.
+Every item is ranked for every user; those in the user's own history too, unless they are to be left out, which raises
+scores where nobody takes an item twice. Metrics over sampled items order systems differently (Krichene & Rendle 2020,
+KDD, "On sampled metrics for item recommendation") and are not offered.
 """
 
 import time
@@ -79,7 +80,13 @@ def recommendation_run(
 
 
 def answers_of(
-    recommender: Recommender, interactions: Interactions, split: str, system: System, depth: int = 10
+    recommender: Recommender,
+    interactions: Interactions,
+    split: str,
+    system: System,
+    depth: int = 10,
+    *,
+    exclude_history: bool = False,
 ) -> SystemRun:
     """Rank all items for every evaluated user, then for some of them again for the time, when all is compiled.
 
@@ -89,16 +96,39 @@ def answers_of(
         split: ``"validation"`` or ``"test"``.
         system: How the report calls it.
         depth: Results a user.
+        exclude_history: Leave out what the user has had.
     """
     histories = interactions.histories(split, recommender.history_length)
-    items, scores = recommender.rank(histories, depth)
+    had = interactions.histories(split, int(interactions.lengths.max()) if exclude_history else 0)
+    wanted = depth + had.shape[1]
+    items, scores = without(had, *recommender.rank(histories, wanted), depth)
     again = histories[:_TIMED_USERS]
-    recommender.rank(again, depth)
+    recommender.rank(again, wanted)
     started = time.perf_counter()
-    recommender.rank(again, depth)
+    recommender.rank(again, wanted)
     milliseconds = (time.perf_counter() - started) * 1e3 / max(1, len(again))
     run = recommendation_run(interactions, items, scores)
     return SystemRun(system=system, run=run, depth=depth, milliseconds_per_query=milliseconds)
+
+
+def without(
+    had: Int32[np.ndarray, "q l"], items: Int32[np.ndarray, "q k"], scores: Float32[np.ndarray, "q k"], depth: int
+) -> tuple[Int32[np.ndarray, "q depth"], Float32[np.ndarray, "q depth"]]:
+    """Return the first so many results that are not among items to be left out.
+
+    Args:
+        had: Items to be left out of each ranking, -1 for none.
+        items: Rankings, at least ``depth + l`` long, or of all items.
+        scores: Their scores.
+        depth: Results a ranking; fewer where there are fewer items.
+    """
+    out = np.zeros(items.shape, bool)
+    for column in had.T:
+        out |= items == column[:, None]
+    order = np.argsort(out, axis=1, kind="stable")[:, :depth]
+    left = int((~out).sum(axis=1).min(initial=depth))
+    order = order[:, : max(1, left)]
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def rank_metrics(

@@ -174,7 +174,7 @@ class Retriever(Ranker):
         beam: int,
         limit: int,
         batch_size: int = 64,
-        allowed: Bool[np.ndarray, "1 n"] | None = None,
+        allowed: Bool[np.ndarray, "#q n"] | None = None,
         new_items: float | None = None,
         progress: bool = False,
     ) -> RankedDocuments:
@@ -186,10 +186,10 @@ class Retriever(Ranker):
         if not 0 <= new_items <= 1:
             raise InputError(f"new_items={new_items}", expected="a share from 0 to 1")
         most, everything = int(new_items * limit), np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
-        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold, progress=progress, **asked)
+        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold[None], progress=progress, **asked)
         if not most:
             return known
-        new = self.rank(tokens, limit=most, allowed=everything & run.cold, progress=progress, **asked)
+        new = self.rank(tokens, limit=most, allowed=everything & run.cold[None], progress=progress, **asked)
         return best_of(known, new, limit)
 
     def with_items(

@@ -13,6 +13,7 @@ from genret_jax.evaluation.recommendation import (
     rank_metrics,
     recommendation_run,
     recommendation_split,
+    without,
 )
 from genret_jax.evaluation.report import Dataset, System
 from genret_jax.testing.tiny_interactions import interactions_of, markov_interactions
@@ -63,3 +64,13 @@ def test_a_report_of_recommenders():
     assert {name: measured.metrics[name].mean for name in ("recall@10", "ndcg@10")} == pytest.approx(
         {name: value for name, value in measure(popularity, interactions, "test").items() if name.endswith("@10")}
     )
+
+
+def test_rankings_without_what_a_user_has_had():
+    had = np.array([[3, 1, -1], [9, -1, -1]], np.int32)
+    items = np.array([[1, 7, 3, 2, 5], [4, 0, 1, 2, 3]], np.int32)
+    scores = np.array([[5, 4, 3, 2, 1], [9, 8, 7, 6, 5]], np.float32)
+    found, kept = without(had, items, scores, 2)
+    assert found.tolist() == [[7, 2], [4, 0]]
+    assert kept.tolist() == [[4, 2], [9, 8]]
+    assert without(had, items, scores, 9)[0].tolist() == [[7, 2, 5], [4, 0, 1]], "as many as all users have"
