@@ -68,7 +68,7 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
         "of an arbitrary number), or codes from a file.",
         epilog="example:\n  genret docids build --corpus corpora/python-docs --out docids/semantic --seed 1",
     )
-    build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder")
+    build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder, or one of items and histories")
     build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     build.add_argument(
         "--strategy",
@@ -136,10 +136,10 @@ def _build(args: argparse.Namespace) -> int:
     strategy = _strategy(args)  # a mistake in the options should show before the corpus is read
     source = _vector_source(args)
     _require_free(args.out)
-    from genret_jax.data.corpus import read_beir
+    from genret_jax.data.interactions import read_corpus
     from genret_jax.docids import describe, summary_text
 
-    corpus = read_beir(args.corpus)
+    corpus = read_corpus(args.corpus)
     vectors, quantiser = None if source is None else source.vectors(corpus), None
     given = corpus.doc_ids, vectors, args.seed, corpus.fingerprint
     if args.strategy in _WITH_QUANTISER:
@@ -266,9 +266,9 @@ def _vectors_and_quantiser(table: "DocidTable", args: argparse.Namespace) -> tup
 
 
 def _titles(table: "DocidTable", args: argparse.Namespace) -> list[str]:
-    from genret_jax.data.corpus import read_beir
+    from genret_jax.data.interactions import read_corpus
 
-    corpus = read_beir(args.corpus)
+    corpus = read_corpus(args.corpus)
     table.require_corpus(corpus.fingerprint, file=args.folder)
     return [f"{doc_id}  {_heading(corpus, index)}" for index, doc_id in enumerate(corpus.doc_ids)]
 

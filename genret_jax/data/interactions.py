@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from genret_jax.data.corpus import Corpus, read_documents, warn_of_empty_documents
+from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
 from genret_jax.data.records import read_lines, require_known, write_json_lines
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
@@ -145,6 +145,15 @@ def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
     )
     _warn_about(found, folder / SEQUENCES)
     return found
+
+
+def read_corpus(folder: str | os.PathLike[str]) -> Corpus:
+    """Read what has docids: the documents of a BEIR folder, or the items of a folder of items and histories.
+
+    Raises:
+        InputError: As :func:`genret_jax.data.corpus.read_beir` and :func:`read_interactions`.
+    """
+    return read_interactions(folder).items if is_interactions(folder) else read_beir(folder)
 
 
 def write_interactions(interactions: Interactions, folder: str | os.PathLike[str]) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from genret_jax import cli
+from genret_jax.data.interactions import write_interactions
 from genret_jax.docids import DocidTable, load_quantiser
+from genret_jax.testing.small_interactions import small_shop
 
 
 @pytest.fixture
@@ -177,3 +179,14 @@ def test_vectors_beyond_the_memory_are_read_piece_by_piece(strategy, corpus, tmp
     code, _, err = genret(capsys, *arguments, "--out", tmp_path / "none", "--memory-gib", 0)
     assert code == 2
     assert "memory_gib is 0" in err
+
+
+def test_items_get_docids_as_documents_do(tmp_path, capsys):
+    write_interactions(small_shop(), tmp_path / "shop")
+    strategy = ["--strategy", "random", "--out", tmp_path / "ids"]
+    code, out, _ = genret(capsys, "build", "--corpus", tmp_path / "shop", *strategy)
+    assert code == 0
+    assert "24 documents" in out
+    code, out, _ = genret(capsys, "inspect", tmp_path / "ids", "--corpus", tmp_path / "shop")
+    assert code == 0
+    assert any(title in out for title in small_shop().items.titles)
