@@ -93,7 +93,7 @@ def test_a_file_without_queries_or_of_other_bytes_and_a_folder_without_a_run(tin
     empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
     empty.write_text("\n \n")
     latin.write_bytes("größe".encode("latin-1"))
-    for file, message in ((empty, "no queries; expected a query per line"), (latin, "not UTF-8")):
+    for file, message in ((empty, "the file is empty; expected a query per line"), (latin, "not UTF-8")):
         code, _, err = genret(capsys, "--run", tiny_run, "--file", file)
         assert code == 2
         assert err.startswith(f"genret: error: {file}: {message}")
