@@ -242,6 +242,13 @@ def test_what_the_command_refuses(run, tmp_path, capsys, arguments, says):
     assert says in capsys.readouterr().err
 
 
+def test_fewer_items_than_codes(shop, tmp_path):
+    experiment = tiny_recommendation(shop, docids=ResidualKMeans(levels=2, codebook=32))
+    with pytest.raises(InputError, match=r"24 items for codebooks of 32.*--gin.ResidualKMeans.codebook=3"):
+        prepare(experiment, tmp_path / "run", log=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_is_that_of_its_items(shop, tmp_path):
     prepare(tiny_recommendation(shop), tmp_path / "run", log=lambda line: None)
     data = small_shop()

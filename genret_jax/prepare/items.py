@@ -11,6 +11,7 @@ from genret_jax.data.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 from genret_jax.docids import DocidCodec, DocidTable, QuantisedDocids, Quantiser
+from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
@@ -58,6 +59,15 @@ def _make_docids(experiment: Recommendation, interactions: Interactions, folder:
         table.require_corpus(items.fingerprint, file=strategy)
         make(folder / "docids", table.save)
         return
+    codebook = getattr(strategy, "codebook", 0)
+    if len(items) < codebook:
+        owner = f"{type(strategy).__name__}.codebook"
+        raise InputError(
+            f"{len(items):,} items for codebooks of {codebook:,}",
+            file=experiment.corpus,
+            expected="at least as many items as codes, or each has a code of its own, which says nothing",
+            fix=f"set {owner} to {max(2, len(items) // 8)} or so: --gin.{owner}={max(2, len(items) // 8)}",
+        )
     if not isinstance(strategy, QuantisedDocids):
         vectors = _vectors(experiment, interactions, log) if needs_vectors(strategy) else None
         make(
