@@ -12,7 +12,7 @@ from genret_jax.cli import main
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
 from genret_jax.data.vectors import LsaVectors
-from genret_jax.docids import ResidualKMeans
+from genret_jax.docids import AtomicDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
@@ -154,6 +154,54 @@ def test_a_report_without_what_users_have_had(run, shop, capsys):
             user, _, item, *_ = line.split()
             history = run.interactions.history(run.interactions.user_index[user])[:-1]
             assert run.corpus.document_index[item] not in history
+
+
+def test_items_that_come_later_are_recommended_at_once(run, retriever):
+    """Their docids come from their vectors, so an item like a known one gets its codes but for the last."""
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    grown = retriever.with_items(["new1", "new2"], vectors[[3, 7]], titles=["A third", "A seventh"])
+    tokens, known = grown.run.item_tokens, run.item_tokens
+    np.testing.assert_array_equal(tokens[: len(known)], known)
+    np.testing.assert_array_equal(tokens[-2:, :-1], known[[3, 7], :-1])
+    assert len(np.unique(tokens, axis=0)) == len(known) + 2
+    found = grown.recommend(["i9", "i15"], k=ITEMS + 2, beam=ITEMS + 2, repeat=True)
+    assert {"new1", "new2"} < {result.doc_id for result in found}
+    assert [result.title for result in found if result.doc_id == "new1"] == ["A third"]
+    # None of the results was pushed out of its place, nor do they come out where they are forbidden.
+    others = [result.doc_id for result in found if not result.doc_id.startswith("new")]
+    assert others == [result.doc_id for result in retriever.recommend(["i9", "i15"], k=ITEMS, beam=ITEMS, repeat=True)]
+    assert grown.recommend(["new1"], k=3), "a history may hold them too"
+    with pytest.raises(InputError, match="'new1' occurs twice"):
+        grown.with_items(["new1"], vectors[:1])
+    with pytest.raises(InputError, match="numeric array"):
+        retriever.with_items(["new3"], vectors[:1, :5])
+
+
+def test_the_share_of_new_items_is_limited(run, retriever):
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    names = [f"new{number}" for number in range(6)]
+    grown = retriever.with_items(names, vectors[:6])
+    history = ["i0", "i6"]
+
+    def new_among(share):
+        results = grown.recommend(history, k=10, beam=ITEMS, new_items=share)
+        assert len(results) == 10
+        assert [result.score for result in results] == sorted((result.score for result in results), reverse=True)
+        return [result.doc_id for result in results if result.doc_id in names]
+
+    assert new_among(0.0) == []
+    assert len(new_among(0.2)) <= 2
+    everything = [result.doc_id for result in grown.recommend(history, k=10, beam=ITEMS)]
+    assert new_among(1.0) == [doc_id for doc_id in everything if doc_id in names]
+    with pytest.raises(InputError, match=r"new_items=1\.5"):
+        grown.recommend(history, new_items=1.5)
+
+
+def test_docids_without_vectors_take_no_new_items(shop, tmp_path):
+    experiment = tiny_recommendation(shop, docids=AtomicDocids(), vectors=None)
+    run = prepare(experiment, tmp_path / "run", log=lambda line: None)
+    with pytest.raises(InputError, match="docids that are made of vectors"):
+        run.with_items(["new"], np.zeros((1, 8), np.float32))
 
 
 @pytest.mark.parametrize("option", ["--no-bm25", "--dual-encoder"])
