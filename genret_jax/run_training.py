@@ -7,6 +7,7 @@ import numpy as np
 
 from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.data.sampler import Sampler
+from genret_jax.data.splits import evenly_spread
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.experiment import AnyExperiment
 from genret_jax.models.heads import NodeTree
@@ -80,25 +81,20 @@ def _queries(run: DocumentRun) -> _Validation | None:
         return None
     ids, tokens = run.store.queries("validation", run.sampler.input_length, append_eos=run.sampler.append_eos)
     # Spread over the split, as its order may follow the documents.
-    chosen = _spread(len(ids), run.evaluation.validation_queries)
+    chosen = evenly_spread(np.arange(len(ids)), run.evaluation.validation_queries)
     return tokens[chosen], {ids[i]: run.corpus.qrels["validation"][ids[i]] for i in chosen}, ()
 
 
 def _histories(run: Run) -> _Validation:
     assert isinstance(run, ItemRun)
     data = run.interactions
-    users, targets = data.evaluated_users, data.item[data.targets("validation")]
+    users, targets = data.evaluated_ids, data.item[data.targets("validation")]
     # Those that training was not shown are no reason to prefer a checkpoint.
     warm = np.flatnonzero(~run.cold[targets])
-    chosen = warm[_spread(len(warm), run.evaluation.validation_queries)]
-    names = [data.user_ids[user] for user in users[chosen]]
+    chosen = evenly_spread(warm, run.evaluation.validation_queries)
+    names = [users[row] for row in chosen]
     tokens = run.encode_histories(data.histories("validation", run.histories.items)[chosen], names)
     qrels: dict[str, Mapping[str, int]] = {
         name: {data.items.doc_ids[item]: 1} for name, item in zip(names, targets[chosen].tolist(), strict=True)
     }
     return tokens, qrels, run.input_widths
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Return at most so many of the numbers below ``count``, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

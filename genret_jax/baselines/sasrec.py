@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int32
 from genret_jax.baselines.recommenders import Ranked
 from genret_jax.baselines.sasrec_network import SasRecConfig, rank_items
 from genret_jax.baselines.sasrec_training import SasRecTask
+from genret_jax.data.histories import training_items
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun
@@ -58,7 +59,7 @@ class SasRec:
             interactions: Users and items.
             config: Network and loss.
             trainer: Steps, optimizer and the rest. A row of its batch holds as many users as fit into
-                ``config.max_length`` places, and an epoch is ``len(SasRecTask(...).packed)`` rows. With
+                ``config.max_length`` places. With
                 ``best_metric="validation/ndcg@10"`` the best step is taken, by the validation items.
             folder: For checkpoints and metrics; training goes on where it was stopped.
             cold: Items that training must not see.
@@ -183,8 +184,7 @@ def trainer_for(config: SasRecConfig, interactions: Interactions, seed: int) -> 
         seed: Of the parameters and of who shares a row with whom.
     """
     epochs, peak, _ = _RECIPES[config.loss]
-    rows = len(SasRecTask(config, interactions, seed=seed, batch_size=_ROWS).packed)
-    steps = max(10, epochs * rows // _ROWS)
+    steps = max(10, epochs * len(training_items(interactions)[0]) // (_ROWS * config.max_length))
     return TrainerConfig(
         steps=steps,
         batch_size=_ROWS,

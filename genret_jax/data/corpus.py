@@ -18,6 +18,7 @@ from genret_jax.data.records import (
     claim_id,
     id_field,
     read_json_lines,
+    require_folder,
     require_known,
     text_field,
     write_json_lines,
@@ -117,13 +118,11 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
         InputError: Naming file and line, if anything cannot be used.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            "this is not a folder" if folder.exists() else "the folder is missing",
-            file=folder,
-            expected="a BEIR folder with corpus.jsonl, queries.jsonl and qrels/*.tsv",
-            fix="check the path, or make one with 'genret corpus python-docs --out DIR'",
-        )
+    require_folder(
+        folder,
+        expected="a BEIR folder with corpus.jsonl, queries.jsonl and qrels/*.tsv",
+        fix="check the path, or make one with 'genret corpus python-docs --out DIR'",
+    )
     doc_ids, titles, texts = read_documents(folder / "corpus.jsonl")
     known = set(doc_ids)
     files = _qrels_files(folder)

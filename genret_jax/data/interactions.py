@@ -11,6 +11,7 @@ item is the test, the one before the validation, and all before those are for tr
 import dataclasses
 import os
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
-from genret_jax.data.records import read_lines, require_known, write_json_lines
+from genret_jax.data.records import read_lines, require_folder, require_known, write_json_lines
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
 
@@ -77,6 +78,11 @@ class Interactions:
         """Return the items of one user, oldest first."""
         return self.item[self.offsets[user] : self.offsets[user + 1]]
 
+    @property
+    def evaluated_ids(self) -> list[str]:
+        """External ids of the evaluated users."""
+        return [self.user_ids[user] for user in self.evaluated_users.tolist()]
+
     @cached_property
     def evaluated_users(self) -> Int64[np.ndarray, " e"]:
         """Users with enough items for the protocol: three."""
@@ -127,13 +133,11 @@ def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
         InputError: Naming file and line, if anything cannot be used.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            "this is not a folder" if folder.exists() else "the folder is missing",
-            file=folder,
-            expected=f"a folder with {ITEMS} and {SEQUENCES}",
-            fix="check the path, or make one with 'genret corpus amazon', 'movielens', 'recbole' or 's3rec'",
-        )
+    require_folder(
+        folder,
+        expected=f"a folder with {ITEMS} and {SEQUENCES}",
+        fix="check the path, or make one with 'genret corpus amazon', 'movielens', 'recbole' or 's3rec'",
+    )
     item_ids, titles, texts = read_documents(folder / ITEMS, need_text=False)
     items = Corpus(name=folder.resolve().name, doc_ids=item_ids, titles=titles, texts=texts, source=os.fspath(folder))
     user_ids, lengths, item = _read_sequences(folder / SEQUENCES, items)
@@ -172,11 +176,13 @@ def write_interactions(interactions: Interactions, folder: str | os.PathLike[str
                 handle.write(f"{user} {' '.join(ids)}\n")
 
 
-def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[int], Int32[np.ndarray, " total"]]:
-    known = items.document_index
+def read_sequences(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield one-based line numbers, user ids and item ids of a file of lines ``user item item …``.
+
+    Raises:
+        InputError: Naming the line, if a user has no items, or is there twice.
+    """
     lines: dict[str, int] = {}
-    lengths: list[int] = []
-    parts: list[int] = []
     for line, text in read_lines(path):
         user, *ids = text.split()
         if not ids:
@@ -190,16 +196,26 @@ def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[in
                 file=path,
                 line=line,
                 expected="one line a user, oldest item first",
-                fix="join the two lines in the order of time",
+                fix="join the two lines in the order of time, or check that the first column is the user",
             )
+        yield line, user, ids
+
+
+def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[int], Int32[np.ndarray, " total"]]:
+    known = items.document_index
+    users: list[str] = []
+    lengths: list[int] = []
+    parts: list[int] = []
+    for line, user, ids in read_sequences(path):
         for item_id in ids:
             if item_id not in known:
                 require_known(item_id, "item", ITEMS, known, path, line)
+        users.append(user)
         lengths.append(len(ids))
         parts.extend(known[item_id] for item_id in ids)
-    if not lines:
+    if not users:
         raise InputError("no users", file=path, expected="user item item … on each line", fix="check how it was made")
-    return tuple(lines), lengths, np.asarray(parts, np.int32)
+    return tuple(users), lengths, np.asarray(parts, np.int32)
 
 
 def _warn_about(found: Interactions, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from genret_jax.data.events import Event, Ties, collect_events, time_of
 from genret_jax.data.importing import Imported, build_histories
 from genret_jax.data.item_text import ItemText, item_text
-from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.records import read_lines, require_folder, require_id
 from genret_jax.errors import InputError, nearest
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -41,8 +41,7 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
 
 
 def _events_file(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise InputError("no such folder", file=folder, expected="a folder with a .inter file", fix="check the path")
+    require_folder(folder, expected="a folder with a .inter file", fix="check the path")
     files = sorted(file for file in folder.glob("*.inter") if not file.name.startswith("."))
     if len(files) != 1:
         raise InputError(

@@ -80,6 +80,22 @@ def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
         ) from None
 
 
+def require_folder(folder: Path, *, expected: str, fix: str) -> None:
+    """Reject a path that is no folder.
+
+    Args:
+        folder: The path.
+        expected: What should be there.
+        fix: The next step.
+
+    Raises:
+        InputError: If it is missing, or something else.
+    """
+    if not folder.is_dir():
+        found = "this is not a folder" if folder.exists() else "the folder is missing"
+        raise InputError(found, file=folder, expected=expected, fix=fix)
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield one-based line numbers and the JSON objects of a JSON Lines file.
 

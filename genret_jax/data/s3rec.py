@@ -4,12 +4,12 @@ They are histories already, filtered and in order, so nothing is changed. Texts 
 S3-Rec's ``item2attributes.json``, whose attributes are numbers, and a list of titles.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from genret_jax.data.events import Event, collect_events
 from genret_jax.data.importing import Imported, histories_as_given
+from genret_jax.data.interactions import read_sequences
 from genret_jax.data.item_text import item_text
 from genret_jax.data.records import read_lines, require_id
 from genret_jax.errors import InputError
@@ -28,7 +28,8 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
-    histories = histories_as_given(collect_events(_read_sequences(sequences)), source=sequences)
+    events = (Event(user, item, 0.0) for _, user, items in read_sequences(sequences) for item in items)
+    histories = histories_as_given(collect_events(events), source=sequences)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
     texts = {
@@ -36,26 +37,6 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
     }
     files = [file for file in (titles, attributes) if file]
     return histories.with_texts(texts, name=name or sequences.stem, files=files)
-
-
-def _read_sequences(path: Path) -> Iterator[Event]:
-    lines: dict[str, int] = {}
-    for line, text in read_lines(path):
-        user, *items = text.split()
-        if not items:
-            raise InputError(
-                f"user {user!r} without items", file=path, line=line, expected="user item item …", fix="remove the line"
-            )
-        first = lines.setdefault(user, line)
-        if first != line:
-            raise InputError(
-                f"user {user!r} again, first on line {first}",
-                file=path,
-                line=line,
-                expected="one line a user, oldest item first",
-                fix="check that the first column is the user, not an item",
-            )
-        yield from (Event(user, item, 0.0) for item in items)
 
 
 def _read_titles(path: Path) -> dict[str, str]:

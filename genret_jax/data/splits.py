@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 
+import numpy as np
+from jaxtyping import Int
+
 from genret_jax.data.corpus import Corpus
 
 
@@ -33,3 +36,8 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
 def _uniform(text: str) -> float:
     """Return a number from 0 to below 1 that is a fixed function of the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def evenly_spread(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    """Return at most so many of the indices, evenly spread over them."""
+    return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int))]

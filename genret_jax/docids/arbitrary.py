@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genret_jax.docids.separating import separated
+from genret_jax.docids.separating import with_separating
 from genret_jax.docids.table import DocidTable
 from genret_jax.validation import check_fields, require
 
@@ -71,7 +71,7 @@ def digits(numbers: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomDocids:
-    """Random codes in the shape of semantic ones, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065, section 4.3).
+    """Random codes in the shape of semantic ones, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065).
 
     Attributes:
         levels: Number of codes.
@@ -100,10 +100,9 @@ class RandomDocids:
             corpus_fingerprint: Fingerprint of the corpus.
         """
         codes = np.random.default_rng(seed).integers(0, self.codebook, (len(doc_ids), self.levels), np.int32)
-        level_sizes = [self.codebook] * self.levels
+        level_sizes = (self.codebook,) * self.levels
         if self.separate:
-            codes = separated(codes)
-            level_sizes.append(int(codes[:, -1].max(initial=0)) + 1)
+            codes, level_sizes = with_separating(codes, level_sizes)
         return DocidTable.from_codes(
             doc_ids,
             codes,

@@ -46,7 +46,7 @@ def _sides(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LshDocids(QuantisedDocids[LshQuantiser]):
-    """Locality-sensitive hashing, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065, section 4.3).
+    """Locality-sensitive hashing, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065).
 
     A code is the number whose binary digits tell on which side of each of its random hyperplanes a vector lies.
 

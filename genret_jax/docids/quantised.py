@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32
 
 from genret_jax.docids.checks import require_vectors
 from genret_jax.docids.quantiser import Quantiser
-from genret_jax.docids.separating import separated
+from genret_jax.docids.separating import with_separating
 from genret_jax.docids.streaming import fits, said
 from genret_jax.docids.table import DocidTable
 from genret_jax.errors import InputError
@@ -95,12 +95,9 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
             order = np.concatenate([seen, new])
             codes = np.empty((len(order), known.shape[1]), np.int32)
             codes[seen], codes[new] = known, quantiser.codes(vectors[new])
-        level_sizes = list(quantiser.level_sizes)
+        level_sizes = quantiser.level_sizes
         if self.separate:
-            in_order = separated(codes[order])
-            codes = np.empty_like(in_order)
-            codes[order] = in_order
-            level_sizes.append(int(codes[:, -1].max()) + 1)
+            codes, level_sizes = with_separating(codes, level_sizes, order)
         made_by = {"name": self.name, **said(self, in_memory), "seed": seed, "quantiser": quantiser.fingerprint}
         table = DocidTable.from_codes(
             doc_ids, codes, level_sizes=level_sizes, strategy=made_by, corpus_fingerprint=corpus_fingerprint

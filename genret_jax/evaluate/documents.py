@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.data.corpus import Corpus
+from genret_jax.data.splits import evenly_spread
 from genret_jax.data.words import normalized_words
 from genret_jax.evaluation.compare import (
     EvaluationSplit,
@@ -76,7 +77,7 @@ def search_documents(
     """
     first = next(iter(runs.values()))
     test = evaluation_split(first.corpus, split)
-    documents = _spread(first.store.documents_with_text, _MEMORISED)
+    documents = evenly_spread(first.store.documents_with_text, _MEMORISED)
     remembered = memorisation_split(first.corpus.doc_ids[document] for document in documents)
     found, memory = [], []
     if baselines.bm25:
@@ -140,7 +141,7 @@ def _beside_exhaustive(retriever: Retriever, tokens: np.ndarray, depth: int) -> 
     """Say how far the beam search is from scoring every docid."""
     if retriever.index.num_docids > _EXHAUSTIVE_DOCIDS:
         return {}
-    chosen = tokens[_spread(np.arange(len(tokens)), _EXHAUSTIVE_QUERIES)]
+    chosen = tokens[evenly_spread(np.arange(len(tokens)), _EXHAUSTIVE_QUERIES)]
     shares = retriever.beside_exhaustive(chosen, beam=depth)
     told = f"{shares['found']:.1%} of the true best 10 found, {shares['certified']:.0%} of queries certified"
     return {f"beside exhaustive search ({len(chosen)} queries)": told}
@@ -184,8 +185,3 @@ def _normalized(text: str) -> str:
 
 def _texts(corpus: Corpus, test: EvaluationSplit) -> dict[str, str]:
     return {query: corpus.queries[query] for query in test.qrels}
-
-
-def _spread(indices: np.ndarray, most: int) -> np.ndarray:
-    """Return at most so many of the indices, evenly spread."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int))]

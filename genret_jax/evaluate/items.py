@@ -89,7 +89,7 @@ def _recommend(
 ) -> SystemRun:
     run = retriever.run_of(ItemRun)
     data = run.interactions
-    users = [data.user_ids[user] for user in data.evaluated_users]
+    users = data.evaluated_ids
     tokens = run.encode_histories(data.histories(test.name, run.histories.items), users)
     had = data.histories(test.name, int(data.lengths.max()) if exclude_history else 0)
     row = {user: number for number, user in enumerate(users)}

@@ -5,20 +5,18 @@ scores where nobody takes an item twice. Metrics over sampled items order system
 KDD, "On sampled metrics for item recommendation") and are not offered.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from genret_jax.data.interactions import Interactions
-from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
+from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
 from genret_jax.evaluation.report import System
 from genret_jax.evaluation.trec import Run
 
 RECOMMENDATION_KS = (5, 10)
-_TIMED_USERS = 256  # enough for a steady time, few enough to rank twice
 
 
 @runtime_checkable
@@ -55,7 +53,7 @@ def recommendation_split(
         split: ``"validation"`` or ``"test"``.
         cold: Items that training was not shown; the users who took one next are a part of their own.
     """
-    users = [interactions.user_ids[user] for user in interactions.evaluated_users.tolist()]
+    users = interactions.evaluated_ids
     targets = interactions.item[interactions.targets(split)]
     qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets.tolist(), strict=True)}
     parts = {}
@@ -68,13 +66,22 @@ def recommendation_split(
 
 
 def recommendation_run(
-    interactions: Interactions, items: Int32[np.ndarray, "e k"], scores: Float32[np.ndarray, "e k"]
+    users: Sequence[str],
+    item_ids: Sequence[str],
+    items: Int32[np.ndarray, "q k"],
+    scores: Float32[np.ndarray, "q k"],
 ) -> Run:
-    """Return the rankings of the evaluated users by external ids."""
-    item_ids, users = interactions.items.doc_ids, interactions.evaluated_users.tolist()
+    """Return the rankings of users by external ids.
+
+    Args:
+        users: Whose rankings they are.
+        item_ids: Of all items.
+        items: Positions of items, best first.
+        scores: Their scores.
+    """
     rows = zip(users, items.tolist(), scores.tolist(), strict=True)
     return {
-        interactions.user_ids[user]: [(item_ids[i], score) for i, score in zip(found, of_user, strict=True)]
+        user: [(item_ids[item], score) for item, score in zip(found, of_user, strict=True)]
         for user, found, of_user in rows
     }
 
@@ -100,14 +107,14 @@ def answers_of(
     """
     histories = interactions.histories(split, recommender.history_length)
     had = interactions.histories(split, int(interactions.lengths.max()) if exclude_history else 0)
-    wanted = depth + had.shape[1]
-    items, scores = without(had, *recommender.rank(histories, wanted), depth)
-    again = histories[:_TIMED_USERS]
-    recommender.rank(again, wanted)
-    started = time.perf_counter()
-    recommender.rank(again, wanted)
-    milliseconds = (time.perf_counter() - started) * 1e3 / max(1, len(again))
-    run = recommendation_run(interactions, items, scores)
+    row = {user: number for number, user in enumerate(interactions.evaluated_ids)}
+
+    def ranked(asking: Mapping[str, str], depth: int) -> Run:
+        rows = [row[user] for user in asking]
+        items, scores = without(had[rows], *recommender.rank(histories[rows], depth + had.shape[1]), depth)
+        return recommendation_run(list(asking), interactions.items.doc_ids, items, scores)
+
+    run, milliseconds = timed_search(ranked, dict.fromkeys(row, ""), depth, compiles_anew=True)
     return SystemRun(system=system, run=run, depth=depth, milliseconds_per_query=milliseconds)
 
 

@@ -11,7 +11,7 @@ from genret_jax.decoding.layout import Capacity, Layout, Level
 from genret_jax.decoding.sorting import smallest_type
 from genret_jax.models.heads import NodeTree
 from genret_jax.planning.docid_shapes import PlannedDocids
-from genret_jax.run import node_tree
+from genret_jax.run import docid_index, node_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,7 @@ def index_shapes(docids: PlannedDocids) -> DocidIndex:
     grow, are stretched with the others: so the index comes out somewhat too large, by 7% where a tenth of 40,000
     docids is made, by less of more.
     """
-    encoded = docids.encoded
-    index = DocidIndex.build(
-        encoded.tokens,
-        encoded.lengths,
-        encoded.document,
-        encoded.prefix_nodes,
-        vocab_size=docids.model.output_vocab_size,
-    )
+    index = docid_index(docids.encoded, docids.model.output_vocab_size)
     built, scale = index.num_docids, docids.scale
     shapes: Any = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), index)
     if scale == 1:

@@ -20,7 +20,7 @@ from genret_jax.decoding import (
 )
 from genret_jax.errors import InputError
 from genret_jax.model_search import search_tokens
-from genret_jax.run import Run, node_tree
+from genret_jax.run import Run, docid_index, node_tree
 from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
 
 _R = TypeVar("_R", bound="Ranker")
@@ -36,16 +36,8 @@ class Ranker:
 
     def __init__(self, run: Run, params: Mapping[str, Any]):
         self.run = run
-        encoded = run.encoded
-        index = DocidIndex.build(
-            encoded.tokens,
-            encoded.lengths,
-            encoded.document,
-            encoded.prefix_nodes,
-            vocab_size=run.model.output_vocab_size,
-        )
         self._mesh = mesh_of(params)
-        self.index: DocidIndex = on_all_devices(index, self._mesh)
+        self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)
         self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
         self._params = jax.device_put(params)
 

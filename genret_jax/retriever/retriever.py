@@ -148,8 +148,7 @@ class Retriever(Ranker):
             forbid: Ids of items that may not come out.
             repeat: Let items of the history come out too.
             new_items: At most this share of the results may be items that training has not seen; None for no limit.
-                The known ones and the new ones are then searched apart (the paper's epsilon, arXiv 2305.05065,
-                section 4.3).
+                The known ones and the new ones are then searched apart (TIGER's epsilon, arXiv 2305.05065).
 
         Raises:
             InputError: If the history is empty, ``beam < k``, or there is no such item.

@@ -16,7 +16,8 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.pseudo_queries import PseudoQueries
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.span_corruption import SpanCorruption
+from genret_jax.decoding import DocidIndex
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, PretrainedStart
@@ -195,6 +197,15 @@ class Run:
         tree = node_tree(self.encoded) if self.model.head == "prefix" else None
         return _random_variables(self.model, jax.random.key(self.seed), tree)
 
+    def _read(self, read: Callable[[Path], Any]) -> Any:
+        """Read what the run was given, whose oddities were told when it was prepared; reject another."""
+        folder = self.folder / "corpus"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = read(folder)
+        self._require("corpus", found.fingerprint, folder)
+        return found
+
     def _require(self, part: str, found: str, where: Path) -> None:
         """Refuse a part that was changed, or copied here from another run."""
         if found != self.fingerprints[part]:
@@ -216,6 +227,13 @@ def _random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> di
 def node_tree(encoded: EncodedDocids) -> NodeTree:
     """Return the docid tree as the prefix head's device arrays."""
     return NodeTree.build(encoded.tree.child_offsets, encoded.tree.child_nodes, encoded.tree.child_tokens)
+
+
+def docid_index(encoded: EncodedDocids, vocab_size: int) -> DocidIndex:
+    """Return the index to search, whose documents and nodes are those of the docids."""
+    return DocidIndex.build(
+        encoded.tokens, encoded.lengths, encoded.document, encoded.prefix_nodes, vocab_size=vocab_size
+    )
 
 
 def stderr(line: str) -> None:

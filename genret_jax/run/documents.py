@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,11 +31,7 @@ class DocumentRun(Run):
     @functools.cached_property
     def corpus(self) -> Corpus:
         """Documents, queries and judgements."""
-        with warnings.catch_warnings():  # they were told when the run was prepared
-            warnings.simplefilter("ignore", UserWarning)
-            corpus = read_beir(self.folder / "corpus")
-        self._require("corpus", corpus.fingerprint, self.folder / "corpus")
-        return dataclasses.replace(corpus, name=self.settings["corpus"])
+        return dataclasses.replace(self._read(read_beir), name=self.settings["corpus"])
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +25,7 @@ class ItemRun(Run):
     @functools.cached_property
     def interactions(self) -> Interactions:
         """Items and users' histories."""
-        with warnings.catch_warnings():  # they were told when the run was prepared
-            warnings.simplefilter("ignore", UserWarning)
-            found = read_interactions(self.folder / "corpus")
-        self._require("corpus", found.fingerprint, self.folder / "corpus")
+        found: Interactions = self._read(read_interactions)
         return found.renamed(self.settings["corpus"])
 
     @property

@@ -13,20 +13,17 @@ import numpy as np
 from jaxtyping import Array, Int, Int32
 
 from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
-from genret_jax.losses import cross_entropy
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.layers import constrain
-from genret_jax.models.network import T5
+from genret_jax.training.docid_task import DocidTask, Sums
 
 # A batch is computed in so many groups of rows of similar length, each as long as its longest.
 _GROUPS = 4
 
-Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
-
-class ItemTask:
-    """Teacher forcing with cross-entropy (Rajput et al. 2023, arXiv 2305.05065, section 3.2).
+class ItemTask(DocidTask):
+    """Histories in, docids of items out (Rajput et al. 2023, arXiv 2305.05065, section 3.2).
 
     Args:
         config: The network.
@@ -34,8 +31,7 @@ class ItemTask:
         item_tokens: The docid of every item as the decoder's tokens, padded with 0.
         item_nodes: The tree's node before each of those tokens.
         tree: The docid tree of the prefix head; None with the vocabulary head.
-        z_loss: Weight of T5X's penalty on the logits' normaliser.
-        label_smoothing: Share of the target's probability spread over the vocabulary.
+        **losses: ``z_loss`` and ``label_smoothing``, as of :class:`~genret_jax.training.docid_task.DocidTask`.
     """
 
     def __init__(
@@ -46,25 +42,19 @@ class ItemTask:
         item_tokens: Int32[np.ndarray, "n m"],
         item_nodes: Int32[np.ndarray, "n m"],
         tree: NodeTree | None,
-        z_loss: float = 0.0,
-        label_smoothing: float = 0.0,
+        **losses: float,
     ):
-        self.model, self.sampler, self.tree = T5(config), sampler, tree
-        self.z_loss, self.label_smoothing = z_loss, label_smoothing
+        super().__init__(config, tree, **losses)
+        self.sampler = sampler
         # Item -1, the last row, is padding.
         self._tokens = np.concatenate([item_tokens, np.zeros_like(item_tokens[:1])])
         self._nodes = np.concatenate([item_nodes, np.zeros_like(item_nodes[:1])])
-
-    def init(self, rng: jax.Array) -> Mapping[str, Any]:
-        """Return randomly initialised variables."""
-        token = jnp.zeros((1, 1), jnp.int32)
-        return self.model.init(rng, token, token, token, self.tree)
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return the numbers of a step's examples, or of some rows of it."""
         return {"example": self.sampler.batch(step, rows)}
 
-    def _written(
+    def _next_items(
         self,
         params: Mapping[str, Any],
         tokens: Int[Array, "s l"],
@@ -72,31 +62,18 @@ class ItemTask:
         rng: jax.Array,
         **packed: Array,
     ) -> Sums:
-        """Return the sums of some histories: loss, weights, and tokens predicted right.
-
-        Args:
-            params: Of the network.
-            tokens: Histories.
-            target: The item to be predicted after each, -1 for none.
-            rng: Of the dropout masks.
-            packed: ``histories``, where several share a row.
-        """
+        """Return the sums of some histories, of each of which an item is to be predicted, -1 for none."""
         targets = jnp.asarray(self._tokens)[target]
-        logits = self.model.apply(
-            {"params": params},
+        return self.written(
+            params,
             constrain(tokens, "batch", "length"),
             jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
             jnp.asarray(self._nodes)[target],
-            self.tree,
-            deterministic=False,
-            rngs={"dropout": rng},
+            targets,
+            (targets > 0).astype(jnp.float32),
+            rng,
             **packed,
         )
-        weights = (targets > 0).astype(jnp.float32)
-        total, weight = cross_entropy(
-            logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
-        )
-        return total, weight, {"token_accuracy": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)}
 
 
 class HistoryTask(ItemTask):
@@ -128,7 +105,7 @@ class HistoryTask(ItemTask):
             length = self.examples.longest(group / groups, (group + 1) / groups)
             drop_rng, rng = jax.random.split(jax.random.fold_in(dropout_rng, group))
             target = jnp.asarray(self.examples.item)[jnp.asarray(self.examples.place)[of_group]]
-            sums.append(self._written(params, self._shown(of_group, length, drop_rng), target, rng))
+            sums.append(self._next_items(params, self._shown(of_group, length, drop_rng), target, rng))
         added: Sums = jax.tree.map(lambda *parts: sum(parts), *sums)
         return added
 
@@ -167,4 +144,4 @@ class PackedHistoryTask(ItemTask):
             for array in (self.packed.items, self.packed.targets, self.packed.histories)
         )
         tokens = jnp.asarray(self._tokens)[items].reshape(len(items), -1)
-        return self._written(params, tokens, targets.reshape(-1), dropout_rng, histories=histories)
+        return self._next_items(params, tokens, targets.reshape(-1), dropout_rng, histories=histories)

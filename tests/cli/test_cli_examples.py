@@ -99,7 +99,7 @@ def test_show_the_other_objectives(store: str, capsys: pytest.CaptureFixture[str
 
 
 def test_show_through_seqio(store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("seqio")
+    pytest.importorskip("seqio", reason="seqio, of the extra with that name, is not installed")
     assert main(["examples", "show", store, "--count", "2", "--seqio"]) == 0
     printed = capsys.readouterr().out
     assert "mixture 'examples' of 3 seqio tasks" in printed

@@ -80,7 +80,7 @@ VALIDATION = [record(number, f"Page {number % 9}", f"who is {number} café") for
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Prepare a small set under the name, configuration and features of the real one, without its downloads."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+    tfds = pytest.importorskip("tensorflow_datasets", reason="TFDS, of the extra seqio, is not installed")
     from tensorflow_datasets.datasets.natural_questions import natural_questions_dataset_builder as original
 
     class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -155,7 +155,7 @@ def test_written_out_it_is_a_folder_like_any_other(prepared, tmp_path):
 
 
 def test_a_set_that_is_not_prepared_is_refused(tmp_path):
-    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("tensorflow_datasets", reason="TFDS, of the extra seqio, is not installed")
     with pytest.raises(InputError, match=r"not prepared.*--data-dir, or prepare it: --download"):
         natural_questions("10k", data_dir=str(tmp_path))
 

@@ -96,4 +96,4 @@ def test_there_is_one_file_of_events(folder):
     for file in folder.iterdir():
         file.unlink()
     assert "0 .inter files; expected one" in fails(folder)
-    assert "no such folder" in fails(folder / "nowhere")
+    assert "the folder is missing" in fails(folder / "nowhere")

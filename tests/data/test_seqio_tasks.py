@@ -30,7 +30,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def seqio() -> Any:
-    return pytest.importorskip("seqio")
+    return pytest.importorskip("seqio", reason="seqio, of the extra with that name, is not installed")
 
 
 @pytest.fixture(scope="module")

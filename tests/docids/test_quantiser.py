@@ -1,7 +1,6 @@
 """Fitted quantisers: codes of vectors that come later, and folders that bring them back."""
 
 import dataclasses
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,9 @@ from genret_jax.errors import InputError
 from genret_jax.storage import save_arrays
 
 COUNT, WIDTH = 200, 6
+pytestmark = pytest.mark.usefixtures("one_device")
+
 NAMES = [f"d{number}" for number in range(COUNT)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_device():
-    """Not eight, as every device compiles for itself; test_streaming.py spreads pieces."""
-    with mock.patch.object(jax, "local_devices", return_value=jax.local_devices()[:1]):
-        yield
 
 
 @pytest.fixture(scope="module")

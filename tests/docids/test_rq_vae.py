@@ -1,7 +1,6 @@
 """The RQ-VAE: what it learns, where its codebooks start, and how unused codes come back."""
 
 import dataclasses
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +14,10 @@ from genret_jax.docids.streaming import quantise
 from genret_jax.errors import InputError
 
 COUNT, WIDTH = 256, 8
+pytestmark = pytest.mark.usefixtures("one_device")
+
 NAMES = [f"d{number}" for number in range(COUNT)]
 TINY = RqVae(levels=2, codebook=8, hidden=(16,), width=4, epochs=100, batch_size=64, learning_rate=1e-2, revive_after=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_device():
-    """Not eight, as every device compiles for itself."""
-    with mock.patch.object(jax, "local_devices", return_value=jax.local_devices()[:1]):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,12 @@ def test_they_are_those_of_ir_measures():
     items = np.stack([random.permutation(20)[:10] for _ in range(60)]).astype(np.int32)
     scores = np.sort(random.integers(0, 4, (60, 10)).astype(np.float32))[:, ::-1]  # with ties
     split = recommendation_split(interactions, "test")
-    theirs = evaluate(split.qrels, recommendation_run(interactions, items, scores), ks=(5, 10), beam=10)
+    theirs = evaluate(
+        split.qrels,
+        recommendation_run(interactions.evaluated_ids, interactions.items.doc_ids, items, scores),
+        ks=(5, 10),
+        beam=10,
+    )
     ours = rank_metrics(items, interactions.item[interactions.targets("test")])
     assert set(ours) == {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
     assert ours == pytest.approx({name: theirs[name] for name in ours})
