@@ -1,12 +1,17 @@
 """Gin at the edge: the shipped files, and every way to be wrong in one's own."""
 
 import gin
+import jax
+import jax.numpy as jnp
 import pytest
 
 from genret_jax.configuration import experiment_as_gin, experiment_from_gin, gin_configs_folder, parse
+from genret_jax.docids import DocidCodec
 from genret_jax.errors import InputError
 from genret_jax.experiment import Experiment, PretrainedStart, VocabularyConfig
 from genret_jax.models.config import T5Config
+from genret_jax.models.network import T5
+from genret_jax.prepare.items import sized_model
 from genret_jax.testing.tiny_run import tiny_experiment
 
 SHIPPED = gin_configs_folder()
@@ -67,6 +72,16 @@ def test_every_ablation_changes_a_recipe(recipe, file):
         "runs/tiger_paper.gin": {"ablations/ids_rq_vae.gin"},
     }
     assert (plain == changed) == (file in same[recipe])
+
+
+def test_tigers_network_has_as_many_parameters_as_its_file_says():
+    """Three codes of 256 and as many that separate, of 12,101 items."""
+    experiment = experiment_from_gin(["runs/tiger_paper.gin"], PATHS)[1]
+    model = sized_model(experiment, DocidCodec(first_token=2, level_sizes=(256,) * 4), 0, 4)
+    token = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(T5(model).init, jax.random.key(0), token, token, token)["params"]
+    millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
+    assert f"it has {millions:.1f} million parameters" in (SHIPPED / "runs/items.gin").read_text()
 
 
 @pytest.mark.parametrize("file", RUNNABLE)

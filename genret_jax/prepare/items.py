@@ -40,7 +40,7 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
         "corpus": interactions.name,
         "seed": experiment.seed,
         "codec": codec.to_json(),
-        "model": as_json(_sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
+        "model": as_json(sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
         "histories": as_json(experiment.histories),
         "cold_items": experiment.cold_items,
         "evaluation": as_json(experiment.evaluation),
@@ -105,7 +105,7 @@ def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -
     return source.vectors(interactions.items)
 
 
-def _sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:
+def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:
     """Return the experiment's network with what the items decide filled in.
 
     The encoder reads codes and, behind them, users; with T5's head the decoder shares its table.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from genret_jax.configuration import gin_configs_folder
 from genret_jax.models import T5, T5Config
 from genret_jax.models.huggingface import load_safetensors
 from genret_jax.models.layers import relative_position_buckets
@@ -65,10 +66,7 @@ def test_position_buckets_equal_the_reference(kind):
 
 
 def gin_file(size):
-    file = Path(__file__).resolve().parents[2] / "gin_configs" / "models" / f"{size}.gin"
-    if not file.exists():
-        pytest.skip("gin_configs/ is not beside the tests")
-    return file
+    return gin_configs_folder() / "models" / f"{size}.gin"
 
 
 def read_bindings(file):
