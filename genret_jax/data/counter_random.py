@@ -5,6 +5,9 @@ parts, in any order, by any number of processes, on any platform. The hash is Sp
 Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA; constants of Stafford's variant 13).
 """
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
@@ -19,6 +22,12 @@ def splitmix64(values: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*sha
     mixed = (mixed ^ (mixed >> _SHIFT_1)) * _MULTIPLY_1
     mixed = (mixed ^ (mixed >> _SHIFT_2)) * _MULTIPLY_2
     return mixed ^ (mixed >> _SHIFT_3)
+
+
+def of_strings(texts: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+    """Hash each text, alike on every machine (BLAKE2b, RFC 7693)."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 class RowRandom:

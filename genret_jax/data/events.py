@@ -7,14 +7,13 @@ import dataclasses
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt64
 
-from genret_jax.data.counter_random import splitmix64
+from genret_jax.data.counter_random import of_strings, splitmix64
 from genret_jax.errors import InputError
 
 #: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
@@ -225,9 +224,4 @@ def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
 
 def _hash_of_pair(events: Events) -> UInt64[np.ndarray, " e"]:
     """Hash user and item by their names, so that the order of the file has no part in it."""
-    return splitmix64(_hashes(events.user_ids)[events.user] ^ splitmix64(_hashes(events.item_ids)[events.item]))
-
-
-def _hashes(ids: Sequence[str]) -> UInt64[np.ndarray, " i"]:
-    digests = (blake2b(text.encode(), digest_size=8).digest() for text in ids)
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+    return splitmix64(of_strings(events.user_ids)[events.user] ^ splitmix64(of_strings(events.item_ids)[events.item]))

@@ -1,14 +1,13 @@
 """Users' histories as a model reads them: which part of them is for training, and what they are as tokens."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from genret_jax.data.counter_random import RowRandom
+from genret_jax.data.counter_random import RowRandom, of_strings
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
@@ -49,9 +48,7 @@ class HistoryConfig:
 
     def user_numbers(self, user_ids: Sequence[str]) -> Int32[np.ndarray, " u"]:
         """Hash user ids to numbers below ``user_tokens``; the same on every machine."""
-        digests = (hashlib.blake2b(user.encode(), digest_size=8).digest() for user in user_ids)
-        numbers = (int.from_bytes(digest, "little") % max(1, self.user_tokens) for digest in digests)
-        return np.fromiter(numbers, np.int32, len(user_ids))
+        return (of_strings(user_ids) % np.uint64(max(1, self.user_tokens))).astype(np.int32)
 
 
 def cold_items(num_items: int, share: float, seed: int) -> Bool[np.ndarray, " n"]:

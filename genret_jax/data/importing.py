@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.events import Events, Ties, chronological, count_out_of_order, distinct, k_core, ties_with_next
-from genret_jax.data.interactions import HELD_OUT, Interactions
+from genret_jax.data.interactions import HELD_OUT, Interactions, count_repeats
 from genret_jax.data.item_text import ItemText
 from genret_jax.errors import InputError
 
@@ -247,7 +247,7 @@ def _report_of(histories: Events, source: Path) -> ImportReport:
         users=len(histories.user_ids),
         items=len(histories.item_ids),
         interactions=len(histories),
-        repeats=_count_repeats(histories),
+        repeats=count_repeats(histories.user, histories.item),
         mean_length=float(lengths.mean()),
         median_length=float(np.median(lengths)),
     )
@@ -262,11 +262,6 @@ def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarra
     last = np.cumsum(lengths) - 1
     last = last[lengths >= _LEAST]
     return int((tied[last - 1] | tied[last - 2]).sum())
-
-
-def _count_repeats(events: Events) -> int:
-    pairs = events.user.astype(np.int64) * len(events.item_ids) + events.item
-    return len(pairs) - len(np.unique(pairs))
 
 
 def _warn_of_leak(report: ImportReport) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
 from genret_jax.data.records import read_lines, require_folder, require_known, write_json_lines
@@ -218,6 +218,12 @@ def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[in
     return tuple(users), lengths, np.asarray(parts, np.int32)
 
 
+def count_repeats(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"]) -> int:
+    """Count the interactions with an item that the user had before."""
+    pairs = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+    return len(pairs) - len(np.unique(pairs))
+
+
 def _warn_about(found: Interactions, path: Path) -> None:
     warn_of_empty_documents(found.items)
     short = np.flatnonzero(found.lengths < _LEAST)
@@ -234,12 +240,10 @@ def _warn_about(found: Interactions, path: Path) -> None:
             f"{found.user_ids[short[0]]!r}); they are trained on, but not evaluated",
             stacklevel=3,
         )
-    user = np.repeat(np.arange(found.num_users), found.lengths)
-    pairs = user * len(found.items) + found.item
-    repeated = len(pairs) - len(np.unique(pairs))
+    repeated = count_repeats(np.repeat(np.arange(found.num_users), found.lengths), found.item)
     if repeated:
         warnings.warn(
-            f"{path}: {repeated:,} of {len(pairs):,} interactions are with an item that the user had before; they are "
-            "kept, so a history may hold the item to be predicted",
+            f"{path}: {repeated:,} of {len(found.item):,} interactions are with an item that the user had before; they "
+            "are kept, so a history may hold the item to be predicted",
             stacklevel=3,
         )
