@@ -171,7 +171,7 @@ def save_arrays(
     """
     with atomic_folder(path, replace=replace) as folder:
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            _save(folder / f"{name}.npy", array)
         manifest = {
             "kind": kind,
             "version": version,
@@ -179,6 +179,16 @@ def save_arrays(
             **(details or {}),
         }
         write_json(folder / MANIFEST, manifest)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    try:
+        np.save(path, array, allow_pickle=False)
+    except OSError as error:
+        # NumPy reports that fewer bytes were written than there are, and not why.
+        if error.errno is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+        raise
 
 
 def load_arrays(

@@ -93,3 +93,30 @@ def test_a_killed_process_leaves_shards_and_no_store(whole, tmp_path):
     assert all(path.stat().st_mtime_ns < before for path in kept.glob("0*"))
     assert tiny_store(tmp_path / "sharded").fingerprint == whole
     assert not kept.exists()
+
+
+FREE = "free some space or choose another folder, then run again"
+FULL = """
+import dataclasses, resource, sys
+from genret_jax.data import shards
+from genret_jax.errors import InputError
+from genret_jax.testing import tiny_store
+shards._SHARD = 2
+corpus = tiny_store.tiny_corpus()
+corpus = dataclasses.replace(corpus, texts=(*corpus.texts[:-1], "word " * (1 << 16)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))  # a file that can grow no more, as on a full disk
+try:
+    tiny_store.tiny_store(sys.argv[1], corpus=corpus)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_under_the_shards_says_so_and_leaves_those_that_are_whole(tmp_path):
+    kept = tmp_path / ".sharded.shards"
+    command = [sys.executable, "-c", FULL, str(tmp_path / "sharded")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"{kept / '000002'}: no space left on the disk; next: {FREE}\n", result.stderr
+    assert sorted(path.name for path in kept.glob("[!.]*")) == ["000000", "000001"]
+    assert not list(kept.glob(".*.partial-*"))
+    assert not (tmp_path / "sharded").exists()
