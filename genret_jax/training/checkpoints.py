@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from genret_jax.errors import InputError
 from genret_jax.processes.coordination import from_first, gather
 from genret_jax.training.checkpoint_format import (
@@ -29,6 +31,8 @@ from genret_jax.training.state import TrainState
 
 DAMAGED_FOLDER = "damaged_checkpoints"
 _TRAINING_FIELDS = ("step", "optimizer_state", "totals", "first_bad_step")
+# Bytes of a file, for what carries no larger ones, in checkpoints of less than so many bytes.
+_PART, _SMALL = 12 << 20, 1 << 30
 
 
 class Checkpoints:
@@ -121,7 +125,11 @@ class Checkpoints:
             fingerprint=dict(fingerprint),
             axes={"/".join(path): list(names) for path, names in axes.items()},
         )
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        small = sum(array.nbytes for array in jax.tree.leaves(items)) < _SMALL
+        arguments = {
+            name: ocp.args.PyTreeSave(item, ocdbt_target_data_file_size=_PART if small else None)
+            for name, item in items.items()
+        }
         with explain_full_disk(self._root):
             self._manager.save(step, args=ocp.args.Composite(**arguments, metadata=ocp.args.JsonSave(metadata)))
         self.latest = step

@@ -205,3 +205,12 @@ def test_difference_names_the_first_few():
         "layer_2: file float32[2], model float32[3], layer_3: file float32[3], model float32[4] and 3 more"
     )
     assert describe_difference(found, found, found_in="file", wanted_in="model") == ""
+
+
+def test_a_checkpoint_that_is_not_large_is_in_files_of_at_most_16_mib(tiny_config, tmp_path):
+    """What copies a run elsewhere may take no larger ones."""
+    result = train(TinyTask(model=TinyModel(vocab_size=1 << 19)), tiny_config(steps=1), tmp_path)
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert result.params["wo"].nbytes > 2 * max(sizes)
+    assert max(sizes) <= 16 << 20
+    np.testing.assert_array_equal(restore_params(tmp_path)["wo"], result.params["wo"])
