@@ -12,14 +12,12 @@ whatever else the machine does falls on all of them; the ratio is that of the me
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmark_sides import machine, serve, take_turns
 
 ROWS, SOURCE, TARGET, VOCABULARY = 32, 64, 8, 32128
 SIDES = ("genret_jax", "torch", "torch_fused")
@@ -119,79 +117,6 @@ def torch_step(fused: bool) -> Callable[[], float]:
     return step
 
 
-def serve(side: str) -> None:
-    """Make a step for every line on standard input, and write its seconds and its loss to standard output."""
-    step = genret_jax_step() if side == "genret_jax" else torch_step(fused=side == "torch_fused")
-    loss = step()  # compiles, allocates
-    print(json.dumps({"loss": loss}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        loss = step()
-        print(json.dumps({"seconds": time.perf_counter() - start, "loss": loss}), flush=True)
-
-
-class Side:
-    """A process that makes steps when told to."""
-
-    def __init__(self, name: str):
-        command = [sys.executable, __file__, "--serve", name]
-        # One process at a time has work, so each may use all cores.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.first_loss = self._read()["loss"]
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
-
-    def _read(self) -> dict[str, float]:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise SystemExit(f"a side stopped: exit status {self.process.wait()}")
-        return json.loads(line)
-
-    def step(self, *, count: bool) -> None:
-        """Make one step; only counted ones enter the figures."""
-        if self.process.stdin:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-        answer = self._read()
-        if count:
-            self.seconds.append(answer["seconds"])
-            self.losses.append(answer["loss"])
-
-    def close(self) -> None:
-        """End the process."""
-        if self.process.stdin:
-            self.process.stdin.close()
-        self.process.wait()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide the speed."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch", "transformers")}
-
-
-def processor() -> str:
-    """Return the name of the processor, as Linux gives it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def summary(side: Side) -> dict[str, object]:
-    """Return the figures of one side."""
-    ordered = sorted(side.seconds)
-    return {
-        "median_seconds": round(statistics.median(ordered), 4),
-        "fastest_seconds": round(ordered[0], 4),
-        "quartiles_seconds": [round(q, 4) for q in statistics.quantiles(ordered, n=4)[::2]],
-        "steps": len(ordered),
-        "first_loss": round(side.first_loss, 3),
-        "last_loss": round(side.losses[-1], 3),
-    }
-
-
 def main() -> None:
     """Run all sides and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,26 +125,18 @@ def main() -> None:
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve)
+        fused = arguments.serve == "torch_fused"
+        serve(genret_jax_step if arguments.serve == "genret_jax" else lambda: torch_step(fused))
         return
-    sides = {name: Side(name) for name in SIDES}
-    for turn in range(arguments.steps + 2):
-        for side in sides.values():
-            side.step(count=turn >= 2)
-    for side in sides.values():
-        side.close()
-    figures = {name: summary(side) for name, side in sides.items()}
+    sides = take_turns(__file__, SIDES, arguments.steps)
     ours = statistics.median(sides["genret_jax"].seconds)
     result = {
         "what": "one training step: T5 1.1 small, batch 32, 64 encoder and 8 decoder tokens, AdamW, float32, CPU",
-        **figures,
+        **{name: side.summary() for name, side in sides.items()},
         "steps_per_second_relative_to": {
             name: round(statistics.median(sides[name].seconds) / ours, 2) for name in SIDES[1:]
         },
-        "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "load_average_at_the_end": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": versions(),
+        **machine(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
