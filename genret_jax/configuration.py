@@ -27,6 +27,7 @@ CONFIGURABLES = {
     "EvaluationConfig": "genret_jax.experiment",
     "PretrainedStart": "genret_jax.experiment",
     "LsaStart": "genret_jax.models.initialize",
+    "ItemStart": "genret_jax.models.initialize",
     "T5Config": "genret_jax.models.config",
     "AtomicDocids": "genret_jax.docids",
     "NaiveStringDocids": "genret_jax.docids",

@@ -22,7 +22,7 @@ from genret_jax.docids import (
     RqVae,
 )
 from genret_jax.models.config import T5Config
-from genret_jax.models.initialize import LsaStart
+from genret_jax.models.initialize import ItemStart, LsaStart
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import check_fields, reject, require
 
@@ -195,6 +195,8 @@ class Recommendation(_Choices):
             semantic analysis of the items' texts where there is none.
         histories: How a user's history is shown.
         model: Network; vocabulary sizes and node counts are filled in from the items.
+        start: ``ItemStart`` (from vectors of the items and who had them, for whole items and the prefix head), or None
+            for random weights.
         trainer: Optimiser, steps, batch, mesh, checkpoints.
         evaluation: Report and validation.
         cold_items: Share of the items that training is not shown, to see how new ones are recommended.
@@ -207,6 +209,7 @@ class Recommendation(_Choices):
     vectors: VectorSource | None = None
     histories: HistoryConfig = HistoryConfig()
     model: T5Config
+    start: ItemStart | None = None
     trainer: TrainerConfig
     evaluation: EvaluationConfig = EvaluationConfig(beam=20)
     cold_items: float = 0.0
@@ -216,6 +219,8 @@ class Recommendation(_Choices):
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
+        fits = self.histories.whole_items and self.model.head == "prefix"
+        require(self, "start", self.start is None or fits, "None without HistoryConfig.whole_items and head='prefix'")
         _check_loss(self)
 
 

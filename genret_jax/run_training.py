@@ -43,6 +43,7 @@ def _item_task(run: ItemRun, batch_size: int, tree: NodeTree | None, **losses: f
     common: dict[str, Any] = {
         "config": run.model,
         "sampler": EvenSampler(len(examples or packed), seed=run.seed, batch_size=batch_size),
+        "item_inputs": run.item_inputs,
         "item_tokens": run.item_tokens,
         "item_nodes": run.item_nodes,
         "tree": tree,

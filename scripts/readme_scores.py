@@ -27,22 +27,26 @@ def evaluation(value: Mapping[str, Any]) -> str:
 
 
 def _split_table(report: Report, split: Split) -> str:
-    metrics = ["hits@1", "hits@10", "mrr@10", *([] if split.one_relevant else ["ndcg@10"])]
-    rows = []
-    for system in report.systems:
-        measured = report.find(system.name, split.name)
-        if measured:
-            rows.append([system.name, *(_score(measured, metric) for metric in metrics), _of(report, measured)])
-    return table(["", *map(metric_title, metrics), f"MRR@10 ÷ {report.reference}'s"], rows)
+    measured = [found for system in report.systems if (found := report.find(system.name, split.name))]
+    if report.dataset.kind == "items":
+        metrics, compared, digits = ["recall@5", "ndcg@5", "recall@10", "ndcg@10"], "ndcg@10", 2
+    else:
+        metrics, compared, digits = ["hits@1", "hits@10", "mrr@10"], "mrr@10", 1
+        metrics += [] if split.one_relevant else ["ndcg@10"]
+    rows = [
+        [found.system, *(_score(found, metric, digits) for metric in metrics), _of(report, found, compared)]
+        for found in measured
+    ]
+    return table(["", *map(metric_title, metrics), f"{metric_title(compared)} ÷ {report.reference}'s"], rows)
 
 
-def _score(measured: Measurement, metric: str) -> str:
+def _score(measured: Measurement, metric: str, digits: int) -> str:
     found = measured.metrics.get(metric)
-    return "–" if found is None else f"{100 * found.mean:.1f} ±{50 * (found.high - found.low):.1f}"
+    return "–" if found is None else f"{100 * found.mean:.{digits}f} ±{50 * (found.high - found.low):.{digits}f}"
 
 
-def _of(report: Report, measured: Measurement) -> str:
-    ratio = report.ratio(measured.system, measured.split, "mrr@10")
+def _of(report: Report, measured: Measurement, metric: str) -> str:
+    ratio = report.ratio(measured.system, measured.split, metric)
     return "–" if ratio is None else f"{ratio:.2f}×"
 
 

@@ -23,6 +23,28 @@ def train_step(value: Mapping[str, Any]) -> str:
     return table(["", "median s", "quartiles", "our speed"], rows) + f"\n\n{value['processor']}."
 
 
+def history_step(value: Mapping[str, Any]) -> str:
+    """Targets a second of TIGER's training on all sides."""
+    names = {
+        "torch": "PyTorch",
+        "torch_fused": "PyTorch, fused AdamW",
+        "paper_fed": "`runs/tiger_paper.gin`, a step a call",
+        "paper": "`runs/tiger_paper.gin`, ten steps a call",
+        "tuned": "`runs/tiger.gin`, ten steps a call",
+    }
+    rows = [
+        [
+            title,
+            f"{value['targets_per_second'][side]:,.0f}",
+            f"{value['relative_to_torch_fused'][side]:.2f}×",
+        ]
+        for side, title in names.items()
+    ]
+    turns = value["torch"]["steps"]
+    note = f"Medians of {turns} turns of ten steps, float32, {value['processor']}."
+    return table(["", "targets a second", "PyTorch, fused = 1"], rows) + f"\n\n{note}"
+
+
 def kmeans(value: Mapping[str, Any]) -> str:
     """Hierarchical k-means and scikit-learn's MiniBatchKMeans used the same way, for each set of vectors."""
     rows = []

@@ -20,6 +20,7 @@ from readme_speed import (
     decoding,
     examples,
     generate,
+    history_step,
     kmeans,
     scaling,
     search_latency,
@@ -35,7 +36,7 @@ from genret_jax.storage import atomic_file, read_json
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x", "semantic_ids")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation")),
 )
 MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -72,6 +73,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "cranfield": evaluation,
     "squad_sentences": evaluation,
     "scifact": evaluation,
+    "beauty": evaluation,
+    "beauty_history_kept": evaluation,
+    "history_step": history_step,
     "train_step": train_step,
     "kmeans": kmeans,
     "quantisers": quantisers,

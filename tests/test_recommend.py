@@ -11,14 +11,17 @@ import pytest
 from genret_jax.cli import main
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
+from genret_jax.data.item_vectors import start_vectors
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docids import AtomicDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
+from genret_jax.models.initialize import ItemStart
 from genret_jax.models.network import T5
 from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
+from genret_jax.run import items
 from genret_jax.run_training import task_of
 from genret_jax.testing.small_interactions import small_shop
 from genret_jax.testing.tiny_run import tiny_recommendation
@@ -233,16 +236,89 @@ def test_causal_histories_train_and_search(shop, tmp_path):
     assert len({result.doc_id for result in Retriever.load(run.folder).recommend(["i1", "i2"], k=5)}) == 5
 
 
-def test_a_head_with_a_row_for_each_node(shop, tmp_path):
+def test_a_head_that_knows_nothing_of_new_nodes(shop, tmp_path):
     experiment = tiny_recommendation(shop, docids=ResidualKMeans(levels=2, codebook=7), model={"head": "prefix"})
     run = prepare(experiment, tmp_path / "run", log=lambda line: None)
     retriever = Retriever(run, run.params("start"))
     assert len({result.doc_id for result in retriever.recommend(["i1", "i2"], k=5)}) == 5
     vectors = LsaVectors(dimensions=8).vectors(run.corpus)
-    with pytest.raises(InputError, match=r"train with T5Config\.head = 'vocabulary'"):
-        retriever.with_items([f"new{number}" for number in range(8)], vectors[::3])
+    with pytest.raises(InputError, match=r"train with T5Config\.head = 'vocabulary' or T5Config\.shared_codes = True"):
+        retriever.with_items(["new"], vectors[:1])
+
+
+WHOLE = HistoryConfig(items=6, user_tokens=0, positions="items", causal=True, whole_items=True)
+SHARED = {"head": "prefix", "shared_codes": True, "root_lookahead": True}
+
+
+def from_vectors(shop, folder, start, **fields):
+    """An untrained run that begins with vectors of its items."""
+    experiment = tiny_recommendation(
+        shop, histories=WHOLE, model={**SHARED, "dropout_rate": 0.0}, start=start, **fields
+    )
+    return prepare(experiment, folder, log=lambda line: None)
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_the_start_compares_a_decaying_mean_of_the_history_with_the_nodes(shop, tmp_path, monkeypatch, lookahead):
+    """Without its small branches the untrained network is a few lines of NumPy."""
+    monkeypatch.setitem(SHARED, "root_lookahead", lookahead)
+    run = from_vectors(shop, tmp_path / "run", ItemStart(residual_scale=0.0, query_scale=0.0, decay=0.5))
+    vectors = start_vectors(run.interactions, LsaVectors(dimensions=8).vectors(run.corpus), 32, seed=run.seed)
+    nodes = run.item_inputs[:, run.item_tokens.shape[1] :]
+    below = np.zeros((run.encoded.tree.num_nodes, 32))
+    for item, path in enumerate(nodes):
+        below[[0, *path[path > 0]]] += vectors[item]
+    table = 1.3 * below / np.linalg.norm(below, axis=1, keepdims=True)
+    history = [3, 9, 15]
+    weights = np.array([0.25, 0.5, 1.0])
+    context = 2.0 * (weights / weights.sum()) @ vectors[history] * np.sqrt(32)  # value_scale; the encoder's norm
+
+    def logits(node, children):
+        hidden = table[node] + context
+        return table[children] @ (hidden / np.sqrt(np.mean(hidden**2)))
+
+    tree = run.encoded.tree
+    children = [tree.child_nodes[tree.child_offsets[n] : tree.child_offsets[n + 1]] for n in range(tree.num_nodes)]
+    expected = np.zeros(ITEMS)
+    for item, path in enumerate(nodes):
+        node = 0
+        for child in path[path > 0]:
+            found = logits(node, children[node])
+            if node == 0 and lookahead:
+                found = np.array([np.logaddexp.reduce(logits(0, children[first])) for first in children[0]])
+            expected[item] += found[children[node] == child][0] - np.logaddexp.reduce(found)
+            node = child
+    retriever = Retriever(run, run.start_params())
+    results = retriever.recommend([f"i{item}" for item in history], k=ITEMS, beam=ITEMS, repeat=True)
+    assert len(results) == ITEMS
+    for result in results:
+        assert result.score == pytest.approx(expected[run.corpus.document_index[result.doc_id]], abs=2e-4)
+
+
+def test_new_items_where_nodes_have_vectors_of_their_own(shop, tmp_path, monkeypatch):
+    """Nodes that training has not seen have none, and are what their codes say."""
+    ids = [f"new{number}" for number in range(8)]
+    docids = ResidualKMeans(levels=2, codebook=7)
+    run = from_vectors(shop, tmp_path / "run", ItemStart(), cold_items=0.2, docids=docids)
+    params = run.start_params()
+    nodes = run.item_inputs[:, run.item_tokens.shape[1] :]
+    own = params["encoder"]["items"]["nodes"]
+    assert not own[np.setdiff1d(nodes[run.cold], nodes[~run.cold])].any()
+    assert own[nodes[~run.cold][:, 0]].any(axis=1).all()
+    retriever = Retriever(run, params)
+    vectors = LsaVectors(dimensions=8).vectors(run.corpus)
+    monkeypatch.setattr(items, "divisible", lambda size: size)  # no spare rows
+    grown = retriever.with_items(ids, vectors[::3])
+    assert grown.run.model.num_nodes == grown.run.encoded.tree.num_nodes > run.encoded.tree.num_nodes
+    found = grown.recommend(["new1", "i2"], k=32, beam=32, repeat=True)
+    assert {result.doc_id for result in found} == {*run.corpus.doc_ids, *ids}
     with pytest.raises(InputError, match="items with the same codes but for the last"):
-        retriever.with_items([f"new{number}" for number in range(8)], np.repeat(vectors[:1], 8, 0))
+        retriever.with_items(ids, np.repeat(vectors[:1], 8, 0))
+
+
+def test_a_start_needs_items_and_nodes_with_vectors(shop):
+    with pytest.raises(InputError, match=r"None without HistoryConfig\.whole_items and head='prefix'"):
+        tiny_recommendation(shop, start=ItemStart())
 
 
 def test_the_command_prints_titles_or_json(run, tmp_path, capsys):

@@ -84,7 +84,6 @@ def _check_kind(args: argparse.Namespace, kind: str | None) -> None:
     """Refuse options that runs of this kind have no use for."""
     for option, wanted in (
         ("--no-bm25", "documents"),
-        ("--no-untrained", "documents"),
         ("--dual-encoder", "documents"),
         ("--sasrec", "items"),
         ("--exclude-history", "items"),

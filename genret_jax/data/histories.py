@@ -29,6 +29,9 @@ class HistoryConfig:
         causal: Items do not see those after them, so that a history is encoded once for all of its items as targets,
             and training takes a fraction of the arithmetic. A departure from the paper, for ``positions="items"``
             without user tokens; a row of a training batch then holds ``items`` items, of several users.
+        whole_items: An item is one position of the input, the sum of what its codes and its prefixes mean
+            (:class:`genret_jax.models.item_input.WholeItems`), and not one for each of its codes. A departure from the
+            paper, for ``positions="items"``.
     """
 
     items: int = 20
@@ -36,6 +39,7 @@ class HistoryConfig:
     user_drop: float = 0.0
     positions: Literal["tokens", "items"] = "tokens"
     causal: bool = False
+    whole_items: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,6 +48,8 @@ class HistoryConfig:
         require(self, "user_drop", 0 <= self.user_drop < 1, "a share from 0 to below 1")
         require(self, "user_drop", self.user_tokens > 0 or not self.user_drop, "0 without user tokens")
         fits = self.positions == "items" and not self.user_tokens
+        whole = self.positions == "items" or not self.whole_items
+        require(self, "whole_items", whole, "False unless positions = 'items'")
         require(self, "causal", fits or not self.causal, "False unless positions = 'items' and user_tokens = 0")
 
     def user_numbers(self, user_ids: Sequence[str]) -> Int32[np.ndarray, " u"]:
@@ -89,16 +95,16 @@ def training_items(
 
 def history_tokens(
     items: Int[np.ndarray, "q l"],
-    item_tokens: Int32[np.ndarray, "n m"],
+    item_inputs: Int32[np.ndarray, "n m"],
     users: Int64[np.ndarray, " q"] | Int32[np.ndarray, " q"] | None,
 ) -> Int32[np.ndarray, "q t"]:
     """Write histories as a model reads them: the user's token, then the tokens of each item.
 
     Args:
         items: Items, oldest first, -1 behind the last.
-        item_tokens: The docid of each item, padded with 0.
+        item_inputs: Each item as the encoder reads it.
         users: Token of each user, 0 for somebody unknown; None where the model knows no users.
     """
-    known = np.concatenate([item_tokens, np.zeros((1, item_tokens.shape[1]), np.int32)])
+    known = np.concatenate([item_inputs, np.zeros((1, item_inputs.shape[1]), np.int32)])
     tokens = known[items].reshape(len(items), -1)
     return tokens if users is None else np.concatenate([users.astype(np.int32)[:, None], tokens], axis=1)

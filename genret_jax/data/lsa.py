@@ -66,7 +66,7 @@ def lsa(counts: scipy.sparse.csr_matrix, dimensions: int, seed: int) -> Lsa:
     weighted, idf = tf_idf(counts)
     if weighted.nnz == 0:
         raise InputError("no document holds any term", expected="documents with words", fix="check the corpus")
-    terms, singular_values = _right_singular_vectors(weighted, min(dimensions, *weighted.shape), seed)
+    terms, singular_values = right_singular_vectors(weighted, min(dimensions, *weighted.shape), seed)
     missing = dimensions - len(singular_values)
     terms = np.pad(terms, ((0, 0), (0, missing)))
     return Lsa(
@@ -77,9 +77,10 @@ def lsa(counts: scipy.sparse.csr_matrix, dimensions: int, seed: int) -> Lsa:
     )
 
 
-def _right_singular_vectors(
+def right_singular_vectors(
     weighted: scipy.sparse.csr_matrix, rank: int, seed: int
 ) -> tuple[Float[np.ndarray, "v r"], Float[np.ndarray, " r"]]:
+    """Return the leading right singular vectors, in each of which the entry of largest magnitude is positive."""
     from sklearn.utils.extmath import randomized_svd
 
     # Single precision halves the time; the directions beyond the true rank are noise of that precision.

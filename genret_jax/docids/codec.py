@@ -36,6 +36,13 @@ class DocidTree:
     root_fanout: int
     max_fanout: int
 
+    def children(self, nodes: Int32[np.ndarray, "*b"], tokens: Int32[np.ndarray, "*b"]) -> Int32[np.ndarray, "*b"]:
+        """Return the nodes that tokens lead to from others; any node where one leads nowhere."""
+        parents = np.repeat(np.arange(self.num_nodes, dtype=np.int64), np.diff(self.child_offsets))
+        edges = parents << 32 | self.child_tokens
+        found = np.searchsorted(edges, nodes.astype(np.int64) << 32 | tokens)
+        return self.child_nodes[np.minimum(found, len(edges) - 1)]
+
     @property
     def num_nodes(self) -> int:
         """Number of nodes, the root included, and numbers without a node."""

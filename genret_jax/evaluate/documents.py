@@ -40,7 +40,7 @@ class Baselines:
     Attributes:
         bm25: BM25 by bm25s, the reference of the paired differences; on documents.
         untrained: Each run's network before its first step, which for a start from the corpus is worth knowing; on
-            documents.
+            items, where a run has such a start.
         dual_encoder: A dual encoder with each run's encoder, trained for as many steps, searched exactly and by HNSW;
             on documents.
         sasrec: SASRec with its paper's loss and with a softmax over all items, trained in the first run's folder; on

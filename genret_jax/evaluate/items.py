@@ -45,7 +45,7 @@ def recommend_items(
         checkpoint: Which checkpoint of each run.
         beam: Beams of the search; None for each run's own.
         mesh: Devices to search on; None for one.
-        baselines: What is measured beside; of these, SASRec.
+        baselines: What is measured beside; of these, SASRec and untrained networks that start from vectors.
         exclude_history: Leave out of every ranking what the user has had.
     """
     first = next(iter(runs.values()))
@@ -60,11 +60,16 @@ def recommend_items(
             found.append(answers_of_run(first, loss, split, depth, exclude_history=exclude_history))
     for name, run in runs.items():
         retriever = Retriever(run, run.params(checkpoint, mesh))
-        about = f"{run.table.strategy['name']} docids, checkpoint '{checkpoint}'"
+        about = f"{run.table.strategy['name']} docids"
         depth = beam or run.evaluation.beam
+        if baselines.untrained and run.settings.get("start"):
+            untrained = Retriever(run, run.params("start", mesh))
+            described = f"{about}, before the first step"
+            found.append(_recommend(untrained, f"{name}, untrained", described, test, depth, exclude_history, None))
         shares = {name: None, f"{name}, at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {name: None}
         for named, share in shares.items():
-            found.append(_recommend(retriever, named, about, test, depth, exclude_history, share))
+            described = f"{about}, checkpoint '{checkpoint}'"
+            found.append(_recommend(retriever, named, described, test, depth, exclude_history, share))
     return [(test, found)]
 
 

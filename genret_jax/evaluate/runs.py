@@ -22,6 +22,12 @@ from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 
+# What networks begin as that are no random ones.
+_STARTS = {
+    "LsaStart": "latent semantic analysis of the corpus",
+    "ItemStart": "vectors of the items and of who had them",
+}
+
 
 def evaluate_runs(
     runs: Sequence[str | os.PathLike[str]],
@@ -105,11 +111,11 @@ def _notes(runs: Mapping[str, Run], baselines: Baselines, exclude_history: bool)
     if isinstance(next(iter(runs.values())), ItemRun):
         left_out = "are left out of" if exclude_history else "may stand in"
         notes.append(f"Items that a user has had {left_out} the rankings.")
-    from_corpus = any((run.settings.get("start") or {}).get("class") == "LsaStart" for run in runs.values())
-    if from_corpus and baselines.untrained:
+    starts = {(run.settings.get("start") or {}).get("class") for run in runs.values()}
+    for start in sorted(_STARTS.keys() & starts) if baselines.untrained else ():
         notes.append(
-            "'untrained' is the network as it is initialised from latent semantic analysis of the corpus: what "
-            "training adds is the difference to it."
+            f"'untrained' is the network as it is initialised from {_STARTS[start]}: what training adds is the "
+            "difference to it."
         )
     return notes
 

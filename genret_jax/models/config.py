@@ -21,15 +21,18 @@ class ItemInput:
 
     Attributes:
         leading: Tokens before the first item.
-        length: Tokens of an item, padding included.
+        length: Tokens of an item's docid, padding included.
         count: Items at most.
         causal: Items do not see those after them, so that one encoding serves every item of it as a target.
+        whole: An item is one position, the sum of the vectors of its tokens and of the tree's nodes that they lead to.
+            In the input the tokens are then followed by the nodes.
     """
 
     leading: int
     length: int
     count: int
     causal: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -37,6 +40,11 @@ class ItemInput:
         require(self, "leading", not (self.causal and self.leading), "0 where items do not see those after them")
         require(self, "length", self.length >= 1, "at least 1")
         require(self, "count", self.count >= 1, "at least 1")
+
+    @property
+    def positions(self) -> int:
+        """Positions of an item in the encoder."""
+        return 1 if self.whole else self.length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,13 +81,16 @@ class T5Config:
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
+        shared_codes: A node's vectors are those of the token that leads to it, the same after any prefix, and its own,
+            which begin at zero; for ``head="prefix"``. Nodes that training has not seen then have their tokens'.
         root_lookahead: Judge a first code by the nodes it leads to next, not by its own alone; for ``head="prefix"``
             (:class:`genret_jax.models.heads.PrefixHead`).
         lexical_width: Width of a second vector that the output rows are compared with beside the decoder's state: the
             normalised sum of the input tokens' vectors in a table of their own; for ``head="prefix"``. 0 for none.
         lexical_dropout: Share of training examples that do without that vector.
-        num_nodes: Rows of the prefix head's tables: at least the tree's nodes, more leaves room for new documents. 0
-            where the docids are not yet known; no network can be made then.
+        num_nodes: Rows of the tables with one for each node of the docid tree, which the prefix head and whole items
+            have: at least the tree's nodes, more leaves room for new documents. 0 where the docids are not yet known;
+            no network can be made then.
     """
 
     vocab_size: int = 32128
@@ -102,6 +113,7 @@ class T5Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
+    shared_codes: bool = False
     root_lookahead: bool = False
     lexical_width: int = 0
     lexical_dropout: float = 0.9
@@ -141,14 +153,17 @@ class T5Config:
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
+        require(self, "shared_codes", needs_nodes or not self.shared_codes, "False unless head='prefix'")
+        require(self, "shared_codes", not (self.shared_codes and self.tie_embeddings), "False with tie_embeddings")
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
         require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
         whole = self.item_input is None or not self.item_input.causal
         require(self, "lexical_width", whole or not self.lexical_width, "0 where items do not see those after them")
+        needs_nodes |= self.item_input is not None and self.item_input.whole
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
-        require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix'")
+        require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix' or whole items")
 
     def require_divides(self, parts: int) -> None:
         """Reject a model axis that does not divide what it is to split, which would then lie whole on every device.

@@ -42,6 +42,7 @@ class NodeTree:
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
         root_first_token: Its token where the tokens are consecutive, else -1; static.
         judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
+        judge_tokens: int32 [g]; the tokens that lead to them.
         judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
         first_judge: The first judge where their ids are consecutive, else -1; static.
     """
@@ -50,6 +51,7 @@ class NodeTree:
     child_nodes: Array
     child_tokens: Array
     judges: Array
+    judge_tokens: Array
     judges_of: Array
     root_fanout: int = struct.field(pytree_node=False)
     max_fanout: int = struct.field(pytree_node=False)
@@ -60,26 +62,29 @@ class NodeTree:
     @classmethod
     def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
         """Make a tree from host arrays and work out what is static about it."""
-        offsets, nodes = np.asarray(child_offsets), np.asarray(child_nodes)
+        offsets, nodes, tokens = np.asarray(child_offsets), np.asarray(child_nodes), np.asarray(child_tokens)
         fanout = np.diff(offsets)
         firsts = nodes[: fanout[0]]
         judged = np.maximum(fanout[firsts], 1)
         begins = np.cumsum(judged) - judged
         inner = np.repeat(fanout[firsts] > 0, judged)
         edges = np.repeat(offsets[firsts] - begins, judged) + np.arange(len(inner))
-        judges = np.where(inner, nodes[np.where(inner, edges, 0)], np.repeat(firsts, judged))
+        # Of a leaf, its own edge from the root.
+        edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), judged))
+        judges = nodes[edges]
         window = np.arange(judged.max(initial=1))
         judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
             child_nodes=jnp.asarray(nodes, jnp.int32),
-            child_tokens=jnp.asarray(child_tokens, jnp.int32),
+            child_tokens=jnp.asarray(tokens, jnp.int32),
             judges=jnp.asarray(judges, jnp.int32),
+            judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
             judges_of=jnp.asarray(judges_of, jnp.int32),
             root_fanout=int(fanout[0]),
             max_fanout=int(fanout[1:].max(initial=0)),
             root_first_node=_first_of_consecutive(firsts),
-            root_first_token=_first_of_consecutive(np.asarray(child_tokens)[: fanout[0]]),
+            root_first_token=_first_of_consecutive(tokens[: fanout[0]]),
             first_judge=_first_of_consecutive(judges),
         )
 
@@ -158,17 +163,25 @@ class PrefixHead(nn.Module):
     the node it leads to (a leaf has its own). One vector has to stand for all documents of a large cluster, and the
     first code is where a ranking is lost; the children say more finely what is in it, at the cost of a product with
     at most fan-out squared vectors, whatever the size of the corpus.
+
+    With ``shared_codes``, a node's vectors are the sum of those of the token that leads to it, which it has in common
+    with all nodes that the token leads to, and of its own, which begin at zero.
     """
 
     config: T5Config
 
     def setup(self) -> None:
         """Declare the tables; one serves as both if the embeddings are tied."""
-        width, wide = self.config.d_model, self.config.lexical_width
-        self.input_nodes = self._table("input_nodes", width, 1.0)
+        width, wide, shared = self.config.d_model, self.config.lexical_width, self.config.shared_codes
+        self.input_nodes = self._table("input_nodes", width, 0.0 if shared else 1.0)
         self.output_nodes = (
-            self.input_nodes if self.config.tie_embeddings else self._table("output_nodes", width, width**-0.5)
+            self.input_nodes
+            if self.config.tie_embeddings
+            else self._table("output_nodes", width, 0.0 if shared else width**-0.5)
         )
+        if shared:
+            self.input_codes = Embed(self.config.output_vocab_size, width, self.config.compute_dtype)
+            self.output_codes = Embed(self.config.output_vocab_size, width, deviation=width**-0.5)
         if wide:
             self.lexical_nodes = self._table("lexical_nodes", wide, wide**-0.5)
 
@@ -180,7 +193,8 @@ class PrefixHead(nn.Module):
         """Look the prefixes' nodes up; the root's row is the start symbol."""
         if nodes is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes")
-        return jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
+        own = jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
+        return own + self.input_codes(tokens) if self.config.shared_codes else own
 
     def logits(
         self,
@@ -223,13 +237,21 @@ class PrefixHead(nn.Module):
         if nodes is None or tree is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
-        logits = (
-            self._root_logits(hidden, tree, lexical) if at_root else self._later_logits(hidden, nodes, tree, lexical)
-        )
+        # What the tokens add, the same after any prefix.
+        shared = self.output_codes.attend(hidden) if self.config.shared_codes else None
+        if at_root:
+            logits = self._root_logits(hidden, tree, lexical, shared)
+        else:
+            logits = self._later_logits(hidden, nodes, tree, lexical)
+            logits = logits if shared is None else logits + shared
         return logits if columns is None else _columns(logits, columns)
 
     def _root_logits(
-        self, hidden: Float[Array, "b q d"], tree: NodeTree, lexical: Float[Array, "b w"] | None
+        self,
+        hidden: Float[Array, "b q d"],
+        tree: NodeTree,
+        lexical: Float[Array, "b w"] | None,
+        shared: Float[Array, "b q v"] | None,
     ) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
         if tree.rows_are_logits and self.config.num_nodes == vocab_size:
@@ -237,14 +259,20 @@ class PrefixHead(nn.Module):
             if lexical is not None:
                 scores += jax.lax.optimization_barrier(project(lexical, self.lexical_nodes.T))[:, None]
             nth = jnp.arange(vocab_size) - tree.root_first_token
+            if shared is not None:
+                scores += shared
             scores = jnp.where((nth >= 0) & (nth < fanout), scores, IMPOSSIBLE)
             return constrain(scores, "batch", "length", "vocab")
         ahead = self.config.root_lookahead and tree.max_fanout > 0
-        first, nodes = (tree.first_judge, tree.judges) if ahead else (tree.root_first_node, tree.child_nodes[:fanout])
+        first, nodes, tokens = tree.root_first_node, tree.child_nodes[:fanout], tree.child_tokens[:fanout]
+        if ahead:
+            first, nodes, tokens = tree.first_judge, tree.judges, tree.judge_tokens
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
         if lexical is not None:
             # Without the barrier XLA for CPU adds the product up in place, from a transposed copy of the table.
             scores += jax.lax.optimization_barrier(project(lexical, _rows(self.lexical_nodes, first, nodes).T))[:, None]
+        if shared is not None:
+            scores += jnp.take(shared, tokens, axis=-1)
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
             scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)

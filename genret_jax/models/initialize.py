@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import scipy.sparse
+from jaxtyping import Float, Int
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
-from genret_jax.validation import check_fields
+from genret_jax.validation import check_fields, require
 
 # Rows of an analysis that are smaller than so much of the largest are rounding.
 _ROUNDING = 1e-4
@@ -44,6 +45,31 @@ class LsaStart:
         check_fields(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ItemStart:
+    """Scales of the start of a network on whole items from vectors of them (:func:`start_from_items`).
+
+    Args:
+        item_scale: Root-mean-square of an item's vector in the encoder's input.
+        node_scale: Norm of a docid node's vector.
+        value_scale: The last cross-attention's values are this times its (normalised) input.
+        query_scale: Shrinks that attention's queries, so that what it gives is close to a mean over the history,
+        decay: in which each item counts so much less than the one after it.
+        residual_scale: Shrinks the output of every other residual branch.
+    """
+
+    item_scale: float = 0.5
+    node_scale: float = 1.3
+    value_scale: float = 2.0
+    query_scale: float = 0.3
+    decay: float = 0.4
+    residual_scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
+
+
 def start_from_vectors(
     params: Mapping[str, Any],
     config: T5Config,
@@ -68,14 +94,7 @@ def start_from_vectors(
     Raises:
         InputError: If the attention is not as wide as the model.
     """
-    width = config.d_model
-    if config.num_heads * config.d_kv != width:
-        raise InputError(
-            f"T5Config.num_heads * d_kv is {config.num_heads * config.d_kv}",
-            expected=f"d_model ({width}) for a start from vectors",
-            fix="change T5Config.num_heads or T5Config.d_kv, or set Experiment.start = None",
-        )
-    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+    rotation = _rotation(config, seed)
     changed: dict[str, Any] = _copy(params)
     decoder = changed["decoder"]
     _set_tokens(changed["token_embedder"]["embedding"], token_vectors @ rotation, settings.token_scale)
@@ -90,6 +109,90 @@ def start_from_vectors(
         rows[: len(lexical[1])] = settings.lexical_scale * _directions(lexical[1])
     _quieten(changed, config, settings)
     return changed
+
+
+def start_from_items(
+    params: Mapping[str, Any],
+    config: T5Config,
+    settings: ItemStart,
+    *,
+    tokens: Int[np.ndarray, "n m"],
+    nodes: Int[np.ndarray, "n m"],
+    node_tokens: Int[np.ndarray, " s"],
+    vectors: Float[np.ndarray, "n d"],
+    seed: int,
+) -> dict[str, Any]:
+    """Return ``params`` that compare a decaying mean of the history's vectors with a vector of each docid node.
+
+    An item's vector is divided up among its tokens and then its nodes, each of which gets the mean of what those before
+    it have left of the vectors of the items below. Items that are not among these have what their codes say.
+
+    Args:
+        params: Randomly initialised, of a network with whole items and the prefix head.
+        config: Its configuration; ``num_heads * d_kv`` must equal ``d_model``.
+        settings: Scales.
+        tokens: The docids of the items that training is shown, padded with 0.
+        nodes: The nodes that the tokens lead to.
+        node_tokens: The token that leads to each node.
+        vectors: Of the items, each of length 1.
+        seed: Of the one random rotation given to all vectors, which spreads the dimensions over the heads.
+
+    Raises:
+        InputError: If the attention is not as wide as the model.
+    """
+    vectors = vectors @ _rotation(config, seed)
+    changed: dict[str, Any] = _copy(params)
+    head, decoder = changed["decoder"]["prefix_head"], changed["decoder"]
+    left = vectors * (settings.item_scale * config.d_model**0.5)
+    for keys, table in (
+        (tokens, changed["token_embedder"]["embedding"]),
+        (nodes, changed["encoder"]["items"]["nodes"]),
+    ):
+        for of_place in keys.T:
+            means, known = _means(left, of_place, len(table))
+            table[known] = means[known]
+            left = left - means[of_place]
+    below = np.zeros((len(node_tokens), config.d_model), np.float32)
+    for of_place in nodes.T:
+        below += _means(vectors, of_place, len(node_tokens))[0]
+    below[0] = vectors.mean(axis=0)
+    wanted = settings.node_scale * _directions(below)
+    known = np.flatnonzero(np.abs(wanted).sum(axis=1))
+    for side in ("input", "output"):
+        own = head[f"{side}_nodes"]
+        own[: len(wanted)] = wanted
+        if config.shared_codes:
+            codes = head[f"{side}_codes"]["embedding"]
+            means = _means(wanted[known], node_tokens[known] + 1, len(codes) + 1)[0][1:]
+            codes[:] = np.where(means.any(axis=1, keepdims=True), means, codes)
+            own[known] -= codes[node_tokens[known]]
+    recency = decoder["recency_bias"]["recency"]
+    recency[:, :-1] = np.log(settings.decay) * np.arange(recency.shape[1] - 1)
+    _quieten(changed, config, settings)
+    return changed
+
+
+def _rotation(config: T5Config, seed: int) -> Float[np.ndarray, "d d"]:
+    width = config.d_model
+    if config.num_heads * config.d_kv != width:
+        raise InputError(
+            f"T5Config.num_heads * d_kv is {config.num_heads * config.d_kv}",
+            expected=f"d_model ({width}) for a start from vectors",
+            fix="change T5Config.num_heads or T5Config.d_kv, or set the experiment's start = None",
+        )
+    return np.asarray(np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0], np.float32)
+
+
+def _means(
+    vectors: Float[np.ndarray, "n d"], keys: Int[np.ndarray, " n"], count: int
+) -> tuple[Float[np.ndarray, "k d"], Int[np.ndarray, " u"]]:
+    """Return the mean of the vectors of each key but 0, zero where there are none, and the keys that there are."""
+    numbers = np.bincount(keys, minlength=count)
+    numbers[0] = 0
+    ones = np.ones(len(keys), np.float32)
+    sums = scipy.sparse.csr_matrix((ones, (keys, np.arange(len(keys)))), shape=(count, len(keys))) @ vectors
+    means = np.where(numbers[:, None] > 0, sums / np.maximum(numbers, 1)[:, None], np.float32(0))
+    return means, np.flatnonzero(numbers)
 
 
 def _copy(tree: Any) -> Any:
@@ -113,7 +216,7 @@ def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def _quieten(params: dict[str, Any], config: T5Config, settings: LsaStart) -> None:
+def _quieten(params: dict[str, Any], config: T5Config, settings: LsaStart | ItemStart) -> None:
     """Shrink every residual branch but the last cross-attention, which copies instead."""
     for stack, depth in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         for number in range(depth):

@@ -4,6 +4,9 @@ T5 knows how far apart two tokens of its input are and nothing else, its exact d
 are two items of four codes, and its decoder does not know where a token of the input stands. What these add is what a
 user's history is made of: whole items in order, of which the latest say most.
 
+An item need not be as many positions as its docid has codes: as one (``ItemInput.whole``), the sum of what its codes
+and its prefixes mean, it costs the encoder a fraction, and the network need not learn first which codes make an item.
+
 Where items do not see those after them (``ItemInput.causal``), one encoding of a history serves every item of it as a
 target, and histories may be packed behind one another in one row of the batch: an encoder's work for one target, done
 once for all of them.
@@ -18,19 +21,58 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.models.config import ItemInput, T5Config
-from genret_jax.models.layers import MASKED, padding_bias, relative_position_buckets
+from genret_jax.models.layers import MASKED, Embed, padding_bias, relative_position_buckets
 
 _INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 def places(form: ItemInput, length: int) -> tuple[Int[np.ndarray, " l"], Int[np.ndarray, " l"]]:
-    """Return for each position its item, and its place within it.
+    """Return for each of so many positions its item, and its place within it.
 
-    Tokens before the first item are item -1; their places follow those of an item's tokens.
+    Tokens before the first item are item -1; their places follow those of an item's.
     """
     after = np.arange(length) - form.leading
-    item = np.where(after < 0, -1, after // form.length)
-    return item, np.where(after < 0, form.length + np.arange(length), after % form.length)
+    item = np.where(after < 0, -1, after // form.positions)
+    return item, np.where(after < 0, form.positions + np.arange(length), after % form.positions)
+
+
+def shown(form: ItemInput | None, tokens: Int[Array, "b t"]) -> Bool[Array, "b l"]:
+    """Return which positions of the encoder hold something, for an input of so many tokens."""
+    if form is None or not form.whole:
+        return tokens > 0
+    return jnp.concatenate([tokens[:, : form.leading], tokens[:, form.leading :: 2 * form.length]], axis=1) > 0
+
+
+class WholeItems(nn.Module):
+    """A vector for each item: the sum of those of its tokens and of the nodes that they lead to.
+
+    The nodes' begin at zero, so that an item which training has not seen is what its codes say.
+
+    Attributes:
+        config: The network's shape.
+        embedding: The tokens'.
+    """
+
+    config: T5Config
+    embedding: Embed
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b l d"]:
+        """Look up tokens before the items, and then the items, each as its tokens and their nodes."""
+        form = self.config.item_input
+        assert form is not None
+        table = param_with_axes(
+            "nodes",
+            nn.initializers.zeros,
+            (self.config.num_nodes, self.config.d_model),
+            jnp.float32,
+            axes=("nodes", "embed"),
+        )
+        items = tokens[:, form.leading :].reshape(len(tokens), -1, 2, form.length)
+        codes, nodes = items[:, :, 0], items[:, :, 1]
+        vectors = self.embedding(codes) + jnp.take(table, nodes, axis=0, mode="clip").astype(self.embedding.dtype)
+        summed = jnp.sum(vectors * (codes > 0)[..., None], axis=2)
+        return jnp.concatenate([self.embedding(tokens[:, : form.leading]), summed], axis=1)
 
 
 def _per_head(module: Any, name: str, rows: int) -> Float[Array, "h r"]:
@@ -48,7 +90,7 @@ class ItemBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "b l"], histories: Int[Array, "b n"] | None = None
+        self, tokens: Int[Array, "b t"], histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "#b h l l"]:
         """Return the bias of attention logits, padding hidden, in float32.
 
@@ -58,23 +100,24 @@ class ItemBias(nn.Module):
         """
         form, buckets = self.config.item_input, self.config.relative_attention_num_buckets
         assert form is not None
-        item, place = places(form, tokens.shape[1])
+        filled = shown(form, tokens)
+        item, place = places(form, filled.shape[1])
         apart = relative_position_buckets(
             item[None, :] - item[:, None],
             bidirectional=True,
             num_buckets=buckets,
             max_distance=self.config.relative_attention_max_distance,
         )
-        kinds = form.length + form.leading
+        kinds = form.positions + form.leading
         pairs = place[:, None] * kinds + place[None, :]
         of_items, of_places = _per_head(self, "items", buckets), _per_head(self, "places", kinds * kinds)
         bias = (jnp.take(of_items, apart, axis=1) + jnp.take(of_places, pairs, axis=1))[None]
-        bias = bias + padding_bias(tokens > 0)
+        bias = bias + padding_bias(filled)
         if form.causal:
             visible = jnp.asarray(item[:, None] >= item[None, :])[None]
             if histories is not None:
-                of_token = jnp.repeat(histories, form.length, axis=1)
-                visible &= of_token[:, :, None] == of_token[:, None, :]
+                of_position = jnp.repeat(histories, form.positions, axis=1)
+                visible &= of_position[:, :, None] == of_position[:, None, :]
             bias = bias + jnp.where(visible, 0.0, MASKED)[:, None]
         return bias
 
@@ -89,7 +132,7 @@ class RecencyBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "b l"], histories: Int[Array, "b n"] | None = None
+        self, tokens: Int[Array, "b t"], histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "b h #q l"]:
         """Return the bias of attention logits, what is not the history of a target hidden, in float32.
 
@@ -104,20 +147,21 @@ class RecencyBias(nn.Module):
         form = self.config.item_input
         assert form is not None
         table = _per_head(self, "recency", form.count + 1)
-        item, _ = places(form, tokens.shape[1])
+        filled = shown(form, tokens)
+        item, _ = places(form, filled.shape[1])
         if histories is None:
-            latest = jnp.where(tokens > 0, jnp.asarray(item)[None], -1).max(axis=1, keepdims=True)
+            latest = jnp.where(filled, jnp.asarray(item)[None], -1).max(axis=1, keepdims=True)
             ago = (latest - item[None])[:, None]  # --> [b, 1, l]
-            shown = (tokens > 0)[:, None]
+            known = filled[:, None]
         else:
             first = np.arange(histories.shape[1])
             apart = first[:, None] - item[None, :]  # --> [n, l]
-            own = histories[:, :, None] == jnp.repeat(histories, form.length, axis=1)[:, None]
-            ago, shown = jnp.asarray(apart)[None], own & (apart >= 0)[None] & (tokens > 0)[:, None]
+            own = histories[:, :, None] == jnp.repeat(histories, form.positions, axis=1)[:, None]
+            ago, known = jnp.asarray(apart)[None], own & (apart >= 0)[None] & filled[:, None]
         rows = jnp.where(jnp.asarray(item >= 0)[None, None], jnp.clip(ago, 0, form.count - 1), form.count)
-        bias = jnp.moveaxis(jnp.take(table, rows, axis=1), 0, 1) + _hidden(shown)[:, None]
+        bias = jnp.moveaxis(jnp.take(table, rows, axis=1), 0, 1) + _hidden(known)[:, None]
         return bias if histories is None else jnp.repeat(bias, form.length, axis=2)
 
 
-def _hidden(shown: Bool[Array, "b q l"]) -> Float[Array, "b q l"]:
-    return jnp.where(shown, 0.0, MASKED)
+def _hidden(known: Bool[Array, "b q l"]) -> Float[Array, "b q l"]:
+    return jnp.where(known, 0.0, MASKED)

@@ -92,17 +92,19 @@ class Embed(nn.Module):
         rows: Vocabulary size.
         features: Width.
         dtype: Type of the vectors handed out; the table is float32.
+        deviation: Of the vectors at the start.
     """
 
     rows: int
     features: int
     dtype: Any = jnp.float32
+    deviation: float = 1.0
 
     def setup(self) -> None:
         """Declare the table."""
         self.embedding = param_with_axes(
             "embedding",
-            nn.initializers.normal(stddev=1.0),
+            nn.initializers.normal(stddev=self.deviation),
             (self.rows, self.features),
             jnp.float32,
             axes=("vocab", "embed"),

@@ -1,5 +1,6 @@
 """T5: an encoder-decoder Transformer (Raffel et al. 2020, arXiv 1910.10683), with t5x's parameter names."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
-from genret_jax.models.item_input import ItemBias, RecencyBias
+from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems
 from genret_jax.models.layers import (
     Attention,
     Embed,
@@ -23,6 +24,8 @@ from genret_jax.models.layers import (
 )
 
 Cache = dict[str, Any]
+# Parameters with a row for each node of the docid tree.
+NODE_TABLES = ("input_nodes", "output_nodes", "lexical_nodes", "nodes")
 
 
 class EncoderLayer(nn.Module):
@@ -121,18 +124,21 @@ class Encoder(nn.Module):
             self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         else:
             self.item_bias = ItemBias(self.config)
+            if self.config.item_input.whole:
+                self.items = WholeItems(self.config, self.embedding)
         self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         if self.config.encoder_final_norm:
             self.encoder_norm = LayerNorm(self.config)
         self.dropout = dropout(self.config)
 
     def __call__(
-        self, tokens: Int[Array, "b l"], deterministic: bool, histories: Int[Array, "b n"] | None = None
+        self, tokens: Int[Array, "b t"], deterministic: bool, histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "b l d"]:
         """Encode token sequences; what stands at padding means nothing."""
-        x = self.dropout(self.embedding(tokens), deterministic=deterministic)
-        x = constrain(x, "batch", "length", "embed")
-        if self.config.item_input is None:
+        form = self.config.item_input
+        vectors = self.items(tokens) if form is not None and form.whole else self.embedding(tokens)
+        x = constrain(self.dropout(vectors, deterministic=deterministic), "batch", "length", "embed")
+        if form is None:
             bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
         else:
             bias = self.item_bias(tokens, histories)
@@ -173,7 +179,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         encoded: Float[Array, "s l d"],
-        encoder_input_tokens: Int[Array, "s l"],
+        encoder_input_tokens: Int[Array, "s t"],
         tokens: Int[Array, "b m"],
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
@@ -192,7 +198,7 @@ class Decoder(nn.Module):
         return constrain(logits, "batch", "length", "vocab")
 
     def _cross_bias(
-        self, tokens: Int[Array, "s l"], histories: Int[Array, "s n"] | None = None
+        self, tokens: Int[Array, "s t"], histories: Int[Array, "s n"] | None = None
     ) -> Float[Array, "s #h #q l"]:
         if self.config.item_input is None:
             return padding_bias(tokens > 0)
@@ -202,7 +208,7 @@ class Decoder(nn.Module):
     def _scaled(self, x: Array) -> Array:
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
 
-    def _lexical(self, tokens: Int[Array, "b l"], deterministic: bool) -> Float[Array, "b w"] | None:
+    def _lexical(self, tokens: Int[Array, "b t"], deterministic: bool) -> Float[Array, "b w"] | None:
         """Return the direction of the sum of the input tokens' lexical vectors.
 
         Most training examples go without: pieces of a document share its words, and a decoder that is shown the sum
@@ -216,7 +222,7 @@ class Decoder(nn.Module):
             total *= jax.random.bernoulli(self.make_rng("dropout"), chance, (tokens.shape[0], 1))
         return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
 
-    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
+    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
         """Return the cache of an empty prefix; see :meth:`T5.init_cache`."""
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
@@ -276,11 +282,32 @@ class Decoder(nn.Module):
         return self._scaled(self.decoder_norm(x)), beams
 
 
+def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
+    """Return a network's random start: ``params``, and ``params_axes``, the logical axis names of every parameter."""
+    form, token = config.item_input, jnp.zeros((1, 1), jnp.int32)
+    source = jnp.zeros((1, form.leading + 2 * form.length), jnp.int32) if form is not None else token
+    variables: dict[str, Any] = T5(config).init(key, source, token, token, tree)
+    return variables
+
+
+def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
+    """Return a network's parameters with so many rows in each table that has one for each docid node.
+
+    The new are zero, which with ``T5Config.shared_codes`` and whole items is what rows that training has not seen are.
+    """
+
+    def grown(path: Any, leaf: Any) -> Any:
+        more = num_nodes - len(leaf) if path[-1].key in NODE_TABLES else 0
+        return jnp.pad(leaf, ((0, more), (0, 0))) if more > 0 else leaf
+
+    widened: dict[str, Any] = jax.tree_util.tree_map_with_path(grown, params)
+    return widened
+
+
 class T5(nn.Module):
     """The whole network.
 
-    Initialise it with ``T5(config).init(rng, encoder_input_tokens, decoder_input_tokens, nodes, tree)``: the result
-    has ``params`` and ``params_axes``, the logical axis names of every parameter. Dropout draws from the ``dropout``
+    Initialise it by :func:`random_variables`. Dropout draws from the ``dropout``
     stream, by JAX's partitionable generator, so the masks do not depend on how a batch is spread over devices.
     """
 
@@ -299,7 +326,7 @@ class T5(nn.Module):
 
     def __call__(
         self,
-        encoder_input_tokens: Int[Array, "s l"],
+        encoder_input_tokens: Int[Array, "s t"],
         decoder_input_tokens: Int[Array, "b m"],
         decoder_prefix_nodes: Int[Array, "b m"] | None = None,
         tree: NodeTree | None = None,
@@ -334,7 +361,7 @@ class T5(nn.Module):
 
     def encode(
         self,
-        encoder_input_tokens: Int[Array, "s l"],
+        encoder_input_tokens: Int[Array, "s t"],
         *,
         deterministic: bool = True,
         histories: Int[Array, "s n"] | None = None,
@@ -345,7 +372,7 @@ class T5(nn.Module):
     def decode(
         self,
         encoded: Float[Array, "s l d"],
-        encoder_input_tokens: Int[Array, "s l"],
+        encoder_input_tokens: Int[Array, "s t"],
         decoder_input_tokens: Int[Array, "b m"],
         decoder_prefix_nodes: Int[Array, "b m"] | None = None,
         tree: NodeTree | None = None,
@@ -358,7 +385,7 @@ class T5(nn.Module):
             encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic, histories
         )
 
-    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b l"], length: int) -> Cache:
+    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
         """Return what :meth:`step` needs of the encoder's output, and room for ``length`` positions of one beam.
 
         Returns:

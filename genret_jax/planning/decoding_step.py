@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,7 +12,7 @@ from genret_jax.decoding import DocidIndex, TrieConstraint
 from genret_jax.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
-from genret_jax.models.network import T5
+from genret_jax.models.network import random_variables
 from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
 from genret_jax.planning.index_shapes import written_out
@@ -45,10 +44,8 @@ class DecodingPlan:
 
     def parameters(self, model: T5Config) -> Any:
         """Return the shapes and places of a network's parameters."""
-        token = jnp.zeros((1, 1), jnp.int32)
-        variables: Any = jax.eval_shape(
-            functools.partial(T5(model).init, jax.random.key(0)), token, token, token, self.tree
-        )
+        begin = functools.partial(random_variables, model, jax.random.key(0), self.tree)
+        variables: Any = jax.eval_shape(begin)
         params = variables["params"]
         places = param_shardings(self.mesh, params, logical_axes(variables))
         return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), params, places)

@@ -3,21 +3,23 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from genret_jax.data.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
+from genret_jax.data.item_vectors import start_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 from genret_jax.docids import DocidCodec, DocidTable, QuantisedDocids, Quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
-from genret_jax.run import ITEMS, QUANTISER, SETTINGS, VERSION, Run, as_json
+from genret_jax.run import ITEMS, QUANTISER, SETTINGS, START_VECTORS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
-from genret_jax.storage import write_json
+from genret_jax.storage import save_arrays, write_json
 
 
 def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
@@ -29,9 +31,12 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
         f"items       {len(interactions.items):,} items, {interactions.num_users:,} users, "
         f"{len(interactions.item):,} interactions"
     )
-    _make_docids(experiment, interactions, folder, log)
+    vectors = functools.cache(lambda: _vectors(experiment, interactions, log))
+    _make_docids(experiment, interactions, folder, vectors)
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
+    if experiment.start is not None:
+        make(folder / START_VECTORS, lambda path: _save_start(experiment, interactions, vectors(), path))
     codec = DocidCodec(first_token=2, level_sizes=_room(experiment, table))
     encoded = codec.encode(table)
     settings = {
@@ -42,6 +47,7 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
         "codec": codec.to_json(),
         "model": as_json(sized_model(experiment, codec, encoded.tree.num_nodes, encoded.tokens.shape[1])),
         "histories": as_json(experiment.histories),
+        "start": as_json(experiment.start),
         "cold_items": experiment.cold_items,
         "evaluation": as_json(experiment.evaluation),
         "fingerprints": {"corpus": interactions.fingerprint, "docids": table.fingerprint},
@@ -51,7 +57,9 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
     return Run.open(folder)
 
 
-def _make_docids(experiment: Recommendation, interactions: Interactions, folder: Path, log: Log) -> None:
+def _make_docids(
+    experiment: Recommendation, interactions: Interactions, folder: Path, vectors: Callable[[], np.ndarray]
+) -> None:
     """Make docids and, where it was fitted to vectors, what gives later items theirs."""
     items, strategy, seed = interactions.items, experiment.docids, experiment.seed
     if isinstance(strategy, str):
@@ -69,20 +77,25 @@ def _make_docids(experiment: Recommendation, interactions: Interactions, folder:
             fix=f"set {owner} to {max(2, len(items) // 8)} or so: --gin.{owner}={max(2, len(items) // 8)}",
         )
     if not isinstance(strategy, QuantisedDocids):
-        vectors = _vectors(experiment, interactions, log) if needs_vectors(strategy) else None
+        of_items = vectors() if needs_vectors(strategy) else None
         make(
-            folder / "docids", lambda path: strategy.assign(items.doc_ids, vectors, seed, items.fingerprint).save(path)
+            folder / "docids", lambda path: strategy.assign(items.doc_ids, of_items, seed, items.fingerprint).save(path)
         )
         return
 
     @functools.cache
     def fitted() -> tuple[Quantiser, DocidTable]:
         new = cold_items(len(items), experiment.cold_items, seed)
-        vectors = _vectors(experiment, interactions, log)
-        return strategy.fit_and_assign(items.doc_ids, vectors, seed, items.fingerprint, unseen=new)
+        return strategy.fit_and_assign(items.doc_ids, vectors(), seed, items.fingerprint, unseen=new)
 
     make(folder / QUANTISER, lambda path: fitted()[0].save(path))
     make(folder / "docids", lambda path: fitted()[1].save(path))
+
+
+def _save_start(experiment: Recommendation, interactions: Interactions, content: np.ndarray, path: Path) -> None:
+    cold = cold_items(len(interactions.items), experiment.cold_items, experiment.seed)
+    items = start_vectors(interactions, content, experiment.model.d_model, seed=experiment.seed, cold=cold)
+    save_arrays(path, {"items": items}, kind=START_VECTORS, version=VERSION)
 
 
 def _room(experiment: Recommendation, table: DocidTable) -> tuple[int, ...]:
@@ -118,13 +131,19 @@ def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, d
     """
     histories = experiment.histories
     items = ItemInput(
-        leading=int(histories.user_tokens > 0), length=docid_length, count=histories.items, causal=histories.causal
+        leading=int(histories.user_tokens > 0),
+        length=docid_length,
+        count=histories.items,
+        causal=histories.causal,
+        whole=histories.whole_items,
     )
     model = dataclasses.replace(
         experiment.model,
         vocab_size=divisible(codec.vocab_size + histories.user_tokens),
         item_input=items if histories.positions == "items" else None,
     )
-    if model.head == "vocabulary":
-        return model
-    return dataclasses.replace(model, decoder_vocab_size=divisible(codec.vocab_size), num_nodes=divisible(num_nodes))
+    if model.head == "prefix" or histories.whole_items:
+        model = dataclasses.replace(model, num_nodes=divisible(num_nodes))
+    if model.head == "prefix":
+        model = dataclasses.replace(model, decoder_vocab_size=divisible(codec.vocab_size))
+    return model

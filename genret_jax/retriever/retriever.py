@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 
 from genret_jax.decoding import RankedDocuments, best_of
 from genret_jax.errors import InputError, nearest
+from genret_jax.models import with_nodes
 from genret_jax.retriever.ranking import Ranker
 from genret_jax.run import DocumentRun, ItemRun, Run
 
@@ -195,7 +196,8 @@ class Retriever(Ranker):
         self, item_ids: Sequence[str], vectors: np.ndarray, *, titles: Sequence[str] = (), texts: Sequence[str] = ()
     ) -> "Retriever":
         """Return a retriever that can recommend further items too; see :meth:`genret_jax.run.ItemRun.with_items`."""
-        return Retriever(self.run_of(ItemRun).with_items(item_ids, vectors, titles=titles, texts=texts), self._params)
+        grown = self.run_of(ItemRun).with_items(item_ids, vectors, titles=titles, texts=texts)
+        return Retriever(grown, with_nodes(self._params, grown.model.num_nodes))
 
     def run_of(self, kind: type[_R]) -> _R:
         """Return the run, if it is of this kind.

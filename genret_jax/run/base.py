@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig
@@ -38,8 +37,8 @@ from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.models.config import ItemInput, T5Config
 from genret_jax.models.heads import NodeTree
-from genret_jax.models.initialize import LsaStart
-from genret_jax.models.network import T5
+from genret_jax.models.initialize import ItemStart, LsaStart
+from genret_jax.models.network import random_variables
 from genret_jax.storage import read_json
 
 SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
@@ -47,6 +46,7 @@ LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
 VERSION = 1
 DOCUMENTS, ITEMS = "documents", "items"
 QUANTISER = "quantiser"
+START_VECTORS = "start_vectors"
 _CONFIGS = (
     T5Config,
     ItemInput,
@@ -54,6 +54,7 @@ _CONFIGS = (
     PseudoQueries,
     SpanCorruption,
     EvaluationConfig,
+    ItemStart,
     LsaStart,
     PretrainedStart,
     HistoryConfig,
@@ -217,11 +218,7 @@ class Run:
             )
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
-    token = jnp.zeros((1, 1), jnp.int32)
-    variables: dict[str, Any] = T5(config).init(key, token, token, token, tree)
-    return variables
+_random_variables = jax.jit(random_variables, static_argnames="config")
 
 
 def node_tree(encoded: EncodedDocids) -> NodeTree:

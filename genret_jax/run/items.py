@@ -14,7 +14,10 @@ from genret_jax.data.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.interactions import Interactions, read_interactions
 from genret_jax.docids import append_documents, load_quantiser
 from genret_jax.errors import InputError
-from genret_jax.run.base import ITEMS, QUANTISER, Run, from_json
+from genret_jax.models.config import divisible
+from genret_jax.models.initialize import start_from_items
+from genret_jax.run.base import ITEMS, QUANTISER, START_VECTORS, VERSION, Run, from_json
+from genret_jax.storage import load_arrays
 
 
 class ItemRun(Run):
@@ -56,9 +59,17 @@ class ItemRun(Run):
             texts: Their texts; none by default.
 
         Raises:
-            InputError: If the run's docids are not made of vectors, an item is there already, the vectors do not fit,
-                or there is no room left for the code that separates an item from those with equal codes.
+            InputError: If the run's docids are not made of vectors, its network knows no codes, an item is there
+                already, the vectors do not fit, or there is no room left for the code that separates an item from
+                those with equal codes.
         """
+        if self.model.head == "prefix" and not self.model.shared_codes:
+            raise InputError(
+                "a head that knows each node by itself, and nothing of new ones",
+                file=self.folder,
+                expected="a head that knows codes",
+                fix="train with T5Config.head = 'vocabulary' or T5Config.shared_codes = True",
+            )
         if not (self.folder / QUANTISER).is_dir():
             raise InputError(
                 f"docids of the strategy {self.table.strategy.get('name', '')!r} for new items",
@@ -92,13 +103,9 @@ class ItemRun(Run):
         grown = ItemRun(self.folder, self.settings)
         grown.table, grown.interactions = table, dataclasses.replace(self.interactions, items=corpus)
         grown.cold = np.concatenate([self.cold, np.ones(number, bool)])
-        if self.model.head == "prefix" and grown.encoded.tree.num_nodes > self.model.num_nodes:
-            raise InputError(
-                f"{grown.encoded.tree.num_nodes:,} nodes for a head of {self.model.num_nodes:,}",
-                file=self.folder,
-                expected="a head that does not have a row for each node",
-                fix="train with T5Config.head = 'vocabulary'",
-            )
+        if self.model.num_nodes:
+            nodes = max(self.model.num_nodes, divisible(grown.encoded.tree.num_nodes))
+            grown.model = dataclasses.replace(self.model, num_nodes=nodes)
         return grown
 
     @functools.cached_property
@@ -111,6 +118,14 @@ class ItemRun(Run):
         """The tree's node before each of those tokens."""
         return self.encoded.prefix_nodes[self.row_of_document]
 
+    @functools.cached_property
+    def item_inputs(self) -> Int32[np.ndarray, "n t"]:
+        """Every item as the encoder reads it: its docid, and for whole items the nodes that its tokens lead to."""
+        if not self.histories.whole_items:
+            return self.item_tokens
+        reached = self.encoded.tree.children(self.item_nodes, self.item_tokens)
+        return np.concatenate([self.item_tokens, np.where(self.item_tokens > 0, reached, 0)], axis=1)
+
     def user_tokens(self, user_ids: Sequence[str]) -> Int32[np.ndarray, " u"] | None:
         """Return the encoder's token of each user, behind those of the codes; None where the model knows no users."""
         if not self.histories.user_tokens:
@@ -121,7 +136,7 @@ class ItemRun(Run):
     def input_widths(self) -> tuple[int, ...]:
         """Numbers of tokens that the encoder is compiled for; short histories then do without the padding of long."""
         lengths = [2**power for power in range(1, self.histories.items.bit_length())]
-        return tuple(bool(self.histories.user_tokens) + items * self.item_tokens.shape[1] for items in lengths)
+        return tuple(bool(self.histories.user_tokens) + items * self.item_inputs.shape[1] for items in lengths)
 
     def encode_histories(
         self, items: Int[np.ndarray, "q l"], user_ids: Sequence[str | None]
@@ -135,8 +150,22 @@ class ItemRun(Run):
         tokens = self.user_tokens([user or "" for user in user_ids])
         if tokens is not None:
             tokens = tokens * np.array([user is not None for user in user_ids], np.int32)
-        return history_tokens(items, self.item_tokens, tokens)
+        return history_tokens(items, self.item_inputs, tokens)
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
-        return jax.tree.map(np.asarray, self._random_params())
+        start = from_json(self.settings["start"])
+        if start is None:
+            return jax.tree.map(np.asarray, self._random_params())
+        shown = ~self.cold
+        tokens, nodes = np.split(self.item_inputs, 2, axis=1)
+        return start_from_items(
+            self._random_params(),
+            self.model,
+            start,
+            tokens=tokens[shown],
+            nodes=nodes[shown],
+            node_tokens=self.encoded.tree.node_token,
+            vectors=load_arrays(self.folder / START_VECTORS, kind=START_VECTORS, version=VERSION)[0]["items"][shown],
+            seed=self.seed,
+        )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from genret_jax.losses import cross_entropy
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
-from genret_jax.models.network import T5
+from genret_jax.models.network import T5, random_variables
 
 Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
@@ -31,8 +31,7 @@ class DocidTask:
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
-        token = jnp.zeros((1, 1), jnp.int32)
-        return self.model.init(rng, token, token, token, self.tree)
+        return random_variables(self.model.config, rng, self.tree)
 
     def written(
         self,

@@ -28,6 +28,7 @@ class ItemTask(DocidTask):
     Args:
         config: The network.
         sampler: Which examples a step shows.
+        item_inputs: Every item as the encoder reads it.
         item_tokens: The docid of every item as the decoder's tokens, padded with 0.
         item_nodes: The tree's node before each of those tokens.
         tree: The docid tree of the prefix head; None with the vocabulary head.
@@ -39,6 +40,7 @@ class ItemTask(DocidTask):
         config: T5Config,
         sampler: EvenSampler,
         *,
+        item_inputs: Int32[np.ndarray, "n t"],
         item_tokens: Int32[np.ndarray, "n m"],
         item_nodes: Int32[np.ndarray, "n m"],
         tree: NodeTree | None,
@@ -47,8 +49,9 @@ class ItemTask(DocidTask):
         super().__init__(config, tree, **losses)
         self.sampler = sampler
         # Item -1, the last row, is padding.
-        self._tokens = np.concatenate([item_tokens, np.zeros_like(item_tokens[:1])])
-        self._nodes = np.concatenate([item_nodes, np.zeros_like(item_nodes[:1])])
+        self._inputs, self._tokens, self._nodes = (
+            np.concatenate([table, np.zeros_like(table[:1])]) for table in (item_inputs, item_tokens, item_nodes)
+        )
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return the numbers of a step's examples, or of some rows of it."""
@@ -116,7 +119,7 @@ class HistoryTask(ItemTask):
         places = begin + jnp.arange(length)[None]
         shown = places < end
         items = jnp.where(shown, jnp.asarray(examples.item)[jnp.where(shown, places, 0)], -1)
-        tokens = jnp.asarray(self._tokens)[items].reshape(len(numbers), -1)
+        tokens = jnp.asarray(self._inputs)[items].reshape(len(numbers), -1)
         if self._user is None:
             return tokens
         users = jnp.asarray(self._user)[numbers]
@@ -143,5 +146,5 @@ class PackedHistoryTask(ItemTask):
             jnp.asarray(array)[batch["example"]]
             for array in (self.packed.items, self.packed.targets, self.packed.histories)
         )
-        tokens = jnp.asarray(self._tokens)[items].reshape(len(items), -1)
+        tokens = jnp.asarray(self._inputs)[items].reshape(len(items), -1)
         return self._next_items(params, tokens, targets.reshape(-1), dropout_rng, histories=histories)

@@ -30,15 +30,21 @@ def head_of(tree, spare=0, **changes):
     config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=nodes, **changes)
     head = PrefixHead(config)
     generator = np.random.default_rng(7)
-    names = ["input_nodes"] if config.tie_embeddings else ["input_nodes", "output_nodes"]
-    return head, {name: jnp.asarray(generator.standard_normal((nodes, WIDTH)), jnp.float32) for name in names}
+
+    def drawn(rows):
+        return jnp.asarray(generator.standard_normal((rows, WIDTH)), jnp.float32)
+
+    params = {name: drawn(nodes) for name in ["input_nodes", "output_nodes"][: 2 - config.tie_embeddings]}
+    codes = {name: {"embedding": drawn(VOCABULARY)} for name in ["input_codes", "output_codes"] if config.shared_codes}
+    return head, params | codes
 
 
-def oracle(children, rows, hidden, node, lookahead=False):
+def oracle(children, rows, hidden, node, lookahead=False, codes=None):
     logits = np.full(VOCABULARY, IMPOSSIBLE, np.float32)
-    for token, child in children.get(node, []):
-        judges = [judge for _, judge in children.get(child, [])] if lookahead and node == 0 else []
-        logits[token] = np.logaddexp.reduce([np.dot(hidden, rows[judge]) for judge in judges or [child]])
+    for edge in children.get(node, []):
+        judges = children.get(edge[1], []) if lookahead and node == 0 else []
+        vectors = [rows[judge] + (0 if codes is None else codes[code]) for code, judge in judges or [edge]]
+        logits[edge[0]] = np.logaddexp.reduce([np.dot(hidden, vector) for vector in vectors])
     return logits
 
 
@@ -54,11 +60,12 @@ TREES = {
 
 
 @pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("name", "spare"), [*((name, 0) for name in TREES), ("appended", 5), ("nodes are tokens", 2)])
-def test_logits_are_those_of_the_children(name, spare, lookahead):
+def test_logits_are_those_of_the_children(name, spare, shared, lookahead):
     children = TREES[name]
     tree = tree_of(children)
-    head, params = head_of(tree, spare, root_lookahead=lookahead)
+    head, params = head_of(tree, spare, root_lookahead=lookahead, shared_codes=shared)
     run = jax.jit(lambda hidden, nodes: head.apply({"params": params}, hidden, nodes, tree, method="logits"))
     count = len(tree.child_offsets) - 1
     nodes = np.stack([np.zeros(count, int), np.arange(count), np.arange(count)[::-1]], axis=1)
@@ -66,11 +73,11 @@ def test_logits_are_those_of_the_children(name, spare, lookahead):
     hidden = np.random.default_rng(1).standard_normal((count, 3, WIDTH)).astype(np.float32)
     logits = run(hidden, nodes.astype(np.int32))
     rows = np.asarray(params["output_nodes"])
+    codes = np.asarray(params["output_codes"]["embedding"]) if shared else None
     for b in range(count):
         for m in range(3):
-            np.testing.assert_allclose(
-                logits[b, m], oracle(children, rows, hidden[b, m], nodes[b, m], lookahead), rtol=1e-5
-            )
+            expected = oracle(children, rows, hidden[b, m], nodes[b, m], lookahead, codes)
+            np.testing.assert_allclose(logits[b, m], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_with_lookahead_two_codes_of_one_thought_are_a_softmax_over_all_pairs():
@@ -98,7 +105,8 @@ def test_statics_of_the_tree():
     assert tree.judges_of.tolist() == [[0, 1, 6], [2, 6, 6], [3, 4, 5]]
     assert (tree.first_judge, tree_of(TREES["a chain"]).first_judge, atomic.first_judge) == (-1, 2, 1)
     # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
-    assert len(jax.tree.leaves(tree)) == 5
+    assert tree.judge_tokens.tolist() == [3, 4, 5, 1, 3, 10]
+    assert len(jax.tree.leaves(tree)) == 6
 
 
 def test_atomic_docids_never_gather_their_siblings():

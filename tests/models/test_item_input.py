@@ -8,13 +8,14 @@ import pytest
 from genret_jax.errors import InputError
 from genret_jax.models import T5, T5Config
 from genret_jax.models.config import ItemInput
-from genret_jax.models.item_input import ItemBias, RecencyBias, places
-from genret_jax.models.layers import MASKED
+from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems, places, shown
+from genret_jax.models.layers import MASKED, Embed
 from genret_jax.models.public_layout import require_public_network
 from genret_jax.testing.tiny_model import tiny_t5
 
 FORM = ItemInput(leading=1, length=3, count=4)
 CONFIG = tiny_t5(item_input=FORM)
+WHOLE = tiny_t5(item_input=ItemInput(leading=1, length=3, count=4, whole=True), num_nodes=20)
 CAUSAL = tiny_t5(item_input=ItemInput(leading=0, length=2, count=4, causal=True))
 
 
@@ -83,18 +84,35 @@ def test_recency_of_a_target_for_each_item_of_packed_histories():
     ]
 
 
-@pytest.mark.parametrize("config", [CONFIG, CAUSAL], ids=["items", "causal"])
+def test_a_whole_item_is_the_sum_of_its_tokens_and_nodes():
+    user, first, second = [9], [2, 3, 4, 1, 7, 8], [5, 6, 0, 2, 11, 0]
+    rows = [[*user, *first, *second], [*user, *second, *6 * [0]]]
+    embedding = Embed(WHOLE.vocab_size, WHOLE.d_model)
+    module = WholeItems(WHOLE, embedding)
+    variables = drawn(module, jnp.array(rows))
+    vectors = np.asarray(module.apply(variables, jnp.array(rows)))
+    codes, nodes = (np.asarray(table) for table in jax.tree.leaves(variables["params"]))
+    expected = codes[[5, 6]].sum(0) + nodes[[2, 11]].sum(0)
+    np.testing.assert_allclose(vectors[0], [codes[9], codes[2:5].sum(0) + nodes[[1, 7, 8]].sum(0), expected], rtol=1e-5)
+    np.testing.assert_allclose(vectors[1], [codes[9], expected, 0 * expected], rtol=1e-5)
+    zero = np.asarray(jax.jit(module.init)(jax.random.key(0), jnp.array(rows))["params"]["nodes"])
+    assert not zero.any(), "an item that training has not seen must be what its codes say"
+    assert shown(WHOLE.item_input, jnp.array(rows)).tolist() == [[True, True, True], [True, True, False]]
+
+
+@pytest.mark.parametrize("config", [CONFIG, CAUSAL, WHOLE], ids=["items", "causal", "whole"])
 def test_a_network_of_items_does_not_see_how_far_it_is_padded(config):
-    tokens = jnp.array([[9, 2, 3, 4, 5, 6, 7]])[:, 1 - config.item_input.leading :]
+    tokens = jnp.array([[9, 2, 3, 4, 5, 6, 7, 2, 4, 6, 8, 3, 5]])[:, 1 - config.item_input.leading :]
+    tokens = tokens if config is WHOLE else tokens[:, : 6 + config.item_input.leading]
     targets = jnp.array([[0, 5, 6]])
     model = T5(config)
     variables = drawn(model, tokens, targets)
     apply = jax.jit(model.apply)
     short = apply(variables, tokens, targets)
-    long = apply(variables, jnp.pad(tokens, ((0, 0), (0, 6))), targets)
+    long = apply(variables, jnp.pad(tokens, ((0, 0), (0, 12))), targets)
     np.testing.assert_allclose(short, long, atol=1e-4)
     # The order of the items counts, which attention alone would not see.
-    leading, length = config.item_input.leading, config.item_input.length
+    leading, length = config.item_input.leading, config.item_input.length * (2 if config.item_input.whole else 1)
     order = [*range(leading), *range(leading + length, leading + 2 * length), *range(leading, leading + length)]
     other = apply(variables, tokens[:, jnp.array(order)], targets)
     same = apply(variables, tokens[:, : leading + 2 * length], targets)

@@ -19,12 +19,18 @@ ITEMS, USERS, BATCH, SHOWN = 12, 20, 16, 5
 random = np.random.default_rng(1)
 DATA = interactions_of([random.integers(0, ITEMS, length).tolist() for length in random.integers(4, 12, USERS)], ITEMS)
 TOKENS = np.stack([np.arange(ITEMS) // 4 + 2, np.arange(ITEMS) % 4 + 5], 1).astype(np.int32)
+NODES = np.stack([np.arange(ITEMS) // 4 + 1, np.arange(ITEMS) + 4], 1).astype(np.int32)
 
 
-def common(count, **model):
-    config = tiny_t5(vocab_size=16, **model)
-    sampler = EvenSampler(count, seed=2, batch_size=BATCH)
-    return {"config": config, "sampler": sampler, "item_tokens": TOKENS, "item_nodes": 0 * TOKENS, "tree": None}
+def common(count, inputs=TOKENS, **model):
+    return {
+        "config": tiny_t5(vocab_size=16, **model),
+        "sampler": EvenSampler(count, seed=2, batch_size=BATCH),
+        "item_inputs": inputs,
+        "item_tokens": TOKENS,
+        "item_nodes": 0 * TOKENS,
+        "tree": None,
+    }
 
 
 def make_task(users, user_drop=0.0):
@@ -45,7 +51,7 @@ def expected_sums(task, params, histories, targets, users=None):
     rows = np.full((len(histories), SHOWN), -1)
     for row, history in enumerate(histories):
         rows[row, : len(history)] = history
-    tokens, wanted = history_tokens(rows, TOKENS, users), TOKENS[targets]
+    tokens, wanted = history_tokens(rows, task._inputs[:-1], users), TOKENS[targets]
     shifted = np.pad(wanted[:, :-1], ((0, 0), (1, 0)))
     logits = np.asarray(jax.jit(task.model.apply)({"params": params}, tokens, shifted), np.float64)
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -73,11 +79,14 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows):
     assert sums_of(task, params, numbers) == pytest.approx(expected, rel=1e-4)
 
 
-def test_packed_histories_have_the_loss_of_each_alone():
+@pytest.mark.parametrize("whole", [False, True])
+def test_packed_histories_have_the_loss_of_each_alone(whole):
     """Also with the bias of positions, which must count the items of each history by itself."""
     packed = PackedHistories.of(DATA, SHOWN, seed=0)
-    form = ItemInput(leading=0, length=2, count=SHOWN, causal=True)
-    task = PackedHistoryTask(packed, **common(len(packed), item_input=form, num_decoder_layers=2))
+    form = ItemInput(leading=0, length=2, count=SHOWN, causal=True, whole=whole)
+    model = {"item_input": form, "num_decoder_layers": 2, "num_nodes": 16 if whole else 0}
+    inputs = np.concatenate([TOKENS, NODES], axis=1) if whole else TOKENS
+    task = PackedHistoryTask(packed, **common(len(packed), inputs, **model))
     assert isinstance(task, TrainingTask)
     params, rows = drawn_params(task), np.arange(len(packed))
     histories, targets = [], []

@@ -1,0 +1,59 @@
+"""Vectors of items in which those lie close that are alike, or that the same users had."""
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float
+
+from genret_jax.data.histories import training_items
+from genret_jax.data.interactions import Interactions
+from genret_jax.data.lsa import right_singular_vectors
+
+
+def start_vectors(
+    interactions: Interactions,
+    content: Float[np.ndarray, "n c"],
+    width: int,
+    *,
+    seed: int,
+    cold: Bool[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, "n d"]:
+    """Return a vector of length 1 for each item: half of its dimensions are of its content, half of who had it.
+
+    Each half is a direction by itself: the leading principal components of the content vectors, and the leading
+    singular vectors of the matrix of users and items, whose entries are divided by the root of the number of items of
+    the user and of users of the item. An item that nobody had in training has its content alone.
+
+    Args:
+        interactions: Users and items; only the training part of the histories is looked at.
+        content: A vector an item.
+        width: Dimensions.
+        seed: Of the singular vectors' algorithm.
+        cold: Items that training must not see.
+    """
+    of_content = _principal(content, min(content.shape[1], width // 2))
+    of_users = _shared_users(interactions, width - of_content.shape[1], seed, cold)
+    joined = np.concatenate([_directions(of_content), _directions(of_users)], axis=1)
+    return _directions(np.pad(joined, ((0, 0), (0, width - joined.shape[1]))))
+
+
+def _principal(vectors: Float[np.ndarray, "n c"], count: int) -> Float[np.ndarray, "n k"]:
+    centred = _directions(vectors - vectors.mean(axis=0, dtype=np.float32))
+    _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    return centred @ axes[:, ::-1][:, :count]
+
+
+def _shared_users(
+    interactions: Interactions, count: int, seed: int, cold: Bool[np.ndarray, " n"] | None
+) -> Float[np.ndarray, "n k"]:
+    user, item = training_items(interactions, cold)
+    shape = (interactions.num_users, len(interactions.items))
+    had = scipy.sparse.csr_matrix((np.ones(len(item), np.float32), (user, item)), shape)
+    had.data[:] = 1  # a user who had an item twice is one user
+    of_user, of_item = (1 / np.sqrt(np.maximum(np.asarray(had.sum(axis=axis)).ravel(), 1)) for axis in (1, 0))
+    weighted = (scipy.sparse.diags(of_user) @ had @ scipy.sparse.diags(of_item)).tocsr()
+    vectors, values = right_singular_vectors(weighted, min(count, *shape), seed)
+    return vectors * values
+
+
+def _directions(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float32)
