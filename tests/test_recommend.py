@@ -228,12 +228,17 @@ def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     assert new.queries == run.cold[targets].sum() < whole.queries
 
 
-def test_causal_histories_train_and_search(shop, tmp_path):
+def test_causal_histories_train_and_go_on_where_they_were_stopped(shop, tmp_path):
     histories = HistoryConfig(items=6, user_tokens=0, positions="items", causal=True)
-    experiment = tiny_recommendation(shop, histories=histories, trainer={"steps": 2, "evaluate_every": None})
-    run = train(run=str(tmp_path / "run"), experiment=experiment)
-    assert run.model.item_input.length == run.item_tokens.shape[1]
-    assert len({result.doc_id for result in Retriever.load(run.folder).recommend(["i1", "i2"], k=5)}) == 5
+
+    def trained(name, steps):
+        experiment = tiny_recommendation(shop, histories=histories, trainer={"steps": steps, "evaluate_every": None})
+        return train(run=str(tmp_path / name), experiment=experiment)
+
+    whole, parts = trained("whole", 20), [trained("parts", steps) for steps in (10, 20)][-1]
+    jax.tree.map(np.testing.assert_array_equal, whole.params("last"), parts.params("last"))
+    assert whole.model.item_input.length == whole.item_tokens.shape[1]
+    assert len({result.doc_id for result in Retriever.load(whole.folder).recommend(["i1", "i2"], k=5)}) == 5
 
 
 def test_a_head_that_knows_nothing_of_new_nodes(shop, tmp_path):

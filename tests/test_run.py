@@ -15,7 +15,6 @@ from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, VocabularyConfig
 from genret_jax.prepare import prepare
 from genret_jax.run import Run
-from genret_jax.run.documents import node_vectors
 from genret_jax.storage import read_json, write_json
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment
 
@@ -118,7 +117,7 @@ def test_node_vectors_by_hand():
     sequences = [(0, 0), (0, 1), (1,), (2,)]
     table = DocidTable.from_codes(list("abcd"), sequences, strategy={"name": "hand"}, corpus_fingerprint="")
     encoded = DocidCodec(first_token=2, level_sizes=table.level_sizes).encode(table)
-    vectors = node_vectors(encoded, np.array([[2.0, 0.0], [0.0, 3.0], [-5.0, 0.0], [0.0, 0.0]], np.float32))
+    vectors = encoded.node_vectors(np.array([[2.0, 0.0], [0.0, 3.0], [-5.0, 0.0], [0.0, 0.0]], np.float32))
     by_path = {(): [0, 1], (0,): [1, 1], (0, 0): [1, 0], (0, 1): [0, 1], (1,): [-1, 0], (2,): [0, 0]}
     for node in range(table.num_nodes):
         path, at = (), node
@@ -132,7 +131,7 @@ def test_a_document_of_several_docids_gives_its_direction_to_each_and_eos_edges_
         ["a", "b"], [(0,), (0, 1), (1,)], document=[0, 1, 1], strategy={"name": "hand"}, corpus_fingerprint=""
     )
     encoded = DocidCodec(first_token=2, level_sizes=table.level_sizes).encode(table)
-    vectors = node_vectors(encoded, np.array([[4.0, 0.0], [0.0, 9.0]], np.float32))
+    vectors = encoded.node_vectors(np.array([[4.0, 0.0], [0.0, 9.0]], np.float32))
     ends = np.flatnonzero(encoded.tree.node_token == 1)
     assert len(ends) == 1
     np.testing.assert_allclose(vectors[ends[0]], [1, 0])

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, Int32
+import scipy.sparse
+from jaxtyping import Float, Int, Int32
 
 from genret_jax.docids import code_tree
 from genret_jax.docids.table import DocidTable
@@ -81,6 +82,25 @@ class EncodedDocids:
     prefix_nodes: Int32[np.ndarray, "r m"]
     document: Int32[np.ndarray, " r"]
     tree: DocidTree
+
+    def node_vectors(self, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
+        """Return for each tree node the sum of the directions of the documents below it.
+
+        Args:
+            documents: A vector a document, of any norm; one of norm 0 counts nowhere.
+        """
+        rows, last = np.arange(len(self.lengths)), self.lengths - 1
+        norms = np.linalg.norm(documents, axis=1, keepdims=True)
+        directions = documents / np.maximum(norms, 1e-9)
+        # A row visits the nodes before each of its tokens, and the node that its last token leads to.
+        ends = self.tree.children(self.prefix_nodes[rows, last], self.tokens[rows, last])
+        before = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+        nodes = np.concatenate([self.prefix_nodes[before], ends])
+        visitors = np.concatenate([self.document[np.nonzero(before)[0]], self.document])
+        visits = scipy.sparse.csr_matrix(
+            (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(self.tree.num_nodes, len(documents))
+        )
+        return np.asarray(visits @ directions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,7 @@ def start_from_items(
     nodes: Int[np.ndarray, "n m"],
     node_tokens: Int[np.ndarray, " s"],
     vectors: Float[np.ndarray, "n d"],
+    node_vectors: Float[np.ndarray, "s d"],
     seed: int,
 ) -> dict[str, Any]:
     """Return ``params`` that compare a decaying mean of the history's vectors with a vector of each docid node.
@@ -135,15 +136,16 @@ def start_from_items(
         nodes: The nodes that the tokens lead to.
         node_tokens: The token that leads to each node.
         vectors: Of the items, each of length 1.
+        node_vectors: One row per docid node, of any norm; 0 where training is shown no item below.
         seed: Of the one random rotation given to all vectors, which spreads the dimensions over the heads.
 
     Raises:
         InputError: If the attention is not as wide as the model.
     """
-    vectors = vectors @ _rotation(config, seed)
+    rotation = _rotation(config, seed)
     changed: dict[str, Any] = _copy(params)
     head, decoder = changed["decoder"]["prefix_head"], changed["decoder"]
-    left = vectors * (settings.item_scale * config.d_model**0.5)
+    left = vectors @ rotation * (settings.item_scale * config.d_model**0.5)
     for keys, table in (
         (tokens, changed["token_embedder"]["embedding"]),
         (nodes, changed["encoder"]["items"]["nodes"]),
@@ -152,11 +154,7 @@ def start_from_items(
             means, known = _means(left, of_place, len(table))
             table[known] = means[known]
             left = left - means[of_place]
-    below = np.zeros((len(node_tokens), config.d_model), np.float32)
-    for of_place in nodes.T:
-        below += _means(vectors, of_place, len(node_tokens))[0]
-    below[0] = vectors.mean(axis=0)
-    wanted = settings.node_scale * _directions(below)
+    wanted = settings.node_scale * _directions(node_vectors @ rotation)
     known = np.flatnonzero(np.abs(wanted).sum(axis=1))
     for side in ("input", "output"):
         own = head[f"{side}_nodes"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float, Int
 
 from genret_jax.data.corpus import Corpus, read_beir
@@ -16,7 +15,7 @@ from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.lsa import lsa
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vocabulary import EOS, Vocabulary
-from genret_jax.docids import DocidCodec, EncodedDocids
+from genret_jax.docids import DocidCodec
 from genret_jax.experiment import PretrainedStart
 from genret_jax.models.config import T5Config
 from genret_jax.models.initialize import LsaStart, start_from_vectors
@@ -84,7 +83,7 @@ class DocumentRun(Run):
         tokens[: len(found.terms)] = found.terms * found.idf[:, None]
 
         def nodes(dimensions: int) -> Float[np.ndarray, "s d"]:
-            return node_vectors(self.encoded, found.documents[:, :dimensions])
+            return self.encoded.node_vectors(found.documents[:, :dimensions])
 
         return start_from_vectors(
             params,
@@ -113,31 +112,3 @@ def sampler_of(run: str | os.PathLike[str]) -> SamplerConfig:
 def examples_of(run: str | os.PathLike[str]) -> str:
     """Return the folder of a run's example store, for such gin files."""
     return str(DocumentRun.open(run).store.folder)
-
-
-def node_vectors(encoded: EncodedDocids, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
-    """Return for each tree node the mean direction of the documents below it.
-
-    Args:
-        encoded: Docids and their tree.
-        documents: A vector a document, of any norm.
-    """
-    tree, rows = encoded.tree, np.arange(len(encoded.lengths))
-    norms = np.linalg.norm(documents, axis=1, keepdims=True)
-    directions = documents / np.maximum(norms, 1e-9)
-    # A row visits the nodes before each of its tokens, and the node that its last token leads to.
-    width = int(tree.child_tokens.max()) + 1
-    edges = (
-        np.repeat(np.arange(tree.num_nodes), np.diff(tree.child_offsets)).astype(np.int64) * width + tree.child_tokens
-    )
-    last = encoded.lengths - 1
-    ends = tree.child_nodes[
-        np.searchsorted(edges, encoded.prefix_nodes[rows, last].astype(np.int64) * width + encoded.tokens[rows, last])
-    ]
-    before = np.arange(encoded.tokens.shape[1]) < encoded.lengths[:, None]
-    nodes = np.concatenate([encoded.prefix_nodes[before], ends])
-    visitors = np.concatenate([encoded.document[np.nonzero(before)[0]], encoded.document])
-    visits = scipy.sparse.csr_matrix(
-        (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(tree.num_nodes, len(documents))
-    )
-    return np.asarray(visits @ directions)

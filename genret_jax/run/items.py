@@ -157,8 +157,8 @@ class ItemRun(Run):
         start = from_json(self.settings["start"])
         if start is None:
             return jax.tree.map(np.asarray, self._random_params())
-        shown = ~self.cold
-        tokens, nodes = np.split(self.item_inputs, 2, axis=1)
+        vectors = load_arrays(self.folder / START_VECTORS, kind=START_VECTORS, version=VERSION)[0]["items"]
+        shown, (tokens, nodes) = ~self.cold, np.split(self.item_inputs, 2, axis=1)
         return start_from_items(
             self._random_params(),
             self.model,
@@ -166,6 +166,7 @@ class ItemRun(Run):
             tokens=tokens[shown],
             nodes=nodes[shown],
             node_tokens=self.encoded.tree.node_token,
-            vectors=load_arrays(self.folder / START_VECTORS, kind=START_VECTORS, version=VERSION)[0]["items"][shown],
+            vectors=vectors[shown],
+            node_vectors=self.encoded.node_vectors(vectors * shown[:, None]),
             seed=self.seed,
         )
