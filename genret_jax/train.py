@@ -61,8 +61,7 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
             init_params=start,
             fingerprint=opened.fingerprints,
         )
-    if result.interrupted:
-        raise KeyboardInterrupt
+    result.require_whole()
     return opened
 
 

@@ -83,6 +83,7 @@ class DualEncoder:
 
         Raises:
             InputError: If the batch is to be computed in parts, which would take negatives away, or as ``train`` says.
+            KeyboardInterrupt: If training was stopped by a signal; the same call goes on.
         """
         if trainer.gradient_accumulation != 1:
             raise InputError(
@@ -112,6 +113,7 @@ class DualEncoder:
                 "dual_encoder": json.loads(json.dumps(dataclasses.asdict(config))),
             },
         )
+        result.require_whole()
         params = result.params if trainer.best_metric is None else restore_params(folder, "best")
         return cls.of_store(store, config, params)
 

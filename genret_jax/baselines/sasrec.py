@@ -66,6 +66,7 @@ class SasRec:
 
         Raises:
             InputError: As ``training.train`` says; if the folder is of other interactions or of another network.
+            KeyboardInterrupt: If training was stopped by a signal; the same call goes on.
         """
 
         def of(params: Mapping[str, Any]) -> "SasRec":
@@ -78,9 +79,9 @@ class SasRec:
             evaluators={"validation": lambda params, step: measure(of(params), interactions, "validation")},
             fingerprint={"interactions": interactions.fingerprint, "sasrec": dataclasses.asdict(config)},
         )
+        result.require_whole()
         trained = of(result.params if trainer.best_metric is None else restore_params(folder, "best"))
-        if result.interrupted is None:
-            trained.save(folder, replace=True)
+        trained.save(folder, replace=True)
         return trained
 
     @property

@@ -47,6 +47,15 @@ class TrainResult:
     best_step: int | None
     interrupted: str | None
 
+    def require_whole(self) -> None:
+        """Do not go on with what a run has come to that was ended early.
+
+        Raises:
+            KeyboardInterrupt: If it was.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
+
 
 def train(
     task: TrainingTask,

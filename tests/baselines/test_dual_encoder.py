@@ -1,6 +1,8 @@
 """The dual encoder, end to end on a corpus whose queries share no word with their documents."""
 
+import dataclasses
 import json
+import signal
 import types
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genret_jax.baselines import dual_encoder
 from genret_jax.baselines.dual_encoder import DualEncoder, answers_of_run, trainer_like
 from genret_jax.baselines.encoder_training import DualEncoderTask
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
@@ -161,6 +164,26 @@ def test_padding_does_not_move_a_vector():
     vectors = np.concatenate([apply(params, short), apply(params, padded)])
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_what_a_signal_has_stopped_is_not_taken_for_trained(store, tmp_path, monkeypatch):
+    signals = [signal.SIGTERM]
+
+    def stopped(*_):
+        if signals:  # a second one would not wait for the steps in progress
+            signal.raise_signal(signals.pop())
+        return {"mrr@10": 1.0}
+
+    monkeypatch.setattr(dual_encoder, "validate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        DualEncoder.train(
+            store,
+            CONFIG,
+            dataclasses.replace(TRAINER, evaluate_every=10),
+            tmp_path,
+            sampler=SAMPLER,
+            validation_split="test",
+        )
 
 
 def test_training_refuses_what_would_be_another_loss(store, tmp_path):

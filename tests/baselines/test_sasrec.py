@@ -1,12 +1,14 @@
 """SASRec: what a place may see, what a batch is, and a chain of items that it learns and popularity cannot."""
 
 import dataclasses
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genret_jax.baselines import sasrec
 from genret_jax.baselines.recommenders import Popularity
 from genret_jax.baselines.sasrec import SasRec
 from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
@@ -199,6 +201,28 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
     train(task, dataclasses.replace(trainer, steps=6), tmp_path / "parts")
     parts = train(task, trainer, tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+
+
+def test_what_a_signal_has_stopped_is_not_taken_for_trained(tmp_path, monkeypatch):
+    trainer = dataclasses.replace(TRAINER, steps=75, evaluate_every=25, best_metric=None)
+    whole = SasRec.train(CHAIN, SMALLER, trainer, tmp_path / "whole")
+
+    signals = [signal.SIGTERM]
+
+    def stopped(*_):
+        if signals:  # a second one would not wait for the steps in progress
+            signal.raise_signal(signals.pop())
+        return {}
+
+    with monkeypatch.context() as changed:
+        changed.setattr(sasrec, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            SasRec.train(CHAIN, SMALLER, trainer, tmp_path / "parts")
+    with pytest.raises(InputError, match="no sasrec here"):
+        SasRec.load(tmp_path / "parts", CHAIN)
+    jax.tree.map(
+        np.testing.assert_array_equal, whole.params, SasRec.train(CHAIN, SMALLER, trainer, tmp_path / "parts").params
+    )
 
 
 def test_several_devices_give_the_same_losses(tmp_path):
