@@ -33,11 +33,15 @@ def common(count, inputs=TOKENS, **model):
     }
 
 
-def make_task(users, user_drop=0.0):
+def make_task(users, user_drop=0.0, whole=False):
     config = HistoryConfig(items=SHOWN, user_tokens=users)
     examples = HistoryExamples.of(DATA, config)
     tokens = 9 + config.user_numbers(DATA.user_ids) if users else None
-    return HistoryTask(examples, tokens, user_drop, **common(len(examples)))
+    if not whole:
+        return HistoryTask(examples, tokens, user_drop, **common(len(examples)))
+    form = ItemInput(leading=int(users > 0), length=2, count=SHOWN, whole=True)
+    inputs = np.concatenate([TOKENS, NODES], axis=1)
+    return HistoryTask(examples, tokens, user_drop, **common(len(examples), inputs, item_input=form, num_nodes=16))
 
 
 def drawn_params(task):
@@ -65,11 +69,12 @@ def sums_of(task, params, examples):
     return total, weight, metrics["token_accuracy"]
 
 
-@pytest.mark.parametrize("users", [4, 0])
-@pytest.mark.parametrize("rows", [BATCH, BATCH // 2])
-def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows):
+@pytest.mark.parametrize(
+    ("users", "rows", "whole"), [(4, BATCH, False), (0, BATCH, False), (4, BATCH // 2, False), (4, BATCH, True)]
+)
+def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows, whole):
     """Half of the rows, every second one, is what gradient accumulation in two parts gives the task."""
-    task = make_task(users)
+    task = make_task(users, whole=whole)
     assert isinstance(task, TrainingTask)
     numbers, found = task.batch(3)["example"][:: BATCH // rows], task.examples
     params = drawn_params(task)
