@@ -74,6 +74,19 @@ def test_recommendations_are_exhaustive_scoring(run, retriever):
     assert found[0].docid == run.table.docid(order[0])
 
 
+def test_what_each_user_may_not_have(run, retriever):
+    data = run.interactions
+    had = data.histories("test", 20)
+    tokens = run.encode_histories(data.histories("test", 6), data.evaluated_ids)
+    asked = {"beam": ITEMS, "limit": ITEMS, "batch_size": 16}
+    ranked = retriever.rank_items(tokens, without=had, **asked)
+    mask = np.stack([~np.isin(np.arange(ITEMS), row) for row in had])
+    expected = retriever.rank_items(tokens, allowed=mask, **asked)
+    for row in range(len(tokens)):
+        assert list(ranked.of(row)) == list(expected.of(row))
+        assert {item for item, _ in ranked.of(row)} == set(np.flatnonzero(mask[row]))
+
+
 def test_a_history_does_not_come_out_again_unless_asked_for(retriever):
     history = ["i0", "i6"]
     everything = {result.doc_id for result in retriever.recommend(history, k=ITEMS)}

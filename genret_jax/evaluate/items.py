@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Int32
-from tqdm import tqdm
 
 from genret_jax.baselines.recommenders import ItemNeighbours, Popularity
 from genret_jax.evaluate.documents import Baselines
@@ -20,9 +17,6 @@ from genret_jax.run import ItemRun, stderr
 REFERENCE = "item neighbours"
 # Where some items are new to training, reports also have what comes out if they are at most this share of the results.
 _MOST_NEW = 0.1
-
-# Users together where each may have other items: the filters of so many are made at a time.
-_USERS = 1024
 
 Ranking = dict[str, list[tuple[str, float]]]
 
@@ -96,27 +90,22 @@ def _recommend(
     data = run.interactions
     users = data.evaluated_ids
     tokens = run.encode_histories(data.histories(test.name, run.histories.items), users)
-    had = data.histories(test.name, int(data.lengths.max()) if exclude_history else 0)
+    had = data.histories(test.name, int(data.lengths.max()))
     row = {user: number for number, user in enumerate(users)}
 
     def recommend(asking: Mapping[str, Any], depth: int) -> Ranking:
-        found: Ranking = {}
-        ids, together = run.corpus.doc_ids, _USERS if exclude_history else len(asking)
-        asked = list(asking)
-        for start in tqdm(range(0, len(asked), together), "users", disable=not exclude_history, leave=False):
-            some = asked[start : start + together]
-            rows = [row[user] for user in some]
-            ranked = retriever.rank_items(
-                tokens[rows],
-                beam=depth,
-                limit=depth,
-                batch_size=run.evaluation.batch_size,
-                allowed=_not_had(had[rows], len(ids)) if exclude_history else None,
-                new_items=new_items,
-                progress=not exclude_history,
-            )
-            found |= {user: [(ids[d], score) for d, score in ranked.of(place)] for place, user in enumerate(some)}
-        return found
+        rows = [row[user] for user in asking]
+        ranked = retriever.rank_items(
+            tokens[rows],
+            beam=depth,
+            limit=depth,
+            batch_size=run.evaluation.batch_size,
+            without=had[rows] if exclude_history else None,
+            new_items=new_items,
+            progress=True,
+        )
+        ids = run.corpus.doc_ids
+        return {user: [(ids[d], score) for d, score in ranked.of(place)] for place, user in enumerate(asking)}
 
     stderr(f"recommending to {len(users):,} users: {name}")
     # Those timed are fewer of each length, in batches of other sizes.
@@ -124,10 +113,3 @@ def _recommend(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(retriever.params))
     system = System(name=name, description=about, details={"parameters": parameters, "beams": depth})
     return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds)
-
-
-def _not_had(had: Int32[np.ndarray, "q l"], items: int) -> Bool[np.ndarray, "q n"]:
-    """Return which items each user has not had."""
-    new = np.ones((len(had), items + 1), bool)
-    new[np.arange(len(had))[:, None], had] = False  # -1, for none, is the last column
-    return new[:, :items]

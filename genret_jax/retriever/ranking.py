@@ -63,6 +63,7 @@ class Ranker:
         limit: int | None = None,
         batch_size: int = 64,
         allowed: Bool[np.ndarray, "#q n"] | None = None,
+        without: Int[np.ndarray, "q w"] | None = None,
         widths: Sequence[int] = (),
         progress: bool = False,
     ) -> RankedDocuments:
@@ -74,6 +75,7 @@ class Ranker:
             limit: Documents a query at most; ``beam`` when left out.
             batch_size: Queries searched together.
             allowed: Which documents each query may have, or all of them alike; all when left out.
+            without: Documents that each query may not have, -1 for none; takes less memory than to allow the others.
             widths: Columns that queries may be cut to where the others hold padding only, so that short ones cost less.
             progress: Show a progress bar on stderr.
 
@@ -85,16 +87,17 @@ class Ranker:
         if not len(tokens):
             raise InputError("no queries to search", fix="give at least one query")
         found: RankedDocuments | None = None
-        shared = None if allowed is None or len(allowed) > 1 else allow(self.index, allowed)
+        differs = without is not None or (allowed is not None and len(allowed) > 1)
+        shared = None if allowed is None or differs else allow(self.index, allowed)
         batches = list(_batches(tokens, batch_size, widths))
         for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False):
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(rows) - 1).bit_length())
             size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
-            mine = allowed
-            if allowed is not None and len(allowed) > 1:
-                mine = _with_rows(allowed[rows], size)
-            chosen = shared if mine is None or shared is not None else allow(self.index, mine)
+            mine, chosen = allowed, shared
+            if differs:
+                mine = _with_rows(_allowed_to(rows, allowed, without, len(self.run.corpus)), size)
+                chosen = allow(self.index, mine)
             padded = _with_rows(tokens[rows, :width], size)
             result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
             ranked = rank_documents(result, self.index, limit=limit, allowed=mine)
@@ -143,6 +146,20 @@ def _batches(
         rows = np.flatnonzero(fits == choice)
         for start in range(0, len(rows), size):
             yield rows[start : start + size], width
+
+
+def _allowed_to(
+    rows: Int[np.ndarray, " r"],
+    allowed: Bool[np.ndarray, "#q n"] | None,
+    without: Int[np.ndarray, "q w"] | None,
+    documents: int,
+) -> Bool[np.ndarray, "r n"]:
+    mask = np.ones((len(rows), documents + 1), bool)  # -1, for none, is the last column
+    if allowed is not None:
+        mask[:, :documents] = allowed if len(allowed) == 1 else allowed[rows]
+    if without is not None:
+        mask[np.arange(len(rows))[:, None], without[rows]] = False
+    return mask[:, :documents]
 
 
 def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:

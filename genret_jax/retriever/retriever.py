@@ -175,21 +175,28 @@ class Retriever(Ranker):
         limit: int,
         batch_size: int = 64,
         allowed: Bool[np.ndarray, "#q n"] | None = None,
+        without: Int[np.ndarray, "q w"] | None = None,
         new_items: float | None = None,
         progress: bool = False,
     ) -> RankedDocuments:
         """Rank items for histories; arguments as of :meth:`rank` and :meth:`recommend`."""
         run = self.run_of(ItemRun)
-        asked: dict[str, Any] = {"beam": beam, "batch_size": batch_size, "widths": run.input_widths}
+        asked: dict[str, Any] = {
+            "beam": beam,
+            "batch_size": batch_size,
+            "without": without,
+            "widths": run.input_widths,
+            "progress": progress,
+        }
         if new_items is None:
-            return self.rank(tokens, limit=limit, allowed=allowed, progress=progress, **asked)
+            return self.rank(tokens, limit=limit, allowed=allowed, **asked)
         if not 0 <= new_items <= 1:
             raise InputError(f"new_items={new_items}", expected="a share from 0 to 1")
         most, everything = int(new_items * limit), np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
-        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold[None], progress=progress, **asked)
+        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold[None], **asked)
         if not most:
             return known
-        new = self.rank(tokens, limit=most, allowed=everything & run.cold[None], progress=progress, **asked)
+        new = self.rank(tokens, limit=most, allowed=everything & run.cold[None], **asked)
         return best_of(known, new, limit)
 
     def with_items(
