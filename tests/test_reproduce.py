@@ -13,7 +13,7 @@ def test_tigers_table_on_a_made_up_shop(repository, tmp_path):
     # As people run it: one device, and compiled to be quick.
     environment = {**os.environ, "GENRET": genret, "IDS": "rq_vae", "XLA_FLAGS": ""}
     script = ["bash", str(repository / "scripts/reproduce/tiger_beauty.sh"), "--smoke", str(tmp_path / "out")]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     report = Report.load(tmp_path / "out" / "report" / "report.json")
     found = {m.system: m.metrics["recall@10"].mean for m in report.measurements}

@@ -21,7 +21,7 @@ if [ "${1:-}" = --smoke ]; then
     local -A strategies=([rq_vae]=RqVae [residual_kmeans]=ResidualKMeans [random]=RandomDocids)
     # 16 codes tell most of 120 items apart, and one layer learns what follows what.
     echo "--gin.${strategies[$1]}.codebook=16 --gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1" \
-      "--gin.T5Config.d_ff=128 --gin.TrainerConfig.evaluate_every=50"
+      "--gin.T5Config.d_ff=128 --gin.HistoryConfig.items=6 --gin.TrainerConfig.evaluate_every=75"
   }
 else
   { [ $# = 2 ] || [ $# = 3 ]; } || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
