@@ -21,17 +21,16 @@ Each is a process of its own, and they take turns of ten steps. Figures are of t
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from benchmark_sides import machine, serve, take_turns
+from benchmark_sides import genret_jax_steps, machine, serve, take_turns, torch_step
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.histories import HistoryConfig
+from genret_jax.data.histories import HistoryConfig, history_tokens
 from genret_jax.data.history_examples import HistoryExamples, PackedHistories
 from genret_jax.data.interactions import Interactions, write_interactions
 
@@ -54,16 +53,13 @@ def interactions() -> Interactions:
     )
 
 
-def genret_jax_steps(side: str) -> Callable[[], float]:
-    """Return a function that makes ten steps of ours, as `genret train` makes them, and returns the last loss."""
-    import jax
-
+def steps_of(side: str) -> Callable[[], float]:
+    """Return a function that makes ten steps of a side and returns the last loss."""
+    if side.startswith("torch"):
+        return torch_steps(fused=side == "torch_fused")
     from genret_jax.configuration import experiment_from_gin
     from genret_jax.prepare import prepare
     from genret_jax.run_training import task_of
-    from genret_jax.training.checkpoints import Checkpoints
-    from genret_jax.training.mesh import placed_on
-    from genret_jax.training.start import prepare as begin
 
     at_once = 1 if side == "paper_fed" else STEPS
     recipe = "runs/tiger.gin" if side == "tuned" else "runs/tiger_paper.gin"
@@ -73,7 +69,7 @@ def genret_jax_steps(side: str) -> Callable[[], float]:
             f"CORPUS = '{folder}/shop'",
             f"RUN = '{folder}/run'",
             f"TrainerConfig.steps_per_dispatch = {at_once}",
-            f"TrainerConfig.log_every = {at_once}",
+            "TrainerConfig.clip_norm = 1.0",
             "TrainerConfig.optimizer = @AdamW()",
             "AdamW.learning_rate = @Constant()",
             "Constant.rate = 1e-3",
@@ -81,56 +77,18 @@ def genret_jax_steps(side: str) -> Callable[[], float]:
         ]
         _, experiment = experiment_from_gin([recipe, "ablations/ids_random.gin"], bindings)
         run = prepare(experiment, Path(folder) / "run", log=lambda line: None)
-        task = task_of(run, experiment)
-        with Checkpoints(folder, keep=1) as checkpoints:
-            start = begin(task, experiment.trainer, checkpoints, init_params=run.start_params(), fingerprint={})
-    state, step = start.state, 0
-
-    def steps() -> float:
-        nonlocal state, step
-        for _ in range(STEPS // at_once):
-            batches = jax.tree.map(lambda *parts: np.stack(parts), *(task.batch(step + n) for n in range(at_once)))
-            with placed_on(start.mesh):
-                state, report = start.run_steps(state, batches, np.int32(at_once))
-            step += at_once
-        total, weight = report["totals"]["loss"]
-        return float(total / weight)
-
-    return steps
+        call = genret_jax_steps(task_of(run, experiment), experiment.trainer, run.start_params())
+    return lambda: [call() for _ in range(STEPS // at_once)][-1]
 
 
-def torch_steps(fused: bool) -> Callable[[], float]:
-    """Return a function that makes ten steps of PyTorch's and returns the last loss."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    vocabulary = 2 + CODES * LEVELS + USER_TOKENS
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=vocabulary,
-            d_model=128,
-            d_kv=64,
-            d_ff=1024,
-            num_layers=4,
-            num_heads=6,
-            dropout_rate=0.1,
-            feed_forward_proj="relu",
-            tie_word_embeddings=False,
-            decoder_start_token_id=0,
-        )
-    )
-    # transformers 5 ties the head whatever the configuration says.
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, 128) * 128**-0.5)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=fused or None)
-    histories = HistoryConfig()
-    data = interactions()
+def torch_steps(*, fused: bool) -> Callable[[], float]:
+    """Return a function that makes ten steps of PyTorch's, each on a batch as long as its longest history."""
+    paper = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 6, "feed_forward_proj": "relu"}
+    update = torch_step(vocabulary=2 + CODES * LEVELS + USER_TOKENS, rate=1e-3, fused=fused, clip=1.0, **paper)
+    data, histories = interactions(), HistoryConfig(user_tokens=USER_TOKENS)
     examples = HistoryExamples.of(data, histories)
-    codes = np.random.default_rng(1).integers(0, CODES, (ITEMS, LEVELS)) + 2 + CODES * np.arange(LEVELS)
-    known = torch.from_numpy(np.concatenate([codes, np.zeros((1, LEVELS), codes.dtype)]))
-    users = torch.from_numpy(2 + CODES * LEVELS + histories.user_numbers(data.user_ids)).long()
+    docids = np.random.default_rng(1).integers(0, CODES, (ITEMS, LEVELS)) + 2 + CODES * np.arange(LEVELS)
+    users = 2 + CODES * LEVELS + histories.user_numbers(data.user_ids)
     rng = np.random.default_rng(2)
 
     def step() -> float:
@@ -138,14 +96,8 @@ def torch_steps(fused: bool) -> Callable[[], float]:
         begin, end = examples.begin[chosen, None], examples.place[chosen, None]
         places = begin + np.arange((end - begin).max())
         items = np.where(places < end, examples.item[np.where(places < end, places, 0)], -1)
-        source = torch.cat([users[examples.user[chosen], None], known[items].reshape(ROWS, -1)], dim=1)
-        target = known[examples.item[examples.place[chosen]]]
-        optimizer.zero_grad()
-        loss = model(input_ids=source, attention_mask=(source > 0).long(), labels=target).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.detach())
+        source = history_tokens(items, docids.astype(np.int32), users[examples.user[chosen]])
+        return update(source, docids[examples.item[examples.place[chosen]]])
 
     return lambda: [step() for _ in range(STEPS)][-1]
 
@@ -166,7 +118,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if side := arguments.serve:
-        serve(lambda: torch_steps(side == "torch_fused") if side.startswith("torch") else genret_jax_steps(side))
+        serve(lambda: steps_of(side))
         return
     sides = take_turns(__file__, SIDES, arguments.turns)
     rates = {name: STEPS * targets_of_a_step(name) / statistics.median(side.seconds) for name, side in sides.items()}

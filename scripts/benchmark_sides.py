@@ -6,13 +6,86 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 #: Makes a side ready in its process, and returns what makes one step, or several at once, and returns the loss.
 Make = Callable[[], Callable[[], float]]
+
+
+def genret_jax_steps(task: Any, trainer: Any, init_params: Any = None) -> Callable[[], float]:
+    """Return a function that makes the steps of one call to the device, as training makes them, and returns the loss.
+
+    Args:
+        task: A ``TrainingTask``.
+        trainer: The ``TrainerConfig``; its ``steps_per_dispatch`` says how many steps.
+        init_params: To begin with; random ones when left out.
+    """
+    import jax
+
+    from genret_jax.training.checkpoints import Checkpoints
+    from genret_jax.training.mesh import placed_on
+    from genret_jax.training.start import prepare
+
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=1) as checkpoints:
+        start = prepare(task, trainer, checkpoints, init_params=init_params, fingerprint={})
+    state, step, count = start.state, 0, trainer.steps_per_dispatch
+
+    def steps() -> float:
+        nonlocal state, step
+        batches = jax.tree.map(lambda *parts: np.stack(parts), *(task.batch(step + n) for n in range(count)))
+        with placed_on(start.mesh):
+            state, report = start.run_steps(state, batches, np.int32(count))
+        step += count
+        total, weight = report["totals"]["loss"]
+        return float(total / weight)
+
+    return steps
+
+
+def torch_step(
+    *, vocabulary: int, rate: float, fused: bool, clip: float | None, **shape: Any
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return a function that makes one step of transformers' T5 with AdamW on a batch, and returns the loss.
+
+    Args:
+        vocabulary: Tokens.
+        rate: Learning rate.
+        fused: Use the fused AdamW.
+        clip: Highest norm of a gradient; None for any.
+        **shape: Of ``transformers.T5Config``.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = transformers.T5Config(
+        vocab_size=vocabulary, dropout_rate=0.1, tie_word_embeddings=False, decoder_start_token_id=0, **shape
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    # transformers 5 ties the head whatever the configuration says; T5 1.1 and TIGER have a head of their own.
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, config.d_model) * config.d_model**-0.5)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=fused or None)
+
+    def step(source: np.ndarray, target: np.ndarray) -> float:
+        tokens, labels = torch.from_numpy(source).long(), torch.from_numpy(target).long()
+        optimizer.zero_grad()
+        loss = model(input_ids=tokens, attention_mask=(tokens > 0).long(), labels=labels).loss
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
 
 
 def serve(make: Make) -> None:

@@ -11,19 +11,18 @@ whatever else the machine does falls on all of them; the ratio is that of the me
 
 import argparse
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmark_sides import machine, serve, take_turns
+import numpy as np
+from benchmark_sides import genret_jax_steps, machine, serve, take_turns, torch_step
 
 ROWS, SOURCE, TARGET, VOCABULARY = 32, 64, 8, 32128
 SIDES = ("genret_jax", "torch", "torch_fused")
 
 
-def tokens() -> tuple["np.ndarray", "np.ndarray"]:
+def tokens() -> tuple[np.ndarray, np.ndarray]:
     """Return the batch that both sides train on."""
     generator = np.random.default_rng(0)
     return (
@@ -35,7 +34,7 @@ def tokens() -> tuple["np.ndarray", "np.ndarray"]:
 class OneBatch:
     """A sampler that always gives the same examples."""
 
-    def batch(self, step: int) -> dict[str, "np.ndarray"]:
+    def batch(self, step: int, rows: None = None) -> dict[str, np.ndarray]:
         """Return the batch."""
         source, target = tokens()
         return {
@@ -47,74 +46,26 @@ class OneBatch:
         }
 
 
-def genret_jax_step() -> Callable[[], float]:
-    """Return a function that makes one step of ours, as training dispatches it, and returns the loss."""
-    import jax
+def step_of(side: str) -> Callable[[], float]:
+    """Return a function that makes one step of a side and returns the loss."""
+    if side == "genret_jax":
+        from genret_jax.models import T5Config
+        from genret_jax.training import AdamW, Constant, TrainerConfig
+        from genret_jax.training.retrieval_task import RetrievalTask
 
-    from genret_jax.models import T5Config
-    from genret_jax.training import AdamW, Constant, TrainerConfig
-    from genret_jax.training.checkpoints import Checkpoints
-    from genret_jax.training.mesh import placed_on
-    from genret_jax.training.retrieval_task import RetrievalTask
-    from genret_jax.training.start import prepare
-
-    config = TrainerConfig(
-        steps=1000,
-        batch_size=ROWS,
-        optimizer=AdamW(learning_rate=Constant(rate=1e-4), weight_decay=0.01),
-        clip_norm=None,
-        log_every=1,
-    )
-    task = RetrievalTask(T5Config(), OneBatch(), None)
-    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=1) as checkpoints:
-        start = prepare(task, config, checkpoints, init_params=None, fingerprint={})
-    state, batches = start.state, jax.tree.map(lambda x: x[None], task.batch(0))
-
-    def step() -> float:
-        nonlocal state
-        with placed_on(start.mesh):
-            state, report = start.run_steps(state, batches, np.int32(1))
-        total, weight = report["totals"]["loss"]
-        return float(total / weight)
-
-    return step
-
-
-def torch_step(fused: bool) -> Callable[[], float]:
-    """Return a function that makes one step of PyTorch's and returns the loss."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config = transformers.T5Config(
-        vocab_size=VOCABULARY,
-        d_model=512,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=8,
-        num_heads=6,
-        dropout_rate=0.1,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-    )
-    model = transformers.T5ForConditionalGeneration(config)
-    # transformers 5 ties the head whatever the configuration says; T5 1.1 has a head of its own.
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 512) * 512**-0.5)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=fused or None)
-    source, target = (torch.from_numpy(part).long() for part in tokens())
-    mask = (source > 0).long()
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = model(input_ids=source, attention_mask=mask, labels=target).loss
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+        config = TrainerConfig(
+            steps=1000,
+            batch_size=ROWS,
+            optimizer=AdamW(learning_rate=Constant(rate=1e-4), weight_decay=0.01),
+            clip_norm=None,
+            log_every=1,
+            steps_per_dispatch=1,
+        )
+        return genret_jax_steps(RetrievalTask(T5Config(), OneBatch(), None), config)
+    small = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+    fused, batch = side == "torch_fused", tokens()
+    step = torch_step(vocabulary=VOCABULARY, rate=1e-4, fused=fused, clip=None, feed_forward_proj="gated-gelu", **small)
+    return lambda: step(*batch)
 
 
 def main() -> None:
@@ -125,8 +76,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        fused = arguments.serve == "torch_fused"
-        serve(genret_jax_step if arguments.serve == "genret_jax" else lambda: torch_step(fused))
+        serve(lambda: step_of(arguments.serve))
         return
     sides = take_turns(__file__, SIDES, arguments.steps)
     ours = statistics.median(sides["genret_jax"].seconds)
@@ -144,6 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import numpy as np
-
     main()
