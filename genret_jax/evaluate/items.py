@@ -90,7 +90,7 @@ def _recommend(
     data = run.interactions
     users = data.evaluated_ids
     tokens = run.encode_histories(data.histories(test.name, run.histories.items), users)
-    had = data.histories(test.name, int(data.lengths.max()))
+    had = data.histories(test.name, int(data.lengths.max())) if exclude_history else None
     row = {user: number for number, user in enumerate(users)}
 
     def recommend(asking: Mapping[str, Any], depth: int) -> Ranking:
@@ -100,7 +100,7 @@ def _recommend(
             beam=depth,
             limit=depth,
             batch_size=run.evaluation.batch_size,
-            without=had[rows] if exclude_history else None,
+            without=None if had is None else had[rows],
             new_items=new_items,
             progress=True,
         )

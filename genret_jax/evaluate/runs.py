@@ -22,7 +22,7 @@ from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 
-# What networks begin as that are no random ones.
+# What a network of such a start is initialised from.
 _STARTS = {
     "LsaStart": "latent semantic analysis of the corpus",
     "ItemStart": "vectors of the items and of who had them",

@@ -42,6 +42,11 @@ class ItemInput:
         require(self, "count", self.count >= 1, "at least 1")
 
     @property
+    def tokens(self) -> int:
+        """Numbers of an item in the input."""
+        return 2 * self.length if self.whole else self.length
+
+    @property
     def positions(self) -> int:
         """Positions of an item in the encoder."""
         return 1 if self.whole else self.length
@@ -159,9 +164,10 @@ class T5Config:
         require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
-        whole = self.item_input is None or not self.item_input.causal
-        require(self, "lexical_width", whole or not self.lexical_width, "0 where items do not see those after them")
-        needs_nodes |= self.item_input is not None and self.item_input.whole
+        form = self.item_input
+        summed = form is None or not (form.causal or form.whole)
+        require(self, "lexical_width", summed or not self.lexical_width, "0 with causal or whole items")
+        needs_nodes |= form is not None and form.whole
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix' or whole items")
 

@@ -22,51 +22,60 @@ _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class LsaStart:
-    """Scales of the start from latent semantic analysis; the defaults were chosen on validation queries.
+class _Copying:
+    """Scales of a network that copies what it reads and compares it with a vector per docid node.
 
     Args:
-        token_scale: Median root-mean-square of the token rows.
         node_scale: Norm of a docid node's vector.
         value_scale: The last cross-attention's values are this times its (normalised) input.
         query_scale: Shrinks that attention's queries, so that it starts close to a mean over the input.
         residual_scale: Shrinks the output of every other residual branch.
-        lexical_scale: Norm of a docid node's lexical vector, which is compared with vectors of norm 1.
     """
 
-    token_scale: float = 0.5
     node_scale: float = 1.3
     value_scale: float = 2.0
     query_scale: float = 0.3
     residual_scale: float = 0.05
-    lexical_scale: float = 35.0
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemStart:
+class LsaStart(_Copying):
+    """Scales of the start from latent semantic analysis; the defaults were chosen on validation queries.
+
+    Args:
+        node_scale: Norm of a docid node's vector.
+        value_scale: The last cross-attention's values are this times its (normalised) input.
+        query_scale: Shrinks that attention's queries, so that it starts close to a mean over the input.
+        residual_scale: Shrinks the output of every other residual branch.
+        token_scale: Median root-mean-square of the token rows.
+        lexical_scale: Norm of a docid node's lexical vector, which is compared with vectors of norm 1.
+    """
+
+    token_scale: float = 0.5
+    lexical_scale: float = 35.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemStart(_Copying):
     """Scales of the start of a network on whole items from vectors of them (:func:`start_from_items`).
 
     Args:
-        item_scale: Root-mean-square of an item's vector in the encoder's input.
         node_scale: Norm of a docid node's vector.
         value_scale: The last cross-attention's values are this times its (normalised) input.
-        query_scale: Shrinks that attention's queries, so that what it gives is close to a mean over the history,
-        decay: in which each item counts so much less than the one after it.
+        query_scale: Shrinks that attention's queries, so that it starts close to a decaying mean over the history.
         residual_scale: Shrinks the output of every other residual branch.
+        item_scale: Root-mean-square of an item's vector in the encoder's input.
+        decay: Weight of each item of the history relative to the one after it.
     """
 
     item_scale: float = 0.5
-    node_scale: float = 1.3
-    value_scale: float = 2.0
-    query_scale: float = 0.3
     decay: float = 0.4
-    residual_scale: float = 0.05
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
 
 
@@ -214,7 +223,7 @@ def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def _quieten(params: dict[str, Any], config: T5Config, settings: LsaStart | ItemStart) -> None:
+def _quieten(params: dict[str, Any], config: T5Config, settings: _Copying) -> None:
     """Shrink every residual branch but the last cross-attention, which copies instead."""
     for stack, depth in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         for number in range(depth):

@@ -36,11 +36,11 @@ def places(form: ItemInput, length: int) -> tuple[Int[np.ndarray, " l"], Int[np.
     return item, np.where(after < 0, form.positions + np.arange(length), after % form.positions)
 
 
-def shown(form: ItemInput | None, tokens: Int[Array, "b t"]) -> Bool[Array, "b l"]:
-    """Return which positions of the encoder hold something, for an input of so many tokens."""
-    if form is None or not form.whole:
+def shown(form: ItemInput, tokens: Int[Array, "b t"]) -> Bool[Array, "b l"]:
+    """Return which positions of the encoder hold something."""
+    if not form.whole:
         return tokens > 0
-    return jnp.concatenate([tokens[:, : form.leading], tokens[:, form.leading :: 2 * form.length]], axis=1) > 0
+    return jnp.concatenate([tokens[:, : form.leading], tokens[:, form.leading :: form.tokens]], axis=1) > 0
 
 
 class WholeItems(nn.Module):

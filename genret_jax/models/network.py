@@ -285,7 +285,7 @@ class Decoder(nn.Module):
 def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
     """Return a network's random start: ``params``, and ``params_axes``, the logical axis names of every parameter."""
     form, token = config.item_input, jnp.zeros((1, 1), jnp.int32)
-    source = jnp.zeros((1, form.leading + 2 * form.length), jnp.int32) if form is not None else token
+    source = token if form is None else jnp.zeros((1, form.leading + form.tokens), jnp.int32)
     variables: dict[str, Any] = T5(config).init(key, source, token, token, tree)
     return variables
 

@@ -186,8 +186,10 @@ def test_shapes_are_known_before_anything_is_read(broken):
 
 
 def test_transformers_reads_what_we_write(tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch", reason="torch, of which only this comparison has need, is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers, of which only this comparison has need, is not installed"
+    )
     for family in FAMILIES:
         config, params = load_safetensors(GOLDEN / family)
         save_safetensors(tmp_path / family, params, config)

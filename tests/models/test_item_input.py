@@ -112,7 +112,7 @@ def test_a_network_of_items_does_not_see_how_far_it_is_padded(config):
     long = apply(variables, jnp.pad(tokens, ((0, 0), (0, 12))), targets)
     np.testing.assert_allclose(short, long, atol=1e-4)
     # The order of the items counts, which attention alone would not see.
-    leading, length = config.item_input.leading, config.item_input.length * (2 if config.item_input.whole else 1)
+    leading, length = config.item_input.leading, config.item_input.tokens
     order = [*range(leading), *range(leading + length, leading + 2 * length), *range(leading, leading + length)]
     other = apply(variables, tokens[:, jnp.array(order)], targets)
     same = apply(variables, tokens[:, : leading + 2 * length], targets)
@@ -130,8 +130,9 @@ def test_sizes_that_cannot_be(field):
         ItemInput(**{"leading": 1, "length": 3, "count": 4, field: -1})
 
 
-def test_what_causal_items_refuse():
+def test_what_causal_and_whole_items_refuse():
     with pytest.raises(InputError, match=r"ItemInput\.leading is 1"):
         ItemInput(leading=1, length=3, count=4, causal=True)
-    with pytest.raises(InputError, match=r"T5Config\.lexical_width is 8"):
-        tiny_t5(item_input=CAUSAL.item_input, head="prefix", num_nodes=9, lexical_width=8)
+    for form in (CAUSAL.item_input, WHOLE.item_input):
+        with pytest.raises(InputError, match=r"T5Config\.lexical_width is 8; expected 0 with causal or whole items"):
+            tiny_t5(item_input=form, head="prefix", num_nodes=9, lexical_width=8)

@@ -12,7 +12,7 @@ PLAN = [sys.executable, "-m", "genret_jax", "plan", "--device", "tpu-v5e", "--de
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu has the TPU compiler: pip install libtpu"
+    importlib.util.find_spec("libtpu") is None, reason="the TPU's compiler is not installed: pip install libtpu"
 )
 def test_training_and_search_compile_for_a_slice(tmp_path):
     path = tmp_path / "plan.json"
