@@ -95,7 +95,6 @@ def test_a_killed_process_leaves_shards_and_no_store(whole, tmp_path):
     assert not kept.exists()
 
 
-FREE = "free some space or choose another folder, then run again"
 FULL = """
 import dataclasses, resource, sys
 from genret_jax.data import shards
@@ -112,11 +111,27 @@ except InputError as error:
 """
 
 
-def test_a_full_disk_under_the_shards_says_so_and_leaves_those_that_are_whole(tmp_path):
+@pytest.mark.usefixtures("of_two")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_under_the_shards_says_so_and_the_rest_goes_on(tmp_path, processes):
     kept = tmp_path / ".sharded.shards"
     command = [sys.executable, "-c", FULL, str(tmp_path / "sharded")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == f"{kept / '000002'}: no space left on the disk; next: {FREE}\n", result.stderr
-    assert sorted(path.name for path in kept.glob("[!.]*")) == ["000000", "000001"]
-    assert not list(kept.glob(".*.partial-*"))
+    environment = {**os.environ, "LOKY_MAX_CPU_COUNT": str(processes)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    fix = "free some space or choose another folder, then run again"
+    assert result.stdout == f"{kept / '000002'}: no space left on the disk; next: {fix}\n", result.stderr
     assert not (tmp_path / "sharded").exists()
+    made = sorted(path.name for path in kept.glob("[!.]*"))
+    if processes == 1:
+        assert made == ["000000", "000001"]
+        assert not list(kept.glob(".*.partial-*"))
+    # Of several processes, the others are stopped in the middle of theirs.
+    assert set(made) <= {"000000", "000001"}
+    before = {name: (kept / name).stat().st_mtime_ns for name in made}
+    corpus = tiny_corpus()
+    corpus = dataclasses.replace(corpus, texts=(*corpus.texts[:-1], "word " * (1 << 16)))
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(shards.shutil, "rmtree", lambda *_, **__: None)  # to see what was made again
+        store = tiny_store(tmp_path / "sharded", corpus=corpus)
+    assert {name: (kept / name).stat().st_mtime_ns for name in made} == before
+    assert store.fingerprint == tiny_store(tmp_path / "again", corpus=corpus).fingerprint
