@@ -7,6 +7,7 @@ Both heads have the same three methods, so the decoder does not know which one i
 * ``step_logits(hidden, nodes, tree, at_root)``: of one position of every beam.
 """
 
+import itertools
 import typing
 
 import jax
@@ -38,7 +39,7 @@ class NodeTree:
         child_nodes: int32 [e]; the node at the end of each edge.
         child_tokens: int32 [e]; the decoder token of each edge, ascending within a node.
         root_fanout: Edges of the root (node 0); static.
-        max_fanout: Most edges of any other node; static, the window that later positions read.
+        fanouts: Most edges of a node at each depth, the root first; static.
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
         root_first_token: Its token where the tokens are consecutive, else -1; static.
         judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
@@ -53,8 +54,7 @@ class NodeTree:
     judges: Array
     judge_tokens: Array
     judges_of: Array
-    root_fanout: int = struct.field(pytree_node=False)
-    max_fanout: int = struct.field(pytree_node=False)
+    fanouts: tuple[int, ...] = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
     root_first_token: int = struct.field(pytree_node=False, default=-1)
     first_judge: int = struct.field(pytree_node=False, default=-1)
@@ -81,24 +81,45 @@ class NodeTree:
             judges=jnp.asarray(judges, jnp.int32),
             judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
             judges_of=jnp.asarray(judges_of, jnp.int32),
-            root_fanout=int(fanout[0]),
-            max_fanout=int(fanout[1:].max(initial=0)),
+            fanouts=_fanouts(offsets, nodes),
             root_first_node=_first_of_consecutive(firsts),
             root_first_token=_first_of_consecutive(tokens[: fanout[0]]),
             first_judge=_first_of_consecutive(judges),
         )
 
     @property
+    def root_fanout(self) -> int:
+        """Edges of the root."""
+        return self.fanouts[0]
+
+    @property
+    def max_fanout(self) -> int:
+        """Most edges of any other node."""
+        return max(self.fanouts[1:], default=0)
+
+    @property
     def rows_are_logits(self) -> bool:
         """Whether all docids are of one code, and nodes numbered as the tokens that lead to them, without a gap."""
         return self.max_fanout == 0 and self.root_first_node == self.root_first_token > 0
 
-    def edges_of(self, nodes: Int[Array, "*q"]) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
-        """Return for each of some nodes, none of them the root, a window of ``max_fanout`` edges, and which exist."""
+    def edges_of(self, nodes: Int[Array, "*q"], window: int) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
+        """Return for each of some nodes, none of them the root, a window of so many edges, and which exist."""
         start = jnp.take(self.child_offsets, nodes, mode="clip")[..., None]
         end = jnp.take(self.child_offsets, nodes + 1, mode="clip")[..., None]
-        edges = start + jnp.arange(self.max_fanout, dtype=jnp.int32).reshape((1,) * nodes.ndim + (-1,))
+        edges = start + jnp.arange(window, dtype=jnp.int32).reshape((1,) * nodes.ndim + (-1,))
         return jnp.minimum(edges, len(self.child_nodes) - 1), edges < end
+
+
+def _fanouts(offsets: np.ndarray, children: np.ndarray) -> tuple[int, ...]:
+    """Return the most edges of a node at each depth, without the last, where there are only leaves."""
+    widest, level = [], np.zeros(1, np.int64)
+    while True:
+        fanout = offsets[level + 1] - offsets[level]
+        widest.append(int(fanout.max(initial=0)))
+        if widest[-1] == 0:
+            return tuple(widest[:-1]) or (0,)
+        begins = np.cumsum(fanout) - fanout
+        level = children[np.repeat(offsets[level] - begins, fanout) + np.arange(fanout.sum())]
 
 
 def _first_of_consecutive(numbers: np.ndarray) -> int:
@@ -206,13 +227,14 @@ class PrefixHead(nn.Module):
         """Return ordinary logits over the decoder's vocabulary, in float32.
 
         Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
-        whose fan-out is small, gather the rows of their children.
+        whose fan-out is small, gather the rows of their children: as many as a node at that depth has at most.
         """
-        first = self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, lexical, at_root=True)
-        if nodes is None or hidden.shape[1] == 1:
-            return first
-        later = self.step_logits(hidden[:, 1:], nodes[:, 1:], tree, lexical, at_root=False)
-        return jnp.concatenate([first, later], axis=1)
+        parts = [self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, lexical, at_root=True)]
+        if nodes is not None and tree is not None:
+            for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
+                of_these = hidden[:, begin:end].astype(jnp.float32), nodes[:, begin:end]
+                parts.append(self._later_logits(*of_these, tree, lexical, window))
+        return jnp.concatenate(parts, axis=1)
 
     def step_logits(
         self,
@@ -237,13 +259,10 @@ class PrefixHead(nn.Module):
         if nodes is None or tree is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
-        # What the tokens add, the same after any prefix.
-        shared = self.output_codes.attend(hidden) if self.config.shared_codes else None
         if at_root:
-            logits = self._root_logits(hidden, tree, lexical, shared)
+            logits = self._root_logits(hidden, tree, lexical)
         else:
-            logits = self._later_logits(hidden, nodes, tree, lexical)
-            logits = logits if shared is None else logits + shared
+            logits = self._later_logits(hidden, nodes, tree, lexical, tree.max_fanout)
         return logits if columns is None else _columns(logits, columns)
 
     def _root_logits(
@@ -251,9 +270,9 @@ class PrefixHead(nn.Module):
         hidden: Float[Array, "b q d"],
         tree: NodeTree,
         lexical: Float[Array, "b w"] | None,
-        shared: Float[Array, "b q v"] | None,
     ) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
+        shared = self._of_codes(hidden)
         if tree.rows_are_logits and self.config.num_nodes == vocab_size:
             scores = project(hidden, self.output_nodes.T)
             if lexical is not None:
@@ -288,21 +307,36 @@ class PrefixHead(nn.Module):
         nodes: Int[Array, "b q"],
         tree: NodeTree,
         lexical: Float[Array, "b w"] | None,
+        window: int,
     ) -> Float[Array, "b q v"]:
         vocab_size = self.config.output_vocab_size
         empty = jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
-        if tree.max_fanout == 0:
+        if window == 0:
             return empty
-        edges, exists = tree.edges_of(nodes)
+        edges, exists = tree.edges_of(nodes, window)
         children = tree.child_nodes[edges]  # --> [b, q, fanout]
         scores = _scores_of(hidden, self.output_nodes, children)
         if lexical is not None:  # the same for all beams of a query
             together = children.reshape(len(nodes), 1, -1)
             scores += _scores_of(lexical[:, None], self.lexical_nodes, together).reshape(children.shape)
         # Edges beyond the node's own point past the vocabulary, each elsewhere, and are dropped there.
-        tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(tree.max_fanout)[None, None])
+        tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(window)[None, None])
         b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
-        return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+        logits = empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+        shared = self._of_codes(hidden)
+        return logits if shared is None else logits + shared
+
+    def _of_codes(self, hidden: Float[Array, "b q d"]) -> Float[Array, "b q v"] | None:
+        """Return what the tokens' own vectors add to the logits, the same after any prefix."""
+        return self.output_codes.attend(hidden) if self.config.shared_codes else None
+
+
+def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:
+    """Return runs of positions after the first, each with the edges to read; depths of similar fan-out share a run."""
+    padded = [0, *fanouts[1:length], *[0] * (length - len(fanouts))]
+    runs = itertools.groupby(range(1, length), key=lambda depth: padded[depth].bit_length())
+    spans = [list(run) for _, run in runs]
+    return [(span[0], span[-1] + 1, max(padded[depth] for depth in span)) for span in spans]
 
 
 def _columns(array: Float[Array, "*q v"], columns: tuple[Int[Array, ""] | int, int]) -> Float[Array, "*q w"]:

@@ -79,7 +79,7 @@ def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
         if name != "child_offsets" or docids.codec.nodes == "table"
     }
     if flat:
-        fields |= {"judges_of": _stretched(shapes.judges_of, 0, docids.scale), "root_fanout": docids.documents}
+        fields |= {"judges_of": _stretched(shapes.judges_of, 0, docids.scale), "fanouts": (docids.documents,)}
     return dataclasses.replace(shapes, **fields)
 
 

@@ -25,6 +25,13 @@ def tree_of(children):
     return NodeTree.build(offsets, np.array([child for _, child in flat]), np.array([token for token, _ in flat]))
 
 
+def nodes_by_depth(children):
+    levels = [[0]]
+    while below := [child for node in levels[-1] for _, child in children.get(node, [])]:
+        levels.append(below)
+    return levels
+
+
 def head_of(tree, spare=0, **changes):
     nodes = len(tree.child_offsets) - 1 + spare
     config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=nodes, **changes)
@@ -56,6 +63,7 @@ TREES = {
     "consecutive tokens": {0: [(3, 1), (4, 6), (5, 2)], 1: [(2, 3)], 2: [(9, 4), (10, 5)]},
     "nodes are tokens": {0: [(token, token) for token in range(2, 9)]},
     "a chain": {0: [(2, 1)], 1: [(3, 2)], 2: [(4, 3)]},
+    "wide below": {0: [(2, 1)], 1: [(3, 2), (4, 3)], 2: [(token, token + 2) for token in range(2, 9)], 4: [(2, 11)]},
 }
 
 
@@ -67,15 +75,14 @@ def test_logits_are_those_of_the_children(name, spare, shared, lookahead):
     tree = tree_of(children)
     head, params = head_of(tree, spare, root_lookahead=lookahead, shared_codes=shared)
     run = jax.jit(lambda hidden, nodes: head.apply({"params": params}, hidden, nodes, tree, method="logits"))
-    count = len(tree.child_offsets) - 1
-    nodes = np.stack([np.zeros(count, int), np.arange(count), np.arange(count)[::-1]], axis=1)
-    nodes[:, 1:][nodes[:, 1:] == 0] = 1  # the root stands at position 0 only
-    hidden = np.random.default_rng(1).standard_normal((count, 3, WIDTH)).astype(np.float32)
+    levels, count = nodes_by_depth(children), len(tree.child_offsets) - 1
+    nodes = np.stack([np.resize(level, count) for level in levels], axis=1)
+    hidden = np.random.default_rng(1).standard_normal((*nodes.shape, WIDTH)).astype(np.float32)
     logits = run(hidden, nodes.astype(np.int32))
     rows = np.asarray(params["output_nodes"])
     codes = np.asarray(params["output_codes"]["embedding"]) if shared else None
     for b in range(count):
-        for m in range(3):
+        for m in range(len(levels)):
             expected = oracle(children, rows, hidden[b, m], nodes[b, m], lookahead, codes)
             np.testing.assert_allclose(logits[b, m], expected, rtol=1e-5, atol=1e-6)
 
@@ -99,6 +106,11 @@ def test_statics_of_the_tree():
     assert tree_of(TREES["consecutive"]).root_first_token == -1
     atomic = tree_of({0: [(2, 1), (3, 2), (4, 3)]})
     assert (atomic.root_fanout, atomic.max_fanout, atomic.root_first_node, atomic.root_first_token) == (3, 0, 1, 2)
+    assert [tree_of(TREES[name]).fanouts for name in ("consecutive", "a chain", "wide below")] == [
+        (3, 3, 1),
+        (1, 1, 1),
+        (1, 2, 7, 1),
+    ]
     assert [name for name, children in TREES.items() if tree_of(children).rows_are_logits] == ["nodes are tokens"]
     # Node 2 is a leaf and judges itself; 6 stands for none.
     assert tree.judges.tolist() == [4, 5, 2, 6, 7, 8]
@@ -149,7 +161,7 @@ def test_windows_equal_the_oracle_on_random_trees(data, reading):
         children.setdefault(parent, []).append((data.draw(st.sampled_from(free)), node))
     tree = tree_of(children)
     no_judges = {"judges": jnp.zeros(0, jnp.int32), "judges_of": jnp.zeros((0, 0), jnp.int32), "first_judge": -1}
-    tree = tree.replace(root_fanout=1, max_fanout=VOCABULARY - 1, root_first_node=-1, root_first_token=-1, **no_judges)
+    tree = tree.replace(fanouts=(1, VOCABULARY - 1), root_first_node=-1, root_first_token=-1, **no_judges)
     nodes = np.array(data.draw(st.lists(st.integers(1, NODES - 1), min_size=4, max_size=4)), np.int32).reshape(2, 2)
     generator = np.random.default_rng(3)
     hidden = generator.standard_normal((2, 2, WIDTH), np.float32)
