@@ -195,8 +195,8 @@ class Recommendation(_Choices):
             semantic analysis of the items' texts where there is none.
         histories: How a user's history is shown.
         model: Network; vocabulary sizes and node counts are filled in from the items.
-        start: ``ItemStart`` (from vectors of the items and who had them, for whole items and the prefix head), or None
-            for random weights.
+        start: ``ItemStart`` (from vectors of the items and who had them, for whole items and shared codes), or None for
+            random weights.
         trainer: Optimiser, steps, batch, mesh, checkpoints.
         evaluation: Report and validation.
         cold_items: Share of the items that training is not shown, to see how new ones are recommended.
@@ -219,8 +219,9 @@ class Recommendation(_Choices):
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
-        fits = self.histories.whole_items and self.model.head == "prefix"
-        require(self, "start", self.start is None or fits, "None without HistoryConfig.whole_items and head='prefix'")
+        fits = self.histories.whole_items and self.model.shared_codes
+        needed = "None without HistoryConfig.whole_items and T5Config.shared_codes"
+        require(self, "start", self.start is None or fits, needed)
         _check_loss(self)
 
 

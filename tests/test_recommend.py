@@ -1,6 +1,7 @@
 """Items from interactions to recommendations: a run of the made-up shop, and everything that is asked of it."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -270,32 +271,41 @@ SHARED = {"head": "prefix", "shared_codes": True, "root_lookahead": True}
 
 def from_vectors(shop, folder, start, **fields):
     """An untrained run that begins with vectors of its items."""
-    experiment = tiny_recommendation(
-        shop, histories=WHOLE, model={**SHARED, "dropout_rate": 0.0}, start=start, **fields
-    )
+    fields = {"histories": WHOLE, "model": {**SHARED, "dropout_rate": 0.0}, "start": start, **fields}
+    experiment = tiny_recommendation(shop, **fields)
     return prepare(experiment, folder, log=lambda line: None)
 
 
-@pytest.mark.parametrize("lookahead", [False, True])
-def test_the_start_compares_a_decaying_mean_of_the_history_with_the_nodes(shop, tmp_path, monkeypatch, lookahead):
+@pytest.mark.parametrize(("lookahead", "user_tokens"), [(False, 0), (True, 0), (True, 7)])
+def test_the_start_compares_a_decaying_mean_of_the_history_with_the_nodes(
+    shop, tmp_path, monkeypatch, lookahead, user_tokens
+):
     """Without its small branches the untrained network is a few lines of NumPy."""
     monkeypatch.setitem(SHARED, "root_lookahead", lookahead)
-    run = from_vectors(shop, tmp_path / "run", ItemStart(residual_scale=0.0, query_scale=0.0, decay=0.5))
+    start, histories = ItemStart(residual_scale=0.0, query_scale=0.0, decay=0.5), WHOLE
+    if user_tokens:  # nobody known has none
+        histories = dataclasses.replace(WHOLE, causal=False, user_tokens=user_tokens)
+    run = from_vectors(shop, tmp_path / "run", start, histories=histories)
     vectors = start_vectors(run.interactions, LsaVectors(dimensions=8).vectors(run.corpus), 32, seed=run.seed)
-    nodes = run.item_inputs[:, run.item_tokens.shape[1] :]
-    below = np.zeros((run.encoded.tree.num_nodes, 32))
-    for item, path in enumerate(nodes):
-        below[[0, *path[path > 0]]] += vectors[item]
-    table = 1.3 * below / np.linalg.norm(below, axis=1, keepdims=True)
+    codes, nodes = np.split(run.item_inputs, 2, axis=1)
+    tree, params = run.encoded.tree, run.start_params()
+    added = params["items"]["nodes"][: tree.num_nodes] + params["token_embedder"]["embedding"][tree.node_token]
+    summed = np.zeros_like(added)
+    for path in nodes:
+        for parent, node in itertools.pairwise([0, *path[path > 0]]):
+            summed[node] = summed[parent] + added[node]
+    leaves = summed[[path[path > 0][-1] for path in nodes]]
+    np.testing.assert_allclose(leaves @ leaves.T, 1.3**2 * vectors @ vectors.T, atol=1e-5)  # turned, and otherwise equal
+    of_first = [leaves[codes[:, 0] == code].mean(axis=0) for code in np.unique(codes[:, 0])]
+    np.testing.assert_allclose(summed[np.unique(nodes[:, 0])], of_first, atol=1e-5)
     history = [3, 9, 15]
     weights = np.array([0.25, 0.5, 1.0])
-    context = 2.0 * (weights / weights.sum()) @ vectors[history] * np.sqrt(32)  # value_scale; the encoder's norm
+    context = 2.0 * (weights / weights.sum()) @ leaves[history] / 1.3 * np.sqrt(32)  # value_scale; the encoder's norm
 
     def logits(node, children):
-        hidden = table[node] + context
-        return table[children] @ (hidden / np.sqrt(np.mean(hidden**2)))
+        hidden = added[node] + context
+        return summed[children] @ (hidden / np.sqrt(np.mean(hidden**2)))
 
-    tree = run.encoded.tree
     children = [tree.child_nodes[tree.child_offsets[n] : tree.child_offsets[n + 1]] for n in range(tree.num_nodes)]
     expected = np.zeros(ITEMS)
     for item, path in enumerate(nodes):
@@ -306,7 +316,7 @@ def test_the_start_compares_a_decaying_mean_of_the_history_with_the_nodes(shop, 
                 found = np.array([np.logaddexp.reduce(logits(0, children[first])) for first in children[0]])
             expected[item] += found[children[node] == child][0] - np.logaddexp.reduce(found)
             node = child
-    retriever = Retriever(run, run.start_params())
+    retriever = Retriever(run, params)
     results = retriever.recommend([f"i{item}" for item in history], k=ITEMS, beam=ITEMS, repeat=True)
     assert len(results) == ITEMS
     for result in results:
@@ -320,9 +330,9 @@ def test_new_items_where_nodes_have_vectors_of_their_own(shop, tmp_path, monkeyp
     run = from_vectors(shop, tmp_path / "run", ItemStart(), cold_items=0.2, docids=docids)
     params = run.start_params()
     nodes = run.item_inputs[:, run.item_tokens.shape[1] :]
-    own = params["encoder"]["items"]["nodes"]
+    own = params["items"]["nodes"]
     assert not own[np.setdiff1d(nodes[run.cold], nodes[~run.cold])].any()
-    assert own[nodes[~run.cold][:, 0]].any(axis=1).all()
+    assert own[nodes[~run.cold][:, 1]].any()
     retriever = Retriever(run, params)
     vectors = LsaVectors(dimensions=8).vectors(run.corpus)
     monkeypatch.setattr(items, "divisible", lambda size: size)  # no spare rows
@@ -335,7 +345,7 @@ def test_new_items_where_nodes_have_vectors_of_their_own(shop, tmp_path, monkeyp
 
 
 def test_a_start_needs_items_and_nodes_with_vectors(shop):
-    with pytest.raises(InputError, match=r"None without HistoryConfig\.whole_items and head='prefix'"):
+    with pytest.raises(InputError, match=r"None without HistoryConfig\.whole_items and T5Config\.shared_codes"):
         tiny_recommendation(shop, start=ItemStart())
 
 

@@ -87,7 +87,8 @@ class T5Config:
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
         shared_codes: A node's vectors are those of the token that leads to it, the same after any prefix, and its own,
-            which begin at zero; for ``head="prefix"``. Nodes that training has not seen then have their tokens'.
+            which begin at zero; for ``head="prefix"``. Nodes that training has not seen then have their tokens'. With
+            whole items the encoder has the same vectors.
         root_lookahead: Judge a first code by the nodes it leads to next, not by its own alone; for ``head="prefix"``
             (:class:`genret_jax.models.heads.PrefixHead`).
         lexical_width: Width of a second vector that the output rows are compared with beside the decoder's state: the
@@ -160,6 +161,8 @@ class T5Config:
         needs_nodes = self.head == "prefix"
         require(self, "shared_codes", needs_nodes or not self.shared_codes, "False unless head='prefix'")
         require(self, "shared_codes", not (self.shared_codes and self.tie_embeddings), "False with tie_embeddings")
+        fits = not self.ties_items or self.output_vocab_size <= self.vocab_size
+        require(self, "decoder_vocab_size", fits, "at most vocab_size with whole items and shared_codes")
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
         require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
@@ -190,6 +193,11 @@ class T5Config:
     def output_vocab_size(self) -> int:
         """Width of the logits."""
         return self.vocab_size if self.decoder_vocab_size is None else self.decoder_vocab_size
+
+    @property
+    def ties_items(self) -> bool:
+        """Whether the decoder reads and writes items by the vectors that the encoder has for them."""
+        return self.shared_codes and self.item_input is not None and self.item_input.whole
 
     @property
     def compute_dtype(self) -> Any:

@@ -19,6 +19,7 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.models.config import T5Config
+from genret_jax.models.item_input import WholeItems
 from genret_jax.models.layers import Embed, constrain, project
 
 # Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
@@ -44,6 +45,7 @@ class NodeTree:
         root_first_token: Its token where the tokens are consecutive, else -1; static.
         judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
         judge_tokens: int32 [g]; the tokens that lead to them.
+        judge_parents: int32 [g]; the number of the root's child above each, root_fanout where it is that child itself.
         judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
         first_judge: The first judge where their ids are consecutive, else -1; static.
     """
@@ -53,6 +55,7 @@ class NodeTree:
     child_tokens: Array
     judges: Array
     judge_tokens: Array
+    judge_parents: Array
     judges_of: Array
     fanouts: tuple[int, ...] = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
@@ -73,6 +76,7 @@ class NodeTree:
         edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), judged))
         judges = nodes[edges]
         window = np.arange(judged.max(initial=1))
+        parents = np.where(inner, np.repeat(np.arange(fanout[0]), judged), fanout[0])
         judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
@@ -80,6 +84,7 @@ class NodeTree:
             child_tokens=jnp.asarray(tokens, jnp.int32),
             judges=jnp.asarray(judges, jnp.int32),
             judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
+            judge_parents=jnp.asarray(parents, jnp.int32),
             judges_of=jnp.asarray(judges_of, jnp.int32),
             fanouts=_fanouts(offsets, nodes),
             root_first_node=_first_of_consecutive(firsts),
@@ -187,13 +192,27 @@ class PrefixHead(nn.Module):
 
     With ``shared_codes``, a node's vectors are the sum of those of the token that leads to it, which it has in common
     with all nodes that the token leads to, and of its own, which begin at zero.
+
+    With whole items these are the vectors that the encoder reads items by (:class:`~genret_jax.models.item_input.
+    WholeItems`), as an item's vector is the same in SASRec's input and output (Kang & McAuley 2018, arXiv 1808.09781,
+    section III-E). An item is the sum along its path, so a node is scored by the sum that ends with it. Nodes of one
+    parent have the rest of it in common, which a softmax over them does not see, and lookahead does.
+
+    Attributes:
+        config: The network's shape.
+        items: The vectors of whole items; None where there are none or codes are not shared.
     """
 
     config: T5Config
+    items: WholeItems | None = None
 
     def setup(self) -> None:
         """Declare the tables; one serves as both if the embeddings are tied."""
         width, wide, shared = self.config.d_model, self.config.lexical_width, self.config.shared_codes
+        if self.items is not None:
+            self.input_nodes = self.output_nodes = self.items.nodes
+            self.input_codes = self.output_codes = self.items.embedding
+            return
         self.input_nodes = self._table("input_nodes", width, 0.0 if shared else 1.0)
         self.output_nodes = (
             self.input_nodes
@@ -292,6 +311,10 @@ class PrefixHead(nn.Module):
             scores += jax.lax.optimization_barrier(project(lexical, _rows(self.lexical_nodes, first, nodes).T))[:, None]
         if shared is not None:
             scores += jnp.take(shared, tokens, axis=-1)
+            if ahead and self.items is not None:
+                above = project(hidden, _rows(self.output_nodes, tree.root_first_node, tree.child_nodes[:fanout]).T)
+                above += jnp.take(shared, tree.child_tokens[:fanout], axis=-1)
+                scores += jnp.take(jnp.pad(above, ((0, 0), (0, 0), (0, 1))), tree.judge_parents, axis=-1)
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
             scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
@@ -328,7 +351,9 @@ class PrefixHead(nn.Module):
 
     def _of_codes(self, hidden: Float[Array, "b q d"]) -> Float[Array, "b q v"] | None:
         """Return what the tokens' own vectors add to the logits, the same after any prefix."""
-        return self.output_codes.attend(hidden) if self.config.shared_codes else None
+        if not self.config.shared_codes:
+            return None
+        return self.output_codes.attend(hidden, (0, self.config.output_vocab_size))
 
 
 def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:

@@ -63,15 +63,13 @@ class ItemStart(_Copying):
     """Scales of the start of a network on whole items from vectors of them (:func:`start_from_items`).
 
     Args:
-        node_scale: Norm of a docid node's vector.
+        node_scale: Norm of an item's vector.
         value_scale: The last cross-attention's values are this times its (normalised) input.
         query_scale: Shrinks that attention's queries, so that it starts close to a decaying mean over the history.
         residual_scale: Shrinks the output of every other residual branch.
-        item_scale: Root-mean-square of an item's vector in the encoder's input.
         decay: Weight of each item of the history relative to the one after it.
     """
 
-    item_scale: float = 0.5
     decay: float = 0.4
 
     def __post_init__(self) -> None:
@@ -127,53 +125,39 @@ def start_from_items(
     *,
     tokens: Int[np.ndarray, "n m"],
     nodes: Int[np.ndarray, "n m"],
-    node_tokens: Int[np.ndarray, " s"],
     vectors: Float[np.ndarray, "n d"],
-    node_vectors: Float[np.ndarray, "s d"],
     seed: int,
 ) -> dict[str, Any]:
-    """Return ``params`` that compare a decaying mean of the history's vectors with a vector of each docid node.
+    """Return ``params`` that compare a decaying mean of the history's vectors with those of the items.
 
-    An item's vector is divided up among its tokens and then its nodes, each of which gets the mean of what those before
-    it have left of the vectors of the items below. Items that are not among these have what their codes say.
+    An item's vector is divided up along its path: each token, and then the node it leads to, gets the mean of what those
+    before it have left of the vectors of the items below. So the sum that ends with a node is the mean of the items
+    below it. Items that are not among these have what their codes say.
 
     Args:
-        params: Randomly initialised, of a network with whole items and the prefix head.
+        params: Randomly initialised, of a network that ties items (:attr:`~genret_jax.models.config.T5Config.
+            ties_items`).
         config: Its configuration; ``num_heads * d_kv`` must equal ``d_model``.
         settings: Scales.
         tokens: The docids of the items that training is shown, padded with 0.
         nodes: The nodes that the tokens lead to.
-        node_tokens: The token that leads to each node.
         vectors: Of the items, each of length 1.
-        node_vectors: One row per docid node, of any norm; 0 where training is shown no item below.
         seed: Of the one random rotation given to all vectors, which spreads the dimensions over the heads.
 
     Raises:
         InputError: If the attention is not as wide as the model.
     """
-    rotation = _rotation(config, seed)
+    left = settings.node_scale * (vectors @ _rotation(config, seed))
     changed: dict[str, Any] = _copy(params)
-    head, decoder = changed["decoder"]["prefix_head"], changed["decoder"]
-    left = vectors @ rotation * (settings.item_scale * config.d_model**0.5)
-    for keys, table in (
-        (tokens, changed["token_embedder"]["embedding"]),
-        (nodes, changed["encoder"]["items"]["nodes"]),
-    ):
-        for of_place in keys.T:
-            means, known = _means(left, of_place, len(table))
+    tables = changed["token_embedder"]["embedding"], changed["items"]["nodes"]
+    for table in tables:
+        table[:] = 0
+    for place in range(tokens.shape[1]):
+        for keys, table in zip((tokens[:, place], nodes[:, place]), tables, strict=True):
+            means, known = _means(left, keys, len(table))
             table[known] = means[known]
-            left = left - means[of_place]
-    wanted = settings.node_scale * _directions(node_vectors @ rotation)
-    known = np.flatnonzero(np.abs(wanted).sum(axis=1))
-    for side in ("input", "output"):
-        own = head[f"{side}_nodes"]
-        own[: len(wanted)] = wanted
-        if config.shared_codes:
-            codes = head[f"{side}_codes"]["embedding"]
-            means = _means(wanted[known], node_tokens[known] + 1, len(codes) + 1)[0][1:]
-            codes[:] = np.where(means.any(axis=1, keepdims=True), means, codes)
-            own[known] -= codes[node_tokens[known]]
-    recency = decoder["recency_bias"]["recency"]
+            left = left - means[keys]
+    recency = changed["decoder"]["recency_bias"]["recency"]
     recency[:, :-1] = np.log(settings.decay) * np.arange(recency.shape[1] - 1)
     _quieten(changed, config, settings)
     return changed

@@ -48,6 +48,9 @@ class WholeItems(nn.Module):
 
     The nodes' begin at zero, so that an item which training has not seen is what its codes say.
 
+    Where the decoder has the same vectors (``T5Config.ties_items``) they are of a length near 1, as logits need it, and
+    the encoder multiplies them by the root of the width, as Vaswani et al. 2017 (arXiv 1706.03762, section 3.4) do.
+
     Attributes:
         config: The network's shape.
         embedding: The tokens'.
@@ -56,23 +59,23 @@ class WholeItems(nn.Module):
     config: T5Config
     embedding: Embed
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declare the nodes' table."""
+        shape = (self.config.num_nodes, self.config.d_model)
+        self.nodes = param_with_axes(
+            "nodes", nn.initializers.zeros, shape, jnp.float32, axes=("nodes", "embed"), module=self
+        )
+
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b l d"]:
         """Look up tokens before the items, and then the items, each as its tokens and their nodes."""
         form = self.config.item_input
         assert form is not None
-        table = param_with_axes(
-            "nodes",
-            nn.initializers.zeros,
-            (self.config.num_nodes, self.config.d_model),
-            jnp.float32,
-            axes=("nodes", "embed"),
-        )
         items = tokens[:, form.leading :].reshape(len(tokens), -1, 2, form.length)
         codes, nodes = items[:, :, 0], items[:, :, 1]
-        vectors = self.embedding(codes) + jnp.take(table, nodes, axis=0, mode="clip").astype(self.embedding.dtype)
+        vectors = self.embedding(codes) + jnp.take(self.nodes, nodes, axis=0, mode="clip").astype(self.embedding.dtype)
         summed = jnp.sum(vectors * (codes > 0)[..., None], axis=2)
-        return jnp.concatenate([self.embedding(tokens[:, : form.leading]), summed], axis=1)
+        together = jnp.concatenate([self.embedding(tokens[:, : form.leading]), summed], axis=1)
+        return together * self.config.d_model**0.5 if self.config.ties_items else together
 
 
 def _per_head(module: Any, name: str, rows: int) -> Float[Array, "h r"]:

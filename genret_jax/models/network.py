@@ -112,10 +112,15 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of encoder layers."""
+    """The stack of encoder layers.
+
+    Attributes:
+        config: The network's shape.
+        embedding: Of the input, or of whole items.
+    """
 
     config: T5Config
-    embedding: Embed
+    embedding: Embed | WholeItems
 
     def setup(self) -> None:
         """Declare the layers and the position bias that they share."""
@@ -124,8 +129,6 @@ class Encoder(nn.Module):
             self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         else:
             self.item_bias = ItemBias(self.config)
-            if self.config.item_input.whole:
-                self.items = WholeItems(self.config, self.embedding)
         self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
         if self.config.encoder_final_norm:
             self.encoder_norm = LayerNorm(self.config)
@@ -135,10 +138,8 @@ class Encoder(nn.Module):
         self, tokens: Int[Array, "b t"], deterministic: bool, histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "b l d"]:
         """Encode token sequences; what stands at padding means nothing."""
-        form = self.config.item_input
-        vectors = self.items(tokens) if form is not None and form.whole else self.embedding(tokens)
-        x = constrain(self.dropout(vectors, deterministic=deterministic), "batch", "length", "embed")
-        if form is None:
+        x = constrain(self.dropout(self.embedding(tokens), deterministic=deterministic), "batch", "length", "embed")
+        if self.config.item_input is None:
             bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
         else:
             bias = self.item_bias(tokens, histories)
@@ -154,11 +155,12 @@ class Decoder(nn.Module):
 
     Attributes:
         config: The network's shape.
-        embedding: The decoder's token embedding; None with the prefix head, which has its own input vectors.
+        embedding: The decoder's token embedding; with the prefix head, which has its own input vectors, None, or the
+            whole items whose vectors are its own.
     """
 
     config: T5Config
-    embedding: Embed | None
+    embedding: Embed | WholeItems | None
 
     def setup(self) -> None:
         """Declare the layers, their position bias and the head."""
@@ -172,7 +174,7 @@ class Decoder(nn.Module):
         if self.config.lexical_width:
             self.lexical_embedder = Embed(self.config.vocab_size, self.config.lexical_width)
         if self.config.head == "prefix":
-            self.head = PrefixHead(self.config, name="prefix_head")
+            self.head = PrefixHead(self.config, self.embedding, name="prefix_head")
         else:
             self.head = VocabularyHead(self.config, self.embedding, name="logits_dense")
 
@@ -316,13 +318,18 @@ class T5(nn.Module):
     def setup(self) -> None:
         """Declare the embeddings and the two stacks."""
         config = self.config
-        self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype)
+        deviation = config.d_model**-0.5 if config.ties_items else 1.0
+        self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype, deviation)
         decoder_embedding = self.token_embedder if config.head == "vocabulary" else None
         if config.head == "vocabulary" and config.decoder_vocab_size is not None:
             self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
             decoder_embedding = self.decoder_token_embedder
-        self.encoder = Encoder(config, self.token_embedder)
-        self.decoder = Decoder(config, decoder_embedding)
+        if config.item_input is not None and config.item_input.whole:
+            self.items = WholeItems(config, self.token_embedder)
+        else:
+            self.items = None
+        self.encoder = Encoder(config, self.items or self.token_embedder)
+        self.decoder = Decoder(config, self.items if config.ties_items else decoder_embedding)
 
     def __call__(
         self,

@@ -165,8 +165,6 @@ class ItemRun(Run):
             start,
             tokens=tokens[shown],
             nodes=nodes[shown],
-            node_tokens=self.encoded.tree.node_token,
             vectors=vectors[shown],
-            node_vectors=self.encoded.node_vectors(vectors * shown[:, None]),
             seed=self.seed,
         )

@@ -118,7 +118,8 @@ def test_statics_of_the_tree():
     assert (tree.first_judge, tree_of(TREES["a chain"]).first_judge, atomic.first_judge) == (-1, 2, 1)
     # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
     assert tree.judge_tokens.tolist() == [3, 4, 5, 1, 3, 10]
-    assert len(jax.tree.leaves(tree)) == 6
+    assert tree.judge_parents.tolist() == [0, 0, 3, 2, 2, 2]
+    assert len(jax.tree.leaves(tree)) == 7
 
 
 def test_atomic_docids_never_gather_their_siblings():
