@@ -324,12 +324,11 @@ class T5(nn.Module):
         if config.head == "vocabulary" and config.decoder_vocab_size is not None:
             self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
             decoder_embedding = self.decoder_token_embedder
+        source: Embed | WholeItems = self.token_embedder
         if config.item_input is not None and config.item_input.whole:
-            self.items = WholeItems(config, self.token_embedder)
-        else:
-            self.items = None
-        self.encoder = Encoder(config, self.items or self.token_embedder)
-        self.decoder = Decoder(config, self.items if config.ties_items else decoder_embedding)
+            source = self.items = WholeItems(config, self.token_embedder)
+        self.encoder = Encoder(config, source)
+        self.decoder = Decoder(config, source if config.ties_items else decoder_embedding)
 
     def __call__(
         self,

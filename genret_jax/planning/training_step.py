@@ -86,7 +86,7 @@ class TrainingPlan:
         task = self.task(_share(model, self.mesh.shape[MODEL]))
         if task.tree is not None and task.tree.rows_are_logits:  # the root's children are divided as well
             of_device = task.model.config.output_vocab_size - task.tree.root_first_token
-            task.tree = dataclasses.replace(task.tree, root_fanout=min(task.tree.root_fanout, of_device))
+            task.tree = dataclasses.replace(task.tree, fanouts=(min(task.tree.root_fanout, of_device),))
         # What does not grow with the rows is made of parameters, which are there anyhow.
         return rows * (self._residuals(task, 2) - self._residuals(task, 1))
 
