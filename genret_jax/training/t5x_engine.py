@@ -5,6 +5,7 @@ The one module that imports t5x (Roberts et al. 2022, arXiv 2203.17189), which P
 """
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -262,7 +263,14 @@ def legacy_path(path: str | Sequence[str]) -> str | Sequence[str]:
     Args:
         path: ``INITIAL_CHECKPOINT_PATH``; empty for none.
     """
-    return [] if isinstance(path, str) and find_checkpoint(path) else path
+    if not isinstance(path, str):
+        return path
+    return [] if find_checkpoint(path) else absolute(path)
+
+
+def absolute(path: str) -> str:
+    """Return a folder's path as the checkpoint library wants it; one with a scheme, as ``gs://``, is so already."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def require_parameters(state: Any, wanted: Any, *, is_resuming: bool = False) -> Any:

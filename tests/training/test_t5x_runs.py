@@ -45,15 +45,17 @@ BEAMS = 10
 """
 
 
-def t5x(program: str, gin_files: list[Any], *options: str, devices: int = 8, **macros: Any) -> subprocess.Popen:
-    """Start a program of t5x."""
+def t5x(
+    program: str, place: Path, gin_files: list[Any], *options: str, devices: int = 8, **macros: Any
+) -> subprocess.Popen:
+    """Start a program of t5x in a folder, so that its paths may be relative, as in the documentation."""
     command = [sys.executable, "-m", f"t5x.{program}", f"--gin_search_paths={gin_configs_folder()}"]
     command += [f"--gin_file={file}" for file in gin_files]
     command += [f"--gin.{name}={value!r}" for name, value in macros.items()]
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     environment = {**os.environ, "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])}
     return subprocess.Popen(
-        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *options], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -86,9 +88,9 @@ def place(t5x_engine, text_head_run, tmp_path_factory) -> Path:
 
 
 def start_training(place: Path, run: Path, name: str, *options: str, steps: int = STEPS, **changes: Any) -> Any:
-    macros = {"RUN": str(run), "MODEL_DIR": str(place / name), "TRAIN_STEPS": steps}
-    macros["INITIAL_CHECKPOINT_PATH"] = str(place / "start" / "checkpoint_0")
-    return t5x("train", [place / "like_ours.gin"], *options, **macros, **changes)
+    macros = {"RUN": str(run), "MODEL_DIR": name, "TRAIN_STEPS": steps}
+    macros["INITIAL_CHECKPOINT_PATH"] = "start/checkpoint_0"
+    return t5x("train", place, [place / "like_ours.gin"], *options, **macros, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,9 @@ def rankings(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def inferred(trained, place, text_head_run) -> Any:
     """The rankings of the test queries by t5x.infer."""
-    macros = {"RUN": str(text_head_run), "CHECKPOINT_PATH": str(trained / f"checkpoint_{STEPS}"), "BEAMS": BEAMS}
+    macros = {"RUN": str(text_head_run), "CHECKPOINT_PATH": f"{trained.name}/checkpoint_{STEPS}", "BEAMS": BEAMS}
     files = ["t5x/infer.gin", "t5x/prepared_run.gin"]
-    finished(t5x("infer", files, BATCH_SIZE=16, INFER_OUTPUT_DIR=str(place / "inferred"), **macros))
+    finished(t5x("infer", place, files, BATCH_SIZE=16, INFER_OUTPUT_DIR="inferred", **macros))
     return rankings(place / "inferred")
 
 
@@ -153,10 +155,10 @@ def test_both_engines_training_ranks_the_same_ten_documents(inferred, ours):
 
 
 def test_eval_reports_the_same_metrics_as_our_rankings_have(inferred, trained, place, text_head_run):
-    macros = {"RUN": str(text_head_run), "CHECKPOINT_PATH": str(trained / f"checkpoint_{STEPS}"), "BEAMS": BEAMS}
+    macros = {"RUN": str(text_head_run), "CHECKPOINT_PATH": f"{trained.name}/checkpoint_{STEPS}", "BEAMS": BEAMS}
     files = ["t5x/eval.gin", "t5x/prepared_run.gin"]
     output = finished(
-        t5x("eval", files, "--alsologtostderr", BATCH_SIZE=16, EVAL_OUTPUT_DIR=str(place / "evaluated"), **macros)
+        t5x("eval", place, files, "--alsologtostderr", BATCH_SIZE=16, EVAL_OUTPUT_DIR="evaluated", **macros)
     )
     qrels = Run.open(text_head_run).corpus.qrels["test"]
     hits = np.mean([any(doc in qrels[query] for doc, _ in found) for query, found in inferred.items()])
