@@ -7,6 +7,7 @@ import pytest
 
 import genret_jax
 from genret_jax.errors import InputError
+from genret_jax.model_search import search_tokens
 from genret_jax.models.network import T5
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
@@ -99,7 +100,10 @@ def test_other_parameters_without_compiling_again(retriever):
     start = retriever.run.params("start")
     other = retriever.with_params(start)
     assert other.index is retriever.index
-    before, after = other.search(QUERIES[0], k=3), retriever.search(QUERIES[0], k=3)
+    after = retriever.search(QUERIES[0], k=3)
+    programs = search_tokens._cache_size()
+    before = other.search(QUERIES[0], k=3)
+    assert search_tokens._cache_size() == programs
     assert before[0].score != after[0].score
     assert other.search(QUERIES[0], k=3) == before
     again = Retriever.load(retriever.run.folder, checkpoint="start").search(QUERIES[0], k=3)

@@ -39,7 +39,7 @@ class Ranker:
         self._mesh = mesh_of(params)
         self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)
         self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
-        self._params = jax.device_put(params)
+        self._params = jax.tree.map(_committed, params)
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -49,7 +49,7 @@ class Ranker:
     def with_params(self: _R, params: Mapping[str, Any]) -> _R:
         """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)
-        other._params = params
+        other._params = jax.tree.map(_committed, params)
         if (mesh := mesh_of(params)) != self._mesh:
             other._mesh = mesh
             other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
@@ -133,6 +133,13 @@ class Ranker:
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
             return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
+
+
+def _committed(leaf: jax.Array | np.ndarray) -> jax.Array:
+    """Return a parameter on a device for good, as restored ones are: programs of others are compiled for themselves."""
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return leaf
+    return jax.device_put(leaf, jax.local_devices()[0])
 
 
 def _batches(
