@@ -112,6 +112,7 @@ class _Packing(NamedTuple):
 
     @classmethod
     def of(cls, lengths: np.ndarray, vocab_size: int) -> "_Packing":
+        """Choose for docids of these lengths."""
         length, mixed = int(lengths.max()), bool((lengths != lengths[0]).any())
         return cls(length, mixed, max(1, (vocab_size if mixed else vocab_size - 1).bit_length()))
 
@@ -121,6 +122,7 @@ class _Packing(NamedTuple):
         return 64 // self.bits
 
     def shift(self, position: int) -> np.uint64:
+        """Return how far to the left of its key a position's token lies, in bits."""
         return np.uint64((self.a_key - 1 - position % self.a_key) * self.bits)
 
     def digits(self, keys: list[np.ndarray], position: int) -> np.ndarray:

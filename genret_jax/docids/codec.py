@@ -26,16 +26,12 @@ class DocidTree:
         child_nodes: Their node ids.
         child_tokens: Their tokens.
         node_token: Token that leads to a node; 0 at the root.
-        root_fanout: Number of children of the root.
-        max_fanout: Largest number of children of any other node.
     """
 
     child_offsets: Int32[np.ndarray, " s_plus_1"]
     child_nodes: Int32[np.ndarray, " e"]
     child_tokens: Int32[np.ndarray, " e"]
     node_token: Int32[np.ndarray, " s"]
-    root_fanout: int
-    max_fanout: int
 
     def children(self, nodes: Int32[np.ndarray, "*b"], tokens: Int32[np.ndarray, "*b"]) -> Int32[np.ndarray, "*b"]:
         """Return the nodes that tokens lead to from others; any node where one leads nowhere."""
@@ -60,8 +56,6 @@ class DocidTree:
             child_nodes=children.astype(np.int32),
             child_tokens=node_token[children],
             node_token=node_token,
-            root_fanout=int(fanout[0]),
-            max_fanout=int(fanout[1:].max(initial=0)),
         )
 
 

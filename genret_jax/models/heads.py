@@ -39,13 +39,11 @@ class NodeTree:
         child_offsets: int32 [s + 1]; where the edges of each node begin.
         child_nodes: int32 [e]; the node at the end of each edge.
         child_tokens: int32 [e]; the decoder token of each edge, ascending within a node.
-        root_fanout: Edges of the root (node 0); static.
         fanouts: Most edges of a node at each depth, the root first; static.
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
         root_first_token: Its token where the tokens are consecutive, else -1; static.
         judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
         judge_tokens: int32 [g]; the tokens that lead to them.
-        judge_parents: int32 [g]; the number of the root's child above each, root_fanout where it is that child itself.
         judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
         first_judge: The first judge where their ids are consecutive, else -1; static.
     """
@@ -55,7 +53,6 @@ class NodeTree:
     child_tokens: Array
     judges: Array
     judge_tokens: Array
-    judge_parents: Array
     judges_of: Array
     fanouts: tuple[int, ...] = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
@@ -76,7 +73,6 @@ class NodeTree:
         edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), judged))
         judges = nodes[edges]
         window = np.arange(judged.max(initial=1))
-        parents = np.where(inner, np.repeat(np.arange(fanout[0]), judged), fanout[0])
         judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
@@ -84,7 +80,6 @@ class NodeTree:
             child_tokens=jnp.asarray(tokens, jnp.int32),
             judges=jnp.asarray(judges, jnp.int32),
             judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
-            judge_parents=jnp.asarray(parents, jnp.int32),
             judges_of=jnp.asarray(judges_of, jnp.int32),
             fanouts=_fanouts(offsets, nodes),
             root_first_node=_first_of_consecutive(firsts),
@@ -248,11 +243,11 @@ class PrefixHead(nn.Module):
         Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
         whose fan-out is small, gather the rows of their children: as many as a node at that depth has at most.
         """
-        parts = [self.step_logits(hidden[:, :1], nodes if nodes is None else nodes[:, :1], tree, lexical, at_root=True)]
-        if nodes is not None and tree is not None:
-            for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
-                of_these = hidden[:, begin:end].astype(jnp.float32), nodes[:, begin:end]
-                parts.append(self._later_logits(*of_these, tree, lexical, window))
+        nodes, tree = _required(nodes, tree)
+        parts = [self.step_logits(hidden[:, :1], nodes[:, :1], tree, lexical, at_root=True)]
+        for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
+            of_these = hidden[:, begin:end].astype(jnp.float32), nodes[:, begin:end]
+            parts.append(self._later_logits(*of_these, tree, lexical, window))
         return jnp.concatenate(parts, axis=1)
 
     def step_logits(
@@ -275,8 +270,7 @@ class PrefixHead(nn.Module):
             at_root: Whether all nodes are the root.
             columns: First and number of the logits wanted; all when left out.
         """
-        if nodes is None or tree is None:
-            raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
+        nodes, tree = _required(nodes, tree)
         hidden = hidden.astype(jnp.float32)
         if at_root:
             logits = self._root_logits(hidden, tree, lexical)
@@ -312,9 +306,12 @@ class PrefixHead(nn.Module):
         if shared is not None:
             scores += jnp.take(shared, tokens, axis=-1)
             if ahead and self.items is not None:
-                above = project(hidden, _rows(self.output_nodes, tree.root_first_node, tree.child_nodes[:fanout]).T)
+                firsts = tree.child_nodes[:fanout]
+                above = project(hidden, _rows(self.output_nodes, tree.root_first_node, firsts).T)
                 above += jnp.take(shared, tree.child_tokens[:fanout], axis=-1)
-                scores += jnp.take(jnp.pad(above, ((0, 0), (0, 0), (0, 1))), tree.judge_parents, axis=-1)
+                judges = tree.child_offsets[firsts + 1] - tree.child_offsets[firsts]
+                above = jnp.where(judges > 0, above, 0.0)  # a leaf judges itself
+                scores += jnp.repeat(above, jnp.maximum(judges, 1), axis=-1, total_repeat_length=len(tokens))
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
             scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
@@ -354,6 +351,12 @@ class PrefixHead(nn.Module):
         if not self.config.shared_codes:
             return None
         return self.output_codes.attend(hidden, (0, self.config.output_vocab_size))
+
+
+def _required(nodes: Int[Array, "b m"] | None, tree: NodeTree | None) -> tuple[Int[Array, "b m"], NodeTree]:
+    if nodes is None or tree is None:
+        raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
+    return nodes, tree
 
 
 def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:

@@ -132,7 +132,7 @@ def start_from_items(
 
     An item's vector is divided up along its path: each token, and then the node it leads to, gets the mean of what
     those before it have left of the vectors of the items below. So the sum that ends with a node is the mean of the
-    items below it. Items that are not among these have what their codes say.
+    items below it. Items that are not among these have what their codes say; tokens of users begin at zero.
 
     Args:
         params: Randomly initialised, of a network that ties items (:attr:`~genret_jax.models.config.T5Config.

@@ -75,7 +75,7 @@ def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
     flat = tree.root_fanout == docids.built  # atomic docids: the root has them all
     fields: dict[str, Any] = {
         name: _stretched(getattr(shapes, name), 0, docids.scale)
-        for name in ("child_offsets", "child_nodes", "child_tokens", "judges", "judge_tokens", "judge_parents")
+        for name in ("child_offsets", "child_nodes", "child_tokens", "judges", "judge_tokens")
         if name != "child_offsets" or docids.codec.nodes == "table"
     }
     if flat:

@@ -31,7 +31,6 @@ def test_per_level_tokens_by_hand():
     assert encoded.tree.child_nodes.tolist() == [1, 2, 3, 5, 4]
     assert encoded.tree.child_tokens.tolist() == [100, 101, 104, 1, 108]
     assert encoded.tree.node_token.tolist() == [0, 100, 101, 104, 108, 1]
-    assert (encoded.tree.root_fanout, encoded.tree.max_fanout) == (2, 2)
 
 
 def test_shared_tokens_with_an_end_everywhere():
@@ -54,7 +53,7 @@ def test_text_tokens_have_a_tree_of_their_own():
     assert encoded.tokens.tolist() == [[11, 10, 12, 1], [11, 11, 12, 1], [10, 10, 12, 1]]
     assert encoded.lengths.tolist() == [4, 4, 4]
     assert encoded.tree.num_nodes == 1 + 2 + 3 + 3 + 3
-    assert encoded.tree.root_fanout == 2
+    assert encoded.tree.child_offsets[1] == 2
 
 
 def test_nodes_numbered_as_their_tokens():
@@ -65,7 +64,6 @@ def test_nodes_numbered_as_their_tokens():
     assert encoded.tree.num_nodes == 8
     assert encoded.tree.child_nodes.tolist() == encoded.tree.child_tokens.tolist() == [2, 3, 6]
     assert encoded.tree.child_offsets.tolist() == [0, *[3] * 8]
-    assert (encoded.tree.root_fanout, encoded.tree.max_fanout) == (3, 0)
 
 
 sequences = st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4).map(tuple), min_size=1, max_size=20)
@@ -118,8 +116,6 @@ def _check_tree(encoded):
         assert tree.child_offsets[node] == tree.child_offsets[node + 1]  # a complete docid is a leaf
         assert not any(nodes[length:])
     assert sorted(reached) == list(range(tree.num_nodes))
-    fanouts = np.diff(tree.child_offsets)
-    assert (fanouts[0], fanouts[1:].max()) == (tree.root_fanout, tree.max_fanout)
 
 
 def test_old_tokens_stay_when_documents_are_appended_within_the_codecs_room():

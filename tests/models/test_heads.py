@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genret_jax.models import IMPOSSIBLE, NodeTree, T5Config, heads
+from genret_jax.models.config import ItemInput
 from genret_jax.models.heads import PrefixHead
+from genret_jax.models.item_input import WholeItems
+from genret_jax.models.layers import Embed
 
 WIDTH, VOCABULARY = 4, 11
 
@@ -118,8 +121,7 @@ def test_statics_of_the_tree():
     assert (tree.first_judge, tree_of(TREES["a chain"]).first_judge, atomic.first_judge) == (-1, 2, 1)
     # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
     assert tree.judge_tokens.tolist() == [3, 4, 5, 1, 3, 10]
-    assert tree.judge_parents.tolist() == [0, 0, 3, 2, 2, 2]
-    assert len(jax.tree.leaves(tree)) == 7
+    assert len(jax.tree.leaves(tree)) == 6
 
 
 def test_atomic_docids_never_gather_their_siblings():
@@ -208,3 +210,36 @@ def test_without_nodes_or_tree_it_says_what_is_missing():
         head.apply({"params": params}, jnp.zeros((1, 2), int), None, method="embed")
     with pytest.raises(ValueError, match="tree"):
         head.apply({"params": params}, jnp.zeros((1, 2, WIDTH)), jnp.zeros((1, 2), int), None, method="logits")
+
+
+@pytest.mark.parametrize("name", ["consecutive", "appended", "one level", "consecutive tokens", "wide below"])
+def test_whole_items_are_judged_by_the_sums_along_their_paths(name):
+    """Codes that are a whole docid, and those whose nodes are judged by their children."""
+    children = TREES[name]
+    tree = tree_of(children)
+    nodes = len(tree.child_offsets) - 1
+    config = T5Config(
+        vocab_size=VOCABULARY + 4,  # and users
+        decoder_vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        head="prefix",
+        num_nodes=nodes,
+        shared_codes=True,
+        root_lookahead=True,
+        item_input=ItemInput(leading=0, length=2, count=2, whole=True),
+    )
+    head = PrefixHead(config, WholeItems(config, Embed(config.vocab_size, WIDTH)))
+    hidden = jax.random.normal(jax.random.key(3), (2, 1, WIDTH))
+    root = jnp.zeros((2, 1), jnp.int32)
+    params = head.init(jax.random.key(0), hidden, root, tree, method="logits")["params"]
+    generator = np.random.default_rng(4)
+    params = jax.tree.map(lambda leaf: jnp.asarray(generator.standard_normal(leaf.shape), jnp.float32), params)
+    own, codes = np.asarray(params["items"]["nodes"]), np.asarray(params["items"]["embedding"]["embedding"])
+    summed = np.zeros_like(own)
+    for level in nodes_by_depth(children):
+        for parent in level:
+            for code, node in children.get(parent, []):
+                summed[node] = summed[parent] + own[node] + codes[code]
+    logits = head.apply({"params": params}, hidden, root, tree, method="logits")
+    for b in range(2):
+        np.testing.assert_allclose(logits[b, 0], oracle(children, summed, hidden[b, 0], 0, lookahead=True), rtol=1e-4)
