@@ -117,10 +117,11 @@ class _Choices:
 
     if TYPE_CHECKING:
         trainer: TrainerConfig
+        docid_seed: int
 
     @property
     def seed(self) -> int:
-        """The trainer's seed, which also seeds docids and examples."""
+        """The trainer's seed, which also seeds the examples."""
         return self.trainer.seed
 
     def identity(self) -> dict[str, str]:
@@ -145,6 +146,7 @@ class Experiment(_Choices):
     Args:
         corpus: BEIR folder.
         docids: Strategy that gives documents their docids, or the folder of a saved docid table.
+        docid_seed: Seed of the strategy; of its own, so that runs of several seeds have the same docids.
         vectors: Document vectors for strategies that cluster.
         codec: How codes become decoder tokens (:class:`genret_jax.docids.DocidCodec`).
         vocabulary: Text tokens.
@@ -161,6 +163,7 @@ class Experiment(_Choices):
 
     corpus: str
     docids: DocidStrategy | str = HierarchicalKMeans()
+    docid_seed: int = 0
     vectors: VectorSource = LsaVectors()
     codec: Literal["per_level", "shared", "text"] = "per_level"
     vocabulary: VocabularyConfig = VocabularyConfig()
@@ -175,6 +178,7 @@ class Experiment(_Choices):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_docid_seed(self)
         require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
         _check_loss(self)
         if self.model.head == "prefix":
@@ -191,6 +195,7 @@ class Recommendation(_Choices):
     Args:
         corpus: Folder of items and histories (:mod:`genret_jax.data.interactions`).
         docids: Strategy that gives items their docids, or the folder of a saved docid table.
+        docid_seed: Seed of the strategy; of its own, so that runs of several seeds have the same docids.
         vectors: Item vectors for strategies that quantise; None takes the folder's ``embeddings.npy``, and latent
             semantic analysis of the items' texts where there is none.
         histories: How a user's history is shown.
@@ -206,6 +211,7 @@ class Recommendation(_Choices):
 
     corpus: str
     docids: DocidStrategy | str = ResidualKMeans(levels=3, codebook=256)
+    docid_seed: int = 0
     vectors: VectorSource | None = None
     histories: HistoryConfig = HistoryConfig()
     model: T5Config
@@ -218,6 +224,7 @@ class Recommendation(_Choices):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_docid_seed(self)
         require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
         fits = self.histories.whole_items and self.model.shared_codes
         needed = "None without HistoryConfig.whole_items and T5Config.shared_codes"
@@ -226,6 +233,10 @@ class Recommendation(_Choices):
 
 
 AnyExperiment = Experiment | Recommendation
+
+
+def _check_docid_seed(experiment: _Choices) -> None:
+    require(experiment, "docid_seed", 0 <= experiment.docid_seed < 2**32, "a seed from 0 to 2**32 - 1")
 
 
 def _check_loss(experiment: Experiment | Recommendation) -> None:

@@ -37,7 +37,7 @@ def task_of(run: Run, experiment: AnyExperiment) -> TrainingTask:
 def _item_task(run: ItemRun, batch_size: int, tree: NodeTree | None, **losses: float) -> TrainingTask:
     histories, examples = run.histories, None
     if histories.causal:
-        packed = PackedHistories.of(run.interactions, histories.items, run.seed, cold=run.cold)
+        packed = PackedHistories.of(run.interactions, histories.items, cold=run.cold)
     else:
         examples = HistoryExamples.of(run.interactions, histories, cold=run.cold)
     common: dict[str, Any] = {

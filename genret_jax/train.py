@@ -5,6 +5,8 @@ python -m genret_jax.train --gin_file=runs/dsi_atomic_from_scratch.gin --gin.COR
 
 import contextlib
 import dataclasses
+import functools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from genret_jax.experiment import AnyExperiment
 from genret_jax.prepare import prepare
 from genret_jax.processes.agreement import code_fingerprint, require_agreement
 from genret_jax.processes.coordination import from_first, is_first
-from genret_jax.run import CONFIGURATION, LOCK, SETTINGS, Run, stderr
+from genret_jax.run import CONFIGURATION, LOCK, SEED_FOLDER, SETTINGS, Run, stderr
 from genret_jax.run.folder import new_or_untouched
 from genret_jax.storage import atomic_file, fingerprint, folder_lock, remove_partial
 from genret_jax.training import TrainerConfig
@@ -37,51 +39,105 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
             removed again if it could not be prepared.
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
-    from genret_jax import training
-    from genret_jax.run_training import evaluators_of, task_of
-    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
-
-    folder = Path(run)
     _require_same_everywhere(run, experiment)
-    with folder_lock(folder / LOCK, doing="training") if is_first() else contextlib.nullcontext():
-        with new_or_untouched(folder) if is_first() else contextlib.nullcontext():
-            from_first(lambda: _prepare(run, experiment))
-            opened = _open(folder)
-            evaluators = evaluators_of(opened)
-            trainer = _trainer(experiment, evaluators)
-            begun = from_first(lambda: checkpoint_steps(folder / CHECKPOINTS_FOLDER))
-            opened.model.require_divides(trainer.model_parallel)
-            start = None if begun else opened.start_params()
-            task = task_of(opened, experiment)
-        result = training.train(
-            task,
-            trainer,
-            folder,
-            evaluators=evaluators,
-            init_params=start,
-            fingerprint=opened.fingerprints,
-        )
-    result.require_whole()
-    return opened
+    return _train({run: experiment})[0]
 
 
-def prepare_only(*, run: str, experiment: AnyExperiment) -> Run:
-    """Make a run folder that is ready to be trained, by :func:`train` or by t5x.
+def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> list[Run]:
+    """Train several seeds of an experiment side by side, as one program, or go on where that was stopped.
+
+    They have the same docids, from ``docid_seed``; initial parameters, order of the examples and dropout differ. What
+    each becomes is what :func:`train` makes of it by itself, up to rounding.
 
     Args:
-        run: The run folder.
-        experiment: Everything else.
+        run: Folder for the runs, each in ``seed_<N>`` there, which is a run folder like any other.
+        experiment: Everything else; its own seed is not used.
+        seeds: The seeds.
 
     Returns:
-        The run.
+        The runs, trained.
+
+    Raises:
+        InputError: As :func:`train`; if a seed is given twice, or there are several processes.
+        KeyboardInterrupt: As :func:`train`.
+    """
+    return _train(_of_seeds(run, experiment, seeds))
+
+
+def prepare_only(*, run: str, experiment: AnyExperiment, seeds: Sequence[int] = ()) -> list[Run]:
+    """Make run folders that are ready to be trained, by :func:`train` or by t5x.
+
+    Args:
+        run: The run folder; with seeds the folder of theirs.
+        experiment: Everything else.
+        seeds: As of :func:`train_seeds`; none for one run.
+
+    Returns:
+        The runs.
 
     Raises:
         InputError: As :func:`train`.
     """
-    folder = Path(run)
-    with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder):
-        _prepare(run, experiment)
-        return _open(folder)
+    experiments = _of_seeds(run, experiment, seeds) if seeds else {run: experiment}
+    prepared: list[Run] = []
+    for of_one, changed in experiments.items():
+        folder = Path(of_one)
+        with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder):
+            _prepare(of_one, changed, prepared[0].folder if prepared else None)
+            prepared.append(_open(folder))
+    return prepared
+
+
+def _of_seeds(run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> dict[str, AnyExperiment]:
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds {' '.join(map(str, seeds))}", expected="each once", fix="leave the second one out")
+    trainers = [dataclasses.replace(experiment.trainer, seed=seed) for seed in seeds]
+    return {
+        os.path.join(run, f"{SEED_FOLDER}{trainer.seed}"): dataclasses.replace(experiment, trainer=trainer)
+        for trainer in trainers
+    }
+
+
+def _train(experiments: Mapping[str, AnyExperiment]) -> list[Run]:
+    """Prepare and train in the given folders."""
+    from genret_jax import training
+
+    opened: list[Run] = []
+    runs: list[training.SeedRun] = []
+    with contextlib.ExitStack() as locks:
+        for run, experiment in experiments.items():
+            folder = Path(run)
+            if is_first():
+                locks.enter_context(folder_lock(folder / LOCK, doing="training"))
+            with new_or_untouched(folder) if is_first() else contextlib.nullcontext():
+                like = opened[0].folder if opened else None
+                from_first(functools.partial(_prepare, run, experiment, like))
+                opened.append(_open(folder))
+                runs.append(_seed_run(opened[-1], experiment))
+        results = training.train_seeds(runs)
+    for result in results:
+        result.require_whole()
+    return opened
+
+
+def _seed_run(opened: Run, experiment: AnyExperiment) -> Any:
+    """Return what the trainer is given of a prepared run."""
+    from genret_jax.run_training import evaluators_of, task_of
+    from genret_jax.training import SeedRun
+    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
+
+    evaluators = evaluators_of(opened)
+    trainer = _trainer(experiment, evaluators)
+    opened.model.require_divides(trainer.model_parallel)
+    begun = from_first(lambda: checkpoint_steps(opened.folder / CHECKPOINTS_FOLDER))
+    return SeedRun(
+        task=task_of(opened, experiment),
+        config=trainer,
+        folder=opened.folder,
+        evaluators=evaluators,
+        init_params=None if begun else opened.start_params(),
+        fingerprint=opened.fingerprints,
+    )
 
 
 def _require_same_everywhere(run: str, experiment: AnyExperiment) -> None:
@@ -98,12 +154,12 @@ def _require_same_everywhere(run: str, experiment: AnyExperiment) -> None:
     require_agreement({**versions, **settings})
 
 
-def _prepare(run: str, experiment: AnyExperiment) -> None:
+def _prepare(run: str, experiment: AnyExperiment, like: Path | None) -> None:
     from genret_jax.configuration import experiment_as_gin
 
     folder = Path(run)
     remove_partial(folder)
-    prepare(experiment, folder, log=stderr)
+    prepare(experiment, folder, log=stderr if like is None else lambda line: None, like=like)
     with atomic_file(folder / CONFIGURATION) as handle:
         handle.write(experiment_as_gin(run, experiment))
 

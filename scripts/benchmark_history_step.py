@@ -107,7 +107,7 @@ def targets_of_a_step(side: str) -> float:
     """Return how many items a step predicts."""
     if side != "tuned":
         return float(ROWS)
-    packed = PackedHistories.of(interactions(), HistoryConfig().items, 0)
+    packed = PackedHistories.of(interactions(), HistoryConfig().items)
     return float((packed.targets >= 0).sum() / len(packed) * 16)
 
 

@@ -52,13 +52,13 @@ def test_preparing_again_makes_nothing_anew(whole, tiny_corpus):
 def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, monkeypatch, part, moment):
     make = prepare_module.make
 
-    def interrupted(path, write):
+    def interrupted(path, write, like):
         if path.name != part:
-            return make(path, write)
+            return make(path, write, like)
         if moment == "within":
             monkeypatch.setattr("genret_jax.storage.os.rename", _die)  # all is written, nothing has its name yet
         if moment != "before":
-            make(path, write)
+            make(path, write, like)
         raise Killed
 
     def _die(*_):

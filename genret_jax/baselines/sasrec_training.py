@@ -37,7 +37,7 @@ class SasRecTask:
         cold: Bool[np.ndarray, " n"] | None = None,
     ):
         self.config = config
-        self.packed = PackedHistories.of(interactions, config.max_length, seed, cold=cold)
+        self.packed = PackedHistories.of(interactions, config.max_length, cold=cold)
         self.positions = positions_from_the_end(self.packed.histories)
         self.sampler = EvenSampler(len(self.packed), seed=seed, batch_size=batch_size)
         self.network = SasRecNetwork(config, len(interactions.items))

@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
     parser.add_argument(
-        "--run", action="append", required=True, metavar="DIR", help="run folder; several of one corpus share a report"
+        "--run",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="run folder, or that of several seeds; several of one corpus share a report",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
     parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
@@ -52,14 +56,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables."""
     from genret_jax.evaluate import Baselines, evaluate_runs
     from genret_jax.evaluation.render import terminal
-    from genret_jax.run import Run
+    from genret_jax.run import Run, run_folders
 
-    _check_kind(args, Run.open(args.run[0]).kind)
-    out = (
-        Path(args.out)
-        if args.out
-        else Path(args.run[0]) / "reports" / (args.split or Run.open(args.run[0]).evaluation.split)
-    )
+    first = Run.open(run_folders(args.run[0])[0])
+    _check_kind(args, first.kind)
+    out = Path(args.out) if args.out else Path(args.run[0]) / "reports" / (args.split or first.evaluation.split)
     report = evaluate_runs(
         args.run,
         out,

@@ -15,6 +15,7 @@ example:
   genret corpus python-docs --out corpus
   genret train --corpus corpus --run runs/first
   genret train --gin_file runs/dsi_atomic_from_scratch.gin --corpus corpus --run runs/second --gin.STEPS=2000
+  genret train --gin_file runs/tiger.gin --corpus shop --run runs/shop --seeds 0 1 2
   srun genret train --cluster slurm --corpus corpus --run runs/third
 
 Gin files are looked up here and among the shipped ones. --gin.NAME=VALUE sets a macro or a parameter, as in t5x; text
@@ -35,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", metavar="DIR", help="BEIR folder; the same as --gin.CORPUS=\"'DIR'\"")
     parser.add_argument("--run", metavar="DIR", help="run folder; the same as --gin.RUN=\"'DIR'\"")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps; the same as --gin.STEPS=N")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="train these seeds side by side as one program, with the same docids; each has its run folder, DIR/seed_N",
+    )
     parser.add_argument(
         "--prepare-only", action="store_true", help="stop before the first step; t5x can train what is prepared"
     )
@@ -106,7 +114,7 @@ def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], N
 
 def _train(args: argparse.Namespace) -> int:
     from genret_jax.configuration import experiment_from_gin
-    from genret_jax.train import prepare_only, train
+    from genret_jax.train import prepare_only, train, train_seeds
 
     bindings = [binding(text) for text in args.gin]
     bindings += [
@@ -116,7 +124,9 @@ def _train(args: argparse.Namespace) -> int:
     ]
     folder, experiment = experiment_from_gin(args.gin_file or [_DEFAULT], bindings)
     if args.prepare_only:
-        prepare_only(run=folder, experiment=experiment)
+        prepare_only(run=folder, experiment=experiment, seeds=args.seeds or ())
+    elif args.seeds:
+        train_seeds(run=folder, experiment=experiment, seeds=args.seeds)
     else:
         train(run=folder, experiment=experiment)
     return 0

@@ -57,9 +57,9 @@ class HistoryConfig:
         return (of_strings(user_ids) % np.uint64(max(1, self.user_tokens))).astype(np.int32)
 
 
-def cold_items(num_items: int, share: float, seed: int) -> Bool[np.ndarray, " n"]:
-    """Return which items to hold out of training, to see how such are recommended; a share of them, drawn by seed."""
-    chance = RowRandom(seed, 0, np.arange(num_items)).uniform(_COLD)
+def cold_items(num_items: int, share: float) -> Bool[np.ndarray, " n"]:
+    """Return which items to hold out of training, to see how such are recommended; the same every time."""
+    chance = RowRandom(0, 0, np.arange(num_items)).uniform(_COLD)
     cold = np.zeros(num_items, bool)
     cold[np.argsort(chance, kind="stable")[: round(share * num_items)]] = True
     return cold

@@ -85,17 +85,17 @@ class PackedHistories:
 
     @classmethod
     def of(
-        cls, interactions: Interactions, length: int, seed: int, *, cold: Bool[np.ndarray, " n"] | None = None
+        cls, interactions: Interactions, length: int, *, cold: Bool[np.ndarray, " n"] | None = None
     ) -> "PackedHistories":
         """Pack the training parts of all histories.
 
         Longer ones than a row are cut into stretches of a row's length that overlap by half, so that each item is a
-        target once, with at least half a row before it where the history has that much.
+        target once, with at least half a row before it where the history has that much. Who shares a row with whom is
+        drawn once for all seeds, so that several may be trained side by side from one copy.
 
         Args:
             interactions: Everybody's histories.
             length: Items of a row.
-            seed: Of who shares a row with whom.
             cold: Items that training must not see.
 
         Raises:
@@ -103,7 +103,7 @@ class PackedHistories:
         """
         user, item = training_items(interactions, cold)
         source, size, first = _stretches(user, length)
-        row, column = _packed(size, length, seed)
+        row, column = _packed(size, length)
         within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         places = np.repeat(row * length + column, size) + within
         known = np.repeat(source, size) + within
@@ -141,11 +141,9 @@ def _stretches(
     return begins[owner] + starts, ends - starts, first
 
 
-def _packed(
-    size: Int64[np.ndarray, " s"], length: int, seed: int
-) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"]]:
+def _packed(size: Int64[np.ndarray, " s"], length: int) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"]]:
     """Return row and column of each stretch: every row begins with the longest left and takes the longest that fit."""
-    order = np.random.default_rng(seed).permutation(len(size))
+    order = np.random.default_rng(0).permutation(len(size))
     of_size = [order[size[order] == wanted].tolist() for wanted in range(length + 1)]
     row, column = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
     number, longest = 0, length

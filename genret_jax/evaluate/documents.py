@@ -64,6 +64,7 @@ def search_documents(
     beam: int | None,
     mesh: Mesh | None,
     baselines: Baselines,
+    seeds_of: Mapping[str, str],
 ) -> list[tuple[EvaluationSplit, list[SystemRun]]]:
     """Let runs of one corpus, and what is measured beside them, answer a split, and the documents themselves.
 
@@ -73,7 +74,8 @@ def search_documents(
         checkpoint: Which checkpoint of each run.
         beam: Beams of the search; None for each run's own.
         mesh: Devices to search on; None for one.
-        baselines: What is measured beside.
+        baselines: What is measured beside; of several seeds, beside the first.
+        seeds_of: Of runs that are a seed, what of.
     """
     first = next(iter(runs.values()))
     test = evaluation_split(first.corpus, split)
@@ -84,16 +86,26 @@ def search_documents(
         found += _bm25(first, test)
     for name, run in runs.items():
         depth = beam or run.evaluation.beam
-        if baselines.untrained:
+        leads = leads_its_seeds(name, seeds_of)
+        if baselines.untrained and leads:
             found.append(_search(run, f"{name}, untrained", "start", mesh, test, depth)[0])
-        answers, remembers = _search(run, name, checkpoint, mesh, test, depth, remembered)
+        answers, remembers = (
+            part and dataclasses.replace(part, seed_of=seeds_of.get(name))
+            for part in _search(run, name, checkpoint, mesh, test, depth, remembered)
+        )
+        assert answers is not None
         found.append(answers)
         memory += [remembers] if remembers else []
-        if baselines.dual_encoder:
+        if baselines.dual_encoder and leads:
             from genret_jax.baselines.dual_encoder import answers_of_run
 
             found += answers_of_run(run, name, test, depth)
     return [(test, found), (remembered, memory)]
+
+
+def leads_its_seeds(name: str, seeds_of: Mapping[str, str]) -> bool:
+    """Tell whether a run is no seed, or the first of them; what stands beside it then stands for all."""
+    return name not in seeds_of or name == next(seed for seed in seeds_of if seeds_of[seed] == seeds_of[name])
 
 
 def _search(

@@ -1,5 +1,6 @@
 """What is measured of runs on items: the runs, popularity, item neighbours, and SASRec."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from genret_jax.baselines.recommenders import ItemNeighbours, Popularity
-from genret_jax.evaluate.documents import Baselines
+from genret_jax.evaluate.documents import Baselines, leads_its_seeds
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
 from genret_jax.evaluation.recommendation import Recommender, answers_of, recommendation_split
 from genret_jax.evaluation.report import System
@@ -29,6 +30,7 @@ def recommend_items(
     beam: int | None,
     mesh: Mesh | None,
     baselines: Baselines,
+    seeds_of: Mapping[str, str],
     exclude_history: bool,
 ) -> list[tuple[EvaluationSplit, list[SystemRun]]]:
     """Let runs on the same items, and what is measured beside them, recommend to the users of a split.
@@ -39,7 +41,9 @@ def recommend_items(
         checkpoint: Which checkpoint of each run.
         beam: Beams of the search; None for each run's own.
         mesh: Devices to search on; None for one.
-        baselines: What is measured beside; of these, SASRec and untrained networks that start from vectors.
+        baselines: What is measured beside; of these, SASRec and untrained networks that start from vectors, of several
+            seeds that of the first.
+        seeds_of: Of runs that are a seed, what of.
         exclude_history: Leave out of every ranking what the user has had.
     """
     first = next(iter(runs.values()))
@@ -56,14 +60,16 @@ def recommend_items(
         retriever = Retriever(run, run.params(checkpoint, mesh))
         about = f"{run.table.strategy['name']} docids"
         depth = beam or run.evaluation.beam
-        if baselines.untrained and run.settings.get("start"):
+        if baselines.untrained and run.settings.get("start") and leads_its_seeds(name, seeds_of):
             untrained = Retriever(run, run.params("start", mesh))
             described = f"{about}, before the first step"
             found.append(_recommend(untrained, f"{name}, untrained", described, test, depth, exclude_history, None))
-        shares = {name: None, f"{name}, at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {name: None}
-        for named, share in shares.items():
+        shares = {"": None, f", at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {"": None}
+        for kind, share in shares.items():
             described = f"{about}, checkpoint '{checkpoint}'"
-            found.append(_recommend(retriever, named, described, test, depth, exclude_history, share))
+            answers = _recommend(retriever, f"{name}{kind}", described, test, depth, exclude_history, share)
+            seed_of = f"{seeds_of[name]}{kind}" if name in seeds_of else None
+            found.append(dataclasses.replace(answers, seed_of=seed_of))
     return [(test, found)]
 
 

@@ -17,7 +17,7 @@ from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report
 from genret_jax.evaluation.trec import write_qrels, write_run
-from genret_jax.run import ItemRun, Run, stderr
+from genret_jax.run import ItemRun, Run, run_folders, stderr
 from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
@@ -43,7 +43,7 @@ def evaluate_runs(
     """Measure runs of one corpus and write a folder with the report.
 
     Args:
-        runs: Run folders; in the report each goes by its folder's name.
+        runs: Run folders, or folders of seeds; in the report each goes by its folder's name.
         out: Folder to write, or an earlier report to replace: ``report.json``, ``report.md``, ``qrels.txt``, a TREC
             run file a system, and a picture of each run's training.
         split: Split of the qrels; by default the run's own.
@@ -62,9 +62,7 @@ def evaluate_runs(
     _check_out(Path(out))
     if beam is not None and beam < 1:
         raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another --beam")
-    opened = {Path(folder).resolve().name: Run.open(folder) for folder in runs}
-    if len(opened) != len(runs):
-        raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
+    opened, seeds_of = _open_all(runs)
     first = next(iter(opened.values()))
     for run in opened.values():
         if run.fingerprints["corpus"] != first.fingerprints["corpus"]:
@@ -75,6 +73,7 @@ def evaluate_runs(
         "beam": beam,
         "mesh": mesh,
         "baselines": baselines,
+        "seeds_of": seeds_of,
     }
     if isinstance(first, DocumentRun):
         answers = documents.search_documents(opened, **asked)  # type: ignore[arg-type]
@@ -95,6 +94,24 @@ def evaluate_runs(
     )
     _write(Path(out), report, *answers[0], opened)
     return report
+
+
+def _open_all(runs: Sequence[str | os.PathLike[str]]) -> tuple[dict[str, Run], dict[str, str]]:
+    """Return runs by their name in the report, and for each that is a seed what it is one of."""
+    opened: dict[str, Run] = {}
+    seeds_of: dict[str, str] = {}
+    for given in runs:
+        name = Path(given).resolve().name
+        folders = run_folders(given)
+        for folder in folders:
+            run = Run.open(folder)
+            named = name if len(folders) == 1 else f"{name}, seed {run.seed}"
+            if named in opened:
+                raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
+            opened[named] = run
+            if len(folders) > 1:
+                seeds_of[named] = name
+    return opened, seeds_of
 
 
 def _budget(run: Run) -> dict[str, Any]:
@@ -143,6 +160,6 @@ def _write(
             write_run(folder / f"{slug}.run", system.run, tag=slug)  # type: ignore[arg-type]
         for name, run in runs.items():
             try:
-                plot_run(run.folder, folder / f"{name}.png", title=f"{report.dataset.name}: {name}")
+                plot_run(run.folder, folder / f"{name.replace(', ', ' ')}.png", title=f"{report.dataset.name}: {name}")
             except InputError as error:
                 stderr(f"no picture of {name}: {error}")

@@ -74,12 +74,14 @@ class SystemRun:
         run: A ranking for each query, or a TREC run file.
         depth: Results asked for a query (beam size); metrics at larger k are left out.
         milliseconds_per_query: Time of a query within a batch, after compilation.
+        seed_of: What this is one seed of; the report then also has the mean over all seeds of it.
     """
 
     system: System
     run: Run | str | os.PathLike[str]
     depth: int
     milliseconds_per_query: float | None = None
+    seed_of: str | None = None
 
 
 def timed_search(
@@ -137,10 +139,11 @@ def compare(
         described = {split.name: _describe(split, split.qrels)}
         described |= {name: _describe(split, ids, name) for name, ids in split.parts.items()}
         splits += described.values()
-        systems |= {run.system.name: run.system for run in runs}
         by_query = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
+        means = _means_over_seeds(runs, by_query)
+        systems |= {run.system.name: run.system for run in (*runs, *means)}
         for name in described:
-            for run in runs:
+            for run in (*runs, *means):
                 measurements.append(_measure(name, run, by_query, split.parts.get(name), reference))
     return Report(
         dataset=dataset,
@@ -153,6 +156,29 @@ def compare(
         environment=dict(environment or {}),
         notes=tuple(notes),
     )
+
+
+def _means_over_seeds(runs: Sequence[SystemRun], by_query: dict[str, QueryMetrics]) -> list[SystemRun]:
+    """Return what stands for the seeds of each system that has several, and add the mean of their metrics."""
+    found = []
+    for name in dict.fromkeys(run.seed_of for run in runs if run.seed_of is not None):
+        seeds = [run for run in runs if run.seed_of == name]
+        if len(seeds) < 2:
+            continue
+        depth, times = min(run.depth for run in seeds), [run.milliseconds_per_query for run in seeds]
+        of_each = [by_query[run.system.name] for run in seeds]
+        common = [metric for metric in of_each[0].values if all(metric in other.values for other in of_each)]
+        system = System(
+            name=f"{name}, mean of {len(seeds)} seeds",
+            description=f"mean of {', '.join(run.system.name for run in seeds)}; the interval is that of the mean",
+        )
+        by_query[system.name] = QueryMetrics(
+            query_ids=of_each[0].query_ids,
+            values={metric: np.mean([other.values[metric] for other in of_each], axis=0) for metric in common},
+        )
+        timed = None if None in times else float(np.mean(times))  # type: ignore[arg-type]
+        found.append(SystemRun(system=system, run={}, depth=depth, milliseconds_per_query=timed))
+    return found
 
 
 def _describe(split: EvaluationSplit, query_ids: Iterable[str], name: str | None = None) -> Split:

@@ -15,13 +15,16 @@ from genret_jax.run.folder import Log, new_or_untouched
 __all__ = ["docid_codec", "prepare", "sized_model"]
 
 
-def prepare(experiment: AnyExperiment, folder: str | os.PathLike[str], log: Log = print) -> Run:
+def prepare(
+    experiment: AnyExperiment, folder: str | os.PathLike[str], log: Log = print, *, like: Path | None = None
+) -> Run:
     """Make a run folder ready to be trained, or open the one that is.
 
     Args:
         experiment: What to prepare.
         folder: The run folder.
         log: Receives a line for each part made.
+        like: A prepared run of the same experiment but for the trainer's seed, whose parts are then copied.
 
     Raises:
         InputError: If the folder holds another experiment or something else, or the corpus cannot be used. A folder
@@ -29,5 +32,5 @@ def prepare(experiment: AnyExperiment, folder: str | os.PathLike[str], log: Log 
     """
     with new_or_untouched(folder):
         if isinstance(experiment, Recommendation):
-            return prepare_items(experiment, Path(folder), log)
-        return prepare_documents(experiment, Path(folder), log)
+            return prepare_items(experiment, Path(folder), log, like)
+        return prepare_documents(experiment, Path(folder), log, like)

@@ -19,20 +19,20 @@ from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import fingerprint, write_json
 
 
-def prepare_documents(experiment: Experiment, folder: Path, log: Log) -> Run:
+def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path | None) -> Run:
     """Make a run folder of documents ready to be trained; see :func:`genret_jax.prepare.prepare`."""
     corpus = read_beir(experiment.corpus)
     everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
     claim(folder, {"corpus": everything, **experiment.identity()})
-    make(folder / "corpus", lambda path: write_beir(corpus, path))
+    make(folder / "corpus", lambda path: write_beir(corpus, path), like)
     splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
     log(f"corpus      {len(corpus):,} documents{splits}")
-    make(folder / "docids", lambda path: _table(experiment, corpus).save(path))
+    make(folder / "docids", lambda path: _table(experiment, corpus).save(path), like)
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
-    make(folder / "examples", lambda path: _store(path, experiment, corpus, table))
+    make(folder / "examples", lambda path: _store(path, experiment, corpus, table), like)
     store = ExampleStore.open(folder / "examples")
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
@@ -83,7 +83,7 @@ def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
         return table
     vectors = experiment.vectors.vectors(corpus) if needs_vectors(experiment.docids) else None
     return experiment.docids.assign(
-        corpus.doc_ids, vectors, seed=experiment.seed, corpus_fingerprint=corpus.fingerprint
+        corpus.doc_ids, vectors, seed=experiment.docid_seed, corpus_fingerprint=corpus.fingerprint
     )
 
 

@@ -22,17 +22,17 @@ from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import save_arrays, write_json
 
 
-def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
+def prepare_items(experiment: Recommendation, folder: Path, log: Log, like: Path | None) -> Run:
     """Make a run folder of items ready to be trained; see :func:`genret_jax.prepare.prepare`."""
     interactions = read_interactions(experiment.corpus)
     claim(folder, {"corpus": interactions.fingerprint, **experiment.identity()})
-    make(folder / "corpus", lambda path: write_interactions(interactions, path))
+    make(folder / "corpus", lambda path: write_interactions(interactions, path), like)
     log(
         f"items       {len(interactions.items):,} items, {interactions.num_users:,} users, "
         f"{len(interactions.item):,} interactions"
     )
     vectors = functools.cache(lambda: _vectors(experiment, interactions, log))
-    _make_docids(experiment, interactions, folder, vectors)
+    _make_docids(experiment, interactions, folder, vectors, like)
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
     if experiment.start is not None:
@@ -58,10 +58,14 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log) -> Run:
 
 
 def _make_docids(
-    experiment: Recommendation, interactions: Interactions, folder: Path, vectors: Callable[[], np.ndarray]
+    experiment: Recommendation,
+    interactions: Interactions,
+    folder: Path,
+    vectors: Callable[[], np.ndarray],
+    like: Path | None,
 ) -> None:
     """Make docids and, where it was fitted to vectors, what gives later items theirs."""
-    items, strategy, seed = interactions.items, experiment.docids, experiment.seed
+    items, strategy, seed = interactions.items, experiment.docids, experiment.docid_seed
     if isinstance(strategy, str):
         table = DocidTable.load(strategy)
         table.require_corpus(items.fingerprint, file=strategy)
@@ -79,21 +83,23 @@ def _make_docids(
     if not isinstance(strategy, QuantisedDocids):
         of_items = vectors() if needs_vectors(strategy) else None
         make(
-            folder / "docids", lambda path: strategy.assign(items.doc_ids, of_items, seed, items.fingerprint).save(path)
+            folder / "docids",
+            lambda path: strategy.assign(items.doc_ids, of_items, seed, items.fingerprint).save(path),
+            like,
         )
         return
 
     @functools.cache
     def fitted() -> tuple[Quantiser, DocidTable]:
-        new = cold_items(len(items), experiment.cold_items, seed)
+        new = cold_items(len(items), experiment.cold_items)
         return strategy.fit_and_assign(items.doc_ids, vectors(), seed, items.fingerprint, unseen=new)
 
-    make(folder / QUANTISER, lambda path: fitted()[0].save(path))
-    make(folder / "docids", lambda path: fitted()[1].save(path))
+    make(folder / QUANTISER, lambda path: fitted()[0].save(path), like)
+    make(folder / "docids", lambda path: fitted()[1].save(path), like)
 
 
 def _save_start(experiment: Recommendation, interactions: Interactions, content: np.ndarray, path: Path) -> None:
-    cold = cold_items(len(interactions.items), experiment.cold_items, experiment.seed)
+    cold = cold_items(len(interactions.items), experiment.cold_items)
     items = start_vectors(interactions, content, experiment.model.d_model, seed=experiment.seed, cold=cold)
     save_arrays(path, {"items": items}, kind=START_VECTORS, version=VERSION)
 

@@ -7,6 +7,7 @@ from genret_jax.run.base import (
     ITEMS,
     LOCK,
     QUANTISER,
+    SEED_FOLDER,
     SETTINGS,
     START_VECTORS,
     VERSION,
@@ -15,6 +16,7 @@ from genret_jax.run.base import (
     docid_index,
     from_json,
     node_tree,
+    run_folders,
     stderr,
 )
 from genret_jax.run.documents import DocumentRun
@@ -27,6 +29,7 @@ __all__ = [
     "ITEMS",
     "LOCK",
     "QUANTISER",
+    "SEED_FOLDER",
     "SETTINGS",
     "START_VECTORS",
     "VERSION",
@@ -37,5 +40,6 @@ __all__ = [
     "docid_index",
     "from_json",
     "node_tree",
+    "run_folders",
     "stderr",
 ]

@@ -42,6 +42,7 @@ from genret_jax.models.network import random_variables
 from genret_jax.storage import read_json
 
 SETTINGS, CONFIGURATION, IDENTITY = "run.json", "config.gin", "identity.json"
+SEED_FOLDER = "seed_"  # and the seed; below the folder of several
 LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
 VERSION = 1
 DOCUMENTS, ITEMS = "documents", "items"
@@ -91,10 +92,13 @@ class Run:
 
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
+            seeds = [path.name for path in run_folders(folder) if path != folder]
             raise InputError(
                 f"no run here ({SETTINGS} is missing)",
                 file=folder,
-                fix="give the folder that 'genret train --run' wrote",
+                fix=f"give one of its seeds, such as {folder / seeds[0]}"
+                if seeds
+                else "give the folder that 'genret train --run' wrote",
             )
         settings = read_json(folder / SETTINGS)
         if settings.get("version") != VERSION:
@@ -216,6 +220,15 @@ class Run:
                 expected=f"fingerprint {self.fingerprints[part]}",
                 fix="restore the run folder from a copy, or train again",
             )
+
+
+def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the run folders of the seeds below a folder, by seed; the folder itself where there are none."""
+    folder = Path(folder)
+    seeds = [path.parent for path in folder.glob(f"{SEED_FOLDER}*/{SETTINGS}")]
+    if (folder / SETTINGS).is_file() or not seeds:
+        return [folder]
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
 
 
 _random_variables = jax.jit(random_variables, static_argnames="config")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from genret_jax.errors import InputError
 from genret_jax.run.base import IDENTITY, LOCK
-from genret_jax.storage import read_json, write_json
+from genret_jax.storage import atomic_folder, read_json, write_json
 
 Log = Callable[[str], None]
 
@@ -65,7 +65,18 @@ def claim(folder: Path, identity: Mapping[str, str]) -> None:
         )
 
 
-def make(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder."""
-    if not path.exists():
+def make(path: Path, write: Callable[[Path], object], like: Path | None = None) -> None:
+    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder.
+
+    Args:
+        path: The part.
+        write: Writes it.
+        like: Run folder whose part of that name is the same, and is copied if it has it.
+    """
+    if path.exists():
+        return
+    if like is not None and (like / path.name).is_dir():
+        with atomic_folder(path) as partial:
+            shutil.copytree(like / path.name, partial, dirs_exist_ok=True)
+    else:
         write(path)

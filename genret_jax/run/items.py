@@ -45,7 +45,7 @@ class ItemRun(Run):
     @functools.cached_property
     def cold(self) -> Bool[np.ndarray, " n"]:
         """Items that training was not shown."""
-        return cold_items(len(self.corpus), self.settings["cold_items"], self.seed)
+        return cold_items(len(self.corpus), self.settings["cold_items"])
 
     def with_items(
         self, item_ids: Sequence[str], vectors: np.ndarray, *, titles: Sequence[str] = (), texts: Sequence[str] = ()

@@ -1,12 +1,13 @@
 """Training on a mesh of devices: ``train(task, TrainerConfig(...), folder)``, and ``restore_params(folder)``."""
 
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.loop import TrainResult, train
+from genret_jax.training.loop import TrainResult, train, train_seeds
 from genret_jax.training.mesh import make_mesh
 from genret_jax.training.metrics_log import read_metrics
 from genret_jax.training.optimizers import Adafactor, AdamW
 from genret_jax.training.restore import restore_params
 from genret_jax.training.schedules import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay
+from genret_jax.training.start import SeedRun
 from genret_jax.training.task import TrainingTask
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Cosine",
     "InverseSquareRoot",
     "LinearWarmupLinearDecay",
+    "SeedRun",
     "TrainResult",
     "TrainerConfig",
     "TrainingTask",
@@ -23,4 +25,5 @@ __all__ = [
     "read_metrics",
     "restore_params",
     "train",
+    "train_seeds",
 ]

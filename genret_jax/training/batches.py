@@ -3,7 +3,7 @@
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from genret_jax.errors import InputError
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import DATA
+from genret_jax.training.mesh import DATA, batch_sharding
 from genret_jax.training.task import Batch, DeviceBatch, TrainingTask
 
 
@@ -24,7 +24,8 @@ class Dispatch:
     Attributes:
         first: The first of them.
         count: How many.
-        batches: Their batches, stacked; each array ``[steps_per_dispatch, b, ...]``, of which ``count`` are used.
+        batches: Their batches, stacked; each array ``[steps_per_dispatch, b, ...]``, of which ``count`` are used; of
+            several runs ``[steps_per_dispatch, r, b, ...]``.
     """
 
     first: int
@@ -86,16 +87,17 @@ class Prefetcher:
     """Iterates over the dispatches of a run; an error in the thread is raised where they are used.
 
     Args:
-        task: Its ``batch`` is called in the thread, once a step, in order.
-        config: The run's.
+        tasks: Of the runs that make their steps together; their ``batch`` is called in the thread, once a step, in
+            order.
+        config: The runs'.
         mesh: Where the batches go, split over ``'data'``.
         start: First step.
         ahead: Dispatches kept ready.
     """
 
-    def __init__(self, task: TrainingTask, config: TrainerConfig, mesh: Mesh, *, start: int, ahead: int = 2):
-        self._task, self._config, self._start = task, config, start
-        self._sharding = NamedSharding(mesh, PartitionSpec(None, DATA))
+    def __init__(self, tasks: Sequence[TrainingTask], config: TrainerConfig, mesh: Mesh, *, start: int, ahead: int = 2):
+        self._tasks, self._config, self._start = tasks, config, start
+        self._sharding = batch_sharding(mesh, len(tasks))
         self._rows = None if self._sharding.is_fully_addressable else local_rows(mesh, config.batch_size)
         self._ready: queue.Queue[Dispatch | BaseException | None] = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
@@ -126,12 +128,19 @@ class Prefetcher:
 
     def _batches(self, steps: range) -> DeviceBatch:
         if self._rows is None:
-            batches = [self._task.batch(step) for step in steps]
+            batches = [self._of_all(step) for step in steps]
             stacked = {name: self._stack([b[name] for b in batches]) for name in batches[0]}
             placed: DeviceBatch = jax.device_put(stacked, self._sharding)
             return placed
-        batches = [self._task.batch(step, self._rows) for step in steps]
+        [task] = self._tasks  # only one run is made by several processes
+        batches = [task.batch(step, self._rows) for step in steps]
         return {name: self._place(self._stack([b[name] for b in batches])) for name in batches[0]}
+
+    def _of_all(self, step: int) -> Batch:
+        batches = [task.batch(step) for task in self._tasks]
+        if len(batches) == 1:
+            return batches[0]
+        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     def _place(self, local: np.ndarray) -> jax.Array:
         """Return the global array of which this process has made its rows, [s, r, ...] of [s, b, ...]."""

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,17 +18,16 @@ from genret_jax.processes.coordination import from_first, is_first
 from genret_jax.storage import folder_lock
 from genret_jax.training.agreed_stop import AgreedStop
 from genret_jax.training.batches import Prefetcher
+from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.interruption import Interruption
 from genret_jax.training.mesh import on_each_process, placed_on
 from genret_jax.training.metrics_log import MetricsLog, SilentLog
 from genret_jax.training.progress import Progress
-from genret_jax.training.start import Start, prepare
+from genret_jax.training.start import Evaluator, SeedRun, Start, prepare
 from genret_jax.training.state import NEVER, TrainState
 from genret_jax.training.task import Params, TrainingTask
-
-Evaluator = Callable[[Params, int], Mapping[str, float | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,67 +90,211 @@ def train(
         InputError: If the folder is in use or of another model, the batch does not fit the devices, the loss is not
             finite, or the disk is full.
     """
-    fingerprint = fingerprint or {}
-    with (
-        folder_lock(folder, doing="training") if is_first() else contextlib.nullcontext(),
-        # Masks must not depend on how the arrays are spread over devices.
-        jax.threefry_partitionable(True),
-        Interruption() as interruption,
-        Checkpoints(folder, keep=config.keep) as checkpoints,
-    ):
-        start = prepare(task, config, checkpoints, init_params=init_params, fingerprint=fingerprint)
-        with (
-            _log(folder, start.step, config) as log,
-            Progress(start=start.step, steps=config.steps, shown=is_first()) as progress,
-        ):
-            if start.step:
-                progress.say(f"resuming after step {start.step}")
-            run = _Run(config, start, evaluators or {}, fingerprint, checkpoints, log, progress)
-            run.advance(task, interruption)
-        if run.interrupted:
-            checkpoints.wait()
-            progress.say(f"stopped by {run.interrupted} after step {run.step}; the same command goes on from there")
-    return TrainResult(
-        params=run.state.evaluated_params,
-        step=run.step,
-        metrics=run.metrics,
-        best_step=checkpoints.best["step"] if checkpoints.best else None,
-        interrupted=run.interrupted,
+    run = SeedRun(
+        task=task,
+        config=config,
+        folder=folder,
+        evaluators=evaluators or {},
+        init_params=init_params,
+        fingerprint=fingerprint or {},
     )
+    return _train_together([run])[0]
 
 
-def _log(folder: str | os.PathLike[str], step: int, config: TrainerConfig) -> MetricsLog | SilentLog:
+def train_seeds(runs: Sequence[SeedRun]) -> list[TrainResult]:
+    """Train runs that differ in their seed side by side, as one program on the same devices.
+
+    Each has its folder with what :func:`train` would write there, and can be gone on with by itself. Small networks
+    leave most of an accelerator idle, which several together do not. Where some have come further than others, those
+    that have come as far as each other are trained together, and one group after the other.
+
+    Args:
+        runs: Their tasks must be alike in all that is not in their batches, and so must their configurations be in all
+            but the seed.
+
+    Returns:
+        Of each run what :func:`train` returns; where a signal ended the training, groups that had not begun are left
+        out.
+
+    Raises:
+        InputError: As :func:`train`; if there are several processes, or the runs differ in more than their seed.
+    """
+    _check_alike(runs)
+    reached = [max(checkpoint_steps(Path(run.folder) / CHECKPOINTS_FOLDER), default=0) for run in runs]
+    results: dict[int, TrainResult] = {}
+    for step in sorted(set(reached), reverse=True):
+        group = [number for number, of_run in enumerate(reached) if of_run == step]
+        results.update(zip(group, _train_together([runs[number] for number in group]), strict=True))
+        if results[group[0]].interrupted:
+            break
+    return [results[number] for number in sorted(results)]
+
+
+def _check_alike(runs: Sequence[SeedRun]) -> None:
+    first = runs[0]
+    if len(runs) > 1 and jax.process_count() > 1:
+        raise InputError("several seeds in several processes", fix="train one seed in each run")
+    for run in runs[1:]:
+        if dataclasses.replace(run.config, seed=first.config.seed) != first.config:
+            raise InputError("runs of different configurations", file=run.folder, expected=f"those of {first.folder}")
+        if run.fingerprint != first.fingerprint:
+            raise InputError(
+                f"made from something else ({dict(run.fingerprint)})",
+                file=run.folder,
+                expected=f"{dict(first.fingerprint)}, as {first.folder}",
+            )
+    if len({run.config.seed for run in runs}) < len(runs):
+        raise InputError("a seed was given twice", fix="give each once")
+
+
+def _train_together(runs: Sequence[SeedRun]) -> list[TrainResult]:
+    with contextlib.ExitStack() as entered:
+        if is_first():
+            for run in runs:
+                entered.enter_context(folder_lock(run.folder, doing="training"))
+        # Masks must not depend on how the arrays are spread over devices.
+        entered.enter_context(jax.threefry_partitionable(True))
+        interruption = entered.enter_context(Interruption())
+        checkpoints = [entered.enter_context(Checkpoints(run.folder, keep=run.config.keep)) for run in runs]
+        start = prepare(runs, checkpoints)
+        logs = [entered.enter_context(_log(run.folder, start.step, run.config)) for run in runs]
+        config = runs[0].config
+        progress = entered.enter_context(Progress(start=start.step, steps=config.steps, shown=is_first()))
+        if start.step:
+            progress.say(f"resuming after step {start.step}")
+        members = [
+            _Member(run, saved, log, metrics, start)
+            for run, saved, log, metrics in zip(runs, checkpoints, logs, start.metrics, strict=True)
+        ]
+        loop = _Loop(config, start, members, progress)
+        loop.advance([run.task for run in runs], interruption)
+        if loop.interrupted:
+            for saved in checkpoints:
+                saved.wait()
+            progress.say(f"stopped by {loop.interrupted} after step {loop.step}; the same command goes on from there")
+        return [
+            TrainResult(
+                params=part(loop.state).evaluated_params,
+                step=loop.step,
+                metrics=member.metrics,
+                best_step=saved.best["step"] if saved.best else None,
+                interrupted=loop.interrupted,
+            )
+            for part, member, saved in zip(loop.parts, members, checkpoints, strict=True)
+        ]
+
+
+def _log(
+    folder: str | os.PathLike[str], step: int, config: TrainerConfig
+) -> contextlib.AbstractContextManager[MetricsLog | SilentLog]:
     return MetricsLog(folder, step=step, tensorboard=config.tensorboard) if is_first() else SilentLog()
 
 
-class _Run:
-    """The state of the loop, and what happens between two calls to the device."""
+class _Member:
+    """One of the runs: what is evaluated and written of it between two calls to the device."""
 
     def __init__(
         self,
-        config: TrainerConfig,
-        start: Start,
-        evaluators: Mapping[str, Evaluator],
-        fingerprint: Mapping[str, Any],
+        run: SeedRun,
         checkpoints: Checkpoints,
         log: MetricsLog | SilentLog,
-        progress: Progress,
+        metrics: Mapping[str, float | None],
+        start: Start,
     ):
-        self._config, self._start, self._evaluators, self._fingerprint = config, start, evaluators, fingerprint
-        self._checkpoints, self._log, self._progress = checkpoints, log, progress
+        self._run, self._checkpoints, self._log, self._start = run, checkpoints, log, start
+        self.metrics = dict(metrics)
+
+    def check(self, report: Mapping[str, Any]) -> float:
+        """Return the mean loss lately; stop where a step was not finite."""
+        bad_step = int(report["first_bad_step"])
+        if bad_step != NEVER:
+            self._stop_not_finite(f"the loss or its gradient is not finite at step {bad_step}")
+        total, weight = jax.device_get(report["totals"]["loss"]).tolist()
+        return float(total / (weight or 1.0))
+
+    def _stop_not_finite(self, found: str) -> None:
+        latest = self._checkpoints.latest
+        kept = "no checkpoint was written" if latest is None else f"the last good checkpoint is that of step {latest}"
+        raise InputError(
+            f"{found}; {kept}",
+            file=self._run.folder,
+            fix="lower the learning rate (or TrainerConfig.clip_norm) and run again"
+            + ("" if latest is None else " to resume from it"),
+        )
+
+    def record(self, step: int, report: Mapping[str, Any], rate: float) -> None:
+        """Write the means since the last record, and how many steps a second it were."""
+        totals = {name: total.tolist() for name, total in jax.device_get(report["totals"]).items()}
+        metrics = {name: total / weight if weight else None for name, (total, weight) in totals.items()}
+        metrics["learning_rate"] = float(report["learning_rate"])
+        metrics["steps_per_second"] = rate
+        metrics["examples_per_second"] = rate * self._run.config.batch_size
+        self._log.write(step, "train", metrics)
+
+    def evaluate(self, state: TrainState, step: int) -> bool:
+        """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
+        # In one process for all, as the devices of two might not agree on the last bit, and so on the best step.
+        params = on_each_process(state.evaluated_params) if self._run.evaluators else {}
+        self.metrics = from_first(lambda: self._measure(params, step))
+        if self.metrics:
+            self._log.write(step, "evaluation", self.metrics)
+        return step > 0 and self._is_best(step)
+
+    def _measure(self, params: Params, step: int) -> dict[str, float | None]:
+        return {
+            f"{name}/{metric}": None if value is None else float(value)
+            for name, evaluate in self._run.evaluators.items()
+            for metric, value in evaluate(params, step).items()
+        }
+
+    def _is_best(self, step: int) -> bool:
+        name = self._run.config.best_metric
+        if name is None:
+            return False
+        if name not in self.metrics:
+            raise InputError(
+                f"TrainerConfig.best_metric is '{name}', which no evaluator gives; {nearest(name, self.metrics)}",
+                expected=f"one of {', '.join(self.metrics) or 'none, as there are no evaluators'}",
+                fix="change TrainerConfig.best_metric",
+            )
+        value, best = self.metrics[name], self._checkpoints.best
+        if value is None or not math.isfinite(value):
+            return False
+        highest = self._run.config.best_mode == "max"
+        if best is not None and (value <= best["value"] if highest else value >= best["value"]):
+            return False
+        self._checkpoints.best = {"step": step, "value": value}
+        return True
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Begin to write a checkpoint."""
+        if not bool(_all_finite(state.params)):
+            self._stop_not_finite(f"parameters are not finite after step {step}")
+        self._log.sync()
+        self._checkpoints.save(state, axes=self._start.axes, fingerprint=self._run.fingerprint, metrics=self.metrics)
+
+
+class _Loop:
+    """The state of all runs, and the calls to the device."""
+
+    def __init__(self, config: TrainerConfig, start: Start, members: Sequence[_Member], progress: Progress):
+        self._config, self._start, self._members, self._progress = config, start, members, progress
         self._logged_step, self._logged_at = start.step, time.monotonic()
+        #: Of each run, what takes its part from the state of all, or from a report.
+        self.parts: list[Callable[[Any], Any]] = [lambda tree: tree]
+        if len(members) > 1:
+            self.parts = [functools.partial(_of_run, number) for number in range(len(members))]
         self.state: TrainState = start.state
         self.step = start.step
-        self.metrics = dict(start.metrics)
         self.interrupted: str | None = None
 
-    def advance(self, task: TrainingTask, interruption: Interruption) -> None:
+    def advance(self, tasks: Sequence[TrainingTask], interruption: Interruption) -> None:
         """Make the remaining steps."""
         if self.step == 0 and self._config.evaluate_at_start:
             self._evaluate()
         in_flight: dict[str, Any] | None = None
         stop = AgreedStop(self._start.mesh)
-        with Prefetcher(task, self._config, self._start.mesh, start=self.step) as dispatches:
+        with Prefetcher(tasks, self._config, self._start.mesh, start=self.step) as dispatches:
             for dispatch in dispatches:
                 with placed_on(self._start.mesh):
                     self.state, report = self._start.run_steps(self.state, dispatch.batches, dispatch.count)
@@ -176,76 +321,36 @@ class _Run:
             self._save()
 
     def _look_at(self, report: Mapping[str, Any]) -> None:
-        bad_step = int(report["first_bad_step"])
-        if bad_step != NEVER:
-            self._stop_not_finite(f"the loss or its gradient is not finite at step {bad_step}")
-        total, weight = jax.device_get(report["totals"]["loss"]).tolist()
-        self._progress.update(int(report["step"]), total / (weight or 1.0))
-
-    def _stop_not_finite(self, found: str) -> None:
-        latest = self._checkpoints.latest
-        kept = "no checkpoint was written" if latest is None else f"the last good checkpoint is that of step {latest}"
-        raise InputError(
-            f"{found}; {kept}",
-            fix="lower the learning rate (or TrainerConfig.clip_norm) and run again"
-            + ("" if latest is None else " to resume from it"),
-        )
+        losses = [member.check(part(report)) for part, member in self._each()]
+        self._progress.update(int(report["step"].max()), sum(losses) / len(losses))
 
     def _record(self, report: Mapping[str, Any]) -> None:
         self._look_at(report)
-        totals = {name: total.tolist() for name, total in jax.device_get(report["totals"]).items()}
         now = time.monotonic()
         rate = (self.step - self._logged_step) / max(1e-9, now - self._logged_at)
-        metrics = {name: total / weight if weight else None for name, (total, weight) in totals.items()}
-        metrics["learning_rate"] = float(report["learning_rate"])
-        metrics["steps_per_second"] = rate
-        metrics["examples_per_second"] = rate * self._config.batch_size
-        self._log.write(self.step, "train", metrics)
+        for part, member in self._each():
+            member.record(self.step, part(report), rate)
         self._logged_step, self._logged_at = self.step, now
 
     def _evaluate(self) -> bool:
-        """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
         began = time.monotonic()
-        # In one process for all, as the devices of two might not agree on the last bit, and so on the best step.
-        params = on_each_process(self.state.evaluated_params) if self._evaluators else {}
-        self.metrics = from_first(lambda: self._measure(params))
-        if self.metrics:
-            self._log.write(self.step, "evaluation", self.metrics)
+        improved = [member.evaluate(part(self.state), self.step) for part, member in self._each()]
         self._logged_at += time.monotonic() - began
-        return self.step > 0 and self._is_best()
-
-    def _measure(self, params: Params) -> dict[str, float | None]:
-        return {
-            f"{name}/{metric}": None if value is None else float(value)
-            for name, evaluate in self._evaluators.items()
-            for metric, value in evaluate(params, self.step).items()
-        }
-
-    def _is_best(self) -> bool:
-        name = self._config.best_metric
-        if name is None:
-            return False
-        if name not in self.metrics:
-            raise InputError(
-                f"TrainerConfig.best_metric is '{name}', which no evaluator gives; {nearest(name, self.metrics)}",
-                expected=f"one of {', '.join(self.metrics) or 'none, as there are no evaluators'}",
-                fix="change TrainerConfig.best_metric",
-            )
-        value, best = self.metrics[name], self._checkpoints.best
-        if value is None or not math.isfinite(value):
-            return False
-        if best is not None and (value <= best["value"] if self._config.best_mode == "max" else value >= best["value"]):
-            return False
-        self._checkpoints.best = {"step": self.step, "value": value}
-        return True
+        return any(improved)
 
     def _save(self) -> None:
-        if not bool(_all_finite(self.state.params)):
-            self._stop_not_finite(f"parameters are not finite after step {self.step}")
-        self._log.sync()
         began = time.monotonic()
-        self._checkpoints.save(self.state, axes=self._start.axes, fingerprint=self._fingerprint, metrics=self.metrics)
+        for part, member in self._each():
+            member.save(part(self.state), self.step)
         self._logged_at += time.monotonic() - began
+
+    def _each(self) -> Iterable[tuple[Callable[[Any], Any], _Member]]:
+        return zip(self.parts, self._members, strict=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_run(number: int, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[number], tree)
 
 
 @jax.jit

@@ -113,6 +113,16 @@ def param_shardings(mesh: Mesh, params: Any, axes: Mapping[tuple[str, ...], Sequ
     return flax.traverse_util.unflatten_dict({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
+def batch_sharding(mesh: Mesh, runs: int) -> NamedSharding:
+    """Return where stacked batches live, ``[s, b, ...]``, or ``[s, r, b, ...]`` of several runs side by side."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * (1 if runs == 1 else 2), DATA))
+
+
+def side_by_side(shardings: Any) -> Any:
+    """Return the shardings of arrays of several runs, stacked in front."""
+    return jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(None, *s.spec)), shardings)
+
+
 def require_split(mesh: Mesh, params: Any, shardings: Any) -> None:
     """Check that the model axis of the mesh is of use: that it divides an axis of some parameter.
 

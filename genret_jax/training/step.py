@@ -1,6 +1,6 @@
 """One update, and several of them in one call to the device."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import DATA
+from genret_jax.training.mesh import batch_sharding
 from genret_jax.training.schedules import RateFunction
 from genret_jax.training.state import NEVER, TrainState
 from genret_jax.training.task import DeviceBatch, Params, TrainingTask
 
 Totals = dict[str, Float[Array, "2"]]
 RunSteps = Callable[[TrainState, DeviceBatch, Any], tuple[TrainState, dict[str, Any]]]
+# From a state, a batch and a seed to the next state.
+TrainStep = Callable[[TrainState, DeviceBatch, Any], TrainState]
 
 
 def _loss_and_totals(
@@ -63,13 +65,14 @@ def gradient_sum(
     return gradients, totals
 
 
-def make_train_step(
-    task: TrainingTask, config: TrainerConfig, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, DeviceBatch], TrainState]:
-    """Return the function that makes one update; pure, to be jitted by :func:`compile_steps`."""
+def make_train_step(task: TrainingTask, config: TrainerConfig, optimizer: optax.GradientTransformation) -> TrainStep:
+    """Return the function that makes one update; pure, to be jitted by :func:`compile_steps`.
 
-    def train_step(state: TrainState, batch: DeviceBatch) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    The seed, of the dropout masks, is an argument of it, as several runs may differ in nothing else.
+    """
+
+    def train_step(state: TrainState, batch: DeviceBatch, seed: UInt32[Array, ""] | int) -> TrainState:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradients, totals = gradient_sum(task, state.params, batch, key, config.gradient_accumulation)
         weight = totals["loss"][1]
         # A batch without any weight has gradient 0, not 0 / 0.
@@ -109,10 +112,11 @@ def _add_totals(state: TrainState, totals: Totals, log_every: int) -> Totals:
 
 
 def compile_steps(
-    train_step: Callable[[TrainState, DeviceBatch], TrainState],
+    train_step: TrainStep,
     rate: RateFunction,
     mesh: Mesh,
     shardings: TrainState,
+    seeds: Sequence[int],
 ) -> RunSteps:
     """Return a jitted ``run_steps(state, batches, count) -> (state, report)``.
 
@@ -124,6 +128,8 @@ def compile_steps(
         rate: The learning rate of a step, for the report.
         mesh: Where it runs.
         shardings: Of the state; the state given in is donated.
+        seeds: Of the runs; several make their steps side by side, and their states, batches and reports have a first
+            axis (after that of the steps) with an entry for each.
 
     Returns:
         A function of the state, stacked batches ``[s, b, ...]`` and the number of them to use, to the new state and
@@ -131,18 +137,23 @@ def compile_steps(
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
+    def step_of_all(state: TrainState, batch: DeviceBatch) -> TrainState:
+        if len(seeds) == 1:
+            return train_step(state, batch, seeds[0])
+        return jax.vmap(train_step)(state, batch, jnp.asarray(seeds, jnp.uint32))
+
     def run_steps(state: TrainState, batches: DeviceBatch, count: Int[Array, ""]) -> tuple[TrainState, dict[str, Any]]:
         def body(index: Int[Array, ""], state: TrainState) -> TrainState:
             batch = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
-            return train_step(state, batch)
+            return step_of_all(state, batch)
 
         state = lax.fori_loop(0, count, body, state)
         report = {"step": state.step, "totals": state.totals, "first_bad_step": state.first_bad_step}
-        return state, {**report, "learning_rate": rate(state.step - 1)}
+        return state, {**report, "learning_rate": jnp.vectorize(rate)(state.step - 1)}
 
     return jax.jit(
         run_steps,
-        in_shardings=(shardings, NamedSharding(mesh, PartitionSpec(None, DATA)), everywhere),
+        in_shardings=(shardings, batch_sharding(mesh, len(seeds)), everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )

@@ -1,7 +1,7 @@
 """The steps of a run and the shape of everything that they take, before there is a single array."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import logical_axes
+from genret_jax.training.mesh import logical_axes, side_by_side
 from genret_jax.training.state import TrainState, initial_state, state_shardings
 from genret_jax.training.step import RunSteps, compile_steps, loss_totals, make_train_step
 from genret_jax.training.task import Params, TrainingTask
@@ -20,7 +20,7 @@ class StepShapes:
     """What is known of a run before its first array.
 
     Attributes:
-        like: Shapes, types and places of the state.
+        like: Shapes, types and places of the state of one run.
         shardings: The places alone.
         axes: Logical axes by parameter path.
         begin: From parameters to the state before the first step; to be jitted.
@@ -34,7 +34,14 @@ class StepShapes:
     run_steps: RunSteps
 
 
-def plan_steps(task: TrainingTask, config: TrainerConfig, mesh: Mesh, batch: Mapping[str, Any]) -> StepShapes:
+def plan_steps(
+    task: TrainingTask,
+    config: TrainerConfig,
+    mesh: Mesh,
+    batch: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] | None = None,
+) -> StepShapes:
     """Return the steps of a run; nothing is computed.
 
     Args:
@@ -42,6 +49,7 @@ def plan_steps(task: TrainingTask, config: TrainerConfig, mesh: Mesh, batch: Map
         config: The run's.
         mesh: Where it runs; its devices need not be here.
         batch: A batch, or its shapes.
+        seeds: Of the runs whose steps are made together; that of the configuration when left out.
     """
     key = jax.random.key(config.seed)
     optimizer = config.optimizer.build(config.steps)
@@ -58,5 +66,7 @@ def plan_steps(task: TrainingTask, config: TrainerConfig, mesh: Mesh, batch: Map
     shardings = state_shardings(mesh, like, axes)
     like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings)
     rate = config.optimizer.learning_rate.build(config.steps)
-    run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, shardings)
+    seeds = seeds or [config.seed]
+    of_all = shardings if len(seeds) == 1 else side_by_side(shardings)
+    run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, of_all, seeds)
     return StepShapes(like, shardings, axes, begin, run_steps)

@@ -27,7 +27,7 @@ def test_batches_are_those_of_the_steps_in_order():
     settings = config(steps_per_dispatch=3)
     task = TinyTask()
     seen = []
-    with Prefetcher(task, settings, make_mesh(), start=2) as dispatches:
+    with Prefetcher([task], settings, make_mesh(), start=2) as dispatches:
         for dispatch in dispatches:
             assert dispatch.batches["tokens"].shape == (3, 16, 4)
             seen += list(np.asarray(dispatch.batches["tokens"][: dispatch.count]))
@@ -50,14 +50,14 @@ def test_error_in_the_thread_is_raised_after_the_batches_before_it():
     seen = []
     with (
         pytest.raises(RuntimeError, match="no batch for step 3"),
-        Prefetcher(TinyTask(fail_at=3), config(), make_mesh(), start=0) as dispatches,
+        Prefetcher([TinyTask(fail_at=3)], config(), make_mesh(), start=0) as dispatches,
     ):
         seen.extend(dispatch.first for dispatch in dispatches)
     assert seen == [0, 1, 2]
 
 
 def test_thread_ends_when_the_loop_is_left_early():
-    with Prefetcher(TinyTask(), config(steps=1000), make_mesh(), start=0) as dispatches:
+    with Prefetcher([TinyTask()], config(steps=1000), make_mesh(), start=0) as dispatches:
         next(iter(dispatches))
     assert not any(thread.name == "batches" for thread in threading.enumerate())
 

@@ -87,7 +87,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows, whole):
 @pytest.mark.parametrize("whole", [False, True])
 def test_packed_histories_have_the_loss_of_each_alone(whole):
     """Also with the bias of positions, which must count the items of each history by itself."""
-    packed = PackedHistories.of(DATA, SHOWN, seed=0)
+    packed = PackedHistories.of(DATA, SHOWN)
     form = ItemInput(leading=0, length=2, count=SHOWN, causal=True, whole=whole)
     model = {"item_input": form, "num_decoder_layers": 2, "num_nodes": 16 if whole else 0}
     inputs = np.concatenate([TOKENS, NODES], axis=1) if whole else TOKENS
