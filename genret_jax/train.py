@@ -40,7 +40,7 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     _require_same_everywhere(run, experiment)
-    return _train({run: experiment})[0]
+    return _train(run, {run: experiment})[0]
 
 
 def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> list[Run]:
@@ -61,7 +61,7 @@ def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) ->
         InputError: As :func:`train`; if a seed is given twice, or there are several processes.
         KeyboardInterrupt: As :func:`train`.
     """
-    return _train(_of_seeds(run, experiment, seeds))
+    return _train(run, _of_seeds(run, experiment, seeds))
 
 
 def prepare_only(*, run: str, experiment: AnyExperiment, seeds: Sequence[int] = ()) -> list[Run]:
@@ -98,26 +98,30 @@ def _of_seeds(run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> dict
     }
 
 
-def _train(experiments: Mapping[str, AnyExperiment]) -> list[Run]:
-    """Prepare and train in the given folders."""
+def _train(whole: str, experiments: Mapping[str, AnyExperiment]) -> list[Run]:
+    """Prepare and train in the given folders, which are one, or below one."""
     from genret_jax import training
 
     opened: list[Run] = []
     runs: list[training.SeedRun] = []
     with contextlib.ExitStack() as locks:
-        for run, experiment in experiments.items():
-            folder = Path(run)
-            if is_first():
-                locks.enter_context(folder_lock(folder / LOCK, doing="training"))
-            with new_or_untouched(folder) if is_first() else contextlib.nullcontext():
-                like = opened[0].folder if opened else None
-                from_first(functools.partial(_prepare, run, experiment, like))
-                opened.append(_open(folder))
-                runs.append(_seed_run(opened[-1], experiment))
+        with _new_or_untouched(whole):
+            for run, experiment in experiments.items():
+                if is_first():
+                    locks.enter_context(folder_lock(Path(run) / LOCK, doing="training"))
+                with _new_or_untouched(run):
+                    like = opened[0].folder if opened else None
+                    from_first(functools.partial(_prepare, run, experiment, like))
+                    opened.append(_open(Path(run)))
+                    runs.append(_seed_run(opened[-1], experiment))
         results = training.train_seeds(runs)
     for result in results:
         result.require_whole()
     return opened
+
+
+def _new_or_untouched(folder: str) -> contextlib.AbstractContextManager[None]:
+    return new_or_untouched(folder) if is_first() else contextlib.nullcontext()
 
 
 def _seed_run(opened: Run, experiment: AnyExperiment) -> Any:

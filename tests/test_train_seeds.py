@@ -82,3 +82,13 @@ def test_a_seed_given_twice(tiny_corpus, tmp_path, capsys):
     assert main(["train", "--corpus", str(tiny_corpus), "--run", str(tmp_path / "r"), "--seeds", "-1"]) == 2
     assert "TrainerConfig.seed" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_what_cannot_be_prepared_leaves_nothing(tiny_corpus, tmp_path, capsys):
+    bad = ["train", "--corpus", str(tmp_path / "none"), "--run", str(tmp_path / "r"), "--seeds", "1", "2"]
+    assert main(bad) == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    several = ["--coordinator", "localhost:1", "--processes", "2", "--process", "0"]
+    assert main([*bad, *several]) == 2
+    assert "--seeds in several processes; next: train each seed by itself" in capsys.readouterr().err

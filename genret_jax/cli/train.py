@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return _train(args)
     if args.prepare_only:
         raise InputError("--prepare-only in several processes", fix="prepare the run in one process by itself")
+    if args.seeds:
+        raise InputError("--seeds in several processes", fix="train each seed by itself: --gin.SEED=N --run DIR/seed_N")
     return among_others(cluster, lambda: _train(args))
 
 

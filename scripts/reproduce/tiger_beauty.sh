@@ -40,14 +40,11 @@ fi
 
 runs=()
 for ids in $IDS; do
-  for seed in $SEEDS; do
-    run=$OUT/${ids}_$seed
-    echo "== $run"
-    # shellcheck disable=SC2046
-    genret train --gin_file "$RECIPE" --gin_file "ablations/ids_$ids.gin" --corpus "$DATA" --run "$run" \
-      --steps "$STEPS" --gin.SEED="$seed" $(smaller "$ids")
-    runs+=(--run "$run")
-  done
+  echo "== ids: $ids, seeds: $SEEDS"
+  # shellcheck disable=SC2046,SC2086
+  genret train --gin_file "$RECIPE" --gin_file "ablations/ids_$ids.gin" --corpus "$DATA" --run "$OUT/$ids" \
+    --steps "$STEPS" --seeds $SEEDS $(smaller "$ids")
+  runs+=(--run "$OUT/$ids")
 done
 # Published tables leave out what a user has had, or do not say; in Beauty nobody takes an item twice.
 echo "== evaluation, what a user has had left out"
