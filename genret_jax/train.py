@@ -40,7 +40,7 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     _require_same_everywhere(run, experiment)
-    return _train(run, {run: experiment})[0]
+    return _train({run: experiment})[0]
 
 
 def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> list[Run]:
@@ -61,7 +61,7 @@ def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) ->
         InputError: As :func:`train`; if a seed is given twice, or there are several processes.
         KeyboardInterrupt: As :func:`train`.
     """
-    return _train(run, _of_seeds(run, experiment, seeds))
+    return _train(_of_seeds(run, experiment, seeds), below=run)
 
 
 def prepare_only(*, run: str, experiment: AnyExperiment, seeds: Sequence[int] = ()) -> list[Run]:
@@ -98,14 +98,14 @@ def _of_seeds(run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> dict
     }
 
 
-def _train(whole: str, experiments: Mapping[str, AnyExperiment]) -> list[Run]:
-    """Prepare and train in the given folders, which are one, or below one."""
+def _train(experiments: Mapping[str, AnyExperiment], *, below: str | None = None) -> list[Run]:
+    """Prepare and train in the given folders, which may be below one that is new."""
     from genret_jax import training
 
     opened: list[Run] = []
     runs: list[training.SeedRun] = []
     with contextlib.ExitStack() as locks:
-        with _new_or_untouched(whole):
+        with _new_or_untouched(below) if below else contextlib.nullcontext():
             for run, experiment in experiments.items():
                 if is_first():
                     locks.enter_context(folder_lock(Path(run) / LOCK, doing="training"))

@@ -77,7 +77,7 @@ def take_step(config, *, x, weight, average=None):
         {"slope": jnp.zeros(())}, descent, keep_average=average is not None, metrics=("loss", "gradient_norm")
     )
     batch = {"x": jnp.asarray(x, jnp.float32), "weight": jnp.asarray(weight, jnp.float32)}
-    return jax.jit(make_train_step(Line(), config, descent))(state, batch, config.seed)
+    return jax.jit(make_train_step(Line(), config, descent))(state, batch, jnp.uint32(config.seed))
 
 
 def test_gradient_is_divided_by_the_weights(tiny_config):
