@@ -297,7 +297,8 @@ def test_the_start_compares_a_decaying_mean_of_the_history_with_the_nodes(
     leaves = summed[[path[path > 0][-1] for path in nodes]]
     # Turned, and otherwise equal.
     np.testing.assert_allclose(leaves @ leaves.T, 1.3**2 * vectors @ vectors.T, atol=1e-5)
-    of_first = [leaves[codes[:, 0] == code].mean(axis=0) for code in np.unique(codes[:, 0])]
+    of_first = np.stack([leaves[codes[:, 0] == code].mean(axis=0) for code in np.unique(codes[:, 0])])
+    of_first *= 1.3 / np.linalg.norm(of_first, axis=1, keepdims=True)
     np.testing.assert_allclose(summed[np.unique(nodes[:, 0])], of_first, atol=1e-5)
     history = [3, 9, 15]
     weights = np.array([0.25, 0.5, 1.0])

@@ -130,9 +130,10 @@ def start_from_items(
 ) -> dict[str, Any]:
     """Return ``params`` that compare a decaying mean of the history's vectors with those of the items.
 
-    An item's vector is divided up along its path: each token, and then the node it leads to, gets the mean of what
-    those before it have left of the vectors of the items below. So the sum that ends with a node is the mean of the
-    items below it. Items that are not among these have what their codes say; tokens of users begin at zero.
+    The sum that ends with a node has the direction of the mean of the items below it, and the length that all have, so
+    that an item's is its own vector. Of what a node adds to the sum before it, the token that leads there gets the mean
+    over its items, and the node the rest. Items that are not among these have what their codes say; tokens of users
+    begin at zero.
 
     Args:
         params: Randomly initialised, of a network that ties items (:attr:`~genret_jax.models.config.T5Config.
@@ -147,16 +148,22 @@ def start_from_items(
     Raises:
         InputError: If the attention is not as wide as the model.
     """
-    left = settings.node_scale * (vectors @ _rotation(config, seed))
+    turned = vectors @ _rotation(config, seed)
     changed: dict[str, Any] = _copy(params)
     tables = changed["token_embedder"]["embedding"], changed["items"]["nodes"]
     for table in tables:
         table[:] = 0
+    reached = np.zeros_like(turned)
     for place in range(tokens.shape[1]):
-        for keys, table in zip((tokens[:, place], nodes[:, place]), tables, strict=True):
-            means, known = _means(left, keys, len(table))
+        of_place = tokens[:, place], nodes[:, place]
+        below = _means(turned, of_place[1], len(tables[1]))[0]
+        wanted = settings.node_scale * _directions(below)[of_place[1]]
+        step = np.where(of_place[1][:, None] > 0, wanted - reached, np.float32(0))
+        reached += step
+        for keys, table in zip(of_place, tables, strict=True):
+            means, known = _means(step, keys, len(table))
             table[known] = means[known]
-            left = left - means[keys]
+            step = step - means[keys]
     recency = changed["decoder"]["recency_bias"]["recency"]
     recency[:, :-1] = np.log(settings.decay) * np.arange(recency.shape[1] - 1)
     _quieten(changed, config, settings)

@@ -34,7 +34,7 @@ else
     DATA=$OUT/data
   fi
   # 8,000 steps of the tuned recipe on Beauty, measured on the CPU and reckoned by arithmetic for the others.
-  echo "A run of $STEPS steps takes about $((STEPS * 35 / 8000)) min on 2 CPU cores (measured), $((STEPS * 2 / 8000 + 1)) min" \
+  echo "A run of $STEPS steps takes about $((STEPS * 20 / 8000)) min on 2 CPU cores (measured), $((STEPS * 2 / 8000 + 1)) min" \
     "on a GPU (estimated); there are $(echo "$SEEDS" | wc -w) x $(echo "$IDS" | wc -w) of them, and SASRec's two."
 fi
 
