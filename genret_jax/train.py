@@ -43,8 +43,10 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
     return _train({run: experiment})[0]
 
 
-def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> list[Run]:
-    """Train several seeds of an experiment side by side, as one program, or go on where that was stopped.
+def train_seeds(
+    *, run: str, experiment: AnyExperiment, seeds: Sequence[int], together: bool | None = None
+) -> list[Run]:
+    """Train several seeds of an experiment, or go on where that was stopped.
 
     They have the same docids, from ``docid_seed``; initial parameters, order of the examples and dropout differ. What
     each becomes is what :func:`train` makes of it by itself, up to rounding.
@@ -53,6 +55,8 @@ def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) ->
         run: Folder for the runs, each in ``seed_<N>`` there, which is a run folder like any other.
         experiment: Everything else; its own seed is not used.
         seeds: The seeds.
+        together: Side by side as one program, or one after the other; by default as
+            :func:`genret_jax.training.train_seeds` chooses.
 
     Returns:
         The runs, trained.
@@ -61,7 +65,7 @@ def train_seeds(*, run: str, experiment: AnyExperiment, seeds: Sequence[int]) ->
         InputError: As :func:`train`; if a seed is given twice, or there are several processes.
         KeyboardInterrupt: As :func:`train`.
     """
-    return _train(_of_seeds(run, experiment, seeds), below=run)
+    return _train(_of_seeds(run, experiment, seeds), below=run, together=together)
 
 
 def prepare_only(*, run: str, experiment: AnyExperiment, seeds: Sequence[int] = ()) -> list[Run]:
@@ -98,7 +102,9 @@ def _of_seeds(run: str, experiment: AnyExperiment, seeds: Sequence[int]) -> dict
     }
 
 
-def _train(experiments: Mapping[str, AnyExperiment], *, below: str | None = None) -> list[Run]:
+def _train(
+    experiments: Mapping[str, AnyExperiment], *, below: str | None = None, together: bool | None = None
+) -> list[Run]:
     """Prepare and train in the given folders, which may be below one that is new."""
     from genret_jax import training
 
@@ -114,7 +120,7 @@ def _train(experiments: Mapping[str, AnyExperiment], *, below: str | None = None
                     from_first(functools.partial(_prepare, run, experiment, like))
                     opened.append(_open(Path(run)))
                     runs.append(_seed_run(opened[-1], experiment))
-        results = training.train_seeds(runs)
+        results = training.train_seeds(runs, together=together)
     for result in results:
         result.require_whole()
     return opened

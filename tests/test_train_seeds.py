@@ -37,7 +37,7 @@ def test_each_is_the_run_that_it_would_be_alone(kind, tiny_corpus, tmp_path):
         experiment = tiny_recommendation(
             tmp_path / "shop", histories=HistoryConfig(items=6, **causal), trainer=trainer, cold_items=0.1
         )
-    together = train_seeds(run=str(tmp_path / "together"), experiment=experiment, seeds=SEEDS)
+    together = train_seeds(run=str(tmp_path / "together"), experiment=experiment, seeds=SEEDS, together=True)
     assert [run.folder.name for run in together] == ["seed_0", "seed_5"]
     # The second one, as the first one's parts were copied to it.
     changed = dataclasses.replace(experiment, trainer=dataclasses.replace(experiment.trainer, seed=5))

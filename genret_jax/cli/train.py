@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="train these seeds side by side as one program, with the same docids; each has its run folder, DIR/seed_N",
+        help="train these seeds with the same docids, each in a run folder DIR/seed_N: side by side as one program on "
+        "an accelerator, one after the other on a CPU",
     )
     parser.add_argument(
         "--prepare-only", action="store_true", help="stop before the first step; t5x can train what is prepared"

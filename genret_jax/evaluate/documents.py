@@ -89,11 +89,7 @@ def search_documents(
         leads = leads_its_seeds(name, seeds_of)
         if baselines.untrained and leads:
             found.append(_search(run, f"{name}, untrained", "start", mesh, test, depth)[0])
-        answers, remembers = (
-            part and dataclasses.replace(part, seed_of=seeds_of.get(name))
-            for part in _search(run, name, checkpoint, mesh, test, depth, remembered)
-        )
-        assert answers is not None
+        answers, remembers = _search(run, name, checkpoint, mesh, test, depth, remembered, seeds_of.get(name))
         found.append(answers)
         memory += [remembers] if remembers else []
         if baselines.dual_encoder and leads:
@@ -116,6 +112,7 @@ def _search(
     test: EvaluationSplit,
     depth: int,
     remembered: EvaluationSplit | None = None,
+    seed_of: str | None = None,
 ) -> tuple[SystemRun, SystemRun | None]:
     """Search with one checkpoint: the split, and where asked also documents for themselves."""
     params = run.params(checkpoint, mesh)
@@ -139,14 +136,15 @@ def _search(
         description=f"{run.table.strategy['name']} docids, {kind}",
         details={"parameters": numbers, "beams": depth, **_beside_exhaustive(retriever, tokens, depth)},
     )
-    answered = SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds)
+    answered = SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)
     if remembered is None:
         return answered, None
     documents = np.array([run.corpus.document_index[doc_id] for doc_id in remembered.qrels])
     inputs = run.store.document_inputs(length, documents=documents, append_eos=ends)
     beam = min(depth, 10)
     ranked = retriever.rank(inputs, beam=beam, batch_size=run.evaluation.batch_size, progress=True)
-    return answered, SystemRun(system=system, run=_ranking(run, ranked, remembered.qrels), depth=beam)
+    found = _ranking(run, ranked, remembered.qrels)
+    return answered, SystemRun(system=system, run=found, depth=beam, seed_of=seed_of)
 
 
 def _beside_exhaustive(retriever: Retriever, tokens: np.ndarray, depth: int) -> dict[str, str]:

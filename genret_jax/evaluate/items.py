@@ -1,6 +1,5 @@
 """What is measured of runs on items: the runs, popularity, item neighbours, and SASRec."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,9 +66,10 @@ def recommend_items(
         shares = {"": None, f", at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {"": None}
         for kind, share in shares.items():
             described = f"{about}, checkpoint '{checkpoint}'"
-            answers = _recommend(retriever, f"{name}{kind}", described, test, depth, exclude_history, share)
             seed_of = f"{seeds_of[name]}{kind}" if name in seeds_of else None
-            found.append(dataclasses.replace(answers, seed_of=seed_of))
+            found.append(
+                _recommend(retriever, f"{name}{kind}", described, test, depth, exclude_history, share, seed_of)
+            )
     return [(test, found)]
 
 
@@ -91,6 +91,7 @@ def _recommend(
     depth: int,
     exclude_history: bool,
     new_items: float | None,
+    seed_of: str | None = None,
 ) -> SystemRun:
     run = retriever.run_of(ItemRun)
     data = run.interactions
@@ -118,4 +119,4 @@ def _recommend(
     answers, milliseconds = timed_search(recommend, dict.fromkeys(users, ""), depth, compiles_anew=True)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(retriever.params))
     system = System(name=name, description=about, details={"parameters": parameters, "beams": depth})
-    return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds)
+    return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)

@@ -55,7 +55,7 @@ def alone(config, folder, seeds=SEEDS):
 )
 def test_each_is_as_it_would_be_alone(changes, tiny_config, records, tmp_path):
     config = tiny_config(evaluate_every=4, best_metric="test/score", **changes)
-    wanted, found = alone(config, tmp_path / "alone"), train_seeds(runs(config, tmp_path / "together"))
+    wanted, found = alone(config, tmp_path / "alone"), train_seeds(runs(config, tmp_path / "together"), together=True)
     losses = []
     for seed, one, other in zip(SEEDS, wanted, found, strict=True):
         assert (other.step, other.interrupted) == (12, None)
@@ -75,10 +75,10 @@ def test_each_is_as_it_would_be_alone(changes, tiny_config, records, tmp_path):
 
 def test_each_can_be_gone_on_with_alone_and_together(tiny_config, tmp_path, capsys):
     short, whole = tiny_config(steps=8), tiny_config()
-    train_seeds(runs(short, tmp_path))
+    train_seeds(runs(short, tmp_path), together=True)
     [first] = alone(whole, tmp_path, SEEDS[:1])
     capsys.readouterr()
-    found = train_seeds(runs(whole, tmp_path))
+    found = train_seeds(runs(whole, tmp_path), together=True)
     # The first is finished; the other two go on together from step 8.
     assert capsys.readouterr().err.count("resuming after step") == 2
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found[0].params), jax.device_get(first.params))
@@ -89,19 +89,19 @@ def test_each_can_be_gone_on_with_alone_and_together(tiny_config, tmp_path, caps
 
 def test_a_damaged_checkpoint_of_one_asks_to_be_run_again(tiny_config, tmp_path):
     config = tiny_config(steps=8)
-    train_seeds(runs(config, tmp_path))
+    train_seeds(runs(config, tmp_path), together=True)
     for path in (tmp_path / "seed_4" / "checkpoints" / "8").rglob("d/*"):
         path.write_bytes(b"\0" * 100)
     with pytest.warns(UserWarning, match="checkpoint 8 is damaged"), pytest.raises(InputError, match="run again"):
-        train_seeds(runs(config, tmp_path))
-    assert [result.step for result in train_seeds(runs(config, tmp_path))] == [8, 8, 8]
+        train_seeds(runs(config, tmp_path), together=True)
+    assert [result.step for result in train_seeds(runs(config, tmp_path), together=True)] == [8, 8, 8]
 
 
 def test_a_loss_that_is_not_finite_names_its_run(tiny_config, tmp_path):
     bad = runs(tiny_config(), tmp_path)
     bad[1] = dataclasses.replace(bad[1], task=SeededTask(seed=4, poison_at=4006))
     with pytest.raises(InputError, match=r"seed_4.*not finite at step 7"):
-        train_seeds(bad)
+        train_seeds(bad, together=True)
 
 
 def test_runs_that_differ_in_more_than_their_seed(tiny_config, tmp_path):
@@ -109,9 +109,17 @@ def test_runs_that_differ_in_more_than_their_seed(tiny_config, tmp_path):
     cases = [
         ([same[0], dataclasses.replace(same[1], config=tiny_config(seed=4, log_every=2))], "different configurations"),
         ([same[0], dataclasses.replace(same[1], fingerprint={"corpus": "d"})], "made from something else"),
-        ([same[0], same[0]], "given twice"),
+        ([same[0], same[0]], "another process is using this folder"),
     ]
     for several, message in cases:
         with pytest.raises(InputError, match=message):
-            train_seeds(several)
-    assert not list(tmp_path.iterdir())
+            train_seeds(several, together=True)
+
+
+def test_on_a_cpu_they_go_one_after_the_other(tiny_config, tmp_path, capsys, assert_same_params):
+    config = tiny_config(steps=4)
+    found = train_seeds(runs(config, tmp_path / "seeds"))
+    for one, other in zip(alone(config, tmp_path / "alone"), found, strict=True):
+        assert_same_params(other.params, one.params)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training ")]
+    assert told == [f"training {tmp_path / 'seeds' / f'seed_{seed}'}" for seed in SEEDS]
