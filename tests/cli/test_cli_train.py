@@ -201,7 +201,7 @@ def test_it_trains_and_goes_on_and_another_experiment_is_refused(place, capsys):
 
 def test_an_interrupted_training_is_not_a_success(place, monkeypatch, capsys):
     stopped = TrainResult(params={}, step=1, metrics={}, best_step=None, interrupted="SIGTERM")
-    monkeypatch.setattr(training, "train_seeds", lambda runs: [stopped])
+    monkeypatch.setattr(training, "train_seeds", lambda runs, together=None: [stopped])
     assert genret(place) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "genret: interrupted"
     assert (place / "run" / "run.json").is_file()
