@@ -25,13 +25,12 @@ VALIDATION_KS = (1, 10)
 def task_of(run: Run, experiment: AnyExperiment) -> TrainingTask:
     """Return what is trained of a run."""
     tree = node_tree(run.encoded) if run.model.head == "prefix" else None
-    losses = {"z_loss": experiment.z_loss, "label_smoothing": experiment.label_smoothing}
     batch_size = experiment.trainer.batch_size
     if isinstance(run, DocumentRun):
         sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=batch_size)
-        return RetrievalTask(run.model, sampler, tree, **losses)
+        return RetrievalTask(run.model, sampler, tree, **experiment.losses)
     assert isinstance(run, ItemRun)
-    return _item_task(run, batch_size, tree, **losses)
+    return _item_task(run, batch_size, tree, **experiment.losses)
 
 
 def _item_task(run: ItemRun, batch_size: int, tree: NodeTree | None, **losses: float) -> TrainingTask:

@@ -9,9 +9,10 @@ import genret_jax
 from genret_jax.errors import InputError
 from genret_jax.model_search import search_tokens
 from genret_jax.models.network import T5
+from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree
-from genret_jax.testing.tiny_run import OF_TOPIC, TOPICS, word
+from genret_jax.testing.tiny_run import OF_TOPIC, TOPICS, tiny_experiment, word
 from genret_jax.training import make_mesh
 
 QUERIES = [f"{word(topic, 14)} {word(topic, 15)}" for topic in (0, 3, 5, 7)]  # own words of document 1 of the topic
@@ -28,18 +29,23 @@ def wide(retriever):
     return retriever.search(QUERIES, k=WIDE, beam=WIDE)
 
 
-def teacher_forced(run, params, queries):
+def teacher_forced(run, params, queries, among_children=False):
     """Scores [q, n] of all documents by the training pass of the network, a query at a time."""
     encoded, model = run.encoded, T5(run.model)
     tokens = jnp.asarray(encoded.tokens)
     shifted = jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
     spelt = np.arange(tokens.shape[1])[None] < encoded.lengths[:, None]
     tree = node_tree(encoded)
+    exists = np.ones((encoded.tree.num_nodes, run.model.output_vocab_size), bool)
+    if among_children:
+        exists = np.zeros_like(exists)
+        exists[encoded.tree.parents[encoded.tree.child_nodes], encoded.tree.child_tokens] = True
 
     @jax.jit
     def of_query(query):
         every = jnp.broadcast_to(query[None], (len(tokens), query.shape[0]))
         logits = model.apply({"params": params}, every, shifted, jnp.asarray(encoded.prefix_nodes), tree)
+        logits = jnp.where(exists[encoded.prefix_nodes], logits, -1e9)
         gained = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
         return jnp.where(spelt, gained, 0.0).sum(axis=1)
 
@@ -207,3 +213,25 @@ def test_how_far_the_beam_is_from_exhaustive_search(retriever):
     assert retriever.beside_exhaustive(tokens, beam=WIDE) == {"certified": 1.0, "found": 1.0}
     narrow = retriever.beside_exhaustive(tokens, beam=2)
     assert narrow["found"] >= narrow["certified"]
+
+
+def test_an_adaptive_decoder_is_searched_with_as_it_was_trained(tiny_corpus, tmp_path):
+    """Its vectors of all docids are computed before the search; on a mesh of devices too."""
+    model = {"head": "vocabulary", "adaptive_layers": 2, "adaptive_width": 8, "encoder_final_norm": True}
+    experiment = tiny_experiment(tiny_corpus, model=model, consistency=0.15)
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        run = prepare(experiment, tmp_path / "run", log=lambda line: None)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf + 0.1 * random.standard_normal(leaf.shape), np.float32), run.start_params()
+    )
+    found = Retriever(run, params).search(QUERIES, k=WIDE, beam=WIDE)
+    expected = teacher_forced(run, params, QUERIES, among_children=True)
+    for query, results in enumerate(found):
+        assert len({result.doc_id for result in results}) == len(run.corpus)
+        scores = [expected[query, run.corpus.document_index[result.doc_id]] for result in results]
+        np.testing.assert_allclose([result.score for result in results], scores, atol=2e-3)
+    mesh = make_mesh(model_parallel=2)
+    places = jax.tree.map(lambda shape: shape.sharding, run._shapes(mesh))
+    divided = Retriever(run, jax.device_put(params, places)).search(QUERIES, k=10, beam=WIDE)
+    assert [[r.doc_id for r in results] for results in divided] == [[r.doc_id for r in rs[:10]] for rs in found]

@@ -35,8 +35,8 @@ class DocidTree:
 
     def children(self, nodes: Int32[np.ndarray, "*b"], tokens: Int32[np.ndarray, "*b"]) -> Int32[np.ndarray, "*b"]:
         """Return the nodes that tokens lead to from others; any node where one leads nowhere."""
-        parents = np.repeat(np.arange(self.num_nodes, dtype=np.int64), np.diff(self.child_offsets))
-        edges = parents << 32 | self.child_tokens
+        above = np.repeat(np.arange(self.num_nodes, dtype=np.int64), np.diff(self.child_offsets))
+        edges = above << 32 | self.child_tokens
         found = np.searchsorted(edges, nodes.astype(np.int64) << 32 | tokens)
         return self.child_nodes[np.minimum(found, len(edges) - 1)]
 
@@ -44,6 +44,13 @@ class DocidTree:
     def num_nodes(self) -> int:
         """Number of nodes, the root included, and numbers without a node."""
         return len(self.node_token)
+
+    @property
+    def parents(self) -> Int32[np.ndarray, " s"]:
+        """Parent of every node; 0 of the root, and of numbers without a node."""
+        found = np.zeros(self.num_nodes, np.int32)
+        found[self.child_nodes] = np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.child_offsets))
+        return found
 
     @classmethod
     def from_parents(cls, parent: Int32[np.ndarray, " s"], node_token: Int32[np.ndarray, " s"]) -> "DocidTree":

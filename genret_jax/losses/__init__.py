@@ -3,6 +3,7 @@
 Those of a batch have the sum of weights beside them; those of quantisation are one number a vector.
 """
 
+from genret_jax.losses.consistency import symmetric_divergence
 from genret_jax.losses.contrastive import in_batch_contrastive
 from genret_jax.losses.cross_entropy import cross_entropy
 from genret_jax.losses.quantisation import (
@@ -22,5 +23,6 @@ __all__ = [
     "residual_quantisation_loss",
     "sampled_binary_cross_entropy",
     "straight_through",
+    "symmetric_divergence",
     "tied_softmax_cross_entropy",
 ]

@@ -86,6 +86,11 @@ class T5Config:
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
+        adaptive_layers: Layers of NCI's adaptive decoder, by which the tokens written so far change how the output
+            layer reads a position (:mod:`genret_jax.models.adaptive`); for ``head="vocabulary"``. 0 for none; the
+            authors' code has 4.
+        adaptive_width: Numbers that the adaptive decoder says its matrix with, each of which costs a matrix of
+            ``d_model * d_model`` parameters; None for ``d_model``, as in the paper.
         shared_codes: A node's vectors are those of the token that leads to it, the same after any prefix, and its own,
             which begin at zero; for ``head="prefix"``. Nodes that training has not seen then have their tokens'. With
             whole items the encoder has the same vectors.
@@ -119,6 +124,8 @@ class T5Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
+    adaptive_layers: int = 0
+    adaptive_width: int | None = None
     shared_codes: bool = False
     root_lookahead: bool = False
     lexical_width: int = 0
@@ -159,6 +166,12 @@ class T5Config:
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
+        layers, narrow = self.adaptive_layers, self.adaptive_width
+        require(self, "adaptive_layers", layers >= 0, "0 or more")
+        require(self, "adaptive_layers", not (layers and needs_nodes), "0 unless head='vocabulary'")
+        require(
+            self, "adaptive_width", narrow is None or (narrow > 0 < layers), "None, or with adaptive_layers 1 or more"
+        )
         require(self, "shared_codes", needs_nodes or not self.shared_codes, "False unless head='prefix'")
         require(self, "shared_codes", not (self.shared_codes and self.tie_embeddings), "False with tie_embeddings")
         fits = not self.ties_items or self.output_vocab_size <= self.vocab_size

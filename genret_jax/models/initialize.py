@@ -85,17 +85,23 @@ def start_from_vectors(
     token_vectors: Float[np.ndarray, "v d"],
     node_vectors: Float[np.ndarray, "s d"] | None,
     lexical: tuple[Float[np.ndarray, "v w"], Float[np.ndarray, "s w"]] | None = None,
+    edges: tuple[Int[np.ndarray, " s"], Int[np.ndarray, " s"]] | None = None,
     seed: int,
 ) -> dict[str, Any]:
     """Return ``params`` with embeddings and attention set from vectors.
+
+    The prefix head has the directions of the nodes' vectors. With the vocabulary head, a docid token gets the mean of
+    the steps that it stands for, each from a node's direction to that of a child: a first code has the direction of
+    its documents as there, a later one what the prefixes before it agree on.
 
     Args:
         params: Randomly initialised parameters of :class:`genret_jax.models.network.T5`.
         config: Its configuration; ``num_heads * d_kv`` must equal ``d_model``.
         settings: Scales.
         token_vectors: One row per text token, its weight in the analysis included.
-        node_vectors: One row per docid node (any norm), for the prefix head; None for the vocabulary head.
+        node_vectors: One row per docid node (any norm); None where docids are written as text.
         lexical: The same two of ``lexical_width`` dimensions, where the configuration has them.
+        edges: For the vocabulary head, the token that leads to each node, and its parent (0 of the root).
         seed: Of the one random rotation given to all vectors, which spreads the leading dimensions over the heads.
 
     Raises:
@@ -107,9 +113,12 @@ def start_from_vectors(
     _set_tokens(changed["token_embedder"]["embedding"], token_vectors @ rotation, settings.token_scale)
     if node_vectors is not None:
         nodes = settings.node_scale * _directions(node_vectors @ rotation)
-        head = decoder["prefix_head"]
-        for name in {"input_nodes", "output_nodes"} & head.keys():
-            head[name][: len(nodes)] = nodes
+        if edges is None:
+            head = decoder["prefix_head"]
+            for name in {"input_nodes", "output_nodes"} & head.keys():
+                head[name][: len(nodes)] = nodes
+        else:
+            _set_codes(changed, nodes, *edges)
     if lexical is not None:
         _set_tokens(decoder["lexical_embedder"]["embedding"], lexical[0], settings.token_scale)
         rows = decoder["prefix_head"]["lexical_nodes"]
@@ -208,6 +217,18 @@ def _set_tokens(embedding: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, 
     used = sizes > _ROUNDING * sizes.max(initial=0.0)
     embedding *= scale / np.sqrt(np.mean(embedding**2))
     embedding[known] = vectors[known] * (scale / np.median(sizes[used]))
+
+
+def _set_codes(
+    params: dict[str, Any], nodes: Float[np.ndarray, "s d"], token: Int[np.ndarray, " s"], parent: Int[np.ndarray, " s"]
+) -> None:
+    embedding = params.get("decoder_token_embedder", params["token_embedder"])["embedding"]
+    above = np.where(parent[:, None] > 0, nodes[parent], np.float32(0))
+    means, known = _means(nodes - above, token, len(embedding))
+    embedding[known] = means[known]
+    embedding[0] = nodes[0]
+    if "logits_dense" in params["decoder"]:
+        params["decoder"]["logits_dense"]["kernel"][:, known] = means[known].T
 
 
 def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:

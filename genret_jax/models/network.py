@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from genret_jax.models.adaptive import AdaptiveDecoder
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
 from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems
 from genret_jax.models.layers import (
     Attention,
     Embed,
+    EncoderLayer,
     LayerNorm,
     Mlp,
     RelativePositionBias,
@@ -26,30 +28,6 @@ from genret_jax.models.layers import (
 Cache = dict[str, Any]
 # Parameters with a row for each node of the docid tree.
 NODE_TABLES = ("input_nodes", "output_nodes", "lexical_nodes", "nodes")
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on the normalised residual stream."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Declare the sublayers under t5x's names."""
-        self.pre_attention_layer_norm = LayerNorm(self.config)
-        self.attention = Attention(self.config)
-        self.pre_mlp_layer_norm = LayerNorm(self.config)
-        self.mlp = Mlp(self.config)
-        self.dropout = dropout(self.config)
-
-    def __call__(
-        self, x: Float[Array, "b l d"], bias: Float[Array, "#b h l l"], deterministic: bool
-    ) -> Float[Array, "b l d"]:
-        """Apply the layer to a batch of sequences."""
-        normed = self.pre_attention_layer_norm(x)
-        mixed = self.attention.attend(normed, *self.attention.keys_values(normed), bias, deterministic)
-        x = x + self.dropout(mixed, deterministic=deterministic)
-        mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
 
 
 class DecoderLayer(nn.Module):
@@ -177,6 +155,8 @@ class Decoder(nn.Module):
             self.head = PrefixHead(self.config, self.embedding, name="prefix_head")
         else:
             self.head = VocabularyHead(self.config, self.embedding, name="logits_dense")
+        if self.config.adaptive_layers:
+            self.adaptive = AdaptiveDecoder(self.config, self.embedding)
 
     def __call__(
         self,
@@ -196,8 +176,20 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, encoded, bias, cross_bias, deterministic)
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
+        if self.config.adaptive_layers:
+            x = self.adaptive.adapt(x, self.adaptive(tokens, deterministic))
         logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
         return constrain(logits, "batch", "length", "vocab")
+
+    def said_of(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
+        """Return what the adaptive decoder says of prefixes; see :meth:`T5.said_of`."""
+        said: Array = self.adaptive(tokens, True)
+        return said
+
+    def matrices_of(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
+        """Return the matrices that were said; see :meth:`T5.matrices_of`."""
+        matrices: Array = self.adaptive.matrices(said)
+        return matrices
 
     def _cross_bias(
         self, tokens: Int[Array, "s t"], histories: Int[Array, "s n"] | None = None
@@ -229,8 +221,11 @@ class Decoder(nn.Module):
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
         cross = {f"layers_{i}": layer.cross_keys_values(encoded) for i, layer in enumerate(self.layers)}
+        beams: dict[str, Any] = {name: {"key": empty, "value": empty} for name in cross}
+        if layers := self.config.adaptive_layers:
+            beams["adaptive"] = {f"layers_{i}": {"key": empty, "value": empty} for i in range(layers)}
         return {
-            "beams": {name: {"key": empty, "value": empty} for name in cross},
+            "beams": beams,
             "shared": {
                 "layers": cross,
                 "bias": self._cross_bias(encoder_input_tokens),
@@ -281,7 +276,11 @@ class Decoder(nn.Module):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
             x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
-        return self._scaled(self.decoder_norm(x)), beams
+        x = self.decoder_norm(x)
+        if self.config.adaptive_layers:
+            said, beams["adaptive"] = self.adaptive.step(tokens, cache["beams"]["adaptive"], position, new)
+            x = self.adaptive.adapt(x, said)
+        return self._scaled(x), beams
 
 
 def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
@@ -444,3 +443,11 @@ class T5(nn.Module):
             Logits in float32.
         """
         return self.decoder.forced(tokens, prefix_nodes, cache, tree)
+
+    def said_of(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
+        """Return what the adaptive decoder says of each prefix of some docids shifted right."""
+        return self.decoder.said_of(tokens)
+
+    def matrices_of(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
+        """Return the matrices that :meth:`said_of` says, less the identity."""
+        return self.decoder.matrices_of(said)

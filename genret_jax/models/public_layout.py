@@ -108,6 +108,7 @@ def require_public_network(config: T5Config) -> None:
         ("decoder_vocab_size", None),
         ("encoder_final_norm", True),
         ("item_input", None),
+        ("adaptive_layers", 0),
     ):
         if getattr(config, field) != value:
             raise InputError(

@@ -24,6 +24,7 @@ from genret_jax.docids.arbitrary import digits
 from genret_jax.errors import InputError
 from genret_jax.experiment import DocidStrategy, Experiment
 from genret_jax.models.config import T5Config
+from genret_jax.models.folding import folded_shape
 from genret_jax.prepare import docid_codec, sized_model
 
 #: Of more documents than this, whole subtrees of the docids stand for all.
@@ -41,13 +42,20 @@ class PlannedDocids:
         documents: Of the corpus.
         encoded: Docids that were made, of all documents or of some whole subtrees.
         codec: How they became tokens.
+        nodes: Of the tree of all documents.
         model: The network, sized for all documents.
     """
 
     documents: int
     encoded: EncodedDocids
     codec: DocidCodec
+    nodes: int
     model: T5Config
+
+    @property
+    def searched(self) -> T5Config:
+        """The network that is searched with."""
+        return folded_shape(self.model, self.nodes)
 
     @property
     def built(self) -> int:
@@ -106,7 +114,7 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
     if codec.nodes == "table":  # numbered as tokens, they are those of all documents already
         nodes = math.ceil(nodes * documents / len(encoded.lengths))
     model = sized_model(experiment, text_tokens, codec, nodes)
-    return PlannedDocids(documents=documents, encoded=encoded, codec=codec, model=model)
+    return PlannedDocids(documents=documents, encoded=encoded, codec=codec, nodes=nodes, model=model)
 
 
 def text_vocabulary_size(experiment: Experiment) -> int:

@@ -65,8 +65,8 @@ def index_shapes(docids: PlannedDocids) -> DocidIndex:
 
 
 def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
-    """Return the docid tree of the prefix head, its arrays being shapes; None for T5's head."""
-    if docids.model.head != "prefix":
+    """Return the docid tree of a search by the prefix head, its arrays being shapes; None for T5's head."""
+    if docids.searched.head != "prefix":
         return None
     tree = node_tree(docids.encoded)
     shapes: Any = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tree)

@@ -26,7 +26,7 @@ def training_operations(config: T5Config, batch: int, inputs: int, targets: int)
     )
     written = targets if config.head == "vocabulary" else 1
     output = 2 * written * config.d_model * config.output_vocab_size
-    return _FORWARD_AND_BACKWARD * batch * (encoder + decoder + output)
+    return _FORWARD_AND_BACKWARD * batch * (encoder + decoder + output + _adaptive_decoder(config, targets))
 
 
 def decoding_operations(config: T5Config, queries: int, inputs: int, beams: int, length: int) -> int:
@@ -56,6 +56,17 @@ def _decoder_layer(config: T5Config, tokens: int, *, attended: int, inputs: int)
     """Self-attention, attention to the encoder without its keys and values, and feed-forward."""
     parameters = 6 * config.d_model * _width(config) + _mlp(config)
     return 2 * tokens * parameters + _scores(config, tokens, attended) + _scores(config, tokens, inputs)
+
+
+def _adaptive_decoder(config: T5Config, tokens: int) -> int:
+    """Layers, the matrix that they say, and its product with the decoder's state; in training, as a search folds it."""
+    if not config.adaptive_layers:
+        return 0
+    said = config.adaptive_width or config.d_model
+    narrowed = config.d_model * said if config.adaptive_width else 0
+    return config.adaptive_layers * _encoder_layer(config, tokens) + 2 * tokens * (
+        narrowed + (said + 1) * config.d_model**2
+    )
 
 
 def _cross_keys(config: T5Config, inputs: int) -> int:

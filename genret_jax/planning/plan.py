@@ -165,11 +165,11 @@ def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mes
         log(f"constrained search, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
         return plan.count(config)
 
-    state = {"parameters": bytes_on_a_device(plan.parameters(docids.model)), "index": index.num_bytes}
-    analytic = decoding_operations(docids.model, queries, plan.length, plan.beams, docids.length)
+    state = {"parameters": bytes_on_a_device(plan.parameters(docids.searched)), "index": index.num_bytes}
+    analytic = decoding_operations(docids.searched, queries, plan.length, plan.beams, docids.length)
     found: Json = {"queries": queries, "beams": plan.beams, "query_length": plan.length}
     try:
-        counts, how = count_by_layers(docids.model, counted, whole=request.whole)
+        counts, how = count_by_layers(docids.searched, counted, whole=request.whole)
     except OutOfMemoryError as error:
         return found | _refused(state, error)
     found |= _program(counts, how, state, analytic, request.device, mesh.size)

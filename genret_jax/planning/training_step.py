@@ -36,11 +36,11 @@ class TrainingPlan:
 
     def task(self, model: T5Config) -> RetrievalTask:
         """Return the task of a network of these docids."""
-        shapes = tree_shapes(self.docids)
+        shapes = tree_shapes(self.docids) if model.head == "prefix" else None
         # The tree is a constant of the compiled step, so it is made of zeros; its content changes no count.
         tree: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         experiment = self.experiment
-        return RetrievalTask(model, None, tree, z_loss=experiment.z_loss, label_smoothing=experiment.label_smoothing)
+        return RetrievalTask(model, None, tree, **experiment.losses)
 
     @property
     def target_length(self) -> int:

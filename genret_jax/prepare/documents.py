@@ -11,6 +11,7 @@ from genret_jax.data.splits import hold_out
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
 from genret_jax.docids import DocidCodec, DocidTable
+from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
@@ -99,7 +100,16 @@ def docid_codec(
         table: The docids.
         text_tokens: Size of the text vocabulary.
         encode: From text to its tokens.
+
+    Raises:
+        InputError: If an adaptive decoder has no prefix to read.
     """
+    if experiment.model.adaptive_layers and len(table.level_sizes) == 1:
+        raise InputError(
+            "docids of one code, before which there is no prefix, with T5Config.adaptive_layers",
+            expected="docids of several codes",
+            fix="choose another docid table, or set T5Config.adaptive_layers = 0",
+        )
     if experiment.model.head == "prefix":
         nodes: Literal["table", "tokens"] = "tokens" if len(table.level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=table.level_sizes, nodes=nodes)

@@ -20,6 +20,8 @@ from genret_jax.decoding import (
 )
 from genret_jax.errors import InputError
 from genret_jax.model_search import search_tokens
+from genret_jax.models.config import T5Config
+from genret_jax.models.folding import folded
 from genret_jax.run import Run, docid_index, node_tree
 from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
 
@@ -38,8 +40,10 @@ class Ranker:
         self.run = run
         self._mesh = mesh_of(params)
         self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)
-        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if run.model.head == "prefix" else None
+        by_nodes = run.model.head == "prefix" or run.model.adaptive_layers
+        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if by_nodes else None
         self._params = jax.tree.map(_committed, params)
+        self._searched: tuple[Mapping[str, Any], T5Config] | None = None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -49,7 +53,7 @@ class Ranker:
     def with_params(self: _R, params: Mapping[str, Any]) -> _R:
         """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)
-        other._params = jax.tree.map(_committed, params)
+        other._params, other._searched = jax.tree.map(_committed, params), None
         if (mesh := mesh_of(params)) != self._mesh:
             other._mesh = mesh
             other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
@@ -132,7 +136,27 @@ class Ranker:
 
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
-            return search_tokens(self._params, tokens, strategy, self._tree, self.run.model, beam)
+            params, config = self._network()
+            return search_tokens(params, tokens, strategy, self._tree, config, beam)
+
+    def _network(self) -> tuple[Mapping[str, Any], T5Config]:
+        """Return the network that is searched with: an adaptive decoder's vectors of all docids are computed once."""
+        if self._searched is None:
+            config, docids = self.run.model, self.run.encoded
+            self._searched = self._params, config
+            if config.adaptive_layers:
+                assert self._tree is not None
+                params, config = folded(
+                    self._params,
+                    config,
+                    self._tree,
+                    tokens=docids.tokens,
+                    prefix_nodes=docids.prefix_nodes,
+                    node_tokens=docids.tree.node_token,
+                )
+                head = on_all_devices(params["decoder"]["prefix_head"], self._mesh)
+                self._searched = {**params, "decoder": {**params["decoder"], "prefix_head": head}}, config
+        return self._searched
 
 
 def _committed(leaf: jax.Array | np.ndarray) -> jax.Array:

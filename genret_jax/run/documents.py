@@ -85,12 +85,14 @@ class DocumentRun(Run):
         def nodes(dimensions: int) -> Float[np.ndarray, "s d"]:
             return self.encoded.node_vectors(found.documents[:, :dimensions])
 
+        tree = self.encoded.tree
         return start_from_vectors(
             params,
             self.model,
             start,
             token_vectors=tokens[:, :width],
-            node_vectors=nodes(width) if self.model.head == "prefix" else None,
+            node_vectors=None if self.settings["codec"]["kind"] == "text" else nodes(width),
+            edges=None if self.model.head == "prefix" else (tree.node_token, tree.parents),
             lexical=(tokens[:, :wide], nodes(wide)) if wide else None,
             seed=self.seed,
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genret_jax.losses import cross_entropy
+from genret_jax.losses import cross_entropy, symmetric_divergence
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5, random_variables
@@ -23,11 +23,22 @@ class DocidTask:
         tree: The docid tree of the prefix head; None with the vocabulary head.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
+        consistency: Weight of the divergence between two passes with different dropout masks, which are computed as one
+            batch of twice as many rows (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4); their cross-entropy is
+            the mean of both.
     """
 
-    def __init__(self, config: T5Config, tree: NodeTree | None, *, z_loss: float = 0.0, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        config: T5Config,
+        tree: NodeTree | None,
+        *,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        consistency: float = 0.0,
+    ):
         self.model, self.tree = T5(config), tree
-        self.z_loss, self.label_smoothing = z_loss, label_smoothing
+        self.z_loss, self.label_smoothing, self.consistency = z_loss, label_smoothing, consistency
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
@@ -56,7 +67,25 @@ class DocidTask:
             rng: Of the dropout masks.
             **packed: ``histories``, where several share a row of the inputs (:meth:`genret_jax.models.T5.__call__`).
         """
-        logits = self.model.apply(
+        shown = {"inputs": inputs, "shifted": shifted, "nodes": nodes, **packed}
+        if self.consistency:
+            shown, targets, weights = jax.tree.map(lambda array: _twice(array, len(inputs)), (shown, targets, weights))
+        logits = self._logits(params, rng, **shown)
+        total, weight = cross_entropy(
+            logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
+        )
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+        if not self.consistency:
+            return total, weight, {"token_accuracy": right}
+        (one, other), (_, counted) = (_passes(array, len(inputs)) for array in (logits, weights))
+        differ = symmetric_divergence(one, other, counted)
+        metrics = {"token_accuracy": right / 2, "consistency": differ}
+        return total / 2 + self.consistency * differ, weight / 2, metrics
+
+    def _logits(
+        self, params: Mapping[str, Any], rng: jax.Array, *, inputs: Array, shifted: Array, nodes: Array, **packed: Array
+    ) -> Float[Array, "b m v"]:
+        logits: Array = self.model.apply(
             {"params": params},
             inputs,
             shifted,
@@ -66,7 +95,16 @@ class DocidTask:
             rngs={"dropout": rng},
             **packed,
         )
-        total, weight = cross_entropy(
-            logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
-        )
-        return total, weight, {"token_accuracy": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)}
+        return logits
+
+
+def _twice(array: Array, sources: int) -> Array:
+    """Show the rows of every source two times, one after the other: both passes then lie on the same device."""
+    of_sources = array.reshape(sources, -1, *array.shape[1:])
+    return jnp.repeat(of_sources, 2, axis=0).reshape(-1, *array.shape[1:])
+
+
+def _passes(array: Array, sources: int) -> tuple[Array, Array]:
+    """Take the two apart again."""
+    both = array.reshape(sources, 2, -1, *array.shape[1:])
+    return both[:, 0], both[:, 1]

@@ -149,7 +149,8 @@ class RetrievalModel(models.EncoderDecoderModel):
     def search(self, params: Params, tokens: Int[Array, "b l"], beams: int) -> BeamResult:
         """Return the best docids of queries, best first, as :class:`genret_jax.Retriever` finds them."""
         self._check_params(params)
-        constraint = TrieConstraint(jax.tree.map(jnp.asarray, self._index))
+        index, adaptive = jax.tree.map(jnp.asarray, self._index), self.module.config.adaptive_layers
+        constraint = TrieConstraint(index, normalize="children" if adaptive else "vocabulary")
         return search_tokens(params, tokens, constraint, None, self.module.config, beams)
 
     @functools.cached_property

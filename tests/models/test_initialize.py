@@ -129,3 +129,23 @@ def test_the_attention_must_be_as_wide_as_the_model():
     with pytest.raises(InputError) as error:
         start_from_vectors({}, config, LsaStart(), token_vectors=np.eye(32, 16), node_vectors=None, seed=0)
     assert "T5Config.num_heads * d_kv is 8; expected d_model (16)" in str(error.value)
+
+
+def test_with_the_vocabulary_head_a_code_begins_as_what_its_nodes_agree_on():
+    """Nodes 1 and 2 are clusters; code 7 leads on in both, the same way, code 8 in opposite ways."""
+    config = tiny_t5(encoder_final_norm=False)
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(lambda: random_params(config))
+    )
+    east, north, up = np.eye(3, 16, dtype=np.float32)
+    nodes = np.stack([east + north, east, north, up, up, -east, -north])
+    token, parent = np.array([0, 5, 6, 7, 7, 8, 8]), np.array([0, 0, 0, 1, 2, 1, 2])
+    given = {"token_vectors": np.eye(32, 16, dtype=np.float32), "node_vectors": nodes, "edges": (token, parent)}
+    start = start_from_vectors(params, config, LsaStart(residual_scale=0.0), **given, seed=1)
+    kernel, embedding = start["decoder"]["logits_dense"]["kernel"], start["token_embedder"]["embedding"]
+    rows = kernel.T[[5, 6, 7, 8]]
+    expected = 1.3 * np.stack([east, north, up - (east + north) / 2, -(east + north)])
+    np.testing.assert_allclose(rows @ rows.T, expected @ expected.T, atol=1e-5)  # up to one rotation
+    np.testing.assert_array_equal(embedding[[5, 6, 7, 8]], rows)
+    assert embedding[0] @ rows[0] == pytest.approx(1.3**2 / np.sqrt(2), rel=1e-5)  # the start is the whole corpus
+    np.testing.assert_array_equal(kernel[:, 9:], 0.25)

@@ -24,6 +24,8 @@ SMALL = T5Config(
 )  # fmt: skip
 HEADS = {
     "vocabulary": {"head": "vocabulary"},
+    "adaptive": {"adaptive_layers": 2},
+    "narrowly adaptive": {"adaptive_layers": 1, "adaptive_width": 5},
     "prefix": {"head": "prefix", "num_nodes": 10},
     "wide": {"head": "prefix", "num_nodes": 10, "root_lookahead": True, "lexical_width": 5, "lexical_dropout": 0.5},
 }

@@ -104,6 +104,24 @@ def test_packed_histories_have_the_loss_of_each_alone(whole):
     assert sums_of(task, params, rows) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_two_passes_without_dropout_are_one(causal):
+    """So each target is compared with itself, however histories are grouped or packed."""
+    if causal:
+        packed = PackedHistories.of(DATA, SHOWN)
+        form = ItemInput(leading=0, length=2, count=SHOWN, causal=True)
+        task, numbers = PackedHistoryTask(packed, **common(len(packed), item_input=form)), np.arange(len(packed))
+    else:
+        task = make_task(4)
+        numbers = task.batch(3)["example"]
+    params = drawn_params(task)
+    expected = sums_of(task, params, numbers)
+    task.consistency = 5.0
+    assert sums_of(task, params, numbers) == pytest.approx(expected, rel=1e-5)
+    found = jax.jit(task.loss)(params, {"example": jnp.asarray(numbers)}, jax.random.key(0))
+    assert found[2]["consistency"] == pytest.approx(0.0, abs=1e-4)
+
+
 def test_users_are_dropped_as_often_as_they_should_be():
     task, without = make_task(4, user_drop=0.4), make_task(4)
     numbers = jnp.asarray(np.repeat(len(task.examples) - 1, 4000))  # the one with the longest history

@@ -15,7 +15,7 @@ from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.task import TrainingTask
 
 
-def make_task(folder, head, **options):
+def make_task(folder, head, dropout_rate=0.0, **options):
     store = tiny_store(folder)
     tree, fields = None, {"vocab_size": store.decoder_vocabulary_size}
     if head == "prefix":
@@ -24,7 +24,7 @@ def make_task(folder, head, **options):
         tree = NodeTree.build(encoded.tree.child_offsets, encoded.tree.child_nodes, encoded.tree.child_tokens)
         fields |= {"head": "prefix", "num_nodes": encoded.tree.num_nodes}
     sampler = Sampler(store, SamplerConfig(input_length=8), seed=3, batch_size=4)
-    return RetrievalTask(tiny_t5(**fields), sampler, tree, **options)
+    return RetrievalTask(tiny_t5(**fields, dropout_rate=dropout_rate), sampler, tree, **options)
 
 
 @pytest.mark.parametrize("head", ["vocabulary", "prefix"])
@@ -56,3 +56,28 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
     assert total == pytest.approx(expected, rel=1e-4)
     assert (weight, metrics["token_accuracy"]) == (count, right)
     assert count >= 4
+
+
+@pytest.mark.parametrize("head", ["vocabulary", "prefix"])
+def test_consistency_is_the_divergence_of_two_passes(head, tmp_path):
+    plain, both = (
+        make_task(tmp_path / name, head, 0.3, consistency=weight) for name, weight in (("a", 0.0), ("b", 0.7))
+    )
+    given = {name: jnp.asarray(array) for name, array in plain.batch(7).items()}
+    params = jax.jit(plain.init)(jax.random.key(0))["params"]
+    key = jax.random.key(1)
+    total, weight, metrics = jax.jit(both.loss)(params, given, key)
+
+    twice = {name: jnp.repeat(array, 2, axis=0) for name, array in given.items()}
+    expected, count, other = jax.jit(plain.loss)(params, twice, key)  # the same masks, a row after the other
+    assert count == 2 * weight
+    assert metrics["token_accuracy"] == other["token_accuracy"] / 2
+    inputs = [twice[name] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]
+    logits = plain.model.apply({"params": params}, *inputs, plain.tree, deterministic=False, rngs={"dropout": key})
+    logs = np.asarray(jax.nn.log_softmax(logits))
+    logs, weights = logs.reshape(4, 2, *logs.shape[1:]), np.asarray(given["decoder_loss_weights"])
+    forward, backward = (np.sum(np.exp(logs[:, i]) * (logs[:, i] - logs[:, 1 - i]), axis=-1) for i in (0, 1))
+    differ = np.sum(weights * (forward + backward)) / 2
+    assert differ > 0.01
+    assert metrics["consistency"] == pytest.approx(differ, rel=1e-3)
+    assert total == pytest.approx(float(expected) / 2 + 0.7 * differ, rel=1e-4)

@@ -1,0 +1,24 @@
+"""How far two predictions of the same target are apart."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def symmetric_divergence(
+    one: Float[Array, "*b v"], other: Float[Array, "*b v"], weights: Float[Array, "*b"] | None = None
+) -> Float[Array, ""]:
+    """Sum over all positions the mean of the two Kullback-Leibler divergences between two distributions.
+
+    It is NCI's regularisation by consistency (Wang et al. 2022, arXiv 2206.02743, section 3.4), which is that of R-Drop
+    (Liang et al. 2021, arXiv 2106.14448, equation 3): the distributions are what two dropout masks make of one input.
+
+    Args:
+        one: Logits, any float type; the divergence is computed in float32.
+        other: Logits of the same targets.
+        weights: Of each position, 0 for padding; all 1 when left out.
+    """
+    first, second = (jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1) for logits in (one, other))
+    # The two divergences add up to this; where a token is impossible in both, nothing times nothing.
+    apart = jnp.sum((jnp.exp(first) - jnp.exp(second)) * (first - second), axis=-1) / 2
+    return jnp.sum(apart if weights is None else apart * weights.astype(jnp.float32))

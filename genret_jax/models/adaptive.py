@@ -1,0 +1,111 @@
+"""NCI's prefix-aware weight-adaptive decoder (PAWA): the prefix decides how the output layer reads the decoder's state.
+
+A code means something else after every prefix, and the output layer of T5 has one vector for it. In NCI (Wang et al.
+2022, arXiv 2206.02743, section 3.3) the logits of a position are ``h A W``: ``h`` is the decoder's state, ``W`` the
+output layer, and the matrix ``A`` is what an adaptive decoder, a Transformer of its own, makes of the tokens written so
+far. It does not see the query: the authors' code hands it zeros for one (``adaptor_efficient=0``, which is the product
+of the paper; the code's default adds a matrix of the whole vocabulary to ``W`` instead).
+
+Here ``A`` is the identity plus what the adaptive decoder says, which is nothing at the start: a network begins as the
+T5 that it would be without it, public weights included. As ``A`` depends on the prefix alone, all that a search among
+known docids needs of it can be computed before there is a query: :func:`genret_jax.models.folding.folded`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.partitioning import param_with_axes
+from jaxtyping import Array, Float, Int
+
+from genret_jax.models.config import T5Config
+from genret_jax.models.layers import (
+    Dense,
+    Embed,
+    EncoderLayer,
+    LayerNorm,
+    RelativePositionBias,
+    causal_bias,
+    dropout,
+    project,
+)
+
+
+class AdaptiveLayer(EncoderLayer):
+    """A layer without attention to a query, step by step too."""
+
+    def step(
+        self,
+        x: Float[Array, "b q d"],
+        own: dict[str, Array],
+        position: Int[Array, ""] | int,
+        bias: Float[Array, "h n m"],
+    ) -> tuple[Float[Array, "b q d"], dict[str, Array]]:
+        """Apply the layer to the next n positions of every beam, and return its grown keys and values too."""
+        normed = self.pre_attention_layer_norm(x)
+        mixed, keys, values = self.attention.attend_own_past(normed, own["key"], own["value"], position, bias)
+        x = x + mixed
+        return x + self.mlp(self.pre_mlp_layer_norm(x), True), {"key": keys, "value": values}
+
+
+class AdaptiveDecoder(nn.Module):
+    """The Transformer over the prefix, and the matrix that it makes of it.
+
+    Attributes:
+        config: The network's shape; ``adaptive_layers`` and ``adaptive_width`` are of this part.
+        embedding: The decoder's token embedding, which it reads the prefix by.
+    """
+
+    config: T5Config
+    embedding: Embed
+
+    def setup(self) -> None:
+        """Declare the layers, their position bias and the two maps to the matrix."""
+        config = self.config
+        layer = nn.remat(AdaptiveLayer, static_argnums=(3,)) if config.remat else AdaptiveLayer
+        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        self.layers = [layer(config) for _ in range(config.adaptive_layers)]
+        self.norm = LayerNorm(config)
+        self.dropout = dropout(config)
+        if config.adaptive_width is not None:
+            self.narrow = Dense(config.adaptive_width, ("embed", "joined_kv"), config.compute_dtype)
+        # [state, what is said, changed state]: a matrix for every number that is said.
+        shape = (config.d_model, config.adaptive_width or config.d_model, config.d_model)
+        axes = ("embed", "kv", "mlp")
+        self.kernel = param_with_axes("kernel", nn.initializers.zeros, shape, jnp.float32, axes=axes, module=self)
+
+    def __call__(self, tokens: Int[Array, "b m"], deterministic: bool) -> Float[Array, "b m e"]:
+        """Return what says the matrix of each position, given the tokens before it (0 first)."""
+        x = self.dropout(self.embedding(tokens), deterministic=deterministic)
+        bias = self.relpos_bias(tokens.shape[1]) + causal_bias(tokens.shape[1])
+        for layer in self.layers:
+            x = layer(x, bias, deterministic)
+        return self._narrowed(self.dropout(self.norm(x), deterministic=deterministic))
+
+    def step(
+        self, tokens: Int[Array, "b q"], own: dict[str, Any], position: Int[Array, ""] | int, new: int
+    ) -> tuple[Float[Array, "b q e"], dict[str, Any]]:
+        """Return the same for so many positions of every beam that follow what the cache holds, and its next state."""
+        length = own["layers_0"]["key"].shape[2]
+        bias = (self.relpos_bias(length) + causal_bias(length))[0]
+        bias = jax.lax.dynamic_slice_in_dim(bias, position, new, axis=1)  # --> [h, n, m]
+        x, grown = self.embedding(tokens), {}
+        for i, layer in enumerate(self.layers):
+            name = f"layers_{i}"
+            x, grown[name] = layer.step(x, own[name], position, bias)
+        return self._narrowed(self.norm(x)), grown
+
+    def adapt(self, hidden: Float[Array, "b q d"], said: Float[Array, "b q e"]) -> Float[Array, "b q d"]:
+        """Return ``h A``, without making ``A``."""
+        kernel = self.kernel.astype(hidden.dtype)
+        parts = project(hidden, kernel.reshape(len(kernel), -1)).reshape(*said.shape, -1)
+        return hidden + jnp.einsum("bqe,bqef->bqf", said, parts)
+
+    def matrices(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
+        """Return ``A`` less the identity."""
+        return jnp.einsum("pe,def->pdf", said, self.kernel.astype(said.dtype))
+
+    def _narrowed(self, x: Float[Array, "b q d"]) -> Float[Array, "b q e"]:
+        narrowed = x if self.config.adaptive_width is None else self.narrow(x)
+        return narrowed * narrowed.shape[-1] ** -0.5
