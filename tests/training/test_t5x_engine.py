@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.decoding import INVALID, DocidIndex
+from genret_jax.decoding import INVALID, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run
@@ -103,6 +103,37 @@ def test_scores_are_those_of_teacher_forcing(model, run):
         "decoder_loss_weights": (decodes > 0).astype(jnp.float32),
     }
     np.testing.assert_allclose(model.score_batch(params, batch), aux["scores"], atol=1e-4)
+
+
+def test_an_adaptive_decoder_is_trained_and_finds_what_our_search_finds(t5x_engine, run):
+    from genret_jax.model_search import search_tokens
+    from genret_jax.models.folding import folded
+    from genret_jax.run import docid_index, node_tree
+
+    config = dataclasses.replace(run.model, adaptive_layers=1, adaptive_width=4)
+    model = make(t5x_engine, examples_of(run.folder), config)
+    params = flax.core.unfreeze(model.get_initial_variables(jax.random.key(0), {})["params"])
+    kernel = params["decoder"]["adaptive"]["kernel"]
+    params["decoder"]["adaptive"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)
+    tokens, docids = queries(run), run.encoded
+    found = model.search(params, tokens, BEAMS)
+    tree = node_tree(docids)
+    other, shape = folded(
+        params, config, tree, tokens=docids.tokens, prefix_nodes=docids.prefix_nodes, node_tokens=docids.tree.node_token
+    )
+    index = docid_index(docids, config.output_vocab_size)
+    expected = search_tokens(other, tokens, TrieConstraint(index), tree, shape, BEAMS)
+    np.testing.assert_array_equal(found.docids, expected.docids)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    batch = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": jnp.pad(docids.tokens[:8], ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": jnp.asarray(docids.tokens[:8]),
+        "decoder_loss_weights": (docids.tokens[:8] > 0).astype(jnp.float32),
+    }
+    gradient = jax.grad(lambda params: model.loss_fn(params, batch, jax.random.key(2))[0])(params)
+    assert np.abs(gradient["decoder"]["adaptive"]["kernel"]).max() > 0
+    assert np.abs(gradient["decoder"]["adaptive"]["layers_0"]["mlp"]["wo"]["kernel"]).max() > 0
 
 
 def test_more_beams_than_docids_leave_empty_places(t5x_engine, tmp_path):
