@@ -44,8 +44,7 @@ class DecodingPlan:
 
     def parameters(self, model: T5Config) -> Any:
         """Return the shapes and places of a network's parameters."""
-        begin = functools.partial(random_variables, model, jax.random.key(0), self.tree)
-        variables: Any = jax.eval_shape(begin)
+        variables: Any = jax.eval_shape(functools.partial(random_variables, model), jax.random.key(0), self.tree)
         params = variables["params"]
         places = param_shardings(self.mesh, params, logical_axes(variables))
         return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), params, places)

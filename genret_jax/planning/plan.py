@@ -113,8 +113,8 @@ def _docids(docids: PlannedDocids, index_bytes: int) -> Json:
 def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log) -> Json:
     trainer = request.experiment.trainer
     plan = TrainingPlan(request.experiment, docids, mesh)
-    rows = {name: np.broadcast_to(np.zeros(()), shape.shape) for name, shape in plan.batch(trainer.batch_size).items()}
-    check_batch(rows, trainer, mesh)
+    batch = {name: np.broadcast_to(np.zeros(()), shape.shape) for name, shape in plan.batch(trainer.batch_size).items()}
+    check_batch(batch, trainer, mesh)
     device, model = request.device, docids.model
 
     def counted(config: T5Config) -> Counts:
@@ -129,8 +129,8 @@ def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log)
     if like.average is not None:
         state["average"] = bytes_on_a_device(like.average)
     state["activations_kept_by_differentiation"] = plan.kept_activations(model)
-    analytic = training_operations(model, trainer.batch_size, request.experiment.sampler.input_length,
-                                   plan.target_length)  # fmt: skip
+    rows = trainer.batch_size * (2 if request.experiment.consistency else 1)
+    analytic = training_operations(model, rows, request.experiment.sampler.input_length, plan.target_length)
     found = {
         "parameters": _parameters(like.params),
         "batch_size": trainer.batch_size,

@@ -101,6 +101,18 @@ def test_a_wide_network_does_little_but_products():
     assert made["training"]["flops"] / made["training"]["analytic_flops"] == pytest.approx(1.1, abs=0.15)
 
 
+@pytest.mark.slow
+def test_an_adaptive_decoder_and_a_second_pass_are_counted():
+    more = {"T5Config.adaptive_layers": 2, "T5Config.adaptive_width": 64, "Experiment.consistency": 0.1}
+    asked = request({**WIDE, **more, "TrainerConfig.batch_size": 64}, (8, 1))
+    made = make_plan(asked, lambda line: None)
+    assert made["training"]["flops"] / made["training"]["analytic_flops"] == pytest.approx(1.1, abs=0.15)
+    parameters = made["training"]["parameters"]
+    assert parameters["decoder/adaptive"] == 256 * 64 * 256
+    # Its vectors of all docids are there before a search, which is then one by the prefix head.
+    assert made["decoding"]["flops"] / made["decoding"]["analytic_flops"] < 3
+
+
 def test_the_gradient_is_summed_over_the_data_axis(plan):
     held = plan["training"]["bytes_a_device"]["parameters"]
     assert plan["training"]["collective_bytes"]["all-reduce"] >= held
