@@ -77,7 +77,7 @@ _Validation = tuple[np.ndarray, dict[str, Mapping[str, int]], Sequence[int]]
 
 
 def _queries(run: DocumentRun) -> _Validation | None:
-    if not run.corpus.qrels.get("validation"):
+    if run.sampler.writes_queries or not run.corpus.qrels.get("validation"):
         return None
     ids, tokens = run.store.queries("validation", run.sampler.input_length, append_eos=run.sampler.append_eos)
     # Spread over the split, as its order may follow the documents.

@@ -31,10 +31,11 @@ def genret_jax_steps(task: Any, trainer: Any, init_params: Any = None) -> Callab
 
     from genret_jax.training.checkpoints import Checkpoints
     from genret_jax.training.mesh import placed_on
-    from genret_jax.training.start import prepare
+    from genret_jax.training.start import SeedRun, prepare
 
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=1) as checkpoints:
-        start = prepare(task, trainer, checkpoints, init_params=init_params, fingerprint={})
+        run = SeedRun(task=task, config=trainer, folder=folder, init_params=init_params)
+        start = prepare([run], [checkpoints])
     state, step, count = start.state, 0, trainer.steps_per_dispatch
 
     def steps() -> float:

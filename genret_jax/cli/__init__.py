@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 COMMANDS = (  # in the order of a first use
-    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "recommend", "plan", "doctor",
+    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "recommend", "queries", "plan",
+    "doctor",
 )  # fmt: skip
 
 EXIT_INPUT = 2

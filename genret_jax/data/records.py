@@ -145,7 +145,12 @@ def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        handle.writelines(json_line(record) for record in records)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return a JSON object as a line of text."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _reject_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> None:

@@ -205,6 +205,8 @@ class Sampler:
     ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
         """Return encoder inputs, decoder targets and the tree node before each target token."""
         config, store = self.config, self.store
+        if config.writes_queries:
+            return self._to_queries(drawn, random)
         words = self._dropped(drawn, random)
         alternatives = self._alternatives(words, random)
         inputs = store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
@@ -224,6 +226,21 @@ class Sampler:
             ).examples(random.select(indexing))
             nodes[indexing[writes_text]] = 0  # the docid tree has no say in text
         return inputs, targets, nodes
+
+    def _to_queries(
+        self, drawn: Drawn, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+        """Show documents, and ask for what was drawn for them: nothing left out, the best segmentations, EOS."""
+        shown = self._indexed(drawn.document, drawn.query, random, drawn.words.shape[1])
+        words = self._dropped(dataclasses.replace(drawn, words=shown, kind=np.full_like(drawn.kind, INDEXING)), random)
+        inputs = self.store.tokens(
+            words,
+            self.config.input_length,
+            alternatives=self._alternatives(words, random),
+            append_eos=self.config.append_eos,
+        )
+        targets = self.store.tokens(drawn.words, self.decoder_length, append_eos=True)
+        return inputs, targets, np.zeros_like(targets)
 
     def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
         """Leave words out, but never all of a row."""

@@ -24,7 +24,9 @@ class SamplerConfig:
             words, ``"inverted"`` a random chunk.
         objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
             ``"targets_to_inputs"`` docid → document, ``"bidirectional"`` either, told by a sentinel in front,
-            ``"span_corruption"`` the masked spans of docid and document together.
+            ``"span_corruption"`` the masked spans of docid and document together. With ``"documents_to_queries"`` all
+            examples show a document and ask for the query, or pseudo-query, that was drawn for it: what generates
+            queries (doc2query: Nogueira et al. 2019, arXiv 1904.08375); ``indexing_rate`` must then be 0.
         input_length: Encoder tokens.
         target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
         append_eos: End encoder inputs with EOS, as T5 does.
@@ -43,9 +45,9 @@ class SamplerConfig:
     draw: Literal["document", "query"] = "document"
     split: str = "train"
     representation: Literal["direct", "set", "inverted"] = "direct"
-    objective: Literal["inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"] = (
-        "inputs_to_targets"
-    )
+    objective: Literal[
+        "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
+    ] = "inputs_to_targets"
     input_length: int = 24
     target_length: int | None = None
     append_eos: bool = False
@@ -61,6 +63,8 @@ class SamplerConfig:
         for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
+        indexed = self.writes_queries and self.indexing_rate > 0
+        require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
         for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
@@ -75,4 +79,9 @@ class SamplerConfig:
     @property
     def decoder_writes_text(self) -> bool:
         """Whether some examples ask the decoder for text."""
-        return self.objective != "inputs_to_targets" and self.indexing_rate > 0
+        return self.writes_queries or (self.objective != "inputs_to_targets" and self.indexing_rate > 0)
+
+    @property
+    def writes_queries(self) -> bool:
+        """Whether the decoder writes queries, and never docids."""
+        return self.objective == "documents_to_queries"

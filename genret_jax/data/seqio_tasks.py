@@ -139,6 +139,8 @@ class _Evaluation:
 
 def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) -> dict[str, _Evaluation]:
     length, eos = config.input_length, config.append_eos
+    if config.writes_queries:  # these splits ask for docids
+        return {}
     if kind == "indexing":
         with_text = store.documents_with_text
         inputs = store.document_inputs(length, documents=with_text, append_eos=eos)

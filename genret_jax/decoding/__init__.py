@@ -6,6 +6,7 @@ from genret_jax.decoding.exhaustive import Exhaustive
 from genret_jax.decoding.filters import DocidFilter, allow, forbid
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.result import BeamResult
+from genret_jax.decoding.sampling import sample_tokens
 from genret_jax.decoding.scores import INVALID
 from genret_jax.decoding.search import beam_search
 from genret_jax.decoding.step import Cache, Forced, Step
@@ -29,4 +30,5 @@ __all__ = [
     "best_of",
     "forbid",
     "rank_documents",
+    "sample_tokens",
 ]

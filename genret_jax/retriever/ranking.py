@@ -22,7 +22,7 @@ from genret_jax.errors import InputError
 from genret_jax.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded
-from genret_jax.run import Run, docid_index, node_tree
+from genret_jax.run import DocumentRun, Run, docid_index, node_tree
 from genret_jax.training.mesh import DATA, mesh_of, on_all_devices, placed_on
 
 _R = TypeVar("_R", bound="Ranker")
@@ -34,9 +34,18 @@ class Ranker:
     Args:
         run: The opened run folder.
         params: Parameters of its model; where they are spread over a mesh, it searches on that mesh.
+
+    Raises:
+        InputError: If the run's decoder writes queries.
     """
 
     def __init__(self, run: Run, params: Mapping[str, Any]):
+        if isinstance(run, DocumentRun) and run.sampler.writes_queries:
+            raise InputError(
+                "a run that writes queries of documents, and no docids",
+                file=run.folder,
+                fix="let it write them with 'genret queries generate', or give a run that was trained on docids",
+            )
         self.run = run
         self._mesh = mesh_of(params)
         self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)

@@ -52,6 +52,7 @@ ALL_CONFIGS = [
     SamplerConfig(representation="inverted", objective="bidirectional", input_length=9),
     SamplerConfig(objective="targets_to_inputs", target_length=12),
     SamplerConfig(objective="span_corruption", append_eos=True),
+    SamplerConfig(objective="documents_to_queries", indexing_rate=0.0, target_length=9),
 ]
 
 
@@ -433,3 +434,20 @@ def test_unknown_split(store: ExampleStore) -> None:
 
 def test_kinds_have_names() -> None:
     assert [KINDS[kind] for kind in (INDEXING, PSEUDO_QUERY, RETRIEVAL)] == ["indexing", "pseudo_query", "retrieval"]
+
+
+def test_documents_to_queries_shows_documents_and_asks_for_what_was_drawn_for_them(store: ExampleStore) -> None:
+    """The same draw as with the other objective, turned around."""
+    asked = dataclasses.replace(RETRIEVAL_ONLY, objective="documents_to_queries", target_length=40, append_eos=True)
+    batch = Sampler(store, asked, seed=0, batch_size=50).batch(0)
+    other = Sampler(store, RETRIEVAL_ONLY, seed=0, batch_size=50).batch(0)
+    np.testing.assert_array_equal(batch["document"], other["document"])
+    inputs = store.document_inputs(asked.input_length, documents=batch["document"], append_eos=True)
+    np.testing.assert_array_equal(batch["encoder_input_tokens"], inputs)
+    targets = [VOCABULARY.decode(row) for row in batch["decoder_target_tokens"]]
+    assert targets == [VOCABULARY.decode(row) for row in other["encoder_input_tokens"]]
+    lengths = (batch["decoder_target_tokens"] > 0).sum(axis=1)
+    assert (batch["decoder_target_tokens"][np.arange(50), lengths - 1] == 1).all(), "EOS"
+    assert not batch["decoder_prefix_nodes"].any()
+    with pytest.raises(InputError, match=r"indexing_rate is 1\.0; expected 0 with objective 'documents_to_queries'"):
+        dataclasses.replace(INDEXING_ONLY, objective="documents_to_queries")
