@@ -45,6 +45,27 @@ def history_step(value: Mapping[str, Any]) -> str:
     return table(["", "targets a second", "the faster PyTorch = 1"], rows) + f"\n\n{note}"
 
 
+def nci(value: Mapping[str, Any]) -> str:
+    """What the adaptive decoder and consistency cost, beside T5."""
+    names = {
+        "t5": "T5",
+        "adaptive": "adaptive decoder, 512 numbers, at every step",
+        "adaptive_64": "adaptive decoder, 64 numbers, at every step",
+        "searched": "adaptive decoder, computed before the search",
+        "consistency": "T5, consistency",
+    }
+    parts = (value["decoding_step"], value["training_step"])
+    rows = [[title, *(cell for part in parts for cell in _beside_t5(part.get(side)))] for side, title in names.items()]
+    head = ["", "decoding step, s", "÷ T5's", "training step, s", "÷ T5's"]
+    decoding, training = value["turns"]["decoding_step"], value["turns"]["training_step"]
+    note = f"{value['what']}. Medians of {decoding} and {training} turns, {value['processor']}."
+    return table(head, rows) + f"\n\n{note}"
+
+
+def _beside_t5(side: Mapping[str, Any] | None) -> list[str]:
+    return ["", ""] if side is None else [f"{side['median_seconds']:.3f}", f"{side['to_t5']:.2f}×"]
+
+
 def kmeans(value: Mapping[str, Any]) -> str:
     """Hierarchical k-means and scikit-learn's MiniBatchKMeans used the same way, for each set of vectors."""
     rows = []

@@ -22,6 +22,7 @@ from readme_speed import (
     generate,
     history_step,
     kmeans,
+    nci,
     scaling,
     search_latency,
     streaming,
@@ -36,7 +37,10 @@ from genret_jax.storage import atomic_file, read_json
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci")
+    ),
 )
 MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -77,6 +81,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "beauty_history_kept": evaluation,
     "history_step": history_step,
     "train_step": train_step,
+    "nci": nci,
     "kmeans": kmeans,
     "quantisers": quantisers,
     "decoding": decoding,

@@ -113,6 +113,14 @@ def test_what_cannot_be_prepared_leaves_nothing(tiny_corpus, tmp_path):
                 assert set(os.listdir(folder)) <= {".gitkeep", LOCK}
 
 
+def test_an_adaptive_decoder_needs_a_prefix_to_read(whole, tiny_corpus, tmp_path):
+    model = {"head": "vocabulary", "adaptive_layers": 1}
+    table = str(whole.folder / "docids")
+    with pytest.raises(InputError, match="docids of one code, before which there is no prefix"):
+        train(run=str(tmp_path / "run"), experiment=atomic_experiment(tiny_corpus, docids=table, model=model))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_something_else_is_refused_and_untouched(tiny_corpus, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty and not a run \(it has 'thesis.txt'\)"):
