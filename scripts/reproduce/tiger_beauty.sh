@@ -25,7 +25,7 @@ if [ "${1:-}" = --smoke ]; then
   }
 else
   { [ $# = 2 ] || [ $# = 3 ]; } || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-  DATA=$1 OUT=$2 STEPS=${3:-8000}
+  DATA=$1 OUT=$2 STEPS=${3:-3000}
   smaller() { :; }
   mkdir -p "$OUT"
   if [ -f "$DATA/reviews_Beauty_5.json.gz" ]; then
@@ -34,7 +34,7 @@ else
     DATA=$OUT/data
   fi
   # The tuned recipe on Beauty: 7 steps a second measured on the CPU, and reckoned by arithmetic for the others.
-  echo "A run of $STEPS steps takes about $((STEPS * 20 / 8000)) min on 2 CPU cores (at 7 steps a second), $((STEPS * 2 / 8000 + 1)) min" \
+  echo "A run of $STEPS steps takes about $((STEPS / 400)) min on 2 CPU cores (at 7 steps a second), $((STEPS / 4000 + 1)) min" \
     "on a GPU (estimated); there are $(echo "$SEEDS" | wc -w) x $(echo "$IDS" | wc -w) of them, and SASRec's two."
 fi
 
