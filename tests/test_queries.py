@@ -108,6 +108,11 @@ def test_the_command_writes_what_training_reads(writing_run, tmp_path, capsys):
     assert "queries_generated.jsonl" in capsys.readouterr().err  # nothing is overwritten
 
 
+def test_no_queries_at_all_are_refused(writing_run, tiny_corpus):
+    with pytest.raises(InputError, match="0 queries of each document; expected at least 1"):
+        generate_queries(QueryWriter.load(writing_run), read_beir(tiny_corpus), 0)
+
+
 def test_public_weights_write_too(writing_run, tiny_corpus, tmp_path):
     run = Run.open(writing_run)
     model_file = run.vocabulary.model

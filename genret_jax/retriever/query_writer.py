@@ -173,6 +173,8 @@ def generate_queries(
     """
     from tqdm import tqdm
 
+    if number < 1:
+        raise InputError(f"{number} queries of each document", expected="at least 1")
     splits: dict[tuple[str, ...], str] = {}
     for split, qrels in corpus.qrels.items():
         if split != "train":
