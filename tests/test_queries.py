@@ -65,7 +65,7 @@ def test_greedy_queries_are_those_of_the_training_pass(writing_run, tiny_corpus)
     run, writer = Run.open(writing_run), QueryWriter.load(writing_run)
     text = read_beir(tiny_corpus).document_text(3)
     (found,) = next(writer.write([text], 1, top_k=1))[:1]
-    inputs = writer._tokens([text])[:1]
+    inputs = writer.vocabulary.encode_rows([text], writer.input_length, append_eos=True)
     written = np.zeros((1, writer.query_length + 1), np.int32)
     model = jax.jit(T5(run.model).apply)
     for place in range(writer.query_length):

@@ -11,7 +11,7 @@ and is saved with it, because a query must be treated as the training text was:
 import abc
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,23 @@ class Vocabulary(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without EOS."""
         return [token for word in self.words(text) for token in self.segmentations(word, 1)[0]]
+
+    def encode_rows(
+        self, texts: Sequence[str], length: int, *, append_eos: bool, rows: int | None = None
+    ) -> Int[np.ndarray, "r length"]:
+        """Return texts as an encoder reads them: cut to a length, EOS included, and padded with 0.
+
+        Args:
+            texts: One a row.
+            length: Tokens of a row.
+            append_eos: End each with EOS.
+            rows: Rows to return, at least as many as texts; further ones are padding.
+        """
+        tokens, ends = np.zeros((len(texts) if rows is None else rows, length), np.int32), int(append_eos)
+        for row, text in enumerate(texts):
+            kept = self.encode(text)[: length - ends] + [EOS] * ends
+            tokens[row, : len(kept)] = kept
+        return tokens
 
     def sentinel(self, number: int) -> int:
         """Return the token of sentinel ``number``; 0 is the highest token, as in seqio."""

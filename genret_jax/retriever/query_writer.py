@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.vocabulary import EOS, Vocabulary, from_model_file
+from genret_jax.data.vocabulary import Vocabulary, from_model_file
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.model_search import sample_texts
@@ -81,7 +81,7 @@ class QueryWriter:
         checkpoint = open_checkpoint(os.fspath(path))
         return cls(
             vocabulary=from_model_file(path, normalization="none", extra_ids=_PUBLIC_EXTRA_IDS),
-            params=checkpoint.load(),
+            params=jax.device_put(checkpoint.load()),
             config=checkpoint.config,
             input_length=_PUBLIC_INPUT,
             query_length=_PUBLIC_QUERY,
@@ -103,15 +103,17 @@ class QueryWriter:
         Raises:
             InputError: If there is nothing to draw, or nothing to draw from.
         """
-        sentinels = self.vocabulary.extra_ids
         for start in range(0, len(texts), _BATCH):
-            tokens = self._tokens(texts[start : start + _BATCH])
+            # Always as many rows, so that nothing is compiled again.
+            tokens = self.vocabulary.encode_rows(
+                texts[start : start + _BATCH], self.input_length, append_eos=self.append_eos, rows=_BATCH
+            )
             found = sample_texts(
                 self.params,
                 tokens,
                 jax.random.fold_in(jax.random.key(seed), start),
                 config=self.config,
-                written=self.vocabulary.size - sentinels,
+                written=self.vocabulary.size - self.vocabulary.extra_ids,
                 samples=number,
                 length=self.query_length,
                 top_k=top_k,
@@ -119,14 +121,6 @@ class QueryWriter:
             )
             for queries in np.asarray(found)[: len(texts) - start].tolist():
                 yield [self.vocabulary.decode(query) for query in queries]
-
-    def _tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """Return texts as the encoder reads them, always as many rows, so that nothing is compiled again."""
-        tokens, ends = np.zeros((_BATCH, self.input_length), np.int32), int(self.append_eos)
-        for row, text in enumerate(texts):
-            kept = self.vocabulary.encode(text)[: self.input_length - ends] + [EOS] * ends
-            tokens[row, : len(kept)] = kept
-        return tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from genret_jax.data.corpus import Corpus, read_beir
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.lsa import lsa
 from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.vocabulary import EOS, Vocabulary
+from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.docids import DocidCodec
 from genret_jax.experiment import PretrainedStart
 from genret_jax.models.config import T5Config
@@ -56,12 +56,7 @@ class DocumentRun(Run):
 
     def encode_queries(self, queries: Sequence[str]) -> Int[np.ndarray, "q l"]:
         """Tokenise queries as the encoder's input: cut to its length, padded with 0."""
-        length, ends = self.sampler.input_length, self.sampler.append_eos
-        tokens = np.zeros((len(queries), length), np.int32)
-        for row, text in enumerate(queries):
-            kept = self.vocabulary.encode(text)[: length - ends] + [EOS] * ends
-            tokens[row, : len(kept)] = kept
-        return tokens
+        return self.vocabulary.encode_rows(queries, self.sampler.input_length, append_eos=self.sampler.append_eos)
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
