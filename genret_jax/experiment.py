@@ -193,9 +193,6 @@ class Experiment(_Choices):
         _check_docid_seed(self)
         require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
         _check_loss(self)
-        one_code = isinstance(self.docids, AtomicDocids)
-        needed = "docids of several codes with T5Config.adaptive_layers, as before one there is no prefix"
-        require(self, "docids", not (one_code and self.model.adaptive_layers), needed)
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")

@@ -35,10 +35,6 @@ from genret_jax.testing.tiny_run import tiny_experiment
             "Experiment.label_smoothing is 0.1; expected 0 with the prefix",
         ),
         (lambda: tiny_experiment("c", docids=3), "Experiment.docids is 3"),
-        (
-            lambda: tiny_experiment("c", docids=AtomicDocids(), model={"head": "vocabulary", "adaptive_layers": 1}),
-            "expected docids of several codes with T5Config.adaptive_layers",
-        ),
         (lambda: tiny_experiment("c", consistency=-0.1), "Experiment.consistency is -0.1; expected 0 or more"),
         (
             lambda: tiny_experiment("c", consistency=0.1, model={"dropout_rate": 0.0}),

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from genret_jax.data.interactions import write_interactions
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import VocabularyConfig
@@ -12,7 +13,8 @@ from genret_jax.prepare import documents as prepare_module
 from genret_jax.prepare import prepare
 from genret_jax.run import IDENTITY, LOCK, Run
 from genret_jax.storage import folder_lock, read_json
-from genret_jax.testing.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
+from genret_jax.testing.small_interactions import small_shop
+from genret_jax.testing.tiny_run import tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
 from genret_jax.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -115,10 +117,15 @@ def test_what_cannot_be_prepared_leaves_nothing(tiny_corpus, tmp_path):
 
 def test_an_adaptive_decoder_needs_a_prefix_to_read(whole, tiny_corpus, tmp_path):
     model = {"head": "vocabulary", "adaptive_layers": 1}
-    table = str(whole.folder / "docids")
-    with pytest.raises(InputError, match="docids of one code, before which there is no prefix"):
-        train(run=str(tmp_path / "run"), experiment=atomic_experiment(tiny_corpus, docids=table, model=model))
-    assert not (tmp_path / "run").exists()
+    write_interactions(small_shop(), tmp_path / "items")
+    for experiment in (
+        atomic_experiment(tiny_corpus, docids=str(whole.folder / "docids"), model=model),
+        atomic_experiment(tiny_corpus, model=model),
+        tiny_recommendation(tmp_path / "items", docids=AtomicDocids(), model=model),
+    ):
+        with pytest.raises(InputError, match="docids of one code, before which there is no prefix"):
+            train(run=str(tmp_path / "run"), experiment=experiment)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_something_else_is_refused_and_untouched(tiny_corpus, tmp_path):

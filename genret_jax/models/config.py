@@ -202,6 +202,19 @@ class T5Config:
                     fix="change TrainerConfig.model_parallel, or --mesh of a plan, or the network",
                 )
 
+    def require_prefixes(self, codes: int) -> None:
+        """Reject an adaptive decoder for docids of one code, before which there is no prefix.
+
+        Raises:
+            InputError: If there is one.
+        """
+        if self.adaptive_layers and codes == 1:
+            raise InputError(
+                "docids of one code, before which there is no prefix, with T5Config.adaptive_layers",
+                expected="docids of several codes",
+                fix="choose other docids, or set T5Config.adaptive_layers = 0",
+            )
+
     @property
     def output_vocab_size(self) -> int:
         """Width of the logits."""

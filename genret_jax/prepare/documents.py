@@ -11,7 +11,6 @@ from genret_jax.data.splits import hold_out
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
 from genret_jax.docids import DocidCodec, DocidTable
-from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
@@ -100,16 +99,7 @@ def docid_codec(
         table: The docids.
         text_tokens: Size of the text vocabulary.
         encode: From text to its tokens.
-
-    Raises:
-        InputError: If an adaptive decoder has no prefix to read.
     """
-    if experiment.model.adaptive_layers and len(table.level_sizes) == 1:
-        raise InputError(
-            "docids of one code, before which there is no prefix, with T5Config.adaptive_layers",
-            expected="docids of several codes",
-            fix="choose another docid table, or set T5Config.adaptive_layers = 0",
-        )
     if experiment.model.head == "prefix":
         nodes: Literal["table", "tokens"] = "tokens" if len(table.level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=table.level_sizes, nodes=nodes)
@@ -130,7 +120,12 @@ def sized_model(experiment: Experiment, text_tokens: int, codec: DocidCodec, num
         text_tokens: Size of the text vocabulary.
         codec: From :func:`docid_codec`.
         num_nodes: Nodes of the docid tree.
+
+    Raises:
+        InputError: If an adaptive decoder would have no prefix to read.
     """
+    if codec.kind != "text":
+        experiment.model.require_prefixes(len(codec.level_sizes))
     if experiment.model.head == "prefix":
         return dataclasses.replace(
             experiment.model,

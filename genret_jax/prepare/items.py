@@ -134,7 +134,11 @@ def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, d
         codec: How the items' codes become tokens.
         num_nodes: Nodes of the docid tree.
         docid_length: Tokens of the longest docid.
+
+    Raises:
+        InputError: If an adaptive decoder would have no prefix to read.
     """
+    experiment.model.require_prefixes(len(codec.level_sizes))
     histories = experiment.histories
     items = ItemInput(
         leading=int(histories.user_tokens > 0),
