@@ -209,7 +209,7 @@ class Sampler:
             return self._to_queries(drawn, random)
         words = self._dropped(drawn, random)
         alternatives = self._alternatives(words, random)
-        inputs = store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+        inputs = self._inputs(words, alternatives)
         targets = np.zeros((len(words), self.decoder_length), np.int32)
         nodes = np.zeros_like(targets)
         targets[:, : store.docid_length] = store.array("docid_tokens")[drawn.docid_row]
@@ -227,18 +227,19 @@ class Sampler:
             nodes[indexing[writes_text]] = 0  # the docid tree has no say in text
         return inputs, targets, nodes
 
+    def _inputs(
+        self, words: Int32[np.ndarray, "b w"], alternatives: Int[np.ndarray, "b w"]
+    ) -> Int32[np.ndarray, "b l"]:
+        config = self.config
+        return self.store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+
     def _to_queries(
         self, drawn: Drawn, random: RowRandom
     ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
         """Show documents, and ask for what was drawn for them: nothing left out, the best segmentations, EOS."""
         shown = self._indexed(drawn.document, drawn.query, random, drawn.words.shape[1])
         words = self._dropped(dataclasses.replace(drawn, words=shown, kind=np.full_like(drawn.kind, INDEXING)), random)
-        inputs = self.store.tokens(
-            words,
-            self.config.input_length,
-            alternatives=self._alternatives(words, random),
-            append_eos=self.config.append_eos,
-        )
+        inputs = self._inputs(words, self._alternatives(words, random))
         targets = self.store.tokens(drawn.words, self.decoder_length, append_eos=True)
         return inputs, targets, np.zeros_like(targets)
 

@@ -13,7 +13,6 @@ known docids needs of it can be computed before there is a query: :func:`genret_
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
@@ -28,6 +27,7 @@ from genret_jax.models.layers import (
     RelativePositionBias,
     causal_bias,
     dropout,
+    later_rows,
     project,
 )
 
@@ -87,9 +87,7 @@ class AdaptiveDecoder(nn.Module):
         self, tokens: Int[Array, "b q"], own: dict[str, Any], position: Int[Array, ""] | int, new: int
     ) -> tuple[Float[Array, "b q e"], dict[str, Any]]:
         """Return the same for so many positions of every beam that follow what the cache holds, and its next state."""
-        length = own["layers_0"]["key"].shape[2]
-        bias = (self.relpos_bias(length) + causal_bias(length))[0]
-        bias = jax.lax.dynamic_slice_in_dim(bias, position, new, axis=1)  # --> [h, n, m]
+        bias = later_rows(self.relpos_bias(own["layers_0"]["key"].shape[2]), position, new)
         x, grown = self.embedding(tokens), {}
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"

@@ -174,6 +174,12 @@ class RelativePositionBias(nn.Module):
         return jnp.take(table, rows, axis=1)[None]
 
 
+def later_rows(bias: Float[Array, "1 h m m"], position: Int[Array, ""] | int, count: int) -> Float[Array, "h n m"]:
+    """Return a causal stack's bias of so many positions from one on, for :meth:`Attention.attend_own_past`."""
+    causal = (bias + causal_bias(bias.shape[-1]))[0]
+    return jax.lax.dynamic_slice_in_dim(causal, position, count, axis=1)
+
+
 class Attention(nn.Module):
     """Multi-head attention without scaling by the head width: T5 folds that into the query's initialiser."""
 

@@ -22,6 +22,7 @@ from genret_jax.models.layers import (
     causal_bias,
     constrain,
     dropout,
+    later_rows,
     padding_bias,
 )
 
@@ -268,9 +269,7 @@ class Decoder(nn.Module):
         new: int,
     ) -> tuple[Float[Array, "b q d"], dict[str, Any]]:
         """Take the stack over so many positions of every beam that follow what the cache holds."""
-        length = cache["beams"]["layers_0"]["key"].shape[2]
-        bias = (self.relpos_bias(length) + causal_bias(length))[0]
-        bias = jax.lax.dynamic_slice_in_dim(bias, position, new, axis=1)  # --> [h, n, m]
+        bias = later_rows(self.relpos_bias(cache["beams"]["layers_0"]["key"].shape[2]), position, new)
         x, beams = self.head.embed(tokens, nodes), {}
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"
