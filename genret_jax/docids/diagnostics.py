@@ -46,7 +46,7 @@ def describe(
         "nodes": table.num_nodes,
         "strategy": dict(table.strategy),
         "levels": [
-            _level(size, padded[lengths > level, level], path[lengths > level, level : level + 2])
+            describe_level(size, padded[lengths > level, level], *path[lengths > level, level : level + 2].T)
             for level, size in enumerate(table.level_sizes[: padded.shape[1]])
         ],
         "depth": {int(length): int(rows) for length, rows in zip(*np.unique(lengths, return_counts=True), strict=True)},
@@ -64,8 +64,17 @@ def describe(
     return described
 
 
-def _level(size: int, codes: Int[np.ndarray, " a"], edges: Int[np.ndarray, "a 2"]) -> dict[str, Any]:
-    before, after = edges[:, 0], edges[:, 1]
+def describe_level(
+    size: int, codes: Int[np.ndarray, " a"], before: Int[np.ndarray, " a"], after: Int[np.ndarray, " a"]
+) -> dict[str, Any]:
+    """Return figures about the codes of one level, as :func:`describe` does.
+
+    Args:
+        size: Of the codebook.
+        codes: Of the rows that reach the level.
+        before: A number for the codes of each row before this one.
+        after: A number for the codes of each row up to this one.
+    """
     return {
         "size": size,
         "rows": len(codes),

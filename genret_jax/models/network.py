@@ -170,6 +170,20 @@ class Decoder(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of whole target sequences."""
+        x = self.states(encoded, encoder_input_tokens, tokens, nodes, deterministic, histories)
+        logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
+        return constrain(logits, "batch", "length", "vocab")
+
+    def states(
+        self,
+        encoded: Float[Array, "s l d"],
+        encoder_input_tokens: Int[Array, "s t"],
+        tokens: Int[Array, "b m"],
+        nodes: Int[Array, "b m"] | None,
+        deterministic: bool,
+        histories: Int[Array, "s n"] | None = None,
+    ) -> Float[Array, "b m d"]:
+        """Return what the head compares its rows with."""
         x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
@@ -179,8 +193,13 @@ class Decoder(nn.Module):
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
         if self.config.adaptive_layers:
             x = self.adaptive.adapt(x, self.adaptive(tokens, deterministic))
-        logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
-        return constrain(logits, "batch", "length", "vocab")
+        return x
+
+    def read(self, states: Float[Array, "b m d"], columns: tuple[int, int]) -> Float[Array, "b m c"]:
+        """Return some logits of states; see :meth:`T5.read`."""
+        assert isinstance(self.head, VocabularyHead)
+        logits: Array = self.head.logits(self._scaled(states), None, None, columns=columns)
+        return logits
 
     def said_of(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
         """Return what the adaptive decoder says of prefixes; see :meth:`T5.said_of`."""
@@ -388,6 +407,24 @@ class T5(nn.Module):
         return self.decoder(
             encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic, histories
         )
+
+    def states(
+        self,
+        encoded: Float[Array, "b l d"],
+        encoder_input_tokens: Int[Array, "b t"],
+        decoder_input_tokens: Int[Array, "b m"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b m d"]:
+        """Return the decoder's output after each token, which the vocabulary head compares with a row a token.
+
+        For the vocabulary head; arguments are those of :meth:`decode`.
+        """
+        return self.decoder.states(encoded, encoder_input_tokens, decoder_input_tokens, None, deterministic)
+
+    def read(self, states: Float[Array, "b m d"], columns: tuple[int, int]) -> Float[Array, "b m c"]:
+        """Return so many logits, from the first on, of what :meth:`states` returned."""
+        return self.decoder.read(states, columns)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
         """Return what :meth:`step` needs of the encoder's output, and room for ``length`` positions of one beam.

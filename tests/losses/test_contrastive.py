@@ -42,3 +42,11 @@ def test_weights_and_optax():
     total, weight = in_batch_contrastive(queries, documents, jnp.arange(6), weights)
     np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
     assert weight == weights.sum()
+
+
+def test_with_prefixes_only_documents_of_the_same_prefix_compete():
+    queries = documents = jnp.array([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0]])
+    total, weight = in_batch_contrastive(queries, documents, jnp.arange(3), prefix=jnp.array([5, 5, 8]))
+    # The third has nobody to be told from; the others score 4 and 2, and 2 and 2.
+    assert total == pytest.approx(np.log1p(np.exp(-2)) + np.log(2), rel=1e-6)
+    assert weight == 3.0
