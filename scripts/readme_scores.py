@@ -40,6 +40,25 @@ def _split_table(report: Report, split: Split) -> str:
     return table(["", *map(metric_title, metrics), f"{metric_title(compared)} ÷ {report.reference}'s"], rows)
 
 
+def cold_start(value: Mapping[str, Any]) -> str:
+    """A report of items of which some came after training: a column for users of each kind of next item."""
+    report = Report.from_json(value)
+    titles = [f"{name.removeprefix('test, ') if ', ' in name else 'all'}, Recall@10" for name in _names(report)]
+    rows = [
+        [
+            system.name,
+            *(_score(found, "recall@10", 2) for name in _names(report) if (found := report.find(system.name, name))),
+        ]
+        for system in report.systems
+    ]
+    counted = ", ".join(f"{split.queries:,}" for split in report.splits)
+    return table(["", *titles], rows) + f"\n\n{counted} users. {' '.join(_budget(report))}"
+
+
+def _names(report: Report) -> list[str]:
+    return [split.name for split in report.splits]
+
+
 def _score(measured: Measurement, metric: str, digits: int) -> str:
     found = measured.metrics.get(metric)
     return "–" if found is None else f"{100 * found.mean:.{digits}f} ±{50 * (found.high - found.low):.{digits}f}"

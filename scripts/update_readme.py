@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from readme_quantisers import quantisers
-from readme_scores import evaluation, python_docs, recipe, startup
+from readme_scores import cold_start, evaluation, python_docs, recipe, startup
 from readme_speed import (
     decoding,
     examples,
@@ -79,6 +79,8 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "scifact": evaluation,
     "beauty": evaluation,
     "beauty_history_kept": evaluation,
+    "beauty_ids": evaluation,
+    "beauty_new_items": cold_start,
     "history_step": history_step,
     "train_step": train_step,
     "nci": nci,

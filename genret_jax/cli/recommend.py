@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--new-items",
         type=float,
         metavar="SHARE",
-        help="at most this share of the results are items that training has not seen (default: no limit)",
+        help="this share of the results are items that training has not seen (default: as they score)",
     )
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
     parser.add_argument(

@@ -6,8 +6,8 @@ A BEIR folder (Thakur et al. 2021, arXiv 2104.08663) holds ``corpus.jsonl`` (``_
 """
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
@@ -68,6 +68,23 @@ class Corpus:
         if not text:
             return title
         return f"{title}{'' if title[-1] in '.!?' else '.'} {text}"
+
+    def extended(self, doc_ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> "Corpus":
+        """Return the corpus with further documents behind its own; empty titles or texts stand for none.
+
+        Raises:
+            InputError: If there are not as many titles or texts as documents.
+        """
+        for name, given in (("titles", titles), ("texts", texts)):
+            if given and len(given) != len(doc_ids):
+                raise InputError(f"{len(given)} {name} for {len(doc_ids)} documents", expected="one for each, or none")
+        nothing = [""] * len(doc_ids)
+        return replace(
+            self,
+            doc_ids=(*self.doc_ids, *doc_ids),
+            titles=(*self.titles, *(titles or nothing)),
+            texts=(*self.texts, *(texts or nothing)),
+        )
 
     @cached_property
     def document_index(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The docid index and the beam search over it: exact, jitted, and without knowledge of any model."""
 
 from genret_jax.decoding.constraint import TrieConstraint
-from genret_jax.decoding.documents import RankedDocuments, best_of, rank_documents
+from genret_jax.decoding.documents import RankedDocuments, rank_documents, with_share
 from genret_jax.decoding.exhaustive import Exhaustive
 from genret_jax.decoding.filters import DocidFilter, allow, forbid
 from genret_jax.decoding.index import DocidIndex
@@ -27,8 +27,8 @@ __all__ = [
     "Unconstrained",
     "allow",
     "beam_search",
-    "best_of",
     "forbid",
     "rank_documents",
     "sample_tokens",
+    "with_share",
 ]

@@ -62,14 +62,30 @@ def rank_documents(
     return ranked
 
 
-def best_of(first: RankedDocuments, second: RankedDocuments, limit: int) -> RankedDocuments:
-    """Return the best documents of two rankings for the same queries, which have none in common.
+def with_share(first: RankedDocuments, second: RankedDocuments, share: float, limit: int) -> RankedDocuments:
+    """Return two rankings for the same queries as one, of which a share is the second's.
+
+    Of the first r results ``floor(r * share)`` are the second's, each ranking in its own order, so scores need not
+    descend. Where one ranking has no more, the other goes on.
 
     Args:
-        first: A ranking; its documents come before those of the other of equal score.
-        second: The other.
+        first: A ranking.
+        second: Another; they have no documents in common.
+        share: From 0 to 1.
         limit: Documents of each query at most.
     """
+    ranks = np.arange(1, limit + 1)
+    # A little more, as 0.1 * 10 must not fall short of 1.
+    wanted = np.floor(ranks * share + 1e-9)
+    of_second = np.diff(wanted, prepend=0) > 0
+    places = [_places(ranked, ranks[mask], limit) for ranked, mask in ((first, ~of_second), (second, of_second))]
+    order = np.argsort(np.concatenate(places, axis=1), axis=1, kind="stable")[:, :limit]
     joined = [np.concatenate(arrays, axis=1) for arrays in zip(first, second, strict=True)]
-    order = np.argsort(-joined[1], axis=1, kind="stable")[:, :limit]
     return RankedDocuments(*(np.take_along_axis(array, order, axis=1) for array in joined))
+
+
+def _places(ranked: RankedDocuments, ranks: np.ndarray, limit: int) -> np.ndarray:
+    """Return where each document of a ranking belongs: at the ranks that are its, and then behind all of them."""
+    width = ranked.valid.shape[1]
+    own = np.concatenate([ranks, limit + np.arange(1, width + 1)])[:width]
+    return np.where(ranked.valid, own[None], 3 * limit + width)

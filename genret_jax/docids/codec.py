@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 
 from genret_jax.docids import code_tree
 from genret_jax.docids.table import DocidTable
@@ -52,6 +52,18 @@ class DocidTree:
         found[self.child_nodes] = np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.child_offsets))
         return found
 
+    def within(self, nodes: Bool[np.ndarray, " s"]) -> "DocidTree":
+        """Return the tree of some of the nodes, which have all their ancestors among them; the numbers stay."""
+        kept = nodes[self.child_nodes]
+        above = np.repeat(np.arange(self.num_nodes), np.diff(self.child_offsets))[kept]
+        fanout = np.bincount(above, minlength=self.num_nodes)
+        return dataclasses.replace(
+            self,
+            child_offsets=np.concatenate([[0], np.cumsum(fanout)]).astype(np.int32),
+            child_nodes=self.child_nodes[kept],
+            child_tokens=self.child_tokens[kept],
+        )
+
     @classmethod
     def from_parents(cls, parent: Int32[np.ndarray, " s"], node_token: Int32[np.ndarray, " s"]) -> "DocidTree":
         """Build from every node's parent (-1 at the root, node 0, and where there is none) and the token to it."""
@@ -90,18 +102,28 @@ class EncodedDocids:
         Args:
             documents: A vector a document, of any norm; one of norm 0 counts nowhere.
         """
-        rows, last = np.arange(len(self.lengths)), self.lengths - 1
         norms = np.linalg.norm(documents, axis=1, keepdims=True)
         directions = documents / np.maximum(norms, 1e-9)
-        # A row visits the nodes before each of its tokens, and the node that its last token leads to.
-        ends = self.tree.children(self.prefix_nodes[rows, last], self.tokens[rows, last])
-        before = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
-        nodes = np.concatenate([self.prefix_nodes[before], ends])
-        visitors = np.concatenate([self.document[np.nonzero(before)[0]], self.document])
+        nodes, visitors = self._visits()
         visits = scipy.sparse.csr_matrix(
             (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(self.tree.num_nodes, len(documents))
         )
         return np.asarray(visits @ directions)
+
+    def tree_of(self, documents: Bool[np.ndarray, " n"]) -> DocidTree:
+        """Return the tree of the docids of some documents; its nodes have the same numbers."""
+        nodes, visitors = self._visits()
+        visited = np.zeros(self.tree.num_nodes, bool)
+        visited[nodes[documents[visitors]]] = True
+        return self.tree.within(visited)
+
+    def _visits(self) -> tuple[Int32[np.ndarray, " v"], Int32[np.ndarray, " v"]]:
+        """Return nodes with a document below each: those before a row's tokens, and the one that its last leads to."""
+        rows, last = np.arange(len(self.lengths)), self.lengths - 1
+        ends = self.tree.children(self.prefix_nodes[rows, last], self.tokens[rows, last])
+        before = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+        nodes = np.concatenate([self.prefix_nodes[before], ends])
+        return nodes, np.concatenate([self.document[np.nonzero(before)[0]], self.document])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

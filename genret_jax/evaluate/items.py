@@ -16,7 +16,7 @@ from genret_jax.run import ItemRun, stderr
 
 REFERENCE = "item neighbours"
 # Where some items are new to training, reports also have what comes out if they are at most this share of the results.
-_MOST_NEW = 0.1
+_NEW = 0.1
 
 Ranking = dict[str, list[tuple[str, float]]]
 
@@ -63,7 +63,7 @@ def recommend_items(
             untrained = Retriever(run, run.params("start", mesh))
             described = f"{about}, before the first step"
             found.append(_recommend(untrained, f"{name}, untrained", described, test, depth, exclude_history, None))
-        shares = {"": None, f", at most {_MOST_NEW:.0%} new": _MOST_NEW} if run.cold.any() else {"": None}
+        shares = {"": None, f", {_NEW:.0%} new": _NEW} if run.cold.any() else {"": None}
         for kind, share in shares.items():
             described = f"{about}, checkpoint '{checkpoint}'"
             seed_of = f"{seeds_of[name]}{kind}" if name in seeds_of else None

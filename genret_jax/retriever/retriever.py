@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
-from genret_jax.decoding import RankedDocuments, best_of
+from genret_jax.decoding import RankedDocuments, with_share
 from genret_jax.errors import InputError, nearest
 from genret_jax.models import with_nodes
 from genret_jax.retriever.ranking import Ranker
@@ -148,8 +148,9 @@ class Retriever(Ranker):
             allow: Ids of the items to choose from; all when left out.
             forbid: Ids of items that may not come out.
             repeat: Let items of the history come out too.
-            new_items: At most this share of the results may be items that training has not seen; None for no limit.
-                The known ones and the new ones are then searched apart (TIGER's epsilon, arXiv 2305.05065).
+            new_items: This share of the results are items that training has not seen, the best of them; None ranks
+                them by their scores, which are low. The known ones and the new ones are then searched apart (TIGER's
+                epsilon, arXiv 2305.05065), and scores need not descend.
 
         Raises:
             InputError: If the history is empty, ``beam < k``, or there is no such item.
@@ -192,12 +193,12 @@ class Retriever(Ranker):
             return self.rank(tokens, limit=limit, allowed=allowed, **asked)
         if not 0 <= new_items <= 1:
             raise InputError(f"new_items={new_items}", expected="a share from 0 to 1")
-        most, everything = int(new_items * limit), np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
-        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold[None], **asked)
-        if not most:
-            return known
-        new = self.rank(tokens, limit=most, allowed=everything & run.cold[None], **asked)
-        return best_of(known, new, limit)
+        everything = np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
+        known, new = (
+            self.rank(tokens, limit=limit, allowed=everything & chosen[None], **asked)
+            for chosen in (~run.cold, run.cold)
+        )
+        return with_share(known, new, new_items, limit)
 
     def with_items(
         self, item_ids: Sequence[str], vectors: np.ndarray, *, titles: Sequence[str] = (), texts: Sequence[str] = ()

@@ -17,14 +17,14 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig
@@ -32,7 +32,7 @@ from genret_jax.data.pseudo_queries import PseudoQueries
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.span_corruption import SpanCorruption
 from genret_jax.decoding import DocidIndex
-from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids
+from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents
 from genret_jax.errors import InputError
 from genret_jax.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.models.config import ItemInput, T5Config
@@ -129,6 +129,21 @@ class Run:
     def _codec(self) -> DocidCodec:
         return DocidCodec.from_json(self.settings["codec"])
 
+    def _appended(
+        self, quantiser: Quantiser, doc_ids: Sequence[str], vectors: np.ndarray, corpus_fingerprint: str
+    ) -> DocidTable:
+        """Return the docids with those of further documents, for which the network has room."""
+        table = append_documents(self.table, quantiser, doc_ids, vectors, corpus_fingerprint=corpus_fingerprint)
+        room = self._codec.level_sizes[-1]
+        if table.level_sizes[-1] > room:
+            raise InputError(
+                f"{table.level_sizes[-1]} {self.kind} with the same codes but for the last",
+                file=self.folder,
+                expected=f"at most {room}, as the network has last codes",
+                fix=f"train again with the new {self.kind}, or with more codes",
+            )
+        return table
+
     @functools.cached_property
     def encoded(self) -> EncodedDocids:
         """Docids as the decoder's tokens."""
@@ -195,12 +210,14 @@ class Run:
         return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
 
     def _random_params(self) -> dict[str, Any]:
-        params: dict[str, Any] = self._random_variables()["params"]
-        return params
+        return random_params(self.model, self.seed, self._tree)
 
     def _random_variables(self) -> dict[str, Any]:
-        tree = node_tree(self.encoded) if self.model.head == "prefix" else None
-        return _random_variables(self.model, jax.random.key(self.seed), tree)
+        return _random_variables(self.model, jax.random.key(self.seed), self._tree)
+
+    @property
+    def _tree(self) -> NodeTree | None:
+        return node_tree(self.encoded) if self.model.head == "prefix" else None
 
     def _read(self, read: Callable[[Path], Any]) -> Any:
         """Read what the run was given, whose oddities were told when it was prepared; reject another."""
@@ -234,9 +251,16 @@ def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
 _random_variables = jax.jit(random_variables, static_argnames="config")
 
 
-def node_tree(encoded: EncodedDocids) -> NodeTree:
-    """Return the docid tree as the prefix head's device arrays."""
-    return NodeTree.build(encoded.tree.child_offsets, encoded.tree.child_nodes, encoded.tree.child_tokens)
+def random_params(config: T5Config, seed: int, tree: NodeTree | None = None) -> dict[str, Any]:
+    """Return a network's parameters at random."""
+    params: dict[str, Any] = _random_variables(config, jax.random.key(seed), tree)["params"]
+    return params
+
+
+def node_tree(encoded: EncodedDocids, documents: Bool[np.ndarray, " n"] | None = None) -> NodeTree:
+    """Return the docid tree, or that of some documents, as the prefix head's device arrays."""
+    tree = encoded.tree if documents is None else encoded.tree_of(documents)
+    return NodeTree.build(tree.child_offsets, tree.child_nodes, tree.child_tokens)
 
 
 def docid_index(encoded: EncodedDocids, vocab_size: int) -> DocidIndex:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int32
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.interactions import Interactions, read_interactions
-from genret_jax.docids import append_documents, load_quantiser
+from genret_jax.docids import load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.models.config import divisible
 from genret_jax.models.initialize import start_from_items
@@ -77,32 +77,12 @@ class ItemRun(Run):
                 expected="docids that are made of vectors",
                 fix="train with ResidualKMeans or RqVae",
             )
-        items, number = self.corpus, len(item_ids)
-        corpus = Corpus(
-            name=items.name,
-            doc_ids=(*items.doc_ids, *item_ids),
-            titles=(*items.titles, *(titles or [""] * number)),
-            texts=(*items.texts, *(texts or [""] * number)),
-            source=items.source,
-        )
-        table = append_documents(
-            self.table,
-            load_quantiser(self.folder / QUANTISER),
-            item_ids,
-            vectors,
-            corpus_fingerprint=corpus.fingerprint,
-        )
-        room = self._codec.level_sizes[-1]
-        if table.level_sizes[-1] > room:
-            raise InputError(
-                f"{table.level_sizes[-1]} items with the same codes but for the last",
-                file=self.folder,
-                expected=f"at most {room}, as the network has last codes",
-                fix="train again with the new items, or with more codes",
-            )
+        corpus = self.corpus.extended(item_ids, titles, texts)
+        quantiser = load_quantiser(self.folder / QUANTISER)
         grown = ItemRun(self.folder, self.settings)
-        grown.table, grown.interactions = table, dataclasses.replace(self.interactions, items=corpus)
-        grown.cold = np.concatenate([self.cold, np.ones(number, bool)])
+        grown.table = self._appended(quantiser, item_ids, vectors, corpus.fingerprint)
+        grown.interactions = dataclasses.replace(self.interactions, items=corpus)
+        grown.cold = np.concatenate([self.cold, np.ones(len(item_ids), bool)])
         if self.model.num_nodes:
             nodes = max(self.model.num_nodes, divisible(grown.encoded.tree.num_nodes))
             grown.model = dataclasses.replace(self.model, num_nodes=nodes)

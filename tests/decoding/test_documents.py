@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genret_jax.decoding import INVALID, BeamResult, DocidIndex, rank_documents
+from genret_jax.decoding import INVALID, BeamResult, DocidIndex, RankedDocuments, rank_documents, with_share
 
 
 def result_of(docids, scores):
@@ -68,3 +68,35 @@ def test_equals_a_loop(rows, seed, limit):
             for name in names[docid] if docid >= 0 else ():
                 best.setdefault(name, float(score))
         assert ranked.of(query) == list(best.items())[:limit]
+
+
+def ranking(*documents):
+    """Documents of one query, best first; -1 for none."""
+    found = np.array([documents], np.int32)
+    return RankedDocuments(found, np.where(found >= 0, -np.arange(found.shape[1]) - 1.0, INVALID), found >= 0)
+
+
+def test_a_share_is_spread_over_the_ranks():
+    known, new = ranking(1, 2, 3, 4, 5), ranking(11, 12, 13, 14, 15)
+    cases = {
+        0.0: [1, 2, 3, 4, 5],
+        0.2: [1, 2, 3, 4, 11],
+        0.4: [1, 2, 11, 3, 12],
+        0.5: [1, 11, 2, 12, 3],
+        1.0: [11, 12, 13, 14, 15],
+    }
+    for share, expected in cases.items():
+        found = with_share(known, new, share, 5)
+        assert found.documents[0].tolist() == expected
+        for rank in range(6):
+            assert (found.documents[0, :rank] > 10).sum() == int(share * rank + 1e-9)
+    np.testing.assert_array_equal(with_share(known, new, 0.4, 5).scores[0], [-1, -2, -1, -3, -2])
+
+
+def test_where_one_ranking_ends_the_other_goes_on():
+    few, many = ranking(1, -1, -1, -1), ranking(11, 12, 13, 14)
+    assert with_share(few, many, 0.25, 4).documents[0].tolist() == [1, 11, 12, 13]
+    found = with_share(many, few, 0.5, 4)
+    assert found.documents[0].tolist() == [11, 1, 12, 13]
+    both = with_share(few, ranking(7, -1, -1, -1), 0.5, 4)
+    assert both.of(0) == [(1, -1.0), (7, -1.0)]

@@ -33,6 +33,17 @@ def test_per_level_tokens_by_hand():
     assert encoded.tree.node_token.tolist() == [0, 100, 101, 104, 108, 1]
 
 
+def test_the_tree_of_some_documents_by_hand():
+    encoded = DocidCodec(first_token=100, level_sizes=(2, 3, 4)).encode(make([(1, 2), (1, 2, 3), (0,)]))
+    tree = encoded.tree_of(np.array([True, False, False]))
+    assert tree.child_offsets.tolist() == [0, 1, 1, 2, 3, 3, 3]
+    assert tree.child_nodes.tolist() == [2, 3, 5]
+    assert tree.child_tokens.tolist() == [101, 104, 1]
+    everything = encoded.tree_of(np.ones(3, bool))
+    np.testing.assert_array_equal(everything.child_nodes, encoded.tree.child_nodes)
+    np.testing.assert_array_equal(everything.child_offsets, encoded.tree.child_offsets)
+
+
 def test_shared_tokens_with_an_end_everywhere():
     table = make([(1, 2), (0,)])  # nodes: 1 = (0), 2 = (1), 3 = (1 2); ends 4 after 1 and 5 after 3
     codec = DocidCodec(kind="shared", first_token=2, level_sizes=(2, 3), eos="always")
