@@ -34,6 +34,7 @@ CONFIGURABLES = {
     "HierarchicalKMeans": "genret_jax.docids",
     "ResidualKMeans": "genret_jax.docids",
     "RqVae": "genret_jax.docids",
+    "LearnedDocids": "genret_jax.docids",
     "LshDocids": "genret_jax.docids",
     "RandomDocids": "genret_jax.docids",
     "NpyDocids": "genret_jax.docids",

@@ -13,6 +13,7 @@ from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerV
 from genret_jax.docids import (
     AtomicDocids,
     HierarchicalKMeans,
+    LearnedDocids,
     LshDocids,
     NaiveStringDocids,
     NpyDocids,
@@ -32,6 +33,7 @@ DocidStrategy = (
     | HierarchicalKMeans
     | ResidualKMeans
     | RqVae
+    | LearnedDocids
     | LshDocids
     | RandomDocids
     | NpyDocids
@@ -198,6 +200,12 @@ class Experiment(_Choices):
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
             if self.sampler.objective != "inputs_to_targets":
                 _reject_objective(self.sampler)
+        if isinstance(self.docids, LearnedDocids):
+            needed = "another strategy, or "
+            require(self, "docids", self.model.head == "vocabulary", needed + "T5Config.head = 'vocabulary'")
+            require(self, "docids", self.codec == "per_level", needed + "Experiment.codec = 'per_level'")
+            direct = self.sampler.objective == "inputs_to_targets"
+            require(self, "docids", direct, needed + "SamplerConfig.objective = 'inputs_to_targets'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +249,8 @@ class Recommendation(_Choices):
         check_fields(self)
         _check_docid_seed(self)
         require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
+        learned = isinstance(self.docids, LearnedDocids)
+        require(self, "docids", not learned, "another strategy: LearnedDocids reads documents")
         fits = self.histories.whole_items and self.model.shared_codes
         needed = "None without HistoryConfig.whole_items and T5Config.shared_codes"
         require(self, "start", self.start is None or fits, needed)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "genret_jax"
 
 BASE = {"errors", "storage", "validation"}
 CORE = BASE | {"docids", "losses", "models", "decoding"}
-PARTS = CORE | {"data", "model_search", "processes", "training", "evaluation", "baselines"}
+PARTS = CORE | {"data", "model_search", "tokeniser", "processes", "training", "evaluation", "baselines"}
 RUNS = PARTS | {"experiment", "run", "retriever", "evaluate"}
 
 # What a part may import beside itself. A part is a folder or a module directly in genret_jax.
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "decoding": BASE,
     "data": BASE | {"docids"},
     "model_search": CORE,
-    "training": CORE | {"data", "model_search", "processes"},
+    "tokeniser": CORE,
+    "training": CORE | {"data", "model_search", "tokeniser", "processes"},
     "evaluation": CORE | {"data", "training"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "testing": PARTS | {"experiment"},
@@ -43,7 +44,8 @@ MAY_IMPORT = {
     "configuration": RUNS | {"gin_checks"},
     "run_training": PARTS | {"experiment", "run", "retriever"},
     "train": RUNS | {"prepare", "configuration", "run_training", "cli"},
-    "cli": RUNS | {"configuration", "train", "planning"},
+    "claims": RUNS | {"configuration", "train"},
+    "cli": RUNS | {"configuration", "train", "planning", "claims"},
     "tasks": BASE | {"docids", "data"},
     "__init__": {"retriever"},
     "__main__": {"cli"},

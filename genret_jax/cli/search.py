@@ -21,6 +21,7 @@ example:
   genret search --run runs/first "join path components"
   genret search --run runs/first --file queries.txt --json > results.jsonl
   genret search --run runs/first                         asks for queries until an empty line
+  genret search --run runs/genret --add new.jsonl "join path components"
 """
 _TOGETHER = 64  # queries of a file that are searched at a time
 _SNIPPET = 100  # characters of text shown below a title
@@ -40,12 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="best, last, start (untrained), a step, or the path of a t5x checkpoint (default: best)",
     )
+    parser.add_argument(
+        "--add", metavar="FILE", help="corpus.jsonl of further documents to search, for runs whose docids were learned"
+    )
     model_parallel_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a query")
 
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
+    from genret_jax.data.corpus import read_documents
     from genret_jax.retriever import Retriever
     from genret_jax.run.documents import DocumentRun
 
@@ -54,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
     retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
     retriever.run_of(DocumentRun)  # or say so before anybody is asked
+    if args.add:
+        doc_ids, titles, texts = read_documents(Path(args.add))
+        retriever = retriever.with_documents(doc_ids, texts, titles=titles)
     if args.file:
         _search_file(retriever, args)
         return 0

@@ -110,6 +110,23 @@ class ExampleStore:
         """Indices of the documents that have words."""
         return np.flatnonzero(np.diff(self.array("document_offsets")))
 
+    def shown_documents(self, unseen_split: str | None) -> Int[np.ndarray, " shown"]:
+        """Return the indices of the documents that have words, without those of a split that is not to be seen.
+
+        Raises:
+            InputError: If there is no such split, or it has all of them.
+        """
+        if unseen_split is None:
+            return self.documents_with_text
+        shown = np.setdiff1d(self.documents_with_text, self.pairs(unseen_split)[1])
+        if not len(shown):
+            raise InputError(
+                f"every document has queries in the split {unseen_split!r}, whose documents are not shown",
+                file=self.folder,
+                fix="choose another SamplerConfig.unseen_split, or None",
+            )
+        return shown
+
     def pairs(self, split: str) -> tuple[Int32[np.ndarray, " p"], Int32[np.ndarray, " p"], Int32[np.ndarray, " p"]]:
         """Return the judged pairs of a split, ordered by document.
 

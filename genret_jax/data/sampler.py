@@ -56,16 +56,20 @@ class Sampler:
         seed: Seed of all random choices.
         batch_size: Rows of a step.
 
+    Attributes:
+        documents: Indices of the documents that are shown.
+
     Raises:
-        InputError: If the split is unknown, or the objective needs what the store has not got.
+        InputError: If a split is unknown, or the objective needs what the store has not got.
     """
 
     def __init__(self, store: ExampleStore, config: SamplerConfig, *, seed: int, batch_size: int):
         self.store, self.config, self.seed, self.batch_size = store, config, seed, batch_size
         self._check_objective()
+        self.documents = store.shown_documents(config.unseen_split)
         query, document, _ = store.pairs(config.split)
         words, offsets = np.diff(store.array("query_offsets")), store.array("document_offsets")
-        usable = (words[query] > 0) & (offsets[document + 1] > offsets[document])
+        usable = (words[query] > 0) & (offsets[document + 1] > offsets[document]) & np.isin(document, self.documents)
         self._pair_query, self._pair_document = query[usable], document[usable]  # ordered by document
         self._first_pair = np.searchsorted(self._pair_document, np.arange(store.num_documents + 1))
         self._by_query = np.argsort(self._pair_query, kind="stable")
@@ -99,12 +103,18 @@ class Sampler:
             return self.store.docid_length
         return max(self.store.docid_length, self.config.target_length or self.config.input_length)
 
-    def batch(self, step: int, rows: Int[np.ndarray, " b"] | slice | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self,
+        step: int,
+        rows: Int[np.ndarray, " b"] | slice | None = None,
+        documents: Int[np.ndarray, " b"] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Return the examples of a step, or some rows of it.
 
         Args:
             step: Step number, from 0.
             rows: Rows of the step's batch, all by default.
+            documents: Of the rows' examples; drawn when left out.
 
         Returns:
             int32 ``encoder_input_tokens`` [b, L] padded with 0, ``decoder_target_tokens``, ``decoder_input_tokens``
@@ -112,7 +122,7 @@ class Sampler:
             (index), and float32 ``decoder_loss_weights`` [b, m].
         """
         numbers = np.arange(self.batch_size)
-        random, drawn = self.draw(step, numbers if rows is None else numbers[rows])
+        random, drawn = self.draw(step, numbers if rows is None else numbers[rows], documents)
         inputs, targets, nodes = self._tokens(drawn, random)
         decoder_inputs = np.zeros_like(targets)
         decoder_inputs[:, 1:] = targets[:, :-1]
@@ -125,11 +135,13 @@ class Sampler:
             "document": drawn.document.astype(np.int32),
         }
 
-    def draw(self, step: int, rows: Int[np.ndarray, " b"]) -> tuple[RowRandom, Drawn]:
+    def draw(
+        self, step: int, rows: Int[np.ndarray, " b"], documents: Int[np.ndarray, " b"] | None = None
+    ) -> tuple[RowRandom, Drawn]:
         """Draw what the given rows of a step show, before word drop; the random numbers come along."""
         random = RowRandom(self.seed, step, np.asarray(rows, np.int64))
-        kind = choose(self.config.rates, random.uniform(_KIND))
-        document, query = self._documents_and_queries(kind, random)
+        kind = choose(self.config.rates_at(step), random.uniform(_KIND))
+        document, query = self._documents_and_queries(kind, random, documents)
         kind = np.where((kind == RETRIEVAL) & (query < 0), PSEUDO_QUERY, kind)
         docids = self.store.array("docid_offsets")
         docid_row = docids[document] + random.below(_DOCID, docids[document + 1] - docids[document])
@@ -141,14 +153,14 @@ class Sampler:
         return random, Drawn(kind=kind, document=document, query=query, docid_row=docid_row, words=words)
 
     def _documents_and_queries(
-        self, kind: Int[np.ndarray, " b"], random: RowRandom
+        self, kind: Int[np.ndarray, " b"], random: RowRandom, given: Int[np.ndarray, " b"] | None
     ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-        candidates = self.store.documents_with_text
-        document = candidates[random.below(_DOCUMENT, np.full(len(kind), len(candidates)))]
+        drawn = self.documents[random.below(_DOCUMENT, np.full(len(kind), len(self.documents)))]
+        document = drawn if given is None else given
         asked = kind == RETRIEVAL
         if not len(self._pair_query):
             return document, np.full(len(kind), -1)
-        if self.config.draw == "document":
+        if self.config.draw == "document" or given is not None:
             begins, ends = self._first_pair[document], self._first_pair[document + 1]
             pair = np.minimum(begins + random.below(_PAIR, ends - begins), len(self._pair_query) - 1)
             return document, np.where(asked & (ends > begins), self._pair_query[pair], -1)

@@ -17,9 +17,12 @@ class SamplerConfig:
         pseudo_query_rate: Relative share of examples pseudo-query → docid.
         retrieval_rate: Relative share of examples query → docid. A document (``draw="document"``) or a split
             without queries gives a pseudo-query instead.
+        indexing_first: So many steps show indexing only, and those after them only the others, which the rates then
+            divide (DSI's indexing first and fine-tuning after, section 3.3); 0 shows all together, at every step.
         draw: ``"document"``: first a document, all alike likely, then what is shown of it; this counters the pull of
             documents with many queries. ``"query"``: retrieval examples draw a query, then one of its documents.
         split: The qrels split whose queries are shown.
+        unseen_split: A qrels split whose documents are not shown, as if they came later; None shows all.
         representation: What indexing shows: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
             words, ``"inverted"`` a random chunk.
         objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
@@ -42,8 +45,10 @@ class SamplerConfig:
     indexing_rate: float = 15.0
     pseudo_query_rate: float = 60.0
     retrieval_rate: float = 25.0
+    indexing_first: int = 0
     draw: Literal["document", "query"] = "document"
     split: str = "train"
+    unseen_split: str | None = None
     representation: Literal["direct", "set", "inverted"] = "direct"
     objective: Literal[
         "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
@@ -63,6 +68,9 @@ class SamplerConfig:
         for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
+        require(self, "indexing_first", self.indexing_first >= 0, "0 or more")
+        apart = self.indexing_rate > 0 and self.pseudo_query_rate + self.retrieval_rate > 0
+        require(self, "indexing_first", apart or not self.indexing_first, "0 unless indexing and others have a rate")
         indexed = self.writes_queries and self.indexing_rate > 0
         require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
         for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
@@ -70,6 +78,12 @@ class SamplerConfig:
         require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
         require(self, "input_length", self.input_length >= 2, "at least 2")
         require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
+
+    def rates_at(self, step: int) -> tuple[float, float, float]:
+        """Return the rates of a step."""
+        if not self.indexing_first:
+            return self.rates
+        return (1.0, 0.0, 0.0) if step < self.indexing_first else (0.0, *self.rates[1:])
 
     @property
     def rates(self) -> tuple[float, float, float]:

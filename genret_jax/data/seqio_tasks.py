@@ -73,6 +73,12 @@ def register_tasks(
     """
     seqio, _ = import_seqio()
     store = ExampleStore.open(store_folder)
+    if config.indexing_first:
+        raise InputError(
+            f"SamplerConfig.indexing_first = {config.indexing_first} for tasks of a mixture, whose rates are constant",
+            expected="0",
+            fix="register two mixtures, one with indexing alone, and train on one after the other",
+        )
     rates = {f"{name}_{kind}": float(getattr(config, field)) for kind, field in _RATES.items()}
     registered = RegisteredTasks(mixture=name, tasks={task: rate for task, rate in rates.items() if rate > 0})
     identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size, steps)

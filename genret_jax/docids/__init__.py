@@ -6,6 +6,7 @@ from genret_jax.docids.codec import DocidCodec, DocidTree, EncodedDocids
 from genret_jax.docids.diagnostics import describe, summary_text
 from genret_jax.docids.hierarchical import HierarchicalKMeans
 from genret_jax.docids.kmeans import Clustering, KMeans
+from genret_jax.docids.learned import LearnedDocids
 from genret_jax.docids.lsh import LshDocids
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.docids.quantised import QuantisedDocids
@@ -27,6 +28,7 @@ __all__ = [
     "EncodedDocids",
     "HierarchicalKMeans",
     "KMeans",
+    "LearnedDocids",
     "LshDocids",
     "NaiveStringDocids",
     "NpyDocids",

@@ -31,11 +31,13 @@ class Quantiser(abc.ABC):
     Attributes:
         level_sizes: Codebook size of every level.
         arrays: What was fitted, by name.
+        settings: JSON values that say how to read them, where that takes any.
     """
 
     name: ClassVar[str]
     level_sizes: tuple[int, ...]
     arrays: Mapping[str, np.ndarray]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __init_subclass__(cls) -> None:
         """Make the class known to :func:`load_quantiser`."""
@@ -75,7 +77,7 @@ class Quantiser(abc.ABC):
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with anything fitted."""
         arrays = [np.asarray(self.arrays[key]) for key in sorted(self.arrays)]
-        return fingerprint(self.name, list(self.level_sizes), *arrays)
+        return fingerprint(self.name, list(self.level_sizes), *arrays, *([self.settings] if self.settings else []))
 
     def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Write the quantiser as a folder of arrays.
@@ -84,7 +86,13 @@ class Quantiser(abc.ABC):
             folder: Destination.
             replace: Replace what is there.
         """
-        details = {"name": self.name, "level_sizes": list(self.level_sizes), "fingerprint": self.fingerprint}
+        details: dict[str, Any] = {
+            "name": self.name,
+            "level_sizes": list(self.level_sizes),
+            "fingerprint": self.fingerprint,
+        }
+        if self.settings:
+            details["settings"] = dict(self.settings)
         arrays = {key: np.asarray(array) for key, array in self.arrays.items()}
         save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details, replace=replace)
 
@@ -125,7 +133,8 @@ def load_quantiser(folder: str | os.PathLike[str]) -> Quantiser:
             expected=f"one of {', '.join(sorted(_BY_NAME))}",
             fix="open it with the version of genret_jax that wrote it",
         )
-    return found(level_sizes=tuple(manifest["level_sizes"]), arrays=arrays)
+    sizes = tuple(manifest["level_sizes"])
+    return found(level_sizes=sizes, arrays=arrays, settings=manifest.get("settings", {}))
 
 
 def append_documents(

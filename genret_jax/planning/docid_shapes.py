@@ -13,6 +13,7 @@ from genret_jax.docids import (
     DocidTable,
     EncodedDocids,
     HierarchicalKMeans,
+    LearnedDocids,
     LshDocids,
     NaiveStringDocids,
     NpyDocids,
@@ -167,7 +168,9 @@ def _clustered(strategy: HierarchicalKMeans, documents: int, most: int) -> Codes
     return np.stack([*path, position], 1).astype(np.int32), [*[branching] * depth, strategy.leaf_size]
 
 
-def _quantised(strategy: ResidualKMeans | RqVae | LshDocids | RandomDocids, documents: int, most: int) -> Codes:
+def _quantised(
+    strategy: ResidualKMeans | RqVae | LearnedDocids | LshDocids | RandomDocids, documents: int, most: int
+) -> Codes:
     """Return uniform codes, told apart by a last one where the strategy does so."""
     allowed, share = [strategy.codebook] * strategy.levels, 1.0
     for level in range(1, strategy.levels):
@@ -179,7 +182,7 @@ def _quantised(strategy: ResidualKMeans | RqVae | LshDocids | RandomDocids, docu
     count = max(1, int(documents * share))
     codes = np.stack([random.integers(0, size, count) for size in allowed], 1)
     level_sizes = [strategy.codebook] * strategy.levels
-    if strategy.separate:
+    if isinstance(strategy, LearnedDocids) or strategy.separate:
         codes = codes[np.lexsort(codes.T[::-1])]
         begins = np.flatnonzero(np.r_[True, (codes[1:] != codes[:-1]).any(1)])
         sizes = np.diff(begins, append=count)

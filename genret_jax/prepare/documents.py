@@ -1,22 +1,31 @@
 """From an experiment on documents to a run folder that is ready to be trained."""
 
 import dataclasses
+import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
+
+import jax
 
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.splits import hold_out
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
-from genret_jax.docids import DocidCodec, DocidTable
+from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, QuantisedDocids
+from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
-from genret_jax.run import DOCUMENTS, SETTINGS, VERSION, Run, as_json
+from genret_jax.prepare.tokeniser import learn_docids
+from genret_jax.run import DOCUMENTS, QUANTISER, SETTINGS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import fingerprint, write_json
+from genret_jax.tokeniser import Tokeniser
+
+LEARNING = "learning"  # what is only there while docids are learned
 
 
 def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path | None) -> Run:
@@ -29,10 +38,12 @@ def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path
     make(folder / "corpus", lambda path: write_beir(corpus, path), like)
     splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
     log(f"corpus      {len(corpus):,} documents{splits}")
-    make(folder / "docids", lambda path: _table(experiment, corpus).save(path), like)
+    make_docids = _learned if isinstance(experiment.docids, LearnedDocids) else _given
+    make_docids(experiment, corpus, folder, log, like)
     table = DocidTable.load(folder / "docids")
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
     make(folder / "examples", lambda path: _store(path, experiment, corpus, table), like)
+    shutil.rmtree(folder / LEARNING, ignore_errors=True)
     store = ExampleStore.open(folder / "examples")
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
@@ -71,12 +82,19 @@ def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:
 
 
 def _store(path: Path, experiment: Experiment, corpus: Corpus, table: DocidTable) -> None:
-    vocabulary = _vocabulary(experiment, corpus)
+    before = path.parent / LEARNING / "examples"
+    vocabulary = ExampleStore.open(before).vocabulary if before.is_dir() else _vocabulary(experiment, corpus)
     codec = docid_codec(experiment, table, vocabulary.size, vocabulary.encode)
     build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
 
 
+def _given(experiment: Experiment, corpus: Corpus, folder: Path, log: Log, like: Path | None) -> None:
+    """Make docids of what is there before anything is trained."""
+    make(folder / "docids", lambda path: _table(experiment, corpus).save(path), like)
+
+
 def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
+    assert not isinstance(experiment.docids, LearnedDocids)
     if isinstance(experiment.docids, str):
         table = DocidTable.load(experiment.docids)
         table.require_corpus(corpus.fingerprint, file=experiment.docids)
@@ -85,6 +103,44 @@ def _table(experiment: Experiment, corpus: Corpus) -> DocidTable:
     return experiment.docids.assign(
         corpus.doc_ids, vectors, seed=experiment.docid_seed, corpus_fingerprint=corpus.fingerprint
     )
+
+
+def _learned(experiment: Experiment, corpus: Corpus, folder: Path, log: Log, like: Path | None) -> None:
+    """Learn docids, and keep the network that writes them."""
+    strategy = experiment.docids
+    assert isinstance(strategy, LearnedDocids)
+    if jax.process_count() > 1 and not (folder / "docids").is_dir():
+        raise InputError(
+            "docids are learned by one process, and there are several",
+            file=folder,
+            fix="prepare the run first, in one process: add --prepare-only to 'genret train', and then train it",
+        )
+
+    @functools.cache
+    def learned() -> tuple[Tokeniser, DocidTable]:
+        learning = folder / LEARNING
+        # Every document needs a docid in a store, and has none yet: these are not read.
+        table = AtomicDocids().assign(corpus.doc_ids, None, 0, corpus.fingerprint)
+        make(learning / "examples", lambda path: _store(path, experiment, corpus, table))
+        store = ExampleStore.open(learning / "examples")
+        sizes = (strategy.codebook,) * strategy.levels
+        codec = DocidCodec(first_token=store.vocabulary_size, level_sizes=sizes)
+        model = sized_model(experiment, store.vocabulary_size, codec, 0)
+        return learn_docids(experiment, corpus, store, model, learning, log)
+
+    make(folder / QUANTISER, lambda path: learned()[0].save(path), like)
+    make(folder / "docids", lambda path: learned()[1].save(path), like)
+
+
+def room(strategy: object, table: DocidTable) -> tuple[int, ...]:
+    """Return level sizes with room for later documents.
+
+    Of the codes that separate there are as many as in a codebook, as in TIGER, and twice as many as are used.
+    """
+    sizes = table.level_sizes
+    if isinstance(strategy, LearnedDocids) or (isinstance(strategy, QuantisedDocids) and strategy.separate):
+        return (*sizes[:-1], max([*sizes[:-1], 2 * sizes[-1]]))
+    return sizes
 
 
 def docid_codec(
@@ -103,10 +159,11 @@ def docid_codec(
     if experiment.model.head == "prefix":
         nodes: Literal["table", "tokens"] = "tokens" if len(table.level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=table.level_sizes, nodes=nodes)
+    learned = isinstance(experiment.docids, LearnedDocids)  # only those are kept with what later ones need
     return DocidCodec(
         kind=experiment.codec,
         first_token=text_tokens,
-        level_sizes=table.level_sizes,
+        level_sizes=room(experiment.docids, table) if learned else table.level_sizes,
         eos="always",
         encode_text=encode if experiment.codec == "text" else None,
     )

@@ -12,11 +12,12 @@ from genret_jax.data.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
 from genret_jax.data.item_vectors import start_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
-from genret_jax.docids import DocidCodec, DocidTable, QuantisedDocids, Quantiser
+from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, QuantisedDocids, Quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
+from genret_jax.prepare.documents import room
 from genret_jax.run import ITEMS, QUANTISER, SETTINGS, START_VECTORS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import save_arrays, write_json
@@ -37,7 +38,7 @@ def prepare_items(experiment: Recommendation, folder: Path, log: Log, like: Path
     log(f"docids      {table.strategy.get('name', '')}: {table.num_nodes:,} nodes, at most {table.lengths.max()} codes")
     if experiment.start is not None:
         make(folder / START_VECTORS, lambda path: _save_start(experiment, interactions, vectors(), path))
-    codec = DocidCodec(first_token=2, level_sizes=_room(experiment, table))
+    codec = DocidCodec(first_token=2, level_sizes=room(experiment.docids, table))
     encoded = codec.encode(table)
     settings = {
         "version": VERSION,
@@ -71,6 +72,7 @@ def _make_docids(
         table.require_corpus(items.fingerprint, file=strategy)
         make(folder / "docids", table.save)
         return
+    assert not isinstance(strategy, LearnedDocids)  # the experiment refuses it
     codebook = getattr(strategy, "codebook", 0)
     if len(items) < codebook:
         owner = f"{type(strategy).__name__}.codebook"
@@ -102,14 +104,6 @@ def _save_start(experiment: Recommendation, interactions: Interactions, content:
     cold = cold_items(len(interactions.items), experiment.cold_items)
     items = start_vectors(interactions, content, experiment.model.d_model, seed=experiment.seed, cold=cold)
     save_arrays(path, {"items": items}, kind=START_VECTORS, version=VERSION)
-
-
-def _room(experiment: Recommendation, table: DocidTable) -> tuple[int, ...]:
-    """Return level sizes with room for later items: as many codes that separate as a codebook has, as in the paper."""
-    sizes = table.level_sizes
-    if isinstance(experiment.docids, QuantisedDocids) and experiment.docids.separate:
-        return (*sizes[:-1], max(sizes))
-    return sizes
 
 
 def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -> np.ndarray:

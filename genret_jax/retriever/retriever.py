@@ -207,6 +207,12 @@ class Retriever(Ranker):
         grown = self.run_of(ItemRun).with_items(item_ids, vectors, titles=titles, texts=texts)
         return Retriever(grown, with_nodes(self._params, grown.model.num_nodes))
 
+    def with_documents(
+        self, doc_ids: Sequence[str], texts: Sequence[str], *, titles: Sequence[str] = ()
+    ) -> "Retriever":
+        """Return a retriever of further documents too; see :meth:`genret_jax.run.DocumentRun.with_documents`."""
+        return Retriever(self.run_of(DocumentRun).with_documents(doc_ids, texts, titles=titles), self._params)
+
     def run_of(self, kind: type[_R]) -> _R:
         """Return the run, if it is of this kind.
 

@@ -1,6 +1,7 @@
 """What happens before the first step: shapes, places, and either fresh parameters or those of the last checkpoint."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -83,7 +84,9 @@ def prepare(runs: Sequence[SeedRun], checkpoints: Sequence[Checkpoints]) -> Star
     mesh = make_mesh(model_parallel=config.model_parallel, data_parallel=config.data_parallel)
     batch = dict(task.batch(0))
     check_batch(batch, config, mesh)
-    steps = plan_steps(task, config, mesh, batch, seeds=[run.config.seed for run in runs])
+    shapes = tuple((name, array.shape, array.dtype) for name, array in batch.items())
+    # A task is hashed by its identity.
+    steps = _planned(task, config, mesh, shapes, tuple(run.config.seed for run in runs))  # type: ignore[arg-type]
     require_split(mesh, steps.like.params, steps.shardings.params)
     begun = [_begin(run, saved, steps) for run, saved in zip(runs, checkpoints, strict=True)]
     reached = [step for _, step, _ in begun]
@@ -98,6 +101,19 @@ def prepare(runs: Sequence[SeedRun], checkpoints: Sequence[Checkpoints]) -> Star
         stacked = jax.jit(lambda *states: _stacked(states), out_shardings=side_by_side(steps.shardings))
         state = stacked(*[state for state, _, _ in begun])
     return Start(state, reached[0], [metrics for _, _, metrics in begun], mesh, steps.axes, steps.run_steps)
+
+
+@functools.lru_cache(maxsize=1)
+def _planned(
+    task: TrainingTask,
+    config: TrainerConfig,
+    mesh: Mesh,
+    batch: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...],
+    seeds: tuple[int, ...],
+) -> StepShapes:
+    """Plan the steps; those of a task that is trained again are the same program, and not compiled again."""
+    shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in batch}
+    return plan_steps(task, config, mesh, shapes, seeds=seeds)
 
 
 def _stacked(states: Sequence[TrainState]) -> TrainState:

@@ -143,6 +143,38 @@ def test_rates_and_uniform_documents(store: ExampleStore) -> None:
     assert ((drawn.query >= 0) == (drawn.kind == RETRIEVAL)).all()
 
 
+def test_indexing_first_and_the_others_after_it(store: ExampleStore) -> None:
+    config = SamplerConfig(indexing_rate=1.0, pseudo_query_rate=1.0, retrieval_rate=1.0, indexing_first=3)
+    sampler = Sampler(store, config, seed=0, batch_size=64)
+    kinds = [set(sampler.draw(step, np.arange(64))[1].kind.tolist()) for step in range(6)]
+    assert kinds == [{INDEXING}] * 3 + [{PSEUDO_QUERY, RETRIEVAL}] * 3
+
+
+def test_documents_of_an_unseen_split_are_never_shown(store: ExampleStore) -> None:
+    hidden = set(store.pairs("test")[1].tolist())
+    assert 0 < len(hidden) < store.num_documents
+    for by in ("document", "query"):
+        sampler = Sampler(store, SamplerConfig(unseen_split="test", draw=by), seed=0, batch_size=500)
+        drawn = sampler.batch(0)["document"]
+        assert hidden.isdisjoint(drawn.tolist())
+        assert set(sampler.documents.tolist()) == set(store.documents_with_text.tolist()) - hidden
+
+
+def test_examples_of_given_documents(store: ExampleStore) -> None:
+    sampler = Sampler(store, SamplerConfig(), seed=0, batch_size=64)
+    wanted = np.resize(store.documents_with_text[:3], 64)
+    batch = sampler.batch(4, documents=wanted)
+    np.testing.assert_array_equal(batch["document"], wanted)
+    some = sampler.batch(4, np.array([5, 9]), wanted[[5, 9]])
+    np.testing.assert_array_equal(some["encoder_input_tokens"], batch["encoder_input_tokens"][[5, 9]])
+    _, drawn = sampler.draw(4, np.arange(64), wanted)
+    query, document, _ = store.pairs("train")
+    pairs = set(zip(query.tolist(), document.tolist(), strict=True))
+    asked = drawn.kind == RETRIEVAL
+    assert asked.any()
+    assert set(zip(drawn.query[asked].tolist(), wanted[asked].tolist(), strict=True)) <= pairs
+
+
 def test_draw_by_query_then_by_document(store: ExampleStore) -> None:
     drawn = draw(store, RETRIEVAL_ONLY, 12_000)
     assert (drawn.kind == RETRIEVAL).all()
@@ -412,6 +444,8 @@ def test_objectives_that_write_text_need_one_vocabulary_and_sentinels(tmp_path: 
         ({"word_drop": 0.7}, "below 1 with word_drop added"),
         ({"input_length": 1}, "input_length is 1"),
         ({"resegmentation": 1.5}, "between 0 and 1"),
+        ({"indexing_first": -1}, "0 or more"),
+        ({"indexing_first": 5, "indexing_rate": 0.0}, "0 unless indexing and others have a rate"),
     ],
 )
 def test_wrong_configurations(fields: dict, message: str) -> None:

@@ -194,6 +194,11 @@ def test_docids_of_their_own_vocabulary(seqio: Any, tmp_path: Path) -> None:
         targets.encode("a cat")
 
 
+def test_a_mixture_has_the_same_rates_always(store: ExampleStore) -> None:
+    with pytest.raises(InputError, match="indexing_first = 5 for tasks of a mixture"):
+        register_tasks(str(store.folder), "first", dataclasses.replace(CONFIG, indexing_first=5))
+
+
 def test_names_are_taken_once(seqio: Any, registered: Any, store: ExampleStore) -> None:
     again = register_tasks(str(store.folder), "tiny", CONFIG, seed=5, batch_size=BATCH)
     assert again == registered

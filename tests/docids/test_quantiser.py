@@ -93,7 +93,7 @@ def test_what_is_no_quantiser_is_refused(residual, tmp_path):
     with pytest.raises(InputError, match="a docid_table of version 1"):
         load_quantiser(tmp_path / "docids")
     save_arrays(tmp_path / "other", {}, kind="quantiser", version=1, details={"name": "pq", "level_sizes": []})
-    with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of lsh, residual, rq-vae"):
+    with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of (learned, )?lsh, residual, rq-vae"):
         load_quantiser(tmp_path / "other")
 
 

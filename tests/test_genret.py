@@ -1,0 +1,330 @@
+"""GenRet end to end: docids learned while a run is prepared, gone on with, kept, and given to new documents."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from genret_jax.cli import main
+from genret_jax.data.sampler import SamplerConfig
+from genret_jax.docids import LearnedDocids
+from genret_jax.docids.diagnostics import describe
+from genret_jax.errors import InputError
+from genret_jax.prepare import prepare
+from genret_jax.prepare import tokeniser as learning
+from genret_jax.retriever import Retriever
+from genret_jax.run import DocumentRun
+from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
+from genret_jax.tokeniser import Tokeniser
+from genret_jax.train import train, train_seeds
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
+LEARNED = LearnedDocids(levels=2, codebook=4, steps=40, alike=4, document_length=12)
+
+
+def learned_experiment(corpus, docids=LEARNED, **fields):
+    return tiny_experiment(corpus, **{"docids": docids, "model": {"head": "vocabulary"}, **fields})
+
+
+def prepared(experiment, folder):
+    lines = []
+    return prepare(experiment, folder, log=lines.append), lines
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_corpus, tmp_path_factory):
+    """A prepared run of learned docids with what it said; not to be changed."""
+    return prepared(learned_experiment(tiny_corpus), tmp_path_factory.mktemp("genret") / "run")
+
+
+def test_every_document_has_a_docid_of_its_own(whole, tiny_corpus):
+    run, lines = whole
+    codes = run.table.padded()
+    assert codes.shape == (41, 3)
+    assert len(np.unique(codes, axis=0)) == 41
+    assert run.table.level_sizes[:2] == (4, 4)
+    assert not (run.folder / "learning").exists()
+    assert next(line for line in lines if "codes used" in line).startswith("docids      level 1: 4 of 4 codes used")
+
+
+def test_the_course_of_the_codebooks_is_kept_with_the_docids(whole):
+    strategy = describe(whole[0].table)["strategy"]
+    assert strategy["name"] == "learned"
+    assert [(at["level"], at["phase"]) for at in strategy["course"]] == [
+        (level, phase) for level in (1, 2) for phase in ("round 1", "round 2", "fixed")
+    ]
+    for at in strategy["course"]:
+        assert 1 <= at["perplexity"] <= at["used"] <= at["size"] == 4
+        assert at["rows"] == 40  # one has no text
+    prefixes = [at["prefixes"] for at in strategy["course"] if at["phase"] == "fixed"]
+    assert 4 == prefixes[0] < prefixes[1]
+
+
+def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
+    run = whole[0]
+    tokeniser, start = run.tokeniser, run.start_params()
+    assert isinstance(tokeniser, Tokeniser)
+    first, number = tokeniser.books.tokens(1)
+    end = first + number
+    np.testing.assert_array_equal(
+        start["token_embedder"]["embedding"][:end], tokeniser.params["token_embedder"]["embedding"][:end]
+    )
+    # ... and so knows already what to answer, but for the code that separates.
+    retriever = Retriever(run, start)
+    corpus = run.corpus
+    queries = [corpus.queries[query] for query in corpus.qrels["train"]]
+    found = retriever.search(queries, k=1, beam=10)
+    wanted = [next(iter(grades)) for grades in corpus.qrels["train"].values()]
+    table = {doc_id: run.table.docid(row) for row, doc_id in enumerate(run.table.doc_ids)}
+    right = np.mean([best[0].docid[0] == table[doc_id][0] for best, doc_id in zip(found, wanted, strict=True)])
+    assert right > 0.6  # one in four by chance
+
+
+def test_the_tokeniser_writes_the_docids_again(whole):
+    run = whole[0]
+    texts = [run.corpus.document_text(index) for index in range(40)]
+    written = run.tokeniser.codes(run.vocabulary.encode_rows(texts, 12, append_eos=False))
+    agree = (written == run.table.padded()[:40, :2]).all(1).mean()
+    assert agree > 0.8  # codes are fixed when their level is done, and the network is trained on
+
+
+def test_new_documents_get_docids_and_are_found(whole):
+    run = whole[0]
+    known = run.corpus.document_text(7)
+    retriever = Retriever(run, run.start_params())
+    grown = retriever.with_documents(["copy", "other"], [known, run.corpus.texts[20]], titles=["", "Other"])
+    codes = grown.run.table.padded()
+    texts = [known, f"Other. {run.corpus.texts[20]}"]
+    tokens = run.vocabulary.encode_rows(texts, 12, append_eos=False)
+    np.testing.assert_array_equal(codes[-2:, :2], run.tokeniser.codes(tokens))
+    np.testing.assert_array_equal(codes[:-2], run.table.padded())
+    found = {result.doc_id: result for result in grown.search(known, k=40, beam=43)}
+    assert found["copy"].docid == grown.run.table.docid(41)
+    assert (found["other"].title, found["other"].text) == ("Other", run.corpus.texts[20])
+    assert len(run.corpus) == 41  # the run itself has not changed
+    with pytest.raises(InputError, match="the document id 'd3' occurs twice"):
+        retriever.with_documents(["d3"], ["text"])
+    with pytest.raises(InputError, match="1 texts for 2 documents"):
+        retriever.with_documents(["a", "b"], ["text"])
+
+
+def test_only_as_many_equal_documents_as_there_is_room_for(whole):
+    retriever = Retriever(whole[0], whole[0].start_params())
+    room = whole[0].settings["codec"]["level_sizes"][-1]
+    names = [f"n{number}" for number in range(room + 1)]
+    with pytest.raises(InputError, match="documents with the same codes but for the last"):
+        retriever.with_documents(names, ["the same"] * len(names))
+
+
+def test_runs_of_other_docids_have_no_room_for_documents(tiny_run):
+    with pytest.raises(InputError, match=r"docids of the strategy 'semantic' for new documents; .*learned"):
+        Retriever.load(tiny_run).with_documents(["new"], ["text"])
+
+
+def test_it_is_trained_and_loaded_like_any_other(whole, tiny_corpus, tmp_path):
+    run = train(run=str(tmp_path / "run"), experiment=learned_experiment(tiny_corpus, trainer={"steps": 10}))
+    assert run.table.fingerprint == whole[0].table.fingerprint  # learned again, and the same
+    retriever = Retriever.load(tmp_path / "run")
+    assert len(retriever.search("ban", k=5)) == 5
+    with_new = retriever.with_documents(["new"], ["ban bap"])
+    assert "new" in {result.doc_id for result in with_new.search("ban bap", k=42, beam=42)}
+
+
+def test_the_command_adds_documents(whole, tiny_corpus, tmp_path, capsys):
+    run = train(run=str(tmp_path / "run"), experiment=learned_experiment(tiny_corpus, trainer={"steps": 1}))
+    (tmp_path / "new.jsonl").write_text(json.dumps({"_id": "new", "title": "A new one", "text": run.corpus.texts[3]}))
+    command = ["search", "--run", str(run.folder), "-k", "42", "--json", "--add", str(tmp_path / "new.jsonl")]
+    assert main([*command, run.corpus.texts[3]]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert ("new", "A new one") in {(row["doc_id"], row["title"]) for row in json.loads(line)["results"]}
+
+
+def test_seeds_share_the_docids(tiny_corpus, tmp_path, monkeypatch):
+    experiment = learned_experiment(tiny_corpus, trainer={"steps": 2, "evaluate_every": None})
+    calls = []
+    learn = learning._Learner.learn
+    monkeypatch.setattr(learning._Learner, "learn", lambda self, corpus: calls.append(1) or learn(self, corpus))
+    first, second = train_seeds(run=str(tmp_path / "runs"), experiment=experiment, seeds=[0, 1])
+    assert first.table.fingerprint == second.table.fingerprint
+    assert first.tokeniser.fingerprint == second.tokeniser.fingerprint
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 5])
+def test_stopped_by_a_signal_it_goes_on_and_comes_to_the_same(whole, tiny_corpus, tmp_path, monkeypatch, stopped_at):
+    """In the middle of a phase; of the second level the codes of the first are read back."""
+    calls, trained = [], learning.train
+
+    def stopping(task, *args, **kwargs):
+        calls.append(kwargs["fingerprint"])
+        if len(calls) == stopped_at:
+            batch = task.batch
+
+            def last(step, rows=None):
+                if step == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return batch(step, rows)
+
+            task.batch = last
+        return trained(task, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "train", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    assert len(calls) == stopped_at
+    assert (tmp_path / "run" / "learning" / "learned_1").is_dir() == (stopped_at > 4)
+    again, _ = prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    assert again.table.fingerprint == whole[0].table.fingerprint
+    assert again.tokeniser.fingerprint == whole[0].tokeniser.fingerprint
+    assert again.table.strategy["course"] == whole[0].table.strategy["course"]
+
+
+def test_a_level_is_not_gone_on_with_after_other_codes(tiny_corpus, tmp_path, monkeypatch):
+    """Someone has copied the phases of one run into another, whose first level came out otherwise."""
+    trained, calls = learning.train, []
+
+    def stop_in_second(task, config, folder, **kwargs):
+        calls.append(folder)
+        result = trained(task, config, folder, **kwargs)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "train", stop_in_second)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    kept = tmp_path / "run" / "learning" / "learned_1"
+    codes = np.load(kept / "codes.npy")
+    np.save(kept / "codes.npy", (codes + 1) % 4 * (codes >= 0) - (codes < 0))
+    with pytest.raises(InputError, match="codes so far"):
+        prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+
+
+def test_documents_of_an_unseen_split_are_not_learned_from(tiny_corpus, tmp_path):
+    """Their words are in the vocabulary; no example shows them, and their docids are written for them."""
+    sampler = SamplerConfig(unseen_split="test")
+    run, _ = prepared(learned_experiment(tiny_corpus, sampler=sampler), tmp_path / "run")
+    corpus = tiny_topics()
+    hidden = {doc_id for grades in corpus.qrels["test"].values() for doc_id in grades}
+    assert 10 < len(hidden) < 40
+    for at in run.table.strategy["course"]:
+        assert at["rows"] == 40 - len(hidden)
+    rows = [run.corpus.document_index[doc_id] for doc_id in sorted(hidden)]
+    texts = [run.corpus.document_text(row) for row in rows]
+    tokens = run.vocabulary.encode_rows(texts, 12, append_eos=False)
+    np.testing.assert_array_equal(run.table.padded()[rows, :2], run.tokeniser.codes(tokens))
+
+
+def test_all_levels_at_once_is_the_ablation(tiny_corpus, tmp_path):
+    docids = LearnedDocids(levels=2, codebook=4, steps=20, alike=4, document_length=12, progressive=False)
+    run, _ = prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
+    phases = [(at["level"], at["phase"]) for at in run.table.strategy["course"]]
+    assert phases == [
+        (level, phase) for phase in ("round 1", "round 2", "round 3", "round 4", "fixed") for level in (1, 2)
+    ]
+
+
+def test_a_collapsed_codebook_stops_and_leaves_nothing(tiny_corpus, tmp_path, monkeypatch):
+    def one_code(params, documents, codes, books, known=0):
+        return np.zeros_like(codes)
+
+    monkeypatch.setattr(learning, "written_codes", one_code)
+    docids = LearnedDocids(levels=1, codebook=8, steps=4, alike=4, document_length=12)
+    with pytest.raises(InputError, match=r"level 1 has collapsed: 1 of 8 codes are used.*balanced = True"):
+        prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
+    """Of a codebook with two codes far from everything, both are used after they were moved."""
+    run = whole[0]
+    experiment = learned_experiment(tiny_corpus)
+    learner = learning._Learner(experiment, run.store, run.tokeniser.books.config, tmp_path, lambda line: None)
+    params = run.tokeniser.params
+    from_all = -50 * learning.states_of(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
+    far = dict.fromkeys((1, 2), np.asarray(from_all))
+    spoiled = learner._books.with_vectors(params, 0, far)
+    learner._give_codes(spoiled, (0,))
+    before = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    assert (before == 0).any()
+    mended = learner._revived(spoiled, (0,))
+    learner._give_codes(mended, (0,))
+    after = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    assert (after > 0).sum() > (before > 0).sum()
+
+
+CASES = {
+    "codebook larger than the corpus": (
+        {"docids": LearnedDocids(levels=1, codebook=64, steps=4)},
+        "40 documents to learn from, for codebooks of 64; expected at least as many.*LearnedDocids.codebook to 5",
+    ),
+    "no such split": ({"sampler": SamplerConfig(unseen_split="tset")}, "no split 'tset'.*did you mean 'test'"),
+    "all unseen": (
+        {"sampler": SamplerConfig(unseen_split="train"), "hold_out": 0.0},
+        "every document has queries in the split 'train', whose documents are not shown",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), CASES.values(), ids=CASES)
+def test_bad_input_is_refused_before_anything_is_there(tiny_corpus, tmp_path, fields, message):
+    with pytest.raises(InputError, match=message):
+        prepared(learned_experiment(tiny_corpus, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_told_to_prepare_first(tiny_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(InputError, match=r"learned by one process.*--prepare-only"):
+        prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": {"head": "prefix"}}, "T5Config.head = 'vocabulary'"),
+        ({"codec": "text"}, "Experiment.codec = 'per_level'"),
+        ({"sampler": SamplerConfig(objective="targets_to_inputs")}, "SamplerConfig.objective = 'inputs_to_targets'"),
+    ],
+)
+def test_networks_that_learned_docids_do_not_fit(tiny_corpus, fields, message):
+    with pytest.raises(InputError, match=message):
+        learned_experiment(tiny_corpus, **fields)
+
+
+def test_items_are_not_read(tmp_path):
+    with pytest.raises(InputError, match="LearnedDocids reads documents"):
+        tiny_recommendation(tmp_path, docids=LEARNED)
+
+
+def test_another_run_cannot_be_gone_on_with(whole, tiny_corpus):
+    changed = LearnedDocids(levels=3, codebook=4, steps=40, alike=4, document_length=12)
+    with pytest.raises(InputError, match=r"another LearnedDocids.levels = 2"):
+        prepared(learned_experiment(tiny_corpus, changed), whole[0].folder)
+
+
+def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
+    """The quantiser of one run beside the docids of another."""
+    run = whole[0]
+    doubled = {"embedding": run.tokeniser.params["token_embedder"]["embedding"] * 2}
+    changed = Tokeniser.of({**run.tokeniser.params, "token_embedder": doubled}, run.tokeniser.books, length=12)
+    opened = DocumentRun.open(run.folder)
+    opened.tokeniser = changed
+    with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
+        opened.with_documents(["new"], ["text"])
+
+
+def test_a_document_without_text_has_a_docid_too(whole):
+    run = whole[0]
+    assert run.table.docid(run.corpus.document_index[EMPTY])
+
+
+def test_a_corpus_without_queries(tmp_path):
+    corpus = tiny_topics()
+    bare = write_tiny_corpus(tmp_path / "bare", type(corpus)(**{**vars(corpus), "queries": {}, "qrels": {}}))
+    run, _ = prepared(learned_experiment(bare, trainer={"best_metric": None}), tmp_path / "run")
+    assert run.table.num_documents == 41
