@@ -111,9 +111,11 @@ def states_of(
         books: The codebooks.
         level: Which.
     """
-    found: Array = _in_pieces(lambda model, read, written: _states(model, books, read, written, level)[0])(
-        books, params, documents, codes
-    )
+
+    def read(model: T5, documents: Array, codes: Array) -> Array:
+        return _state(model, books, model.encode(documents), documents, codes, level)[:, 0]
+
+    found: Array = _in_pieces(read)(books, params, documents, codes)
     return found
 
 
@@ -136,8 +138,10 @@ def written_codes(
     """
 
     def write(model: T5, documents: Array, codes: Array) -> Array:
+        encoded = model.encode(documents)
         for level in range(known, len(books.level_sizes)):
-            chosen = jnp.argmax(_states(model, books, documents, codes, level)[1], axis=-1)
+            state = _state(model, books, encoded, documents, codes, level)
+            chosen = jnp.argmax(model.read(state, books.tokens(level))[:, 0], axis=-1)
             codes = codes.at[:, level].set(chosen)
         return codes
 
@@ -165,13 +169,12 @@ def _in_pieces(read: Any) -> Any:
     return run
 
 
-def _states(
-    model: T5, books: Codebooks, documents: Array, codes: Array, level: int
-) -> tuple[Float[Array, "b d"], Float[Array, "b c"]]:
-    """Return the states at a level, and their logits."""
+def _state(
+    model: T5, books: Codebooks, encoded: Array, documents: Array, codes: Array, level: int
+) -> Float[Array, "b 1 d"]:
+    """Return the states of documents after the codes before a level."""
     shifted = shifted_tokens(books, codes)[:, : level + 1]
-    states = model.states(model.encode(documents), documents, shifted)[:, level:]
-    return states[:, 0], model.read(states, books.tokens(level))[:, 0]
+    return model.states(encoded, documents, shifted)[:, level:]
 
 
 def shifted_tokens(books: Codebooks, codes: Any) -> Any:

@@ -62,6 +62,23 @@ def nci(value: Mapping[str, Any]) -> str:
     return table(head, rows) + f"\n\n{note}"
 
 
+def genret(value: Mapping[str, Any]) -> str:
+    """What a step of learning docids costs, beside one of the run that follows."""
+    names = {
+        "run": "the run: a query of 24 tokens",
+        "learning_24": "docids: a document of 24 tokens beside it",
+        "learning_64": "docids: a document of 64 tokens beside it",
+    }
+    medians = {name: value["step_seconds"][name]["median"] for name in names}
+    rows = [[title, f"{medians[name]:.3f}", f"{value['ratio_to_run'][name]:.2f}×"] for name, title in names.items()]
+    given = value["assignment"]
+    note = (
+        f"{value['rows']} rows, float32; medians of {value['turns']} turns. {given['documents']:,} documents of 64 "
+        f"tokens get their docids in {given['seconds']:.0f} s. {machine(value['environment'])}."
+    )
+    return table(["a training step", "s", "÷ the run's"], rows) + f"\n\n{note}"
+
+
 def _beside_t5(side: Mapping[str, Any] | None) -> list[str]:
     return ["", ""] if side is None else [f"{side['median_seconds']:.3f}", f"{side['to_t5']:.2f}×"]
 

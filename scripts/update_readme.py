@@ -20,6 +20,7 @@ from readme_speed import (
     decoding,
     examples,
     generate,
+    genret,
     history_step,
     kmeans,
     nci,
@@ -39,7 +40,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci")
+        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci", "genret")
     ),
 )
 MISSING = "*Not yet measured.*"
@@ -84,6 +85,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "history_step": history_step,
     "train_step": train_step,
     "nci": nci,
+    "genret": genret,
     "kmeans": kmeans,
     "quantisers": quantisers,
     "decoding": decoding,

@@ -101,9 +101,6 @@ class _Learner:
         for number in range(done, len(groups)):
             params = self._learn(groups[number], params)
             self._keep(number, params)
-        for of_level in self._course:
-            if of_level["phase"] == "fixed":
-                self._tell(of_level)
         tokeniser = Tokeniser.of(params, self._books, length=self._tokens.shape[1])
         new = np.setdiff1d(np.arange(len(self._codes)), self._shown)
         if len(new):
@@ -168,6 +165,8 @@ class _Learner:
         params = self._train(rounds + 1, "fixed", fixed, params, steps)
         self._give_codes(params, levels)
         self._look("fixed", levels)
+        for of_level in self._course[-len(levels) :]:
+            self._tell(of_level)
         return params
 
     def _train(self, number: int, name: str, phase: Phase, params: Any, steps: int) -> Any:
