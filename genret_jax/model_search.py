@@ -8,7 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding import BeamResult, Exhaustive, TrieConstraint, beam_search, sample_tokens
+from genret_jax.decoding import (
+    BeamResult,
+    Exhaustive,
+    Strategy,
+    beam_search,
+    sample_tokens,
+)
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5
@@ -18,7 +24,7 @@ from genret_jax.models.network import T5
 def search_tokens(
     params: Mapping[str, Any],
     tokens: Int[Array | np.ndarray, "b l"],
-    strategy: TrieConstraint | Exhaustive,
+    strategy: Strategy | Exhaustive,
     tree: NodeTree | None,
     config: T5Config,
     beams: int,
@@ -28,14 +34,14 @@ def search_tokens(
     Args:
         params: Of the network.
         tokens: Queries, padded with 0.
-        strategy: The docids, and how to search them.
+        strategy: The docids, and how to search them; or how long anything is that may be written.
         tree: The docid tree; for the prefix head.
         config: The network's shape.
         beams: Results a query.
     """
     model, variables = T5(config), {"params": params}
     encoded = model.apply(variables, tokens, method=T5.encode)
-    cache = model.apply(variables, encoded, tokens, strategy.index.max_length, method=T5.init_cache)
+    cache = model.apply(variables, encoded, tokens, strategy.max_length, method=T5.init_cache)
 
     def step(tokens: Array, prefix_nodes: Array, cache: Any, *, first: bool) -> tuple[Array, Any]:
         # The cache itself says whether this is the first step (T5.init_cache).

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (  # in the order of a first use
     "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "recommend", "queries", "plan",
-    "doctor",
+    "claims", "doctor",
 )  # fmt: skip
 
 EXIT_INPUT = 2

@@ -32,6 +32,11 @@ class Exhaustive:
     index: DocidIndex
     chunk: int = dataclasses.field(default=256, metadata={"static": True})
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest docid."""
+        return self.index.max_length
+
 
 class _Best(NamedTuple):
     """The best docids so far."""

@@ -1,0 +1,311 @@
+"""Train the runs that decide the claims, measure them, and say what holds."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
+from genret_jax.configuration import experiment_from_gin
+from genret_jax.data.corpus import Corpus, read_beir, write_beir
+from genret_jax.data.splits import evenly_spread
+from genret_jax.decoding import Unconstrained
+from genret_jax.errors import InputError
+from genret_jax.evaluation.environment import environment
+from genret_jax.evaluation.metrics import evaluate
+from genret_jax.model_search import search_tokens
+from genret_jax.retriever import Retriever
+from genret_jax.retriever.query_writer import QueryWriter, generate_queries
+from genret_jax.run import DocumentRun, stderr
+from genret_jax.run.folder import make
+from genret_jax.storage import read_json, write_json
+from genret_jax.train import train
+
+METRIC, KS, BEAM = "mrr@10", (1, 10), 20
+_UNSEEN_SHARE, _MOST_QUERIES, _QUERIES_A_DOCUMENT = 0.1, 1000, 10
+# Nothing is chosen by validation: all runs of a budget are measured at its end.
+_BUDGET = (
+    "TrainerConfig.evaluate_every = None",
+    "TrainerConfig.evaluate_at_start = False",
+    "TrainerConfig.checkpoint_every = None",
+    "TrainerConfig.best_metric = None",
+    "TrainerConfig.tensorboard = False",
+    "Experiment.hold_out = 0.0",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every run is given.
+
+    Attributes:
+        steps: Training steps.
+        learning: Steps of each level of learned docids, before those.
+        seeds: Seeds of each run, and of its docids.
+        documents: Documents of the corpus that are used, at most.
+    """
+
+    steps: int
+    learning: int
+    seeds: tuple[int, ...]
+    documents: int | None = None
+
+
+def show_claims(
+    corpus: Corpus, out: Path, budget: Budget, *, claims: Sequence[Claim] = CLAIMS, bindings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train what decides some claims, and say which hold; stopped, it goes on with the runs that are missing.
+
+    A tenth of the documents lose their training queries, which become the split ``unseen`` with their others.
+
+    Args:
+        corpus: With training queries and a split ``test``.
+        out: Folder for corpora, runs and results.
+        budget: Of each run.
+        claims: Which.
+        bindings: Made after those of every arm.
+
+    Returns:
+        What ``claims.json`` in the folder then holds: ``claims``, each with the MRR@10 of both arms for every seed, the
+        mean difference with its interval, and the verdict; ``arms``, with all metrics; ``budget`` and ``environment``.
+
+    Raises:
+        InputError: If the corpus has no queries to train on or to ask.
+    """
+    if len(budget.seeds) < 2:
+        raise InputError(f"{len(budget.seeds)} seed", expected="2 or more, for an interval", fix="give --seeds 0 1 2")
+    corpora = _Corpora(corpus, out / "corpora", budget)
+    needed = dict.fromkeys(name for claim in claims for name in (claim.better, claim.worse))
+    arms: dict[str, list[dict[str, float]]] = {}
+    for number, name in enumerate(needed, 1):
+        stderr(f"[{number}/{len(needed)}] {name}")
+        arms[name] = _measured(name, ARMS[name], corpora, out, budget, bindings)
+    found = {
+        "claims": [_judged(claim, arms) for claim in claims],
+        "arms": arms,
+        "budget": dataclasses.asdict(budget),
+        "corpus": {"name": corpus.name, "documents": len(corpora.whole), "fingerprint": corpus.fingerprint},
+        "environment": environment(),
+    }
+    write_json(out / "claims.json", found)
+    return found
+
+
+class _Corpora:
+    """The corpus as the runs see it: whole or in part, with and without generated queries."""
+
+    def __init__(self, corpus: Corpus, folder: Path, budget: Budget):
+        for split in ("train", "test"):
+            if not corpus.qrels.get(split):
+                raise InputError(
+                    f"no queries in the split '{split}'",
+                    file=corpus.source,
+                    expected="a corpus with training queries and a split 'test'",
+                    fix="give another --corpus, such as 'genret corpus python-docs --out DIR' makes",
+                )
+        self.whole = with_unseen(_part(corpus, budget.documents or len(corpus)), _UNSEEN_SHARE)
+        self._folder, self._budget = folder, budget
+
+    def folder(self, share: float, generated: bool) -> Path:
+        """Return the folder of a part of the documents."""
+        name = f"{'generated' if generated else 'plain'}-{share:g}"
+        of_share = functools.partial(_part, self.whole, max(2, round(share * len(self.whole))))
+        if not generated:
+            make(self._folder / name, lambda path: write_beir(of_share(), path))
+        elif not (self._folder / name).is_dir():
+            queries = self._generated(self.folder(share, False))
+            make(
+                self._folder / name,
+                lambda path: write_beir(dataclasses.replace(of_share(), generated_queries=queries), path),
+            )
+        return self._folder / name
+
+    def _generated(self, plain: Path) -> Mapping[str, tuple[str, ...]]:
+        run, bindings = self._folder / f"writer-{plain.name}", list(_BUDGET)
+        bindings += [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
+        _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], bindings)
+        train(run=str(run), experiment=experiment)
+        writer = QueryWriter.load(run, checkpoint="last")
+        return generate_queries(writer, read_beir(plain), _QUERIES_A_DOCUMENT, progress=True).queries
+
+
+def with_unseen(corpus: Corpus, share: float) -> Corpus:
+    """Return a corpus some of whose documents have no training queries; theirs of all splits are split ``unseen``.
+
+    Args:
+        corpus: With training queries.
+        share: Of the documents that have some.
+    """
+    trained = sorted({doc_id for grades in corpus.qrels["train"].values() for doc_id in grades})
+    random = np.random.default_rng(0)
+    hidden = set(random.choice(trained, max(1, round(share * len(trained))), replace=False).tolist())
+    splits: dict[str, dict[str, Mapping[str, int]]] = {"train": {}, "test": {}, "unseen": {}}
+    for split in ("train", "test"):
+        for query, grades in corpus.qrels[split].items():
+            splits[split if hidden.isdisjoint(grades) else "unseen"][query] = grades
+    return _asked(dataclasses.replace(corpus, qrels=splits, generated_queries={}))
+
+
+def _part(corpus: Corpus, documents: int) -> Corpus:
+    """Return some documents, always the same, with the queries that only they answer."""
+    chosen = np.sort(np.random.default_rng(1).permutation(len(corpus))[:documents])
+    kept = {corpus.doc_ids[index] for index in chosen}
+    qrels = {
+        split: {query: grades for query, grades in of_split.items() if kept.issuperset(grades)}
+        for split, of_split in corpus.qrels.items()
+    }
+    return _asked(
+        dataclasses.replace(
+            corpus,
+            doc_ids=tuple(corpus.doc_ids[index] for index in chosen),
+            titles=tuple(corpus.titles[index] for index in chosen),
+            texts=tuple(corpus.texts[index] for index in chosen),
+            qrels=qrels,
+            generated_queries={},
+        )
+    )
+
+
+def _asked(corpus: Corpus) -> Corpus:
+    wanted = {query for of_split in corpus.qrels.values() for query in of_split}
+    return dataclasses.replace(corpus, queries={query: corpus.queries[query] for query in wanted})
+
+
+def _measured(
+    name: str, arm: Arm, corpora: _Corpora, out: Path, budget: Budget, bindings: Sequence[str]
+) -> list[dict[str, float]]:
+    """Return the metrics of every seed of an arm, measured now or before."""
+    trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
+    steps = budget.steps + arm.more_levels * budget.learning
+    made_of = {"arm": dataclasses.asdict(arm), "budget": dataclasses.asdict(budget), "bindings": list(bindings)}
+    made_of = {"corpus": corpora.whole.fingerprint, **made_of}
+    if file.is_file():
+        measured = read_json(file)
+        if measured["made_of"] != json.loads(json.dumps(made_of)):
+            raise InputError(
+                f"the results of {name} are those of another budget or corpus",
+                file=file,
+                fix="choose another --out folder",
+            )
+        of_seeds: list[dict[str, float]] = measured["seeds"]
+        return of_seeds
+    folder = corpora.folder(arm.share, arm.generated)
+    documents = len(read_beir(folder).doc_ids)
+    found = []
+    for seed in budget.seeds:
+        macros = {
+            "CODEBOOK": 2 ** math.ceil(math.log2(8 * documents) / 3),
+            "HALF": budget.steps // 2,
+            "LEARNING": budget.learning,
+            "CORPUS": str(folder),
+            "RUN": str(out / "runs" / trained / f"seed_{seed}"),
+            "STEPS": steps,
+            "SEED": seed,
+        }
+        lines = [f"{macro} = {value!r}" for macro, value in macros.items() if _uses(arm, macro)]
+        # Docids differ too, as they are part of what is compared.
+        lines += [*_BUDGET, f"Experiment.docid_seed = {seed}", *arm.bindings, *bindings]
+        run, experiment = experiment_from_gin([arm.file], lines)
+        found.append(_asked_of(train(run=run, experiment=experiment), unconstrained=arm.searched_as is not None))
+    write_json(file, {"made_of": made_of, "seeds": found})
+    return found
+
+
+def _uses(arm: Arm, macro: str) -> bool:
+    return macro not in ("CODEBOOK", "HALF", "LEARNING") or any(f"%{macro}" in line for line in arm.bindings)
+
+
+def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
+    """Return Hits@k and MRR@10 of a run on every split, and on documents as queries for themselves."""
+    assert isinstance(run, DocumentRun)
+    retriever, corpus, sampler = Retriever(run, run.params("last")), run.corpus, run.sampler
+    found: dict[str, float] = {}
+    asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
+    for split in ("test", "unseen"):
+        if not corpus.qrels.get(split):
+            continue
+        ids, tokens = run.store.queries(split, sampler.input_length, append_eos=sampler.append_eos)
+        chosen = evenly_spread(np.arange(len(ids)), _MOST_QUERIES)
+        names = [ids[index] for index in chosen]
+        asked[split] = names, tokens[chosen], {query: corpus.qrels[split][query] for query in names}
+    documents = evenly_spread(run.store.documents_with_text, _MOST_QUERIES)
+    names = [corpus.doc_ids[index] for index in documents]
+    shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
+    asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
+    for split, (names, tokens, qrels) in asked.items():
+        if unconstrained:
+            rankings = _anything_written(retriever, names, tokens)
+        else:
+            ranked = retriever.rank(tokens, beam=BEAM, progress=True)
+            rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
+        metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
+        found |= {f"{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
+    return found
+
+
+def _anything_written(
+    retriever: Retriever, names: Sequence[str], tokens: np.ndarray
+) -> dict[str, list[tuple[str, float]]]:
+    """Search without constraint; what is written and is no docid is left out of the ranking."""
+    run = retriever.run
+    encoded = run.encoded
+    document_of = {tuple(row[:end]): run.corpus.doc_ids[d] for row, end, d in _rows(encoded)}
+    strategy = Unconstrained(vocab_size=run.model.output_vocab_size, max_length=encoded.tokens.shape[1])
+    rankings: dict[str, list[tuple[str, float]]] = {}
+    for start in range(0, len(tokens), 64):
+        batch = np.zeros((64, tokens.shape[1]), np.int32)
+        part = tokens[start : start + 64]
+        batch[: len(part)] = part
+        found = search_tokens(retriever.params, batch, strategy, None, run.model, BEAM)
+        written, scores = np.asarray(found.tokens), np.asarray(found.scores)
+        for row, name in enumerate(names[start : start + len(part)]):
+            docids = [tuple(tokens[tokens > 0].tolist()) for tokens in written[row]]
+            pairs = zip(docids, scores[row].tolist(), strict=True)
+            rankings[name] = [(document_of[docid], score) for docid, score in pairs if docid in document_of]
+    return rankings
+
+
+def _rows(encoded: Any) -> Iterable[tuple[list[int], int, int]]:
+    return zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
+
+
+def _judged(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Compare two arms, paired by seed."""
+    from scipy.stats import t
+
+    name = f"{claim.split}/{METRIC}"
+    better, worse = ([of_seed[name] for of_seed in arms[arm]] for arm in (claim.better, claim.worse))
+    differences = np.subtract(better, worse)
+    seeds = len(differences)
+    half = float(t.ppf(0.975, seeds - 1) * differences.std(ddof=1) / math.sqrt(seeds))
+    mean = float(differences.mean())
+    verdict = "undecided"
+    if mean - half > claim.margin:
+        verdict = "holds"
+    elif mean + half < claim.margin:
+        verdict = "does not hold"
+    figures = {"better": better, "worse": worse, "difference": mean, "half_interval": half, "verdict": verdict}
+    return {**dataclasses.asdict(claim), "figures": figures}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return the claims as a Markdown table."""
+    lines = [
+        "| | claim | paper, Hits@1 | here, MRR@10 | difference | |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for claim in found["claims"]:
+        figures = claim["figures"]
+        better, worse = (100 * np.mean(figures[arm]) for arm in ("better", "worse"))
+        where = "" if claim["split"] == "test" else f" ({claim['split']})"
+        difference = f"{100 * figures['difference']:+.1f} ±{100 * figures['half_interval']:.1f}"
+        lines.append(
+            f"| {claim['system']} | {claim['text']}{where} | {claim['paper']} | {better:.1f} against {worse:.1f} "
+            f"| {difference} | {figures['verdict']} |"
+        )
+    return "\n".join(lines)
