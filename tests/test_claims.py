@@ -107,11 +107,9 @@ def test_claims_end_to_end_and_again(tiny_corpus, tmp_path, capsys, monkeypatch)
     found = json.loads((tmp_path / "out" / "claims.json").read_text())
     for seeds in found["arms"].values():
         assert len(seeds) == 2
-        assert set(seeds[0]) == {
-            f"{split}/{metric}"
-            for split in ("test", "unseen", "documents")
-            for metric in ("hits@1", "hits@10", "mrr@10")
-        }
+        splits = {f"{before}{split}" for before in ("", "start/") for split in ("test", "unseen", "documents")}
+        metrics = {"hits@1", "hits@10", "mrr@10"}
+        assert set(seeds[0]) == {f"{split}/{metric}" for split in splits for metric in metrics}
     assert read_beir(tmp_path / "out" / "corpora" / "generated-1").generated_queries
     # Without a constraint some of what is written is no docid; nothing is found that is not found with one.
     free, bound = (found["arms"][name][0]["documents/hits@10"] for name in ("nci-unconstrained", "nci"))
@@ -139,3 +137,9 @@ def test_what_cannot_be_asked(tiny_corpus, tmp_path, capsys):
     budget = running.Budget(steps=4, learning=8, seeds=(0, 1))
     with pytest.raises(InputError, match="no queries in the split 'train'"):
         running.show_claims(type(tiny_topics())(**bare), tmp_path / "out", budget)
+
+
+def test_codebooks_grow_with_the_corpus():
+    assert running._codebook(41) == 8  # not more than one code for three documents
+    assert running._codebook(240) == 64
+    assert running._codebook(13_447) == 512  # as in the paper

@@ -228,6 +228,16 @@ def test_all_levels_at_once_is_the_ablation(tiny_corpus, tmp_path):
     ]
 
 
+def test_levels_beyond_those_that_tell_all_documents_apart_are_no_collapse(tiny_corpus, tmp_path):
+    docids = LearnedDocids(levels=3, codebook=12, steps=40, alike=4, document_length=12)
+    run, _ = prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
+    last = run.table.strategy["course"][-1]
+    before = run.table.strategy["course"][-4]
+    assert (last["level"], before["level"]) == (3, 2)
+    assert before["prefixes"] > 40 - 12  # fewer documents than codes are left to be told apart
+    assert last["prefixes"] >= before["prefixes"]
+
+
 def test_a_collapsed_codebook_stops_and_leaves_nothing(tiny_corpus, tmp_path, monkeypatch):
     def one_code(params, documents, codes, books, known=0):
         return np.zeros_like(codes)

@@ -84,7 +84,7 @@ _DSI = Arm(
 )
 _SEMANTIC = _DSI.but("HierarchicalKMeans.branching = 10", "HierarchicalKMeans.leaf_size = 10")
 _NAIVE, _ATOMIC = "Experiment.docids = @NaiveStringDocids()", "Experiment.docids = @AtomicDocids()"
-_RANDOM = ("Experiment.docids = @RandomDocids()", "RandomDocids.levels = 3", f"RandomDocids.codebook = {CODEBOOK}")
+_RANDOM = ("Experiment.docids = @RandomDocids()", "RandomDocids.levels = 2", f"RandomDocids.codebook = {CODEBOOK}")
 _NCI = Arm(
     file="runs/nci_from_scratch.gin",
     generated=True,
@@ -93,7 +93,12 @@ _NCI = Arm(
 _HIDDEN = "SamplerConfig.unseen_split = 'unseen'"
 _GENRET = Arm(
     file="runs/genret_from_scratch.gin",
-    bindings=(_HIDDEN, f"LearnedDocids.codebook = {CODEBOOK}", f"LearnedDocids.steps = {LEARNING}"),
+    bindings=(
+        _HIDDEN,
+        "LearnedDocids.levels = 2",
+        f"LearnedDocids.codebook = {CODEBOOK}",
+        f"LearnedDocids.steps = {LEARNING}",
+    ),
 )
 
 ARMS: dict[str, Arm] = {
@@ -119,14 +124,14 @@ ARMS: dict[str, Arm] = {
     "genret": _GENRET,
     "genret-kmeans": Arm(
         file="runs/nci_from_scratch.gin",
-        more_levels=3,
+        more_levels=2,
         bindings=(
             _HIDDEN,
             "T5Config.adaptive_layers = 0",
             "T5Config.adaptive_width = None",
             "Experiment.consistency = 0.0",
             "Experiment.docids = @ResidualKMeans()",
-            "ResidualKMeans.levels = 3",
+            "ResidualKMeans.levels = 2",
             f"ResidualKMeans.codebook = {CODEBOOK}",
         ),
     ),

@@ -199,7 +199,7 @@ def _measured(
     found = []
     for seed in budget.seeds:
         macros = {
-            "CODEBOOK": 2 ** math.ceil(math.log2(8 * documents) / 3),
+            "CODEBOOK": _codebook(documents),
             "HALF": budget.steps // 2,
             "LEARNING": budget.learning,
             "CORPUS": str(folder),
@@ -216,14 +216,22 @@ def _measured(
     return found
 
 
+def _codebook(documents: int) -> int:
+    """Return codes of a level, two of which make some 16 docids for each document; at most one for three documents."""
+    return int(2 ** min(math.ceil(math.log2(16 * documents) / 2), math.floor(math.log2(documents / 3))))
+
+
 def _uses(arm: Arm, macro: str) -> bool:
     return macro not in ("CODEBOOK", "HALF", "LEARNING") or any(f"%{macro}" in line for line in arm.bindings)
 
 
 def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
-    """Return Hits@k and MRR@10 of a run on every split, and on documents as queries for themselves."""
+    """Return Hits@k and MRR@10 of a run on every split, and on documents as queries for themselves.
+
+    Where a run starts from something, figures of its start have ``start/`` before their names.
+    """
     assert isinstance(run, DocumentRun)
-    retriever, corpus, sampler = Retriever(run, run.params("last")), run.corpus, run.sampler
+    corpus, sampler = run.corpus, run.sampler
     found: dict[str, float] = {}
     asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
     for split in ("test", "unseen"):
@@ -237,14 +245,18 @@ def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
     names = [corpus.doc_ids[index] for index in documents]
     shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
     asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
-    for split, (names, tokens, qrels) in asked.items():
-        if unconstrained:
-            rankings = _anything_written(retriever, names, tokens)
-        else:
-            ranked = retriever.rank(tokens, beam=BEAM, progress=True)
-            rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
-        metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
-        found |= {f"{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
+    for before, checkpoint in {"": "last", "start/": "start"}.items():
+        if before and run.settings["start"] is None:
+            continue
+        retriever = Retriever(run, run.params(checkpoint))
+        for split, (names, tokens, qrels) in asked.items():
+            if unconstrained:
+                rankings = _anything_written(retriever, names, tokens)
+            else:
+                ranked = retriever.rank(tokens, beam=BEAM, progress=True)
+                rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
+            metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
+            found |= {f"{before}{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ExampleStore
@@ -206,7 +206,9 @@ class _Learner:
 
     def _with_codebook(self, params: Any, level: int) -> Any:
         """Make a codebook of clusters of the documents' states, less what those of the same prefix have in common."""
-        vectors, clusters = self._centred(params, level), self._strategy.codebook
+        clusters, vectors = self._strategy.codebook, self._centred(params, level)[self._shares_prefix(level)]
+        if len(vectors) < clusters:  # the levels before tell most apart, and new documents are all that is left to do
+            vectors = self._states(params, level)
         if self._strategy.balanced:
             centroids = balanced_kmeans(vectors, clusters, self._seed + level)
         else:
@@ -217,14 +219,21 @@ class _Learner:
         return self._books.with_vectors(params, level, dict(enumerate(centroids)), read_norm=norm)
 
     def _centred(self, params: Any, level: int) -> Float32[np.ndarray, "n d"]:
-        codes = self._codes[self._shown]
-        states = np.array(states_of(params, self._tokens[self._shown], codes, self._books, level))
-        prefix = prefix_numbers(codes[:, :level])
+        states, prefix = self._states(params, level), prefix_numbers(self._codes[self._shown, :level])
         sums = np.zeros((prefix.max() + 1, states.shape[1]), np.float32)
         np.add.at(sums, prefix, states)
         means = sums / np.bincount(prefix)[:, None].astype(np.float32)
         centred: np.ndarray = states - means[prefix]
         return centred
+
+    def _states(self, params: Any, level: int) -> Float32[np.ndarray, "n d"]:
+        codes = self._codes[self._shown]
+        return np.array(states_of(params, self._tokens[self._shown], codes, self._books, level))
+
+    def _shares_prefix(self, level: int) -> Bool[np.ndarray, " n"]:
+        """Return which documents the levels before do not tell from all others."""
+        prefix = prefix_numbers(self._codes[self._shown, :level])
+        return np.bincount(prefix)[prefix] > 1
 
     def _revived(self, params: Any, levels: tuple[int, ...]) -> Any:
         """Move codes that no document has to documents of the codes that most have (section 3.4)."""
@@ -258,10 +267,13 @@ class _Learner:
             before, after = (prefix_numbers(codes[:, :length]) for length in (level, level + 1))
             figures = describe_level(self._strategy.codebook, codes[:, level], before, after)
             self._course.append({"level": level + 1, "phase": phase, **figures})
-            most, perplexity = self._strategy.codebook, figures["perplexity"]
+            perplexity = figures["perplexity"]
+            # Where the levels before tell most documents apart, few codes will do.
+            most = min(self._strategy.codebook, int(self._shares_prefix(level).sum()))
             if phase == "fixed" and perplexity < _LEAST_SHARE * most:
                 raise InputError(
-                    f"the codebook of level {level + 1} has collapsed: {figures['used']} of {most} codes are used, "
+                    f"the codebook of level {level + 1} has collapsed: {figures['used']} of "
+                    f"{self._strategy.codebook} codes are used, "
                     f"with a perplexity of {perplexity:.1f}",
                     file=self._experiment.corpus,
                     expected=f"a perplexity of {_LEAST_SHARE * most:.1f} or more",
