@@ -32,6 +32,7 @@ from readme_speed import (
     train_step,
 )
 
+from genret_jax.claims.running import table as claims
 from genret_jax.errors import InputError, nearest
 from genret_jax.storage import atomic_file, read_json
 
@@ -40,7 +41,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci", "genret")
+        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci", "genret", "claims")
     ),
 )
 MISSING = "*Not yet measured.*"
@@ -86,6 +87,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train_step": train_step,
     "nci": nci,
     "genret": genret,
+    "claims": claims,
     "kmeans": kmeans,
     "quantisers": quantisers,
     "decoding": decoding,
