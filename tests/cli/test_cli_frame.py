@@ -101,7 +101,7 @@ def test_without_a_command_shows_the_commands(capsys):
     ("argv", "message"),
     [
         (["serach"], "no command 'serach'; expected one of corpus, docids, examples, checkpoint, train, evaluate, "
-         "search, recommend, queries, plan, doctor; next: did you mean 'search'?"),
+         "search, recommend, queries, plan, claims, doctor; next: did you mean 'search'?"),
         (["zzz"], "next: see 'genret --help'"),
         (["--verbose"], "no option '--verbose'"),
         (["doctor", "--step=3"], "no option --step=3; did you mean '--steps'?; next: see 'genret doctor --help'"),
