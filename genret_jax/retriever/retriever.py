@@ -194,10 +194,10 @@ class Retriever(Ranker):
         if not 0 <= new_items <= 1:
             raise InputError(f"new_items={new_items}", expected="a share from 0 to 1")
         everything = np.ones((1, len(run.corpus)), bool) if allowed is None else allowed
-        known, new = (
-            self.rank(tokens, limit=limit, allowed=everything & chosen[None], **asked)
-            for chosen in (~run.cold, run.cold)
-        )
+        known = self.rank(tokens, limit=limit, allowed=everything & ~run.cold[None], **asked)
+        if new_items == 0:
+            return known
+        new = self.rank(tokens, limit=limit, allowed=everything & run.cold[None], **asked)
         return with_share(known, new, new_items, limit)
 
     def with_items(
