@@ -42,11 +42,17 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments, so that worker processes can raise it."""
-        return _rebuild, (self.found, self.file, self.line, self.expected, self.fix)
+        return _rebuild, (type(self), self.found, self.file, self.line, self.expected, self.fix)
 
 
-def _rebuild(found: str, file: Any, line: int | None, expected: str | None, fix: str | None) -> InputError:
-    return InputError(found, file=file, line=line, expected=expected, fix=fix)
+class CollapsedError(InputError):
+    """A codebook came out of training with few of its codes in use."""
+
+
+def _rebuild(
+    kind: type[InputError], found: str, file: Any, line: int | None, expected: str | None, fix: str | None
+) -> InputError:
+    return kind(found, file=file, line=line, expected=expected, fix=fix)
 
 
 class LostProcessError(RuntimeError):

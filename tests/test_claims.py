@@ -9,7 +9,7 @@ from genret_jax.claims import ARMS, CLAIMS, Claim, running
 from genret_jax.cli import main
 from genret_jax.configuration import experiment_from_gin
 from genret_jax.data.corpus import read_beir
-from genret_jax.errors import InputError
+from genret_jax.errors import CollapsedError, InputError
 from genret_jax.testing.tiny_run import tiny_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -143,3 +143,16 @@ def test_codebooks_grow_with_the_corpus():
     assert running._codebook(41) == 8  # not more than one code for three documents
     assert running._codebook(240) == 64
     assert running._codebook(13_447) == 512  # as in the paper
+
+
+def test_what_has_collapsed_finds_nothing(tiny_corpus, tmp_path, monkeypatch):
+    def collapsing(*, run, experiment):
+        raise CollapsedError(f"the codebook of level 1 has collapsed with seed {experiment.docid_seed}")
+
+    monkeypatch.setattr(running, "train", collapsing)
+    claim = next(claim for claim in CLAIMS if claim.worse == "genret-unbalanced")
+    budget = running.Budget(steps=4, learning=8, seeds=(0, 1))
+    found = running.show_claims(read_beir(tiny_corpus), tmp_path / "out", budget, claims=[claim])
+    figures = found["claims"][0]["figures"]
+    assert (figures["better"], figures["worse"], figures["collapsed"]) == ([0.0, 0.0], [0.0, 0.0], 4)
+    assert running.table(found).splitlines()[-1].endswith("| +0.0 ±0.0 (4 collapsed) | undecided |")

@@ -11,7 +11,7 @@ from genret_jax.cli import main
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
-from genret_jax.errors import InputError
+from genret_jax.errors import CollapsedError, InputError
 from genret_jax.prepare import prepare
 from genret_jax.prepare import tokeniser as learning
 from genret_jax.retriever import Retriever
@@ -244,7 +244,7 @@ def test_a_collapsed_codebook_stops_and_leaves_nothing(tiny_corpus, tmp_path, mo
 
     monkeypatch.setattr(learning, "written_codes", one_code)
     docids = LearnedDocids(levels=1, codebook=8, steps=4, alike=4, document_length=12)
-    with pytest.raises(InputError, match=r"level 1 has collapsed: 1 of 8 codes are used.*balanced = True"):
+    with pytest.raises(CollapsedError, match=r"level 1 has collapsed: 1 of 8 codes are used.*balanced = True"):
         prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -15,7 +15,7 @@ from genret_jax.configuration import experiment_from_gin
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.splits import evenly_spread
 from genret_jax.decoding import Unconstrained
-from genret_jax.errors import InputError
+from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.model_search import search_tokens
@@ -61,6 +61,7 @@ def show_claims(
 ) -> dict[str, Any]:
     """Train what decides some claims, and say which hold; stopped, it goes on with the runs that are missing.
 
+    A run whose codebook collapses counts as one that finds nothing.
     A tenth of the documents lose their training queries, which become the split ``unseen`` with their others.
 
     Args:
@@ -179,7 +180,7 @@ def _asked(corpus: Corpus) -> Corpus:
 def _measured(
     name: str, arm: Arm, corpora: _Corpora, out: Path, budget: Budget, bindings: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Return the metrics of every seed of an arm, measured now or before."""
+    """Return the metrics of every seed of an arm, measured now or before; none of one whose codebook collapsed."""
     trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
     steps = budget.steps + arm.more_levels * budget.learning
     made_of = {"arm": dataclasses.asdict(arm), "budget": dataclasses.asdict(budget), "bindings": list(bindings)}
@@ -196,7 +197,7 @@ def _measured(
         return of_seeds
     folder = corpora.folder(arm.share, arm.generated)
     documents = len(read_beir(folder).doc_ids)
-    found = []
+    found: list[dict[str, float]] = []
     for seed in budget.seeds:
         macros = {
             "CODEBOOK": _codebook(documents),
@@ -211,7 +212,13 @@ def _measured(
         # Docids differ too, as they are part of what is compared.
         lines += [*_BUDGET, f"Experiment.docid_seed = {seed}", *arm.bindings, *bindings]
         run, experiment = experiment_from_gin([arm.file], lines)
-        found.append(_asked_of(train(run=run, experiment=experiment), unconstrained=arm.searched_as is not None))
+        try:
+            opened = train(run=run, experiment=experiment)
+        except CollapsedError as collapse:
+            stderr(f"{name}, seed {seed}: {collapse.found}")
+            found.append({})
+        else:
+            found.append(_asked_of(opened, unconstrained=arm.searched_as is not None))
     write_json(file, {"made_of": made_of, "seeds": found})
     return found
 
@@ -291,7 +298,9 @@ def _judged(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[st
     from scipy.stats import t
 
     name = f"{claim.split}/{METRIC}"
-    better, worse = ([of_seed[name] for of_seed in arms[arm]] for arm in (claim.better, claim.worse))
+    # What has collapsed finds nothing.
+    better, worse = ([of_seed.get(name, 0.0) for of_seed in arms[arm]] for arm in (claim.better, claim.worse))
+    collapsed = sum(not of_seed for arm in (claim.better, claim.worse) for of_seed in arms[arm])
     differences = np.subtract(better, worse)
     seeds = len(differences)
     half = float(t.ppf(0.975, seeds - 1) * differences.std(ddof=1) / math.sqrt(seeds))
@@ -302,6 +311,7 @@ def _judged(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[st
     elif mean + half < claim.margin:
         verdict = "does not hold"
     figures = {"better": better, "worse": worse, "difference": mean, "half_interval": half, "verdict": verdict}
+    figures["collapsed"] = collapsed
     return {**dataclasses.asdict(claim), "figures": figures}
 
 
@@ -316,6 +326,8 @@ def table(found: Mapping[str, Any]) -> str:
         better, worse = (100 * np.mean(figures[arm]) for arm in ("better", "worse"))
         where = "" if claim["split"] == "test" else f" ({claim['split']})"
         difference = f"{100 * figures['difference']:+.1f} ±{100 * figures['half_interval']:.1f}"
+        if figures["collapsed"]:
+            difference += f" ({figures['collapsed']} collapsed)"
         lines.append(
             f"| {claim['system']} | {claim['text']}{where} | {claim['paper']} | {better:.1f} against {worse:.1f} "
             f"| {difference} | {figures['verdict']} |"

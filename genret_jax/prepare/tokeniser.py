@@ -25,7 +25,7 @@ from genret_jax.docids.balanced import balanced_kmeans
 from genret_jax.docids.diagnostics import describe_level
 from genret_jax.docids.kmeans import KMeans
 from genret_jax.docids.separating import with_separating
-from genret_jax.errors import InputError
+from genret_jax.errors import CollapsedError, InputError
 from genret_jax.experiment import Experiment
 from genret_jax.models.config import T5Config
 from genret_jax.models.initialize import LsaStart
@@ -271,7 +271,7 @@ class _Learner:
             # Where the levels before tell most documents apart, few codes will do.
             most = min(self._strategy.codebook, int(self._shares_prefix(level).sum()))
             if phase == "fixed" and perplexity < _LEAST_SHARE * most:
-                raise InputError(
+                raise CollapsedError(
                     f"the codebook of level {level + 1} has collapsed: {figures['used']} of "
                     f"{self._strategy.codebook} codes are used, "
                     f"with a perplexity of {perplexity:.1f}",
