@@ -8,13 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding import (
-    BeamResult,
-    Exhaustive,
-    Strategy,
-    beam_search,
-    sample_tokens,
-)
+from genret_jax.decoding import BeamResult, Exhaustive, Strategy, beam_search, sample_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5

@@ -62,6 +62,15 @@ def test_the_course_of_the_codebooks_is_kept_with_the_docids(whole):
     assert 4 == prefixes[0] < prefixes[1]
 
 
+def test_the_course_is_shown_line_by_line(whole, capsys):
+    assert main(["docids", "inspect", str(whole[0].folder / "docids")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begin = next(row for row, line in enumerate(lines) if line.startswith("while they were learned"))
+    shown = [(line.split()[0], line[-7:].strip()) for line in lines[begin + 1 : begin + 7]]
+    assert shown == [(level, phase) for level in "01" for phase in ("round 1", "round 2", "fixed")]
+    assert max(map(len, lines)) < 250  # and not as one value of the strategy
+
+
 def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
     run = whole[0]
     tokeniser, start = run.tokeniser, run.start_params()

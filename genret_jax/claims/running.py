@@ -23,7 +23,7 @@ from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
 from genret_jax.run import DocumentRun, stderr
 from genret_jax.run.folder import make
-from genret_jax.storage import read_json, write_json
+from genret_jax.storage import fingerprint, read_json, write_json
 from genret_jax.train import train
 
 METRIC, KS, BEAM = "mrr@10", (1, 10), 20
@@ -61,8 +61,8 @@ def show_claims(
 ) -> dict[str, Any]:
     """Train what decides some claims, and say which hold; stopped, it goes on with the runs that are missing.
 
-    A run whose codebook collapses counts as one that finds nothing.
-    A tenth of the documents lose their training queries, which become the split ``unseen`` with their others.
+    A tenth of the documents lose their training queries, which become the split ``unseen`` with their others. A run
+    whose codebook collapses counts as one that finds nothing.
 
     Args:
         corpus: With training queries and a split ``test``.
@@ -183,8 +183,13 @@ def _measured(
     """Return the metrics of every seed of an arm, measured now or before; none of one whose codebook collapsed."""
     trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
     steps = budget.steps + arm.more_levels * budget.learning
-    made_of = {"arm": dataclasses.asdict(arm), "budget": dataclasses.asdict(budget), "bindings": list(bindings)}
-    made_of = {"corpus": corpora.whole.fingerprint, **made_of}
+    made_of: dict[str, Any] = {
+        "arm": dataclasses.asdict(arm),
+        "budget": dataclasses.asdict(budget),
+        "bindings": list(bindings),
+    }
+    whole = corpora.whole
+    made_of["corpus"] = fingerprint(whole.fingerprint, whole.queries, whole.qrels)
     if file.is_file():
         measured = read_json(file)
         if measured["made_of"] != json.loads(json.dumps(made_of)):

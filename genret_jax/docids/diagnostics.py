@@ -1,5 +1,6 @@
 """Figures about a table of docids: usage and perplexity of every level, depth, collisions, and fit to the vectors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -93,10 +94,18 @@ def _entropy(values: Int[np.ndarray, " a"]) -> float:
     return float(-(share * np.log(share)).sum())
 
 
+def _level_line(index: int, level: Mapping[str, Any]) -> str:
+    return (
+        f"{index:>5} {level['size']:>8,} {level['used']:>8,} {level['perplexity']:>11,.1f} "
+        f"{level['perplexity_given_prefix']:>13,.1f} {level['prefixes']:>10,} {level['rows']:>10,} "
+        f"{level['collision_rate']:>10.1%}"
+    )
+
+
 def summary_text(described: dict[str, Any]) -> str:
     """Lay out what :func:`describe` returned for reading."""
     strategy = dict(described["strategy"])
-    name = strategy.pop("name", "unknown")
+    name, course = strategy.pop("name", "unknown"), strategy.pop("course", ())
     settings = ", ".join(f"{key} {value}" for key, value in strategy.items())
     lines = [
         f"{described['documents']:,} documents, {described['docids']:,} docids, {described['nodes']:,} tree nodes",
@@ -106,11 +115,11 @@ def summary_text(described: dict[str, Any]) -> str:
         f"{'colliding':>10}",
     ]
     for index, level in enumerate(described["levels"]):
-        lines.append(
-            f"{index:>5} {level['size']:>8,} {level['used']:>8,} {level['perplexity']:>11,.1f} "
-            f"{level['perplexity_given_prefix']:>13,.1f} {level['prefixes']:>10,} {level['rows']:>10,} "
-            f"{level['collision_rate']:>10.1%}"
-        )
+        lines.append(_level_line(index, level))
+    if course:
+        lines += ["", "while they were learned, of the documents that were shown:"]
+    for at in course:
+        lines.append(f"{_level_line(at['level'] - 1, at)}  {at['phase']}")
     collisions, depth = described["collisions"], described["depth"]
     lines += ["", "depth: " + ", ".join(f"{rows:,} of {length} codes" for length, rows in depth.items())]
     lines.append(

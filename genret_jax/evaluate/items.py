@@ -15,7 +15,7 @@ from genret_jax.retriever import Retriever
 from genret_jax.run import ItemRun, stderr
 
 REFERENCE = "item neighbours"
-# Where some items are new to training, reports also have what comes out if they are at most this share of the results.
+# Where some items are new to training, reports also have what comes out if this share of the results is theirs.
 _NEW = 0.1
 
 Ranking = dict[str, list[tuple[str, float]]]
