@@ -1,9 +1,11 @@
 """GenRet end to end: docids learned while a run is prepared, gone on with, kept, and given to new documents."""
 
+import dataclasses
 import json
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,10 +14,14 @@ from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
 from genret_jax.errors import CollapsedError, InputError
+from genret_jax.experiment import PretrainedStart, VocabularyConfig
+from genret_jax.models.huggingface import save_safetensors
+from genret_jax.models.network import random_variables
 from genret_jax.prepare import prepare
 from genret_jax.prepare import tokeniser as learning
 from genret_jax.retriever import Retriever
 from genret_jax.run import DocumentRun
+from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
 from genret_jax.tokeniser import Tokeniser
 from genret_jax.train import train, train_seeds
@@ -335,6 +341,32 @@ def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
     opened.tokeniser = changed
     with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
         opened.with_documents(["new"], ["text"])
+
+
+def test_public_weights_are_a_start(tiny_corpus, tmp_path, monkeypatch):
+    """T5 1.0's shape, whose output layer is its embedding: documents are first read by the public weights."""
+    shape = {"activations": ("relu",), "tie_embeddings": True, "scale_decoder_outputs": True, "vocab_size": 512}
+    config = tiny_t5(**shape)
+    weights = jax.device_get(random_variables(config, jax.random.key(5), None)["params"])
+    save_safetensors(tmp_path / "t5", weights, config)
+    experiment = learned_experiment(
+        tiny_corpus,
+        vocabulary=VocabularyConfig(kind="bytes", normalization="none"),
+        start=PretrainedStart(path=str(tmp_path / "t5")),
+        model={**dataclasses.asdict(config), "dropout_rate": 0.1},
+    )
+    begun, trained = [], learning.train
+
+    def watched(*args, **kwargs):
+        begun.append(kwargs["init_params"])
+        return trained(*args, **kwargs)
+
+    monkeypatch.setattr(learning, "train", watched)
+    run, _ = prepared(experiment, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, begun[0], weights)
+    assert run.model.vocab_size == 512
+    found = Retriever(run, run.start_params()).search(run.corpus.texts[3], k=40, beam=43)
+    assert len({result.doc_id for result in found}) == 40
 
 
 def test_a_document_without_text_has_a_docid_too(whole):
