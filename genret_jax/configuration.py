@@ -168,6 +168,9 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> ConfigText:
         text.read(file)
     text.bind(bindings)
     logging.disable(logging.ERROR)  # gin logs an error for every place where an included file is not
+    readers = gin.config._FILE_READERS
+    # Its other reader takes folders for Python packages, and fails on 'runs/...' beside a folder 'runs'.
+    gin.config._FILE_READERS = readers[:1]
     try:
         gin.parse_config_files_and_bindings(
             list(files), list(bindings), finalize_config=False, print_includes_and_imports=False
@@ -175,6 +178,7 @@ def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> ConfigText:
     except (ValueError, SyntaxError, NameError, AttributeError, TypeError, tokenize.TokenError) as error:
         raise explain(error, files, CONFIGURABLES) from None
     finally:
+        gin.config._FILE_READERS = readers
         logging.disable(logging.NOTSET)
     check_macros(text)
     check_bindings(text, CONFIGURABLES)

@@ -255,3 +255,11 @@ def test_a_saved_configuration_holds_paths_and_starts(tmp_path):
         start=PretrainedStart(path="t5-small"),
     )
     assert experiment_from_gin([written(tmp_path, experiment_as_gin("r", expected))]) == ("r", expected)
+
+
+def test_a_folder_of_runs_beside_a_command_is_no_package_of_gin_files(tmp_path, monkeypatch):
+    """As for ``python -m genret_jax.train``, which looks for packages where it is called."""
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    assert experiment_from_gin(["runs/dsi_atomic_from_scratch.gin"], PATHS)[0] == "run"
