@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluate import Baselines, evaluate_runs
+from genret_jax.evaluate.documents import with_queries
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
@@ -35,7 +37,8 @@ def evaluated(tiny_run, tmp_path_factory):
 def test_the_report_has_every_system_on_every_split(evaluated):
     report, folder = evaluated
     names = [system.name for system in report.systems]
-    bm25 = ["BM25", "BM25, raw text"] if HAS_BM25 else []
+    known = "BM25, k1 0.9, b 0.4"
+    bm25 = ["BM25", "BM25, raw text", known, f"{known}, training queries"] if HAS_BM25 else []
     assert names == [*bm25, "run, untrained", "run", "second, untrained", "second"]
     assert {split.name: split.queries for split in report.splits} == {"test": 13, "memorisation": 40}
     assert report.dataset.name == "topics"
@@ -45,6 +48,18 @@ def test_the_report_has_every_system_on_every_split(evaluated):
     assert report.budget["run"]["steps"] == 30
     assert report.reference == ("BM25" if HAS_BM25 else None)
     assert Report.load(folder / "report.json") == report
+
+
+def test_bm25_may_know_the_training_queries_as_runs_do():
+    corpus = Corpus(
+        name="c",
+        doc_ids=("a", "b"),
+        titles=("", ""),
+        texts=("one", "two"),
+        queries={"q": "three", "r": "four", "s": "five"},
+        qrels={"train": {"q": {"a": 1}, "r": {"a": 2}}, "test": {"s": {"b": 1}}},
+    )
+    assert with_queries(corpus).texts == ("one three four", "two")
 
 
 def test_the_report_says_how_far_the_beam_is_from_exhaustive_search(evaluated):
