@@ -202,7 +202,6 @@ class Experiment(_Choices):
                 _reject_objective(self.sampler)
         if isinstance(self.docids, LearnedDocids):
             needed = "another strategy, or "
-            require(self, "docids", self.model.head == "vocabulary", needed + "T5Config.head = 'vocabulary'")
             require(self, "docids", self.codec == "per_level", needed + "Experiment.codec = 'per_level'")
             direct = self.sampler.objective == "inputs_to_targets"
             require(self, "docids", direct, needed + "SamplerConfig.objective = 'inputs_to_targets'")

@@ -23,14 +23,16 @@ VALIDATION_KS = (1, 10)
 
 
 def task_of(run: Run, experiment: AnyExperiment) -> TrainingTask:
-    """Return what is trained of a run."""
+    """Return what is trained of a run.
+
+    Documents and items that come later are not yet in the tree, or training would learn that they never come.
+    """
     batch_size = experiment.trainer.batch_size
     if isinstance(run, DocumentRun):
-        tree = node_tree(run.encoded) if run.model.head == "prefix" else None
+        tree = node_tree(run.encoded, ~run.later) if run.model.head == "prefix" else None
         sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=batch_size)
         return RetrievalTask(run.model, sampler, tree, **experiment.losses)
     assert isinstance(run, ItemRun)
-    # Later items are not yet in the tree, or training would learn that they never come.
     tree = node_tree(run.encoded, ~run.cold) if run.model.head == "prefix" else None
     return _item_task(run, batch_size, tree, **experiment.losses)
 

@@ -22,7 +22,14 @@ from genret_jax.prepare import tokeniser as learning
 from genret_jax.retriever import Retriever
 from genret_jax.run import DocumentRun
 from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.testing.tiny_run import EMPTY, tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
+from genret_jax.testing.tiny_run import (
+    EMPTY,
+    tiny_experiment,
+    tiny_recommendation,
+    tiny_topics,
+    word,
+    write_tiny_corpus,
+)
 from genret_jax.tokeniser import Tokeniser
 from genret_jax.train import train, train_seeds
 
@@ -123,6 +130,73 @@ def test_new_documents_get_docids_and_are_found(whole):
         retriever.with_documents(["d3"], ["text"])
     with pytest.raises(InputError, match="1 texts for 2 documents"):
         retriever.with_documents(["a", "b"], ["text"])
+
+
+@pytest.fixture(scope="module")
+def by_nodes(tiny_corpus, tmp_path_factory):
+    """A trained run whose output layer has a vector for each node, with documents that training is not shown."""
+    model = {"head": "prefix", "root_lookahead": True, "lexical_width": 48}
+    sampler = SamplerConfig(unseen_split="test")
+    folder = tmp_path_factory.mktemp("by_nodes") / "run"
+    experiment = learned_experiment(tiny_corpus, model=model, sampler=sampler, trainer={"steps": 30})
+    return train(run=str(folder), experiment=experiment)
+
+
+def test_training_leaves_the_nodes_of_documents_that_are_not_shown_alone(by_nodes):
+    """They keep what their texts say; training would otherwise learn that they never come."""
+    before, after = (by_nodes.params(which)["decoder"]["prefix_head"] for which in ("start", "last"))
+    encoded, later = by_nodes.encoded, by_nodes.later
+    assert 10 < later.sum() < 40
+    for name in ("output_nodes", "lexical_nodes"):
+        moved = np.any(np.asarray(before[name]) != np.asarray(after[name]), axis=1)
+        assert moved[_nodes_of(encoded, ~later)].mean() > 0.5  # with the lookahead, first codes are not read themselves
+        hidden = np.setdiff1d(_nodes_of(encoded, later), _nodes_of(encoded, ~later))
+        assert len(hidden) > 10
+        assert not moved[hidden].any()
+        assert np.all(np.any(np.asarray(after[name])[hidden] != 0, axis=1))
+    texts = [by_nodes.corpus.document_text(row) for row in np.flatnonzero(later).tolist()]
+    found = Retriever(by_nodes, by_nodes.params("last")).search(texts, k=1, beam=20)
+    names = np.array(by_nodes.corpus.doc_ids)[later]
+    assert np.mean([best[0].doc_id == name for best, name in zip(found, names, strict=True)]) > 0.7  # 1 in 41 by chance
+
+
+def _nodes_of(encoded, documents):
+    """Return the nodes below the root that some documents pass."""
+    tree = encoded.tree_of(documents)
+    return np.unique(tree.child_nodes)
+
+
+def test_new_documents_are_found_by_their_texts(by_nodes):
+    """Without another step, one after the other, among the others of their codes, and by words of their own."""
+    retriever = Retriever(by_nodes, by_nodes.params("last"))
+    new = {"first": f"{word(0, 3)} {word(5, 9)} {word(6, 1)}", "second": f"{word(0, 3)} {word(7, 2)} {word(2, 8)}"}
+    grown = retriever
+    for name, text in new.items():
+        grown = grown.with_documents([name], [text])
+    assert grown.run.table.num_documents == 43
+    for name, text in new.items():
+        assert grown.search(text, k=1)[0].doc_id == name
+    of_known = by_nodes.corpus.document_text(3)
+    assert grown.search(of_known, k=1)[0].doc_id == retriever.search(of_known, k=1)[0].doc_id == "d3"
+    # Vectors are those of a document that says the same.
+    copied = retriever.with_documents(["copy"], [by_nodes.corpus.document_text(7)])
+    start = copied.run.start_params()["decoder"]["prefix_head"]["lexical_nodes"]
+    leaves = [copied.run.encoded.tree.children(*last) for last in (_last(copied.run, 41), _last(copied.run, 7))]
+    np.testing.assert_allclose(start[leaves[0]], start[leaves[1]], rtol=1e-4, atol=1e-4)
+
+
+def _last(run, document):
+    """Return the node before a document's last code, and that code's token."""
+    row = run.row_of_document[document]
+    last = run.encoded.lengths[row] - 1
+    return run.encoded.prefix_nodes[[row], last], run.encoded.tokens[[row], last]
+
+
+def test_nodes_without_texts_have_nothing_for_new_documents(tiny_corpus, tmp_path):
+    experiment = learned_experiment(tiny_corpus, model={"head": "prefix"}, start=None)
+    run, _ = prepared(experiment, tmp_path / "run")
+    with pytest.raises(InputError, match=r"knows each node by itself.*@LsaStart"):
+        Retriever(run, run.start_params()).with_documents(["new"], ["text"])
 
 
 def test_only_as_many_equal_documents_as_there_is_room_for(whole):
@@ -311,7 +385,6 @@ def test_several_processes_are_told_to_prepare_first(tiny_corpus, tmp_path, monk
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": {"head": "prefix"}}, "T5Config.head = 'vocabulary'"),
         ({"codec": "text"}, "Experiment.codec = 'per_level'"),
         ({"sampler": SamplerConfig(objective="targets_to_inputs")}, "SamplerConfig.objective = 'inputs_to_targets'"),
     ],

@@ -185,6 +185,34 @@ class ExampleStore:
         """Return how often each token stands in each document, best segmentations: scipy CSR [n, vocabulary size]."""
         import scipy.sparse
 
+        bag = (self.array("bag_counts").astype(np.float32), self.array("bag_words"), self.array("bag_offsets"))
+        shape = (self.num_documents, len(self.array("word_idf")))
+        return self._in_tokens(scipy.sparse.csr_array(bag, shape=shape))
+
+    def training_queries(self) -> tuple[Any, Any]:
+        """Return the training queries and what they ask for.
+
+        Returns:
+            How often each token stands in each query, best segmentations, scipy CSR [q, vocabulary size]; and which
+            documents answer each of them, scipy CSR [n, q] of zeros and ones.
+        """
+        import scipy.sparse
+
+        query, document, _ = self.pairs("train")
+        chosen, query = np.unique(query, return_inverse=True)
+        starts, lengths = _spans(self.array("query_offsets"), chosen)
+        of_words = self.array("query_words")[_ranges(starts, lengths)]
+        of_query = np.repeat(np.arange(len(chosen)), lengths)
+        shape = (len(chosen), len(self.array("word_idf")))
+        words = scipy.sparse.coo_array((np.ones(len(of_words), np.float32), (of_query, of_words)), shape).tocsr()
+        ones = np.ones(len(query), np.float32)
+        answers = scipy.sparse.csr_matrix((ones, (document, query)), shape=(self.num_documents, len(chosen)))
+        return self._in_tokens(words), answers
+
+    def _in_tokens(self, of_words: Any) -> Any:
+        """Return counts of tokens for counts of words."""
+        import scipy.sparse
+
         words = len(self.array("word_idf"))
         best = self.array("word_segments")[:-1]
         starts, ends = self.array("segment_offsets")[best], self.array("segment_offsets")[best + 1]
@@ -193,8 +221,7 @@ class ExampleStore:
         of_word = np.repeat(np.arange(words), ends - starts)
         shape = (words, self.vocabulary_size)
         word_tokens = scipy.sparse.coo_array((np.ones(len(tokens), np.float32), (of_word, tokens)), shape).tocsr()
-        bag = (self.array("bag_counts").astype(np.float32), self.array("bag_words"), self.array("bag_offsets"))
-        counts = scipy.sparse.csr_array(bag, shape=(self.num_documents, words)) @ word_tokens
+        counts = of_words @ word_tokens
         counts.sort_indices()
         return scipy.sparse.csr_matrix(counts)
 

@@ -1,4 +1,4 @@
-"""Latent semantic analysis: vectors for documents and terms from counts alone."""
+"""Vectors for documents and terms from counts alone: latent semantic analysis, and what keeps the words apart."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,9 @@ import scipy.sparse
 from jaxtyping import Float
 
 from genret_jax.errors import InputError
+
+_QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
+_LEFT_OUT, _AT_ONCE = 1000, 50  # queries, and how many of them have scores of all documents in memory
 
 
 class Lsa(NamedTuple):
@@ -25,11 +28,14 @@ class Lsa(NamedTuple):
     singular_values: Float[np.ndarray, " d"]
 
 
-def tf_idf(counts: scipy.sparse.csr_matrix) -> tuple[scipy.sparse.csr_matrix, Float[np.ndarray, " v"]]:
+def tf_idf(
+    counts: scipy.sparse.csr_matrix, idf: Float[np.ndarray, " v"] | None = None
+) -> tuple[scipy.sparse.csr_matrix, Float[np.ndarray, " v"]]:
     """Weight counts: (1 + log tf) × idf, rows of unit length, idf = 1 + log((1 + n) / (1 + df)).
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
+        idf: Of each term; that of these documents when left out.
 
     Returns:
         The weighted matrix [n, v] in float32 (rows without terms stay zero), and the idf of each term.
@@ -38,8 +44,9 @@ def tf_idf(counts: scipy.sparse.csr_matrix) -> tuple[scipy.sparse.csr_matrix, Fl
     weighted.sum_duplicates()
     weighted.eliminate_zeros()
     documents, terms = weighted.shape
-    document_frequency = np.bincount(weighted.indices, minlength=terms)
-    idf = (1.0 + np.log((1.0 + documents) / (1.0 + document_frequency))).astype(np.float32)
+    if idf is None:
+        document_frequency = np.bincount(weighted.indices, minlength=terms)
+        idf = (1.0 + np.log((1.0 + documents) / (1.0 + document_frequency))).astype(np.float32)
     weighted.data = (1.0 + np.log(weighted.data)) * idf[weighted.indices]
     squares = weighted.multiply(weighted).sum(axis=1)
     norms = np.sqrt(np.asarray(squares, dtype=np.float32).ravel())
@@ -47,7 +54,9 @@ def tf_idf(counts: scipy.sparse.csr_matrix) -> tuple[scipy.sparse.csr_matrix, Fl
     return weighted, idf
 
 
-def lsa(counts: scipy.sparse.csr_matrix, dimensions: int, seed: int) -> Lsa:
+def lsa(
+    counts: scipy.sparse.csr_matrix, dimensions: int, seed: int, *, later: scipy.sparse.csr_matrix | None = None
+) -> Lsa:
     """Compute a truncated SVD of TF-IDF weights (Deerwester et al. 1990; Halko et al. 2011 for the algorithm).
 
     The result is a function of its arguments alone, signs included: in each column of ``terms`` the entry of largest
@@ -57,6 +66,7 @@ def lsa(counts: scipy.sparse.csr_matrix, dimensions: int, seed: int) -> Lsa:
         counts: Occurrences of each term in each document, [n, v].
         dimensions: Number of dimensions d.
         seed: Seed of the random projection.
+        later: Counts of further documents, which get vectors by what is found and do not change it.
 
     Raises:
         InputError: If ``dimensions`` is not positive or the counts are empty.
@@ -69,12 +79,155 @@ def lsa(counts: scipy.sparse.csr_matrix, dimensions: int, seed: int) -> Lsa:
     terms, singular_values = right_singular_vectors(weighted, min(dimensions, *weighted.shape), seed)
     missing = dimensions - len(singular_values)
     terms = np.pad(terms, ((0, 0), (0, missing)))
+    if later is not None:
+        weighted = scipy.sparse.vstack([weighted, tf_idf(later, idf)[0]], format="csr")
     return Lsa(
         documents=np.asarray(weighted @ terms, dtype=np.float32),
         terms=terms,
         idf=idf,
         singular_values=np.pad(singular_values, (0, missing)),
     )
+
+
+def bm25_idf(counts: scipy.sparse.csr_matrix) -> Float[np.ndarray, " v"]:
+    """Return the inverse document frequency of BM25, Lucene's variant: log(1 + (n - df + 0.5) / (df + 0.5))."""
+    number, terms = counts.shape
+    document_frequency = np.bincount(counts.indices[counts.data > 0], minlength=terms)
+    return np.log1p((number - document_frequency + 0.5) / (document_frequency + 0.5)).astype(np.float32)
+
+
+def bm25(
+    counts: scipy.sparse.csr_matrix,
+    idf: Float[np.ndarray, " v"],
+    *,
+    k1: float = 0.9,
+    b: float = 0.75,
+    usual_length: float | None = None,
+) -> scipy.sparse.csr_matrix:
+    """Return what each term of a query adds to a document's score, by Lucene's variant of BM25, [n, v] in float32.
+
+    Kamphuis et al., ECIR 2020.
+
+    Args:
+        counts: Occurrences of each term in each document, [n, v]; may be fractions.
+        idf: Weight of each term, usually its inverse document frequency.
+        k1: Saturation of term frequency.
+        b: Normalisation by document length.
+        usual_length: The length that the others are compared with; the mean of these documents when left out.
+    """
+    weighted = scipy.sparse.csr_matrix(counts, dtype=np.float32, copy=True)
+    weighted.eliminate_zeros()
+    lengths = np.asarray(weighted.sum(axis=1), np.float32).ravel()
+    saturation = k1 * (1 - b + b * lengths / max(usual_length or float(lengths.mean()), 1e-9))
+    frequency = weighted.data
+    weighted.data = idf[weighted.indices] * frequency / (frequency + np.repeat(saturation, np.diff(weighted.indptr)))
+    return weighted
+
+
+class Lexical(NamedTuple):
+    """What :func:`lexical` finds; the inner product of a query's terms and a document is about its BM25 score.
+
+    Attributes:
+        documents: One row a document.
+        terms: One row a term; zero for terms that no document holds.
+    """
+
+    documents: Float[np.ndarray, "n w"]
+    terms: Float[np.ndarray, "v w"]
+
+
+def lexical(
+    counts: scipy.sparse.csr_matrix,
+    dimensions: int,
+    seed: int,
+    *,
+    queries: scipy.sparse.csr_matrix,
+    answers: scipy.sparse.csr_matrix,
+    query_weight: float | None = None,
+    later: scipy.sparse.csr_matrix | None = None,
+) -> Lexical:
+    """Write BM25 over documents and their training queries in few dimensions.
+
+    Half of the dimensions are the leading singular vectors of the weights. Where documents are many and short these
+    lose much of a rare term, every time the same; what they leave goes through a random projection, which keeps inner
+    products but for a noise that is the smaller the less there is left (Johnson & Lindenstrauss 1984). With fewer
+    documents or terms than half of the dimensions it is exact.
+
+    Args:
+        counts: Occurrences of each term in each document, [n, v].
+        dimensions: Number of dimensions w.
+        seed: Of the projections.
+        queries: Occurrences of each term in each training query, [q, v]; they count for the frequency of terms.
+        answers: One where a document answers a query, [n, q].
+        query_weight: A term of a query counts for the documents that answer it as so many of their own; by default what
+            :func:`best_query_weight` finds.
+        later: Counts of further documents, which get vectors by what is found and do not change it.
+
+    Raises:
+        InputError: If the counts are empty.
+    """
+    idf = bm25_idf(scipy.sparse.vstack([counts, queries], format="csr"))
+    if query_weight is None:
+        query_weight = best_query_weight(counts, queries, answers, seed)
+    whole = scipy.sparse.csr_matrix(counts + query_weight * (answers @ queries))
+    used = np.bincount(whole.indices, minlength=len(idf)) > 0
+    if not used.any():
+        raise InputError("no document holds any term", expected="documents with words", fix="check the corpus")
+    # The idf is shared out between both sides, so that on neither the frequent terms are most of the noise.
+    root = np.where(used, np.sqrt(idf), np.float32(0))
+    weighted = bm25(whole, root)
+    leading, _ = right_singular_vectors(weighted, max(1, min(dimensions // 2, *weighted.shape)), seed)
+    rest = dimensions - leading.shape[1]
+    sketch = np.random.default_rng(seed).standard_normal((len(idf), rest), np.float32) / np.sqrt(max(rest, 1))
+    sketch -= leading @ (leading.T @ sketch)
+    terms = np.concatenate([leading, sketch.astype(np.float32)], axis=1)
+    if later is not None:
+        added = bm25(later, root, usual_length=float(whole.sum()) / whole.shape[0])
+        weighted = scipy.sparse.vstack([weighted, added], format="csr")
+    return Lexical(documents=np.asarray(weighted @ terms, np.float32), terms=root[:, None] * terms)
+
+
+def best_query_weight(
+    counts: scipy.sparse.csr_matrix, queries: scipy.sparse.csr_matrix, answers: scipy.sparse.csr_matrix, seed: int
+) -> float:
+    """Choose how much a training query says about the documents that answer it, by leaving queries out.
+
+    Where documents are asked for in several ways, one query finds what another asks for. Where each has one, all that
+    the queries do is to draw other queries to documents that have some.
+
+    Args:
+        counts: Occurrences of each term in each document, [n, v].
+        queries: Occurrences of each term in each training query, [q, v].
+        answers: One where a document answers a query, [n, q].
+        seed: Of the sample of queries that are left out, each in its turn.
+
+    Returns:
+        The weight with the highest mean reciprocal rank of a document, among the first ten; the lowest of equals.
+    """
+    document, query = answers.nonzero()
+    if not len(query):
+        return 0.0
+    drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
+    document, query = document[drawn], query[drawn]
+    asked, idf = queries[query], bm25_idf(scipy.sparse.vstack([counts, queries], format="csr"))
+    found = answers @ queries
+    scores = []
+    for weight in _QUERY_WEIGHTS:
+        whole = scipy.sparse.csr_matrix(counts + weight * found)
+        usual = float(whole.sum()) / whole.shape[0]
+        weighted = bm25(whole, idf).T.tocsc()
+        without = scipy.sparse.csr_matrix(whole[document] - weight * asked)
+        without.data = np.maximum(without.data, 0)  # rounding
+        own = np.asarray(bm25(without, idf, usual_length=usual).multiply(asked).sum(axis=1)).ravel()
+        total = 0.0
+        for first in range(0, len(query), _AT_ONCE):
+            rows = slice(first, first + _AT_ONCE)
+            others = np.asarray((asked[rows] @ weighted).todense())
+            others[answers[:, query[rows]].T.nonzero()] = -np.inf
+            ranks = 1 + np.sum(others >= own[rows, None], axis=1)
+            total += float(np.sum((ranks <= 10) / ranks))
+        scores.append(total)
+    return _QUERY_WEIGHTS[int(np.argmax(scores))]
 
 
 def right_singular_vectors(

@@ -103,12 +103,25 @@ class EncodedDocids:
             documents: A vector a document, of any norm; one of norm 0 counts nowhere.
         """
         norms = np.linalg.norm(documents, axis=1, keepdims=True)
-        directions = documents / np.maximum(norms, 1e-9)
+        return self._sums(documents / np.maximum(norms, 1e-9))
+
+    def node_means(self, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
+        """Return for each tree node the direction of the sum of the documents below it, at the mean of their lengths.
+
+        Args:
+            documents: A vector a document; one of norm 0 counts nowhere.
+        """
+        lengths = np.linalg.norm(documents, axis=1, keepdims=True)
+        sums, lengths = self._sums(documents), self._sums(np.concatenate([lengths, lengths > 0], axis=1))
+        lengths = lengths[:, :1] / np.maximum(lengths[:, 1:], 1)
+        return sums * (lengths / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9))
+
+    def _sums(self, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
         nodes, visitors = self._visits()
         visits = scipy.sparse.csr_matrix(
             (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(self.tree.num_nodes, len(documents))
         )
-        return np.asarray(visits @ directions)
+        return np.asarray(visits @ documents)
 
     def tree_of(self, documents: Bool[np.ndarray, " n"]) -> DocidTree:
         """Return the tree of the docids of some documents; its nodes have the same numbers."""

@@ -202,6 +202,20 @@ class T5Config:
                     fix="change TrainerConfig.model_parallel, or --mesh of a plan, or the network",
                 )
 
+    def writing_tokens(self) -> "T5Config":
+        """Return the network with T5's output layer in the place of the prefix head and what comes with it."""
+        if self.head == "vocabulary":
+            return self
+        return dataclasses.replace(
+            self,
+            head="vocabulary",
+            decoder_vocab_size=None,
+            num_nodes=0,
+            root_lookahead=False,
+            shared_codes=False,
+            lexical_width=0,
+        )
+
     def require_prefixes(self, codes: int) -> None:
         """Reject an adaptive decoder for docids of one code, before which there is no prefix.
 

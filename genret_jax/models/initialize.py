@@ -51,11 +51,18 @@ class LsaStart(_Copying):
         query_scale: Shrinks that attention's queries, so that it starts close to a mean over the input.
         residual_scale: Shrinks the output of every other residual branch.
         token_scale: Median root-mean-square of the token rows.
-        lexical_scale: Norm of a docid node's lexical vector, which is compared with vectors of norm 1.
+        lexical_scale: Mean norm of the documents' lexical vectors, which are compared with vectors of norm 1.
+        query_weight: In lexical vectors a word of a training query counts for the documents that answer it as so many
+            of their own; None chooses by leaving training queries out (:func:`genret_jax.data.lsa.best_query_weight`).
     """
 
     token_scale: float = 0.5
-    lexical_scale: float = 35.0
+    lexical_scale: float = 80.0
+    query_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "query_weight", self.query_weight is None or self.query_weight >= 0, "None, or 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,8 @@ def start_from_vectors(
         settings: Scales.
         token_vectors: One row per text token, its weight in the analysis included.
         node_vectors: One row per docid node (any norm); None where docids are written as text.
-        lexical: The same two of ``lexical_width`` dimensions, where the configuration has them.
+        lexical: Vectors of ``lexical_width`` dimensions for text tokens and nodes, where the configuration has them;
+            the mean document has length 1.
         edges: For the vocabulary head, the token that leads to each node, and its parent (0 of the root).
         seed: Of the one random rotation given to all vectors, which spreads the leading dimensions over the heads.
 
@@ -120,9 +128,13 @@ def start_from_vectors(
         else:
             _set_codes(changed, nodes, *edges)
     if lexical is not None:
-        _set_tokens(decoder["lexical_embedder"]["embedding"], lexical[0], settings.token_scale)
+        terms, documents = lexical
+        sizes = np.linalg.norm(terms, axis=1)
+        # A token that no document holds says nothing: its row stays zero.
+        usual = np.median(sizes[sizes > 0]) / terms.shape[1] ** 0.5
+        decoder["lexical_embedder"]["embedding"][:] = terms * (settings.token_scale / usual)
         rows = decoder["prefix_head"]["lexical_nodes"]
-        rows[: len(lexical[1])] = settings.lexical_scale * _directions(lexical[1])
+        rows[: len(documents)] = settings.lexical_scale * documents
     _quieten(changed, config, settings)
     return changed
 
@@ -224,7 +236,8 @@ def _set_codes(
 ) -> None:
     embedding = params.get("decoder_token_embedder", params["token_embedder"])["embedding"]
     above = np.where(parent[:, None] > 0, nodes[parent], np.float32(0))
-    means, known = _means(nodes - above, token, len(embedding))
+    shown = np.any(nodes != 0, axis=1)  # documents that are not give their nodes no vector
+    means, known = _means((nodes - above)[shown], token[shown], len(embedding))
     embedding[known] = means[known]
     embedding[0] = nodes[0]
     if "logits_dense" in params["decoder"]:

@@ -125,7 +125,8 @@ def _learned(experiment: Experiment, corpus: Corpus, folder: Path, log: Log, lik
         store = ExampleStore.open(learning / "examples")
         sizes = (strategy.codebook,) * strategy.levels
         codec = DocidCodec(first_token=store.vocabulary_size, level_sizes=sizes)
-        model = sized_model(experiment, store.vocabulary_size, codec, 0)
+        writing = dataclasses.replace(experiment, model=experiment.model.writing_tokens())
+        model = sized_model(writing, store.vocabulary_size, codec, 0)
         return learn_docids(experiment, corpus, store, model, learning, log)
 
     make(folder / QUANTISER, lambda path: learned()[0].save(path), like)
@@ -156,14 +157,15 @@ def docid_codec(
         text_tokens: Size of the text vocabulary.
         encode: From text to its tokens.
     """
-    if experiment.model.head == "prefix":
-        nodes: Literal["table", "tokens"] = "tokens" if len(table.level_sizes) == 1 else "table"
-        return DocidCodec(first_token=2, level_sizes=table.level_sizes, nodes=nodes)
     learned = isinstance(experiment.docids, LearnedDocids)  # only those are kept with what later ones need
+    level_sizes = room(experiment.docids, table) if learned else table.level_sizes
+    if experiment.model.head == "prefix":
+        nodes: Literal["table", "tokens"] = "tokens" if len(level_sizes) == 1 else "table"
+        return DocidCodec(first_token=2, level_sizes=level_sizes, nodes=nodes)
     return DocidCodec(
         kind=experiment.codec,
         first_token=text_tokens,
-        level_sizes=room(experiment.docids, table) if learned else table.level_sizes,
+        level_sizes=level_sizes,
         eos="always",
         encode_text=encode if experiment.codec == "text" else None,
     )

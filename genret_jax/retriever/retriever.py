@@ -211,7 +211,13 @@ class Retriever(Ranker):
         self, doc_ids: Sequence[str], texts: Sequence[str], *, titles: Sequence[str] = ()
     ) -> "Retriever":
         """Return a retriever of further documents too; see :meth:`genret_jax.run.DocumentRun.with_documents`."""
-        return Retriever(self.run_of(DocumentRun).with_documents(doc_ids, texts, titles=titles), self._params)
+        run = self.run_of(DocumentRun)
+        grown = run.with_documents(doc_ids, texts, titles=titles)
+        if grown.added is None:
+            return Retriever(grown, self._params)
+        # What training has made of the nodes stays, and what the new texts change of their start comes in addition.
+        starts = run.start_params(), grown.start_params()
+        return Retriever(grown, with_nodes(self._params, grown.model.num_nodes, starts))
 
     def run_of(self, kind: type[_R]) -> _R:
         """Return the run, if it is of this kind.

@@ -8,17 +8,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
 
 from genret_jax.data.corpus import Corpus, read_beir
 from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.lsa import lsa
+from genret_jax.data.lsa import lexical, lsa
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vocabulary import Vocabulary
 from genret_jax.docids import DocidCodec, EncodedDocids, load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.experiment import PretrainedStart
-from genret_jax.models.config import T5Config
+from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.initialize import LsaStart, start_from_vectors
 from genret_jax.run.base import DOCUMENTS, QUANTISER, Run, from_json
 from genret_jax.tokeniser import Tokeniser
@@ -28,6 +29,7 @@ class DocumentRun(Run):
     """An opened run on documents."""
 
     kind = DOCUMENTS
+    added: Any = None  # counts of tokens in documents that are not in the folder, scipy CSR
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -70,9 +72,20 @@ class DocumentRun(Run):
             seed=self.seed,
             encoded=None if self.settings["codec"]["kind"] == "text" else self.encoded,
             unseen_split=self.sampler.unseen_split,
+            later=self.added,
         )
-        # Docids that were learned are gone on with by the network that learned them.
-        return params if self.tokeniser is None else self.tokeniser.grown(params)
+        # Docids that were learned are gone on with by the network that learned them, where its codes are tokens too.
+        if self.tokeniser is None or self.model.head == "prefix":
+            return params
+        return self.tokeniser.grown(params)
+
+    @functools.cached_property
+    def later(self) -> Bool[np.ndarray, " n"]:
+        """Documents that training is not shown, as if they came later."""
+        later = np.zeros(len(self.corpus), bool)
+        if self.sampler.unseen_split is not None:
+            later[self.store.pairs(self.sampler.unseen_split)[1]] = True
+        return later
 
     @functools.cached_property
     def tokeniser(self) -> Tokeniser | None:
@@ -94,9 +107,17 @@ class DocumentRun(Run):
             titles: Their titles; none by default.
 
         Raises:
-            InputError: If the run's docids were not learned, a document is there already, or there is no room left for
-                the code that separates a document from those with equal codes.
+            InputError: If the run's docids were not learned, its output layer has vectors of nodes and none for new
+                ones, a document is there already, or there is no room left for the code that separates a document from
+                those with equal codes.
         """
+        if self.model.head == "prefix" and not isinstance(from_json(self.settings["start"]), LsaStart):
+            raise InputError(
+                "a head that knows each node by itself, and nothing of new ones",
+                file=self.folder,
+                expected="a head that knows codes, or nodes that start from texts",
+                fix="train with T5Config.head = 'vocabulary' or Experiment.start = @LsaStart()",
+            )
         if self.tokeniser is None:
             raise InputError(
                 f"docids of the strategy {self.table.strategy.get('name', '')!r} for new documents",
@@ -109,6 +130,11 @@ class DocumentRun(Run):
         tokens = self.vocabulary.encode_rows(new, self.tokeniser.width, append_eos=self.sampler.append_eos)
         grown = DocumentRun(self.folder, self.settings)
         grown.corpus, grown.table = corpus, self._appended(self.tokeniser, doc_ids, tokens, corpus.fingerprint)
+        if self.model.head == "prefix":
+            nodes = max(self.model.num_nodes, divisible(grown.encoded.tree.num_nodes))
+            grown.model = dataclasses.replace(self.model, num_nodes=nodes)
+            counts = _counts([self.vocabulary.encode(text) for text in new], self.store.vocabulary_size)
+            grown.added = counts if self.added is None else scipy.sparse.vstack([self.added, counts], format="csr")
         return grown
 
     def _docid_text(self) -> Callable[[str], list[int]] | None:
@@ -124,6 +150,7 @@ def begin(
     seed: int,
     encoded: EncodedDocids | None,
     unseen_split: str | None,
+    later: Any = None,
 ) -> dict[str, Any]:
     """Return the parameters before the first step.
 
@@ -134,7 +161,9 @@ def begin(
         store: The tokens of the documents, for a start from them.
         seed: Of such a start.
         encoded: The docids; None where they are text, or not yet there.
-        unseen_split: A qrels split whose documents the start is not to know either.
+        unseen_split: A qrels split whose documents the codes are not to know either. The nodes of the prefix head do:
+            they have what the texts below them say.
+        later: Counts of tokens in further documents, behind those of the store: for ``encoded`` with them.
     """
     if isinstance(start, PretrainedStart):
         from genret_jax.models.pretrained import load_into
@@ -142,32 +171,45 @@ def begin(
         return load_into(params, model, start.path)
     if start is None:
         return jax.tree.map(np.asarray, params)
-    # Tokens and nodes get the leading dimensions of one analysis, as many as each kind of vector has.
-    width, wide = model.d_model, model.lexical_width
-    found = lsa(store.token_counts(), max(width, wide), seed)
-    tokens = np.zeros((model.vocab_size, found.terms.shape[1]), np.float32)
-    tokens[: len(found.terms)] = found.terms * found.idf[:, None]
-    documents = np.zeros_like(found.documents)
-    shown = store.shown_documents(unseen_split)
-    documents[shown] = found.documents[shown]
-
-    nodes = edges = lexical = None
-    if encoded is not None:
-        nodes = encoded.node_vectors(documents[:, :width])
-        if model.head == "vocabulary":
-            edges = encoded.tree.node_token, encoded.tree.parents
-        if wide:
-            lexical = tokens[:, :wide], encoded.node_vectors(documents[:, :wide])
+    counts = store.token_counts()
+    found = lsa(counts, model.d_model, seed, later=later)
+    nodes = edges = words = None
+    if encoded is not None and model.head == "vocabulary":
+        shown = np.isin(np.arange(len(found.documents)), store.shown_documents(unseen_split))
+        nodes = encoded.node_vectors(found.documents * shown[:, None])
+        edges = encoded.tree.node_token, encoded.tree.parents
+    elif encoded is not None:
+        nodes = encoded.node_vectors(found.documents)
+        if model.lexical_width:
+            queries, answers = store.training_queries()
+            asked: dict[str, Any] = {"queries": queries, "answers": answers, "query_weight": start.query_weight}
+            exact = lexical(counts, model.lexical_width, seed, later=later, **asked)
+            lengths = np.linalg.norm(exact.documents[: store.num_documents], axis=1)
+            documents = exact.documents / lengths[lengths > 0].mean()
+            words = _of_text(exact.terms, model), encoded.node_means(documents)
     return start_from_vectors(
         params,
         model,
         start,
-        token_vectors=tokens[:, :width],
+        token_vectors=_of_text(found.terms * found.idf[:, None], model),
         node_vectors=nodes,
         edges=edges,
-        lexical=lexical,
+        lexical=words,
         seed=seed,
     )
+
+
+def _counts(texts: Sequence[Sequence[int]], size: int) -> Any:
+    """Return how often each token stands in each text: scipy CSR [n, size]."""
+    rows = np.repeat(np.arange(len(texts)), [len(tokens) for tokens in texts])
+    columns = np.concatenate([np.asarray(tokens, np.int64) for tokens in texts])
+    ones = np.ones(len(rows), np.float32)
+    return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=(len(texts), size)).tocsr()
+
+
+def _of_text(vectors: Float[np.ndarray, "v d"], model: T5Config) -> Float[np.ndarray, "t d"]:
+    """Add zeros for tokens that are not text."""
+    return np.pad(vectors, ((0, model.vocab_size - len(vectors)), (0, 0)))
 
 
 def model_of(run: str | os.PathLike[str]) -> T5Config:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.data.lsa import lsa
+from genret_jax.data.lsa import lexical, lsa
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
@@ -32,10 +32,8 @@ def plain(request, tiny_corpus, tmp_path_factory):
 def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
     queries = [f"{word(topic, 12)} {word(topic, 0)} {word((topic + 3) % 8, 17)}" for topic in range(4)]
     width, wide = plain.model.d_model, plain.model.lexical_width
-    found = lsa(plain.store.token_counts(), max(width, wide), plain.seed)
-    every, all_documents = found.terms * found.idf[:, None], found.documents
-    found = found._replace(documents=all_documents[:, :width])
-    tokens = every[:, :width].copy()
+    found = lsa(plain.store.token_counts(), width, plain.seed)
+    tokens = found.terms * found.idf[:, None]
     sizes = np.sqrt(np.mean(tokens**2, axis=1))
     tokens *= 0.5 / np.median(sizes[sizes > 1e-4 * sizes.max()])  # token_scale; smaller ones are rounding
     norms = np.linalg.norm(found.documents, axis=1, keepdims=True)
@@ -49,9 +47,11 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
         hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
         logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
         if wide:
-            lexical, total = all_documents[:, :wide], every[ids, :wide].sum(axis=0)
-            norms = np.linalg.norm(lexical, axis=1) * np.linalg.norm(total)
-            logits += 9.0 * (lexical @ total) / np.maximum(norms, 1e-9)  # lexical_scale
+            queries, answers = plain.store.training_queries()
+            asked = {"queries": queries, "answers": answers, "query_weight": LsaStart().query_weight}
+            exact = lexical(plain.store.token_counts(), wide, plain.seed, **asked)
+            lengths, total = np.linalg.norm(exact.documents, axis=1), exact.terms[ids].sum(axis=0)
+            logits += 9.0 * (exact.documents @ total) / lengths[lengths > 0].mean() / np.linalg.norm(total)
         expected = logits - np.log(np.exp(logits).sum())
         for result in ranked:
             assert result.score == pytest.approx(expected[plain.corpus.document_index[result.doc_id]], abs=2e-4)
