@@ -14,6 +14,7 @@ from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
 from genret_jax.errors import CollapsedError, InputError
+from genret_jax.evaluate import Baselines, evaluate_runs
 from genret_jax.experiment import PretrainedStart, VocabularyConfig
 from genret_jax.models.huggingface import save_safetensors
 from genret_jax.models.network import random_variables
@@ -82,6 +83,17 @@ def test_the_course_is_shown_line_by_line(whole, capsys):
     shown = [(line.split()[0], line[-7:].strip()) for line in lines[begin + 1 : begin + 7]]
     assert shown == [(level, phase) for level in "01" for phase in ("round 1", "round 2", "fixed")]
     assert max(map(len, lines)) < 250  # and not as one value of the strategy
+
+
+def test_reports_have_the_course_of_the_codebooks(by_nodes, tmp_path):
+    report = evaluate_runs([by_nodes.folder], tmp_path / "report", baselines=Baselines(bm25=False, untrained=False))
+    details = report.systems[0].details
+    course = [at for at in by_nodes.table.strategy["course"] if at["level"] == 2]
+    told = ", ".join(f"{at['perplexity']:.1f}" for at in course)
+    assert len(course) == 3
+    assert details["codebook 2"].startswith(f"perplexity {told} of 4 while it was learned, ")
+    assert details["codebook 2"].endswith(f"{course[-1]['prefixes']} docids of {course[-1]['rows']} documents so far")
+    assert details["codebook 1"] in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_run_starts_as_the_network_that_learned_the_docids(whole):

@@ -134,7 +134,12 @@ def _search(
     system = System(
         name=name,
         description=f"{run.table.strategy['name']} docids, {kind}",
-        details={"parameters": numbers, "beams": depth, **_beside_exhaustive(retriever, tokens, depth)},
+        details={
+            "parameters": numbers,
+            "beams": depth,
+            **_codebooks(run.table.strategy),
+            **_beside_exhaustive(retriever, tokens, depth),
+        },
     )
     answered = SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)
     if remembered is None:
@@ -145,6 +150,22 @@ def _search(
     ranked = retriever.rank(inputs, beam=beam, batch_size=run.evaluation.batch_size, progress=True)
     found = _ranking(run, ranked, remembered.qrels)
     return answered, SystemRun(system=system, run=found, depth=beam, seed_of=seed_of)
+
+
+def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
+    """Say how codebooks were used while docids were learned, where they were."""
+    levels: dict[int, list[Mapping[str, Any]]] = {}
+    for at in strategy.get("course", []):
+        levels.setdefault(at["level"], []).append(at)
+    told = {}
+    for level, course in levels.items():
+        used = ", ".join(f"{at['perplexity']:.1f}" for at in course)
+        last = course[-1]
+        told[f"codebook {level}"] = (
+            f"perplexity {used} of {last['size']} while it was learned, {last['used']} codes used, "
+            f"{last['prefixes']:,} docids of {last['rows']:,} documents so far"
+        )
+    return told
 
 
 def _beside_exhaustive(retriever: Retriever, tokens: np.ndarray, depth: int) -> dict[str, str]:

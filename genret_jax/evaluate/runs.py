@@ -24,7 +24,7 @@ from genret_jax.training import read_metrics
 
 # What a network of such a start is initialised from.
 _STARTS = {
-    "LsaStart": "latent semantic analysis of the corpus",
+    "LsaStart": "the words of the corpus (latent semantic analysis, and BM25 in lexical vectors)",
     "ItemStart": "vectors of the items and of who had them",
 }
 
