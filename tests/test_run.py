@@ -126,6 +126,20 @@ def test_node_vectors_by_hand():
         np.testing.assert_allclose(vectors[node], by_path[path], atol=1e-6)
 
 
+def test_node_means_by_hand():
+    """As before; a node is as long as the documents below it are in the mean, however they differ."""
+    sequences = [(0, 0), (0, 1), (1,), (2,)]
+    table = DocidTable.from_codes(list("abcd"), sequences, strategy={"name": "hand"}, corpus_fingerprint="")
+    encoded = DocidCodec(first_token=2, level_sizes=table.level_sizes).encode(table)
+    means = encoded.node_means(np.array([[3.0, 0.0], [0.0, 4.0], [-5.0, 0.0], [0.0, 0.0]], np.float32))
+    by_path = {(0,): [2.1, 2.8], (0, 0): [3, 0], (0, 1): [0, 4], (1,): [-5, 0], (2,): [0, 0]}
+    for path, expected in by_path.items():
+        node = 0
+        for code in path:
+            node = int(np.flatnonzero((table.node_parent == node) & (table.node_code == code))[0])
+        np.testing.assert_allclose(means[node], expected, atol=1e-6)
+
+
 def test_a_document_of_several_docids_gives_its_direction_to_each_and_eos_edges_have_nodes():
     table = DocidTable.from_codes(
         ["a", "b"], [(0,), (0, 1), (1,)], document=[0, 1, 1], strategy={"name": "hand"}, corpus_fingerprint=""

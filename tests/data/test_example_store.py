@@ -119,6 +119,18 @@ def test_token_counts_against_counting(store: ExampleStore) -> None:
     np.testing.assert_array_equal(store.array("document_tokens"), np.sum(expected, axis=1))
 
 
+def test_training_queries_and_their_answers_against_counting(store: ExampleStore) -> None:
+    corpus = tiny_corpus()
+    counts, answers = store.training_queries()
+    judged = {corpus.queries[query]: grades for query, grades in corpus.qrels["train"].items()}
+    assert counts.shape == (len(judged), VOCABULARY.size)
+    assert answers.shape == (5, len(judged))
+    for text, grades in judged.items():
+        expected = np.bincount(VOCABULARY.encode(text), minlength=VOCABULARY.size)
+        [row] = np.flatnonzero((counts.toarray() == expected).all(axis=1))
+        assert {corpus.doc_ids[document] for document in np.flatnonzero(answers.toarray()[:, row])} == set(grades)
+
+
 def test_alternatives_and_gaps_in_rows_of_words(store: ExampleStore) -> None:
     dog = store.array("document_words")[store.array("document_offsets")[1] + 1]
     words = np.array([[-1, dog, -1, dog], [-1, -1, -1, -1]], np.int32)
