@@ -110,16 +110,18 @@ class ExampleStore:
         """Indices of the documents that have words."""
         return np.flatnonzero(np.diff(self.array("document_offsets")))
 
+    def hidden_documents(self, unseen_split: str | None) -> Int[np.ndarray, " hidden"]:
+        """Return the indices of the documents of a split that is not to be seen; none where there is no such split."""
+        return np.zeros(0, np.int64) if unseen_split is None else np.unique(self.pairs(unseen_split)[1])
+
     def shown_documents(self, unseen_split: str | None) -> Int[np.ndarray, " shown"]:
         """Return the indices of the documents that have words, without those of a split that is not to be seen.
 
         Raises:
             InputError: If there is no such split, or it has all of them.
         """
-        if unseen_split is None:
-            return self.documents_with_text
-        shown = np.setdiff1d(self.documents_with_text, self.pairs(unseen_split)[1])
-        if not len(shown):
+        shown = np.setdiff1d(self.documents_with_text, self.hidden_documents(unseen_split))
+        if not len(shown) and unseen_split is not None:
             raise InputError(
                 f"every document has queries in the split {unseen_split!r}, whose documents are not shown",
                 file=self.folder,
@@ -189,8 +191,11 @@ class ExampleStore:
         shape = (self.num_documents, len(self.array("word_idf")))
         return self._in_tokens(scipy.sparse.csr_array(bag, shape=shape))
 
-    def training_queries(self) -> tuple[Any, Any]:
-        """Return the training queries and what they ask for.
+    def training_queries(self, unseen_split: str | None = None) -> tuple[Any, Any]:
+        """Return the training queries and what they ask for, without what is not to be seen.
+
+        Args:
+            unseen_split: As for :meth:`hidden_documents`.
 
         Returns:
             How often each token stands in each query, best segmentations, scipy CSR [q, vocabulary size]; and which
@@ -199,14 +204,15 @@ class ExampleStore:
         import scipy.sparse
 
         query, document, _ = self.pairs("train")
-        chosen, query = np.unique(query, return_inverse=True)
+        shown = np.isin(document, self.hidden_documents(unseen_split), invert=True)
+        chosen, query = np.unique(query[shown], return_inverse=True)
         starts, lengths = _spans(self.array("query_offsets"), chosen)
         of_words = self.array("query_words")[_ranges(starts, lengths)]
         of_query = np.repeat(np.arange(len(chosen)), lengths)
         shape = (len(chosen), len(self.array("word_idf")))
         words = scipy.sparse.coo_array((np.ones(len(of_words), np.float32), (of_query, of_words)), shape).tocsr()
         ones = np.ones(len(query), np.float32)
-        answers = scipy.sparse.csr_matrix((ones, (document, query)), shape=(self.num_documents, len(chosen)))
+        answers = scipy.sparse.csr_matrix((ones, (document[shown], query)), shape=(self.num_documents, len(chosen)))
         return self._in_tokens(words), answers
 
     def _in_tokens(self, of_words: Any) -> Any:

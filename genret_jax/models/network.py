@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -310,29 +309,15 @@ def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dic
     return variables
 
 
-def with_nodes(
-    params: Mapping[str, Any], num_nodes: int, changed: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
-) -> dict[str, Any]:
+def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
     """Return a network's parameters with so many rows in each table that has one for each docid node.
 
-    New rows are zero, which with ``T5Config.shared_codes`` and whole items is what rows that training has not seen are.
-
-    Args:
-        params: Parameters.
-        num_nodes: Rows wanted.
-        changed: Two networks, the second with that many rows; what their tables differ by is added.
+    The new are zero, which with ``T5Config.shared_codes`` and whole items is what rows that training has not seen are.
     """
-    tables = [flax.traverse_util.flatten_dict(dict(network)) for network in changed or ()]
 
     def grown(path: Any, leaf: Any) -> Any:
-        if path[-1].key not in NODE_TABLES:
-            return leaf
-        more = ((0, max(0, num_nodes - len(leaf))), (0, 0))
-        leaf = jnp.pad(leaf, more)
-        if changed is None:
-            return leaf
-        before, after = (table[tuple(key.key for key in path)] for table in tables)
-        return leaf + (after - jnp.pad(before, more))
+        more = num_nodes - len(leaf) if path[-1].key in NODE_TABLES else 0
+        return jnp.pad(leaf, ((0, more), (0, 0))) if more > 0 else leaf
 
     widened: dict[str, Any] = jax.tree_util.tree_map_with_path(grown, params)
     return widened

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, overload
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
@@ -216,8 +218,9 @@ class Retriever(Ranker):
         if grown.added is None:
             return Retriever(grown, self._params)
         # What training has made of the nodes stays, and what the new texts change of their start comes in addition.
-        starts = run.start_params(), grown.start_params()
-        return Retriever(grown, with_nodes(self._params, grown.model.num_nodes, starts))
+        trained, before = (with_nodes(params, grown.model.num_nodes) for params in (self._params, run.start_params()))
+        changed = jax.tree.map(lambda old, new: new - old, before, grown.start_params())
+        return Retriever(grown, jax.tree.map(jnp.add, trained, changed))
 
     def run_of(self, kind: type[_R]) -> _R:
         """Return the run, if it is of this kind.

@@ -83,8 +83,7 @@ class DocumentRun(Run):
     def later(self) -> Bool[np.ndarray, " n"]:
         """Documents that training is not shown, as if they came later."""
         later = np.zeros(len(self.corpus), bool)
-        if self.sampler.unseen_split is not None:
-            later[self.store.pairs(self.sampler.unseen_split)[1]] = True
+        later[self.store.hidden_documents(self.sampler.unseen_split)] = True
         return later
 
     @functools.cached_property
@@ -162,7 +161,7 @@ def begin(
         seed: Of such a start.
         encoded: The docids; None where they are text, or not yet there.
         unseen_split: A qrels split whose documents the codes are not to know either. The nodes of the prefix head do:
-            they have what the texts below them say.
+            they have what the texts below them say, but not the training queries of such documents.
         later: Counts of tokens in further documents, behind those of the store: for ``encoded`` with them.
     """
     if isinstance(start, PretrainedStart):
@@ -181,7 +180,7 @@ def begin(
     elif encoded is not None:
         nodes = encoded.node_vectors(found.documents)
         if model.lexical_width:
-            queries, answers = store.training_queries()
+            queries, answers = store.training_queries(unseen_split)
             asked: dict[str, Any] = {"queries": queries, "answers": answers, "query_weight": start.query_weight}
             exact = lexical(counts, model.lexical_width, seed, later=later, **asked)
             lengths = np.linalg.norm(exact.documents[: store.num_documents], axis=1)
@@ -201,9 +200,9 @@ def begin(
 
 def _counts(texts: Sequence[Sequence[int]], size: int) -> Any:
     """Return how often each token stands in each text: scipy CSR [n, size]."""
-    rows = np.repeat(np.arange(len(texts)), [len(tokens) for tokens in texts])
-    columns = np.concatenate([np.asarray(tokens, np.int64) for tokens in texts])
-    ones = np.ones(len(rows), np.float32)
+    pairs = [(row, token) for row, tokens in enumerate(texts) for token in tokens]
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    ones = np.ones(len(pairs), np.float32)
     return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=(len(texts), size)).tocsr()
 
 

@@ -131,6 +131,17 @@ def test_training_queries_and_their_answers_against_counting(store: ExampleStore
         assert {corpus.doc_ids[document] for document in np.flatnonzero(answers.toarray()[:, row])} == set(grades)
 
 
+def test_training_queries_of_documents_that_are_not_shown_are_left_out(store: ExampleStore) -> None:
+    corpus = tiny_corpus()
+    hidden = {doc_id for grades in corpus.qrels["test"].values() for doc_id in grades}
+    counts, answers = store.training_queries("test")
+    kept = [query for query, grades in corpus.qrels["train"].items() if set(grades) - hidden]
+    assert 0 < len(kept) < len(corpus.qrels["train"])
+    assert counts.shape[0] == answers.shape[1] == len(kept)
+    answering = {corpus.doc_ids[document] for document in np.unique(answers.nonzero()[0]).tolist()}
+    assert not answering & hidden
+
+
 def test_alternatives_and_gaps_in_rows_of_words(store: ExampleStore) -> None:
     dog = store.array("document_words")[store.array("document_offsets")[1] + 1]
     words = np.array([[-1, dog, -1, dog], [-1, -1, -1, -1]], np.int32)

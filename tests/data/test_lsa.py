@@ -89,7 +89,7 @@ def test_nothing_to_analyse_is_refused():
 
 
 def scores_of_bm25s(counts, *, k1, b):
-    bm25s = pytest.importorskip("bm25s")
+    bm25s = pytest.importorskip("bm25s", reason="bm25s, of the extra baselines, is not installed")
     words = [[str(term) for term in np.repeat(np.arange(counts.shape[1]), row)] for row in counts.toarray()]
     index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
     index.index(words, show_progress=False)
