@@ -3,7 +3,7 @@
 Those of a batch have the sum of weights beside them; those of quantisation are one number a vector.
 """
 
-from genret_jax.losses.consistency import symmetric_divergence
+from genret_jax.losses.consistency import shown_twice, symmetric_divergence, two_passes
 from genret_jax.losses.contrastive import in_batch_contrastive
 from genret_jax.losses.cross_entropy import cross_entropy
 from genret_jax.losses.quantisation import (
@@ -22,7 +22,9 @@ __all__ = [
     "reconstruction_loss",
     "residual_quantisation_loss",
     "sampled_binary_cross_entropy",
+    "shown_twice",
     "straight_through",
     "symmetric_divergence",
     "tied_softmax_cross_entropy",
+    "two_passes",
 ]

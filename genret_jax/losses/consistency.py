@@ -22,3 +22,20 @@ def symmetric_divergence(
     # The two divergences add up to this; where a token is impossible in both, nothing times nothing.
     apart = jnp.sum((jnp.exp(first) - jnp.exp(second)) * (first - second), axis=-1) / 2
     return jnp.sum(apart if weights is None else apart * weights.astype(jnp.float32))
+
+
+def shown_twice(array: Array, sources: int) -> Array:
+    """Show the rows of every source two times, one after the other: both passes then lie on the same device.
+
+    Args:
+        array: First axis a multiple of the sources.
+        sources: Rows of the encoder's inputs; each has so many rows of the array, one after the other.
+    """
+    of_sources = array.reshape(sources, -1, *array.shape[1:])
+    return jnp.repeat(of_sources, 2, axis=0).reshape(-1, *array.shape[1:])
+
+
+def two_passes(array: Array, sources: int) -> tuple[Array, Array]:
+    """Take apart what :func:`shown_twice` made of so many sources, ``[sources, rows of each, ...]`` both."""
+    both = array.reshape(sources, 2, -1, *array.shape[1:])
+    return both[:, 0], both[:, 1]

@@ -1,5 +1,6 @@
 """What tasks have in common that learn to write docids, for any head and any input."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genret_jax.losses import cross_entropy, symmetric_divergence
+from genret_jax.losses import cross_entropy, shown_twice, symmetric_divergence, two_passes
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5, random_variables
@@ -69,7 +70,8 @@ class DocidTask:
         """
         shown = {"inputs": inputs, "shifted": shifted, "nodes": nodes, **packed}
         if self.consistency:
-            shown, targets, weights = jax.tree.map(lambda array: _twice(array, len(inputs)), (shown, targets, weights))
+            both = functools.partial(shown_twice, sources=len(inputs))
+            shown, targets, weights = jax.tree.map(both, (shown, targets, weights))
         logits = self._logits(params, rng, **shown)
         total, weight = cross_entropy(
             logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
@@ -77,7 +79,7 @@ class DocidTask:
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         if not self.consistency:
             return total, weight, {"token_accuracy": right}
-        (one, other), (_, counted) = (_passes(array, len(inputs)) for array in (logits, weights))
+        (one, other), (_, counted) = (two_passes(array, len(inputs)) for array in (logits, weights))
         differ = symmetric_divergence(one, other, counted)
         metrics = {"token_accuracy": right / 2, "consistency": differ}
         return total / 2 + self.consistency * differ, weight / 2, metrics
@@ -96,15 +98,3 @@ class DocidTask:
             **packed,
         )
         return logits
-
-
-def _twice(array: Array, sources: int) -> Array:
-    """Show the rows of every source two times, one after the other: both passes then lie on the same device."""
-    of_sources = array.reshape(sources, -1, *array.shape[1:])
-    return jnp.repeat(of_sources, 2, axis=0).reshape(-1, *array.shape[1:])
-
-
-def _passes(array: Array, sources: int) -> tuple[Array, Array]:
-    """Take the two apart again."""
-    both = array.reshape(sources, 2, -1, *array.shape[1:])
-    return both[:, 0], both[:, 1]

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
-from t5x import models, partitioning, utils
+from t5x import losses, metrics, models, partitioning, utils
 
 from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.seqio_tasks import store_features
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
+from genret_jax.losses import shown_twice, symmetric_divergence, two_passes
 from genret_jax.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
@@ -48,6 +49,8 @@ class RetrievalModel(models.EncoderDecoderModel):
         z_loss: Weight of the penalty on the logits' normaliser (T5: 1e-4).
         loss_normalizing_factor: What the loss is divided by, as in t5x; by default nothing, as Adafactor does not
             mind. ``"NUM_REAL_TARGET_TOKENS"`` is what our own engine does.
+        consistency: Weight of the divergence between two passes with different dropout masks, as
+            ``Experiment.consistency`` (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4).
         default_decoder_params: ``@models.DecoderParams()``.
 
     Raises:
@@ -63,10 +66,17 @@ class RetrievalModel(models.EncoderDecoderModel):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         loss_normalizing_factor: float | str | None = None,
+        consistency: float = 0.0,
         default_decoder_params: Any = None,
     ):
         store = ExampleStore.open(examples)
         _check_vocabulary(config, store)
+        if consistency < 0 or (consistency > 0 and config.dropout_rate == 0):
+            raise InputError(
+                f"RetrievalModel.consistency={consistency} with T5Config.dropout_rate={config.dropout_rate}",
+                expected="0 or more, and 0 without dropout, as two passes are then the same",
+                fix="change one of them",
+            )
         vocabularies = {side: feature.vocabulary for side, feature in store_features(store).items()}
         super().__init__(
             module=T5(config),
@@ -78,6 +88,7 @@ class RetrievalModel(models.EncoderDecoderModel):
             loss_normalizing_factor=loss_normalizing_factor,
             default_decoder_params=default_decoder_params,
         )
+        self._consistency = consistency
         # In host memory: what a program of several processes closes over may not lie on the devices of one.
         self._index = jax.device_get(docid_index(store, config.output_vocab_size))
 
@@ -107,6 +118,39 @@ class RetrievalModel(models.EncoderDecoderModel):
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             mutable=mutable,
         )
+
+    def loss_fn(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], Any]:
+        """Return t5x's loss and metrics of a batch; with consistency those of its first pass, and ``consistency``.
+
+        Args:
+            params: Parameters.
+            batch: What t5x's feature converter makes.
+            dropout_rng: Of the masks; None in evaluation, where there is one pass without any.
+        """
+        if not self._consistency or dropout_rng is None:
+            loss, found = super().loss_fn(params, batch, dropout_rng)
+            return loss, found
+        rows = len(batch["encoder_input_tokens"])
+        logits = self._compute_logits(params, {key: shown_twice(x, rows) for key, x in batch.items()}, dropout_rng)
+        one, other = (logits[:, 0] for logits in two_passes(logits, rows))
+        divisor, weights = losses.get_loss_normalizing_factor_and_weights(self._loss_normalizing_factor, batch)
+        targets = batch["decoder_target_tokens"]
+        (loss, z_loss), (other_loss, other_z_loss) = (
+            losses.compute_weighted_cross_entropy(
+                of_pass,
+                targets=targets,
+                weights=weights,
+                label_smoothing=self._label_smoothing,
+                z_loss=self._z_loss,
+                loss_normalizing_factor=divisor,
+            )[:2]
+            for of_pass in (one, other)
+        )
+        apart = symmetric_divergence(one, other, weights) / (1 if divisor is None else divisor)
+        loss, z_loss = (loss + other_loss) / 2 + self._consistency * apart, (z_loss + other_z_loss) / 2
+        segments = {key: batch[key] != 0 for key in ("encoder_input_tokens", "decoder_target_tokens")}
+        found = self._compute_metrics(one, targets, weights, loss, z_loss, segments)
+        return loss, {**found, "consistency": metrics.AveragePerStep(total=apart)}
 
     def predict_batch_with_aux(
         self,

@@ -15,6 +15,7 @@ from genret_jax.run import Run
 from genret_jax.run.documents import examples_of
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.testing.tiny_store import tiny_store
+from genret_jax.training.docid_task import DocidTask
 
 pytestmark = pytest.mark.t5x
 BEAMS = 7
@@ -125,15 +126,51 @@ def test_an_adaptive_decoder_is_trained_and_finds_what_our_search_finds(t5x_engi
     expected = search_tokens(other, tokens, TrieConstraint(index), tree, shape, BEAMS)
     np.testing.assert_array_equal(found.docids, expected.docids)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
-    batch = {
-        "encoder_input_tokens": tokens,
-        "decoder_input_tokens": jnp.pad(docids.tokens[:8], ((0, 0), (1, 0)))[:, :-1],
-        "decoder_target_tokens": jnp.asarray(docids.tokens[:8]),
-        "decoder_loss_weights": (docids.tokens[:8] > 0).astype(jnp.float32),
-    }
-    gradient = jax.grad(lambda params: model.loss_fn(params, batch, jax.random.key(2))[0])(params)
+    gradient = jax.grad(lambda params: model.loss_fn(params, shown(run), jax.random.key(2))[0])(params)
     assert np.abs(gradient["decoder"]["adaptive"]["kernel"]).max() > 0
     assert np.abs(gradient["decoder"]["adaptive"]["layers_0"]["mlp"]["wo"]["kernel"]).max() > 0
+
+
+def shown(run, count=8):
+    docids = jnp.asarray(run.encoded.tokens[:count])
+    return {
+        "encoder_input_tokens": queries(run, count),
+        "decoder_input_tokens": jnp.pad(docids, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": docids,
+        "decoder_loss_weights": (docids > 0).astype(jnp.float32),
+    }
+
+
+@pytest.mark.parametrize("divisor", ["NUM_REAL_TARGET_TOKENS", None])
+def test_consistency_is_that_of_our_own_engine(t5x_engine, run, divisor):
+    """The same masks, and the same loss of both passes and of how far they are apart; in evaluation one pass."""
+    config = dataclasses.replace(run.model, dropout_rate=0.2)
+    options = {"z_loss": 1e-3, "label_smoothing": 0.1}
+    ours = DocidTask(config, None, consistency=0.5, **options)
+    model = make(
+        t5x_engine, examples_of(run.folder), config, consistency=0.5, loss_normalizing_factor=divisor, **options
+    )
+    params, rng, batch = run.start_params(), jax.random.key(3), shown(run)
+
+    def of_ours(params):
+        inputs, shifted, targets, weights = batch.values()
+        total, weight, metrics = ours.written(params, inputs, shifted, jnp.zeros_like(shifted), targets, weights, rng)
+        return total / (weight if divisor else 1), metrics["consistency"] / (weight if divisor else 1)
+
+    (expected, apart), wanted = jax.value_and_grad(of_ours, has_aux=True)(params)
+    (loss, metrics), found = jax.value_and_grad(model.loss_fn, has_aux=True)(params, batch, rng)
+    assert apart > 0
+    np.testing.assert_allclose(metrics["consistency"].total, apart, rtol=1e-4)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), found, wanted)
+    plain = make(t5x_engine, examples_of(run.folder), config, loss_normalizing_factor=divisor, **options)
+    assert model.eval_fn(params, batch)[0] == plain.eval_fn(params, batch)[0]
+    assert metrics.keys() == plain.loss_fn(params, batch, rng)[1].keys() | {"consistency"}
+
+
+def test_consistency_without_dropout_says_what_to_change(t5x_engine, run):
+    with pytest.raises(InputError, match=r"RetrievalModel.consistency=0.5 with T5Config.dropout_rate=0"):
+        make(t5x_engine, examples_of(run.folder), run.model, consistency=0.5)
 
 
 def test_more_beams_than_docids_leave_empty_places(t5x_engine, tmp_path):
