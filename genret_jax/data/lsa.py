@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from genret_jax.errors import InputError
 
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
-_LEFT_OUT, _AT_ONCE = 1000, 50  # queries, and how many of them have scores of all documents in memory
+_LEFT_OUT, _AT_ONCE = 2000, 50  # queries, and how many of them have scores of all documents in memory
+_LIKE_DOCUMENTS = 100
 
 
 class Lsa(NamedTuple):
@@ -89,11 +90,27 @@ def lsa(
     )
 
 
-def bm25_idf(counts: scipy.sparse.csr_matrix) -> Float[np.ndarray, " v"]:
-    """Return the inverse document frequency of BM25, Lucene's variant: log(1 + (n - df + 0.5) / (df + 0.5))."""
-    number, terms = counts.shape
-    document_frequency = np.bincount(counts.indices[counts.data > 0], minlength=terms)
-    return np.log1p((number - document_frequency + 0.5) / (document_frequency + 0.5)).astype(np.float32)
+def bm25_idf(
+    counts: scipy.sparse.csr_matrix, queries: scipy.sparse.csr_matrix | None = None
+) -> Float[np.ndarray, " v"]:
+    """Return the inverse document frequency of BM25, Lucene's variant: log(1 + (n - df + 0.5) / (df + 0.5)).
+
+    A term that queries hold more often than documents do, such as "what", says as little as a document's that is as
+    frequent: its share is then that of the queries, of which a hundred more are taken to have words as documents do.
+
+    Args:
+        counts: Occurrences of each term in each document, [n, v].
+        queries: Occurrences of each term in each query, [q, v]; none when left out.
+    """
+    share = (_holding(counts) + 0.5) / (counts.shape[0] + 1)
+    if queries is not None:
+        of_queries = (_holding(queries) + _LIKE_DOCUMENTS * share) / (queries.shape[0] + _LIKE_DOCUMENTS)
+        share = np.maximum(share, of_queries)
+    return -np.log(share).astype(np.float32)
+
+
+def _holding(counts: scipy.sparse.csr_matrix) -> Int[np.ndarray, " v"]:
+    return np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
 
 
 def bm25(
@@ -166,7 +183,7 @@ def lexical(
     Raises:
         InputError: If the counts are empty.
     """
-    idf = bm25_idf(scipy.sparse.vstack([counts, queries], format="csr"))
+    idf = bm25_idf(counts, queries)
     if query_weight is None:
         query_weight = best_query_weight(counts, queries, answers, seed)
     whole = scipy.sparse.csr_matrix(counts + query_weight * (answers @ queries))
@@ -192,8 +209,10 @@ def best_query_weight(
 ) -> float:
     """Choose how much a training query says about the documents that answer it, by leaving queries out.
 
-    Where documents are asked for in several ways, one query finds what another asks for. Where each has one, all that
-    the queries do is to draw other queries to documents that have some.
+    Where documents are asked for in several ways, one query finds what another asks for; and documents that have none
+    lose queries of their own to those that have some. How often either happens, left-out queries do not say: without
+    the one that is left out most documents may have no other, but with it they have one when the next is asked. The
+    two means are therefore weighted as the documents are, those with queries and those without.
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
@@ -202,14 +221,19 @@ def best_query_weight(
         seed: Of the sample of queries that are left out, each in its turn.
 
     Returns:
-        The weight with the highest mean reciprocal rank of a document, among the first ten; the lowest of equals.
+        The weight with the highest mean reciprocal rank of a document, among the first ten; the lowest of equals. 0
+        where no document has several queries, as nothing then shows what they are good for.
     """
     document, query = answers.nonzero()
-    if not len(query):
+    of_document = np.bincount(document, minlength=counts.shape[0])
+    if of_document.max(initial=0) < 2:
         return 0.0
     drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
     document, query = document[drawn], query[drawn]
-    asked, idf = queries[query], bm25_idf(scipy.sparse.vstack([counts, queries], format="csr"))
+    asked, idf = queries[query], bm25_idf(counts, queries)
+    again = of_document[document] > 1
+    with_queries = float(np.mean(of_document > 0))
+    importance = np.where(again, with_queries / max(again.sum(), 1), (1 - with_queries) / max((~again).sum(), 1))
     found = answers @ queries
     scores = []
     for weight in _QUERY_WEIGHTS:
@@ -225,7 +249,7 @@ def best_query_weight(
             others = np.asarray((asked[rows] @ weighted).todense())
             others[answers[:, query[rows]].T.nonzero()] = -np.inf
             ranks = 1 + np.sum(others >= own[rows, None], axis=1)
-            total += float(np.sum((ranks <= 10) / ranks))
+            total += float(np.sum(importance[rows] * (ranks <= 10) / ranks))
         scores.append(total)
     return _QUERY_WEIGHTS[int(np.argmax(scores))]
 

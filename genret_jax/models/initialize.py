@@ -57,7 +57,7 @@ class LsaStart(_Copying):
     """
 
     token_scale: float = 0.5
-    lexical_scale: float = 80.0
+    lexical_scale: float = 60.0
     query_weight: float | None = None
 
     def __post_init__(self) -> None:

@@ -107,6 +107,18 @@ def test_bm25_is_that_of_bm25s(constants):
     np.testing.assert_allclose(found, scores_of_bm25s(counts, **constants), rtol=1e-5)
 
 
+def test_terms_that_queries_hold_often_say_little():
+    """A rare word of documents that half of the queries have counts as one that half of the documents have."""
+    counts = scipy.sparse.csr_matrix(np.add(np.eye(2000, 3), [0, 0, 1]))
+    alone = bm25_idf(counts)
+    np.testing.assert_allclose(alone, np.log1p([1999.5 / 1.5, 1999.5 / 1.5, 0.5 / 2000.5]), rtol=1e-5)
+    asked = bm25_idf(counts, scipy.sparse.csr_matrix(np.arange(100_000)[:, None] % 2 * [1, 0, 0]))
+    assert asked[0] == pytest.approx(np.log(2), rel=0.01)
+    np.testing.assert_array_equal(asked[1:], alone[1:])
+    few = bm25_idf(counts, scipy.sparse.csr_matrix([[1, 0, 0]]))
+    assert np.log(90) < few[0] < alone[0]
+
+
 def lexical_of(counts, dimensions, seed, *, queries=None, answers=None, query_weight=0.25, **more):
     """Return lexical vectors, by default without queries."""
     if queries is None:
@@ -149,7 +161,7 @@ def test_queries_are_words_of_the_documents_that_answer_them():
     found = lexical_of(counts, 40, 0, queries=queries, answers=answers, query_weight=1.0)
     together = scipy.sparse.csr_matrix(counts + answers @ queries)
     weights = bm25(together, np.ones(counts.shape[1], np.float32))
-    idf = bm25_idf(scipy.sparse.vstack([counts, queries], format="csr"))
+    idf = bm25_idf(counts, queries)
     np.testing.assert_allclose(found.documents @ found.terms.T, weights.toarray() * idf, atol=1e-4)
     without = lexical_of(counts, 40, 0, queries=queries, answers=answers, query_weight=0.0)
     weights = bm25(counts, idf).toarray()
@@ -200,5 +212,12 @@ def test_the_weight_of_queries_is_what_finds_those_that_are_left_out():
     assert best_query_weight(*asked(times=2), 0) > 0
     assert best_query_weight(*asked(times=1), 0) == 0
     counts = asked(times=1)[0]
+    once, again = asked(times=1), asked(times=2)
+    few = scipy.sparse.csr_matrix(
+        np.arange(60)[:, None] < 5
+    )  # documents of the second kind: most queries are of the first
+    queries = scipy.sparse.vstack([once[1][5:], again[1][:10]], format="csr")
+    answers = scipy.sparse.hstack([once[2][:, 5:], again[2][:, :10].multiply(few)], format="csr")
+    assert best_query_weight(counts, queries, answers, 0) > 0
     nothing = scipy.sparse.csr_matrix((0, 121)), scipy.sparse.csr_matrix((60, 0))
     assert best_query_weight(counts, *nothing, 0) == 0
