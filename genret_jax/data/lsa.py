@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from genret_jax.errors import InputError
 
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
 _LEFT_OUT, _AT_ONCE = 2000, 50  # queries, and how many of them have scores of all documents in memory
+_MOST = 20  # votes of a left-out query of one kind, in those of the other kind
 _LIKE_DOCUMENTS = 100
 
 
@@ -231,9 +232,7 @@ def best_query_weight(
     drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
     document, query = document[drawn], query[drawn]
     asked, idf = queries[query], bm25_idf(counts, queries)
-    again = of_document[document] > 1
-    with_queries = float(np.mean(of_document > 0))
-    importance = np.where(again, with_queries / max(again.sum(), 1), (1 - with_queries) / max((~again).sum(), 1))
+    votes = votes_of_left_out(of_document[document] > 1, float(np.mean(of_document > 0)))
     found = answers @ queries
     scores = []
     for weight in _QUERY_WEIGHTS:
@@ -249,9 +248,21 @@ def best_query_weight(
             others = np.asarray((asked[rows] @ weighted).todense())
             others[answers[:, query[rows]].T.nonzero()] = -np.inf
             ranks = 1 + np.sum(others >= own[rows, None], axis=1)
-            total += float(np.sum(importance[rows] * (ranks <= 10) / ranks))
+            total += float(np.sum(votes[rows] * (ranks <= 10) / ranks))
         scores.append(total)
     return _QUERY_WEIGHTS[int(np.argmax(scores))]
+
+
+def votes_of_left_out(again: Bool[np.ndarray, " q"], with_queries: float) -> Float[np.ndarray, " q"]:
+    """Return what each left-out query counts, so that together both kinds count as the documents they stand for.
+
+    Args:
+        again: Whether the document of the query has others.
+        with_queries: Share of the documents that have training queries.
+    """
+    of_again, of_alone = with_queries / max(again.sum(), 1), (1 - with_queries) / max((~again).sum(), 1)
+    # A handful of queries does not outvote all the others.
+    return np.where(again, max(of_again, of_alone / _MOST), max(of_alone, of_again / _MOST))
 
 
 def right_singular_vectors(

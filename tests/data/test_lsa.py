@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from genret_jax.data.lsa import best_query_weight, bm25, bm25_idf, lexical, lsa, tf_idf
+from genret_jax.data.lsa import best_query_weight, bm25, bm25_idf, lexical, lsa, tf_idf, votes_of_left_out
 from genret_jax.errors import InputError
 
 
@@ -212,12 +212,24 @@ def test_the_weight_of_queries_is_what_finds_those_that_are_left_out():
     assert best_query_weight(*asked(times=2), 0) > 0
     assert best_query_weight(*asked(times=1), 0) == 0
     counts = asked(times=1)[0]
-    once, again = asked(times=1), asked(times=2)
-    few = scipy.sparse.csr_matrix(
-        np.arange(60)[:, None] < 5
-    )  # documents of the second kind: most queries are of the first
-    queries = scipy.sparse.vstack([once[1][5:], again[1][:10]], format="csr")
-    answers = scipy.sparse.hstack([once[2][:, 5:], again[2][:, :10].multiply(few)], format="csr")
-    assert best_query_weight(counts, queries, answers, 0) > 0
     nothing = scipy.sparse.csr_matrix((0, 121)), scipy.sparse.csr_matrix((60, 0))
     assert best_query_weight(counts, *nothing, 0) == 0
+
+
+def test_left_out_queries_vote_as_documents_have_queries():
+    """Few documents have several queries, but once all of them have two they all have; and the others lose nothing."""
+    (counts, once, of_once), (_, twice, of_twice) = asked(times=1), asked(times=2)
+    queries = scipy.sparse.vstack([once[5:], twice[:10]], format="csr")
+    answers = scipy.sparse.hstack([of_once[:, 5:], of_twice[:, :10]], format="csr")
+    assert best_query_weight(counts, queries, answers, 0) > 0
+    again = np.arange(1000) < 300
+    votes = votes_of_left_out(again, 0.8)
+    assert votes[again].sum() == pytest.approx(0.8)
+    assert votes[~again].sum() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_handful_of_left_out_queries_does_not_outvote_the_others(few):
+    again = (np.arange(1000) < 2) == few
+    votes = votes_of_left_out(again, float(few))
+    assert votes[again == few].sum() < 0.05 * votes.sum()
