@@ -22,6 +22,7 @@ from genret_jax.docids import (
     ResidualKMeans,
     RqVae,
 )
+from genret_jax.losses import check_consistency
 from genret_jax.models.config import T5Config
 from genret_jax.models.initialize import ItemStart, LsaStart
 from genret_jax.training import TrainerConfig
@@ -265,9 +266,7 @@ def _check_docid_seed(experiment: _Choices) -> None:
 
 def _check_loss(experiment: Experiment | Recommendation) -> None:
     require(experiment, "z_loss", experiment.z_loss >= 0, "0 or more")
-    require(experiment, "consistency", experiment.consistency >= 0, "0 or more")
-    differ = experiment.consistency == 0 or experiment.model.dropout_rate > 0
-    require(experiment, "consistency", differ, "0 without T5Config.dropout_rate, as two passes are then the same")
+    check_consistency(experiment, experiment.model.dropout_rate)
     smoothing = experiment.label_smoothing
     require(experiment, "label_smoothing", 0 <= smoothing < 1, "a share from 0 to below 1")
     # Spread over all tokens, it would ask for those whose logits the prefix head holds at the lowest value.

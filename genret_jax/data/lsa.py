@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from genret_jax.errors import InputError
 
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
-_LEFT_OUT, _AT_ONCE = 2000, 50  # queries, and how many of them have scores of all documents in memory
+_LEFT_OUT, _AT_ONCE = 1000, 50  # queries, and how many of them have scores of all documents in memory
 _MOST = 20  # votes of a left-out query of one kind, in those of the other kind
 _LIKE_DOCUMENTS = 100
 

@@ -1,8 +1,27 @@
 """How far two predictions of the same target are apart."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from genret_jax.validation import require
+
+
+def check_consistency(config: Any, dropout_rate: float) -> None:
+    """Check the field ``consistency`` of a configuration, the weight of what is below in its loss.
+
+    Args:
+        config: With that field.
+        dropout_rate: Of the network.
+
+    Raises:
+        InputError: If it is negative, or there is no dropout.
+    """
+    require(config, "consistency", config.consistency >= 0, "0 or more")
+    differ = config.consistency == 0 or dropout_rate > 0
+    require(config, "consistency", differ, "0 without T5Config.dropout_rate, as two passes are then the same")
 
 
 def symmetric_divergence(

@@ -21,7 +21,7 @@ from genret_jax.data.example_store import ExampleStore
 from genret_jax.data.seqio_tasks import store_features
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
-from genret_jax.losses import shown_twice, symmetric_divergence, two_passes
+from genret_jax.losses import check_consistency, shown_twice, symmetric_divergence, two_passes
 from genret_jax.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
@@ -71,12 +71,8 @@ class RetrievalModel(models.EncoderDecoderModel):
     ):
         store = ExampleStore.open(examples)
         _check_vocabulary(config, store)
-        if consistency < 0 or (consistency > 0 and config.dropout_rate == 0):
-            raise InputError(
-                f"RetrievalModel.consistency={consistency} with T5Config.dropout_rate={config.dropout_rate}",
-                expected="0 or more, and 0 without dropout, as two passes are then the same",
-                fix="change one of them",
-            )
+        self.consistency = consistency
+        check_consistency(self, config.dropout_rate)
         vocabularies = {side: feature.vocabulary for side, feature in store_features(store).items()}
         super().__init__(
             module=T5(config),
@@ -88,7 +84,6 @@ class RetrievalModel(models.EncoderDecoderModel):
             loss_normalizing_factor=loss_normalizing_factor,
             default_decoder_params=default_decoder_params,
         )
-        self._consistency = consistency
         # In host memory: what a program of several processes closes over may not lie on the devices of one.
         self._index = jax.device_get(docid_index(store, config.output_vocab_size))
 
@@ -127,7 +122,7 @@ class RetrievalModel(models.EncoderDecoderModel):
             batch: What t5x's feature converter makes.
             dropout_rng: Of the masks; None in evaluation, where there is one pass without any.
         """
-        if not self._consistency or dropout_rng is None:
+        if not self.consistency or dropout_rng is None:
             loss, found = super().loss_fn(params, batch, dropout_rng)
             return loss, found
         rows = len(batch["encoder_input_tokens"])
@@ -135,19 +130,18 @@ class RetrievalModel(models.EncoderDecoderModel):
         one, other = (logits[:, 0] for logits in two_passes(logits, rows))
         divisor, weights = losses.get_loss_normalizing_factor_and_weights(self._loss_normalizing_factor, batch)
         targets = batch["decoder_target_tokens"]
-        (loss, z_loss), (other_loss, other_z_loss) = (
-            losses.compute_weighted_cross_entropy(
-                of_pass,
-                targets=targets,
-                weights=weights,
-                label_smoothing=self._label_smoothing,
-                z_loss=self._z_loss,
-                loss_normalizing_factor=divisor,
-            )[:2]
+        settings = {
+            "label_smoothing": self._label_smoothing,
+            "z_loss": self._z_loss,
+            "loss_normalizing_factor": divisor,
+        }
+        of_passes = [
+            losses.compute_weighted_cross_entropy(of_pass, targets=targets, weights=weights, **settings)[:2]
             for of_pass in (one, other)
-        )
+        ]
+        loss, z_loss = (sum(parts) / 2 for parts in zip(*of_passes, strict=True))
         apart = symmetric_divergence(one, other, weights) / (1 if divisor is None else divisor)
-        loss, z_loss = (loss + other_loss) / 2 + self._consistency * apart, (z_loss + other_z_loss) / 2
+        loss += self.consistency * apart
         segments = {key: batch[key] != 0 for key in ("encoder_input_tokens", "decoder_target_tokens")}
         found = self._compute_metrics(one, targets, weights, loss, z_loss, segments)
         return loss, {**found, "consistency": metrics.AveragePerStep(total=apart)}

@@ -169,7 +169,9 @@ def test_consistency_is_that_of_our_own_engine(t5x_engine, run, divisor):
 
 
 def test_consistency_without_dropout_says_what_to_change(t5x_engine, run):
-    with pytest.raises(InputError, match=r"RetrievalModel.consistency=0.5 with T5Config.dropout_rate=0"):
+    with pytest.raises(
+        InputError, match=r"RetrievalModel.consistency is 0.5; expected 0 without T5Config.dropout_rate"
+    ):
         make(t5x_engine, examples_of(run.folder), run.model, consistency=0.5)
 
 

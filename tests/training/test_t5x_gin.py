@@ -39,6 +39,7 @@ def shown(arguments):
     return {
         "program": arguments["program"],
         "config": vars(model.module.config),
+        "consistency": model.consistency,
         "beams": model._default_decoder_params.num_decodes,
         "steps": arguments.get("total_steps"),
         "task": data.mixture_or_task_name, "split": data.split, "pack": data.pack,
@@ -74,6 +75,8 @@ def results(t5x_engine, text_head_run, tmp_path_factory) -> dict[str, Any]:
     for name in ("finetune", "like_genret"):
         wanted[name] = (wanted[name][0], [*by_run, "TRAIN_STEPS = 5"])
     wanted["partitions"] = (["t5x/eval.gin", "t5x/prepared_run.gin"], [*by_run, "PjitPartitioner.num_partitions = 2"])
+    network = ["t5x/finetune.gin", "t5x/models/t5_1_1_tiny.gin"]
+    wanted["consistency"] = (network, [*by_store, "TRAIN_STEPS = 5", "t5x_engine.RetrievalModel.consistency = 0.15"])
     arguments = {name: (files, [*bindings, *_used(files, everywhere)]) for name, (files, bindings) in wanted.items()}
     script = tmp_path_factory.mktemp("gin") / "programs.py"
     script.write_text(PROGRAMS)
@@ -92,7 +95,7 @@ def _used(files: list[str], bindings: list[str]) -> list[str]:
 
 def test_no_shipped_file_is_left_out_here(results):
     files = {file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.gin")}
-    assert files == (set(results) | {"retrieval", "prepared_run"}) - {"partitions"}
+    assert files == (set(results) | {"retrieval", "prepared_run"}) - {"partitions", "consistency"}
     assert [name.removeprefix("t5_1_1_") for name in NETWORKS] == ["base", "large", "small", "tiny", "xl", "xxl"]
 
 
@@ -128,6 +131,14 @@ def test_a_network_has_the_shape_of_our_own_file(name, results):
 
 def test_partitions_are_bound_as_t5x_users_know_it(results):
     assert results["partitions"]["mesh"] == {"data": 4, "model": 2}
+
+
+def test_consistency_is_bound_as_the_documentation_says(results):
+    assert (results["consistency"]["consistency"], results["models/t5_1_1_tiny"]["consistency"]) == (0.15, 0)
+    assert (
+        "--gin.t5x_engine.RetrievalModel.consistency=0.15"
+        in (Path(__file__).resolve().parents[2] / "docs" / "nci.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.gin")), ids=lambda file: file.stem)
