@@ -82,6 +82,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "beauty": evaluation,
     "beauty_history_kept": evaluation,
     "beauty_ids": evaluation,
+    "beauty_users": evaluation,
     "beauty_new_items": cold_start,
     "history_step": history_step,
     "train_step": train_step,
