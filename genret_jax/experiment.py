@@ -89,6 +89,11 @@ class PretrainedStart:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def source(self) -> str:
+        """What the network starts from, in a few words."""
+        return f"public weights, {self.path}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:

@@ -36,7 +36,7 @@ def train(*, run: str, experiment: AnyExperiment) -> Run:
 
     Raises:
         InputError: If the folder holds another experiment, or anything in it cannot be used. A folder that was new is
-            removed again if it could not be prepared.
+            removed again if it could not be prepared, unless docids have begun to be learned in it.
         KeyboardInterrupt: If SIGINT or SIGTERM stopped it early, when the checkpoint to go on from is written.
     """
     _require_same_everywhere(run, experiment)
@@ -140,6 +140,8 @@ def _seed_run(opened: Run, experiment: AnyExperiment) -> Any:
     trainer = _trainer(experiment, evaluators)
     opened.model.require_divides(trainer.model_parallel)
     begun = from_first(lambda: checkpoint_steps(opened.folder / CHECKPOINTS_FOLDER))
+    if is_first() and not begun and experiment.start is not None:
+        stderr(f"start       {experiment.start.source}")
     return SeedRun(
         task=task_of(opened, experiment),
         config=trainer,

@@ -64,6 +64,11 @@ class LsaStart(_Copying):
         super().__post_init__()
         require(self, "query_weight", self.query_weight is None or self.query_weight >= 0, "None, or 0 or more")
 
+    @property
+    def source(self) -> str:
+        """What the network starts from, in a few words."""
+        return "the words of the corpus"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemStart(_Copying):
@@ -82,6 +87,11 @@ class ItemStart(_Copying):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
+
+    @property
+    def source(self) -> str:
+        """What the network starts from, in a few words."""
+        return "the vectors of the items, and who had them"
 
 
 def start_from_vectors(

@@ -230,8 +230,7 @@ class _Member:
         raise InputError(
             f"{found}; {kept}",
             file=self._run.folder,
-            fix="lower the learning rate (or TrainerConfig.clip_norm) and run again"
-            + ("" if latest is None else " to resume from it"),
+            fix="lower the learning rate (or TrainerConfig.clip_norm), and train in a new folder",
         )
 
     def record(self, step: int, report: Mapping[str, Any], rate: float) -> None:
@@ -348,8 +347,16 @@ class _Loop:
         began = time.monotonic()
         params = self.state.evaluated_params
         improved = [member.evaluate(part(params), self.step) for part, member in self._each()]
+        self._show_metrics()
         self._logged_at += time.monotonic() - began
         return any(improved)
+
+    def _show_metrics(self) -> None:
+        """Say what was measured: the metric that chooses a checkpoint, or all of them, of each run."""
+        found, chosen = [member.metrics for member in self._members], self._config.best_metric
+        shown = [f"{name} {_of_runs(found, name)}" for name in found[0] if chosen in (None, name)]
+        if shown:
+            self._progress.say(f"step {self.step}/{self._config.steps}  {'  '.join(shown)}")
 
     def _save(self) -> None:
         began = time.monotonic()
@@ -359,6 +366,11 @@ class _Loop:
 
     def _each(self) -> Iterable[tuple[Callable[[Any], Any], _Member]]:
         return zip(self.parts, self._members, strict=True)
+
+
+def _of_runs(metrics: Sequence[Mapping[str, float | None]], name: str) -> str:
+    values = [found[name] for found in metrics]
+    return ", ".join("none" if value is None else f"{value:.4f}" for value in values)
 
 
 @functools.partial(jax.jit, static_argnums=0)

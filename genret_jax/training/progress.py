@@ -17,8 +17,9 @@ class Progress:
     """
 
     def __init__(self, *, start: int, steps: int, shown: bool = True):
-        self._start, self._step, self._steps = start, start, steps
-        self._began = self._shown = time.monotonic()
+        self._step, self._steps = start, steps
+        self._shown = time.monotonic()
+        self._timed_from: tuple[int, float] | None = None
         self._bar: Any = None
         self._is_shown = shown
         if shown and sys.stderr.isatty():
@@ -37,15 +38,23 @@ class Progress:
         """Show that ``step`` steps are done, the mean loss being ``loss`` lately."""
         if step <= self._step:
             return
+        # The first steps include compiling, and waiting for an evaluation before them.
+        self._timed_from = self._timed_from or (step, time.monotonic())
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self._bar.update(step - self._step)
         elif step == self._steps or time.monotonic() - self._shown >= QUIET_SECONDS:
             self._shown = time.monotonic()
-            rate = (step - self._start) / max(1e-9, self._shown - self._began)
-            left = (self._steps - step) / max(1e-9, rate)
-            self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {rate:.1f} steps/s  {_clock(left)} left")
+            self.say(f"step {step}/{self._steps}  loss {loss:.4f}{self._pace(step)}")
         self._step = step
+
+    def _pace(self, step: int) -> str:
+        assert self._timed_from is not None
+        timed, began = self._timed_from
+        if step == timed:
+            return ""
+        rate = (step - timed) / max(1e-9, self._shown - began)
+        return f"  {rate:.1f} steps/s  {_clock((self._steps - step) / max(1e-9, rate))} left"
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""

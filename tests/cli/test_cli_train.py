@@ -185,6 +185,7 @@ def test_it_trains_and_goes_on_and_another_experiment_is_refused(place, capsys):
     err = capsys.readouterr().err
     assert "genret: warning: " in err
     assert "corpus      41 documents" in err
+    assert "start       the words of the corpus" in err
     assert "no validation queries: the last checkpoint will count as the best" in err
     assert genret(place, "--steps=3", *few) == 0
     assert "resuming after step 2" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 def test_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock, capsys):
     with Progress(start=10, steps=1000) as shown:
-        for step, at in ((11, 101), (20, 110), (40, 115), (41, 116), (70, 130)):
+        for step, at in ((12, 101), (20, 110), (40, 115), (41, 116), (70, 130)):
             clock[0] = at
             shown.update(step, 2.5)
         clock[0] = 150
@@ -34,7 +34,18 @@ def test_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock, capsys
     assert capsys.readouterr().err.splitlines() == [
         "step 40/1000  loss 2.5000  2.0 steps/s  8:00 left",
         "step 70/1000  loss 2.5000  2.0 steps/s  7:45 left",
-        "step 1000/1000  loss 0.5000  19.8 steps/s  0:00 left",
+        "step 1000/1000  loss 0.5000  20.2 steps/s  0:00 left",
+    ]
+
+
+def test_the_rate_is_of_the_steps_after_the_first_which_wait_for_the_compiler(clock, capsys):
+    with Progress(start=10, steps=1000) as shown:
+        for step, at in ((20, 170), (80, 200)):
+            clock[0] = at
+            shown.update(step, 2.5)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 20/1000  loss 2.5000",
+        "step 80/1000  loss 2.5000  2.0 steps/s  7:40 left",
     ]
 
 
@@ -50,9 +61,10 @@ def test_a_process_that_shows_nothing(clock, capsys, monkeypatch):
 
 def test_hours_are_shown_as_hours(clock, capsys):
     with Progress(start=0, steps=7301) as shown:
+        shown.update(1, 1.0)
         clock[0] += 20
-        shown.update(20, 1.0)
-    assert capsys.readouterr().err.endswith("1.0 steps/s  2:01:21 left\n")
+        shown.update(21, 1.0)
+    assert capsys.readouterr().err.endswith("1.0 steps/s  2:01:20 left\n")
 
 
 def test_terminal_gets_a_bar_that_messages_do_not_break(monkeypatch):
