@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genret_jax.cli import main
-from genret_jax.data.sampler import SamplerConfig
+from genret_jax.data.sampler import INDEXING, SamplerConfig
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
 from genret_jax.errors import CollapsedError, InputError
@@ -348,6 +348,85 @@ def test_a_collapsed_codebook_stops_and_leaves_nothing(tiny_corpus, tmp_path, mo
     with pytest.raises(CollapsedError, match=r"level 1 has collapsed: 1 of 8 codes are used.*balanced = True"):
         prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, monkeypatch):
+    written = learning.written_codes
+
+    def one_code(params, documents, codes, books, known=0):
+        found = np.array(written(params, documents, codes, books, known))
+        found[:, 1:] = 0
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "written_codes", one_code)
+        patch.setattr(learning, "_LEAST_SHARE", 0.5)  # one code of four is a quarter
+        with pytest.raises(CollapsedError, match="level 2 has collapsed"):
+            prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    left = {path.name for path in (tmp_path / "run" / "learning").iterdir()}
+    assert left == {"examples", "learned_1"}
+    again, _ = prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    assert again.table.fingerprint == whole[0].table.fingerprint
+
+
+@pytest.mark.parametrize(("failing", "goes_on"), [(1, False), (2, True)])
+def test_an_error_leaves_what_can_be_gone_on_with(whole, tiny_corpus, tmp_path, monkeypatch, failing, goes_on):
+    calls, trained = [], learning.train
+
+    def without_space(task, *args, **kwargs):
+        calls.append(kwargs["fingerprint"]["phase"])
+        if len(calls) == failing:
+            raise InputError("no space left on the disk")
+        return trained(task, *args, **kwargs)
+
+    monkeypatch.setattr(learning, "train", without_space)
+    with pytest.raises(InputError, match="no space left"):
+        prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+    assert (tmp_path / "run").exists() == goes_on
+    if goes_on:
+        again, _ = prepared(learned_experiment(tiny_corpus), tmp_path / "run")
+        assert again.table.fingerprint == whole[0].table.fingerprint
+
+
+@pytest.fixture
+def learner(whole, tiny_corpus, tmp_path):
+    """A learner whose run shows indexing first and computes batches in parts."""
+    run = whole[0]
+    experiment = learned_experiment(
+        tiny_corpus, sampler=SamplerConfig(indexing_first=20), trainer={"gradient_accumulation": 2}
+    )
+    return learning._Learner(experiment, run.store, run.tokeniser.books.config, tmp_path, lambda line: None)
+
+
+def test_queries_are_shown_from_the_first_step_on(learner):
+    assert (learner._sampler(0).draw(0, np.arange(16))[1].kind != INDEXING).any()
+
+
+def test_a_batch_is_compared_as_a_whole(learner):
+    assert learner._trainer(5).gradient_accumulation == 1
+
+
+@pytest.mark.parametrize("apart", [4, 2])
+def test_codes_do_not_come_from_documents_that_nothing_tells_apart(whole, learner, monkeypatch, apart):
+    """Of the shown, so many differ from others with their prefix; two would not do for the codes that are needed."""
+    states = np.ones((len(learner._shown), 32), np.float32)
+    states[:apart] = np.random.default_rng(0).normal(size=(apart, 32))
+    learner._codes[learner._shown] = 0
+    learner._codes[learner._shown[apart:], 0] = 1
+    monkeypatch.setattr(learner, "_states", lambda params, level: states)
+    params = whole[0].tokeniser.params
+    for made in (learner._with_codebook(params, 1), learner._revived(params, (1,))):
+        lengths = np.linalg.norm(learner._books.vectors(made, 1), axis=1)
+        assert (lengths > 0.1 * lengths.max()).all()
+
+
+def test_a_code_of_few_documents_is_enough_for_many_that_are_unused(whole, learner):
+    """More often than their number can be halved."""
+    learner._shown = learner._shown[:3]
+    learner._codes[learner._shown] = [[3, 0]] * 3
+    before = np.array(learner._books.vectors(whole[0].tokeniser.params, 0))
+    after = learner._books.vectors(learner._revived(whole[0].tokeniser.params, (0,)), 0)
+    np.testing.assert_array_equal((np.asarray(after) != before).any(axis=1), [True, True, True, False])
 
 
 def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):

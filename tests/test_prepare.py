@@ -1,18 +1,21 @@
 """Preparing a run: part by part, gone on with after any interruption, refused where something else lives."""
 
+import dataclasses
 import os
 import shutil
 
 import pytest
 
 from genret_jax.data.interactions import write_interactions
+from genret_jax.data.sampler import SamplerConfig
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.experiment import VocabularyConfig
 from genret_jax.prepare import documents as prepare_module
 from genret_jax.prepare import prepare
 from genret_jax.run import IDENTITY, LOCK, Run
-from genret_jax.storage import folder_lock, read_json
+from genret_jax.run.folder import new_or_untouched
+from genret_jax.storage import folder_lock, read_json, write_json
 from genret_jax.testing.small_interactions import small_shop
 from genret_jax.testing.tiny_run import tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
 from genret_jax.train import train
@@ -171,8 +174,6 @@ def test_docids_of_another_corpus_are_refused(tmp_path, tiny_corpus, whole):
 
 
 def test_a_corpus_of_a_few_queries_keeps_no_empty_split(tmp_path):
-    import dataclasses
-
     few = dataclasses.replace(tiny_topics(), queries={"q": "ban"}, qrels={"train": {"q": {"d0": 1}}})
     run, _ = prepared(atomic_experiment(write_tiny_corpus(tmp_path / "few", few)), tmp_path / "run")
     assert run.corpus.qrels == {"train": {"q": {"d0": 1}}}
@@ -182,3 +183,90 @@ def test_a_run_remembers_its_identity_by_name(whole, tiny_corpus):
     identity = read_json(whole.folder / IDENTITY)
     assert identity["Experiment.docids"] == "@AtomicDocids()"
     assert {**atomic_experiment(tiny_corpus).identity(), "corpus": identity["corpus"]} == identity
+
+
+@pytest.mark.parametrize("field", ["split", "unseen_split"])
+def test_a_split_that_is_not_there_is_refused_before_training(tiny_corpus, tmp_path, field):
+    experiment = atomic_experiment(tiny_corpus, sampler=SamplerConfig(**{field: "tset"}))
+    with pytest.raises(InputError, match=r"no split 'tset'.*did you mean 'test'"):
+        prepared(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "docids", "stays"),
+    [
+        ("learning/learned_1", "Learned", True),
+        ("learning/1_0_together/checkpoints/10", "Learned", True),
+        ("seed_3/learning/learned_1", "Learned", True),
+        ("quantiser", "Learned", True),
+        ("learning/examples", "Learned", False),
+        ("learning/1_0_together/checkpoints", "Learned", False),
+        ("quantiser", "Atomic", False),
+    ],
+)
+def test_a_new_folder_stays_after_an_error_where_docids_were_learned(tmp_path, part, docids, stays):
+    def prepare_until_full():
+        with new_or_untouched(tmp_path / "run"):
+            (tmp_path / "run" / part).mkdir(parents=True)
+            write_json(tmp_path / "run" / IDENTITY, {"Experiment.docids": f"@{docids}Docids()"})
+            raise InputError("full")
+
+    with pytest.raises(InputError, match="full"):
+        prepare_until_full()
+    assert (tmp_path / "run" / part).exists() == (tmp_path / "run").exists() == stays
+
+
+def written_for(corpus, queries):
+    return dataclasses.replace(corpus, generated_queries=queries)
+
+
+def test_generated_queries_that_are_held_out_for_validation_are_not_trained_on(tmp_path):
+    asked = {doc_id: query for query, grades in tiny_topics().qrels["train"].items() for doc_id in grades}
+    as_queries = {doc_id: (f"{tiny_topics().queries[query].upper()}?",) for doc_id, query in asked.items()}
+    corpus = write_tiny_corpus(tmp_path / "topics", written_for(tiny_topics(), as_queries))
+    run, lines = prepared(atomic_experiment(corpus), tmp_path / "run")
+    held_out = {doc_id for grades in run.corpus.qrels["validation"].values() for doc_id in grades}
+    assert run.corpus.generated_queries.keys() == as_queries.keys() - held_out
+    assert [line for line in lines if "left out" in line] == [
+        f"corpus      {len(held_out)} generated queries left out, as they are queries held out for validation"
+    ]
+    run, lines = prepared(atomic_experiment(corpus, hold_out=0.0), tmp_path / "all")
+    assert run.corpus.generated_queries == as_queries
+    assert not any("left out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sampler": SamplerConfig(generated_query_rate=0.0)},
+        {
+            "sampler": SamplerConfig(objective="documents_to_queries", indexing_rate=0.0),
+            "model": {"head": "vocabulary"},
+        },
+    ],
+    ids=["rate of 0", "writer"],
+)
+def test_a_run_that_draws_no_generated_queries_goes_on_when_some_were_written(tmp_path, fields):
+    experiment = atomic_experiment(write_tiny_corpus(tmp_path / "topics"), **fields)
+    before, _ = prepared(experiment, tmp_path / "run")
+    write_after(tmp_path / "topics")
+    after, _ = prepared(experiment, tmp_path / "run")
+    assert after.fingerprints == before.fingerprints
+    new, _ = prepared(experiment, tmp_path / "new")
+    assert not new.corpus.generated_queries
+    assert new.store.fingerprint == before.store.fingerprint
+
+
+def write_after(corpus):
+    (corpus / "queries_generated.jsonl").write_text('{"_id": "d0", "queries": ["ban bap"]}\n')
+
+
+def test_other_runs_name_the_generated_queries_that_were_written_later(tmp_path):
+    experiment = atomic_experiment(write_tiny_corpus(tmp_path / "topics"))
+    prepared(experiment, tmp_path / "run")
+    write_after(tmp_path / "topics")
+    with pytest.raises(InputError, match=r"without generated queries, and there are some now; .*another --run folder"):
+        prepared(experiment, tmp_path / "run")
+    (tmp_path / "topics" / "queries_generated.jsonl").unlink()
+    prepared(experiment, tmp_path / "run")

@@ -196,6 +196,8 @@ class Sampler:
     ) -> Int32[np.ndarray, "b width"]:
         """Return a drawn or a generated pseudo-query."""
         words, _ = self.config.pseudo_queries.draw(self.store, document, random, width)
+        if not self.config.draws_generated_queries:
+            return words
         offsets = self.store.array("generated_offsets")
         begins, counts = offsets[document], offsets[document + 1] - offsets[document]
         rows = np.flatnonzero((counts > 0) & (random.uniform(_GENERATED) < self.config.generated_query_rate))

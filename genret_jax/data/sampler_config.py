@@ -37,7 +37,7 @@ class SamplerConfig:
         query_word_drop: Added to ``word_drop`` on queries of the split.
         resegmentation: Share of the words whose tokens are drawn from all their segmentations, instead of the best.
         generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl`` where a document
-            has any.
+            has any; a network that itself writes queries is shown none.
         pseudo_queries: How the other pseudo-queries are drawn.
         span_corruption: Noise of that objective.
     """
@@ -89,6 +89,11 @@ class SamplerConfig:
     def rates(self) -> tuple[float, float, float]:
         """The rates of indexing, pseudo-query and retrieval examples."""
         return self.indexing_rate, self.pseudo_query_rate, self.retrieval_rate
+
+    @property
+    def draws_generated_queries(self) -> bool:
+        """Whether generated queries are shown, where there are any."""
+        return self.generated_query_rate > 0 and not self.writes_queries
 
     @property
     def decoder_writes_text(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from genret_jax.data.corpus import Corpus
+from genret_jax.data.words import normalized_words
 
 
 def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:
@@ -31,6 +32,23 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
         split: {query: grades for query, grades in train.items() if query in moved},
     }
     return dataclasses.replace(corpus, qrels={**corpus.qrels, **divided})
+
+
+def without_generated(corpus: Corpus, *, split: str) -> tuple[Corpus, int]:
+    """Leave out generated queries that are queries of a split too, by their normalised words, and count them.
+
+    Args:
+        corpus: A corpus.
+        split: Its queries are not to be seen in training; may be missing.
+    """
+    asked = {tuple(normalized_words(corpus.queries[query])) for query in corpus.qrels.get(split, ())} - {()}
+    kept = {
+        doc_id: tuple(query for query in queries if tuple(normalized_words(query)) not in asked)
+        for doc_id, queries in corpus.generated_queries.items()
+    }
+    left_out = sum(map(len, corpus.generated_queries.values())) - sum(map(len, kept.values()))
+    kept = {doc_id: queries for doc_id, queries in kept.items() if queries}
+    return dataclasses.replace(corpus, generated_queries=kept), left_out
 
 
 def _uniform(text: str) -> float:

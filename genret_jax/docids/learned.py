@@ -15,6 +15,10 @@ class LearnedDocids:
     network is trained so while the run is prepared, and is then trained on docids and queries as any other. It is kept
     beside them, and gives documents that come later their docids.
 
+    Documents of a batch are told from each other, so a batch is computed as a whole while docids are learned, whatever
+    ``TrainerConfig.gradient_accumulation`` of the run is; and queries are shown from the first step on, whatever
+    ``SamplerConfig.indexing_first`` is.
+
     Attributes:
         levels: Codes of a docid, but for the one that tells documents with equal codes apart.
         codebook: Codes of a level.

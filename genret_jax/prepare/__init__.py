@@ -28,7 +28,7 @@ def prepare(
 
     Raises:
         InputError: If the folder holds another experiment or something else, or the corpus cannot be used. A folder
-            that was new is then as it was.
+            that was new is then as it was, unless docids, or some of their levels, have been learned in it.
     """
     with new_or_untouched(folder):
         if isinstance(experiment, Recommendation):

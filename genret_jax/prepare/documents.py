@@ -11,7 +11,8 @@ import jax
 
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.splits import hold_out
+from genret_jax.data.sampler import Sampler
+from genret_jax.data.splits import hold_out, without_generated
 from genret_jax.data.store_building import build_store
 from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, QuantisedDocids
@@ -20,21 +21,25 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.prepare.tokeniser import learn_docids
-from genret_jax.run import DOCUMENTS, QUANTISER, SETTINGS, VERSION, Run, as_json
+from genret_jax.run import DOCUMENTS, IDENTITY, LEARNING, QUANTISER, SETTINGS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
-from genret_jax.storage import fingerprint, write_json
+from genret_jax.storage import fingerprint, read_json, write_json
 from genret_jax.tokeniser import Tokeniser
-
-LEARNING = "learning"  # what is only there while docids are learned
 
 
 def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path | None) -> Run:
     """Make a run folder of documents ready to be trained; see :func:`genret_jax.prepare.prepare`."""
     corpus = read_beir(experiment.corpus)
+    if not experiment.sampler.draws_generated_queries:  # so that such a run goes on when some have been written
+        corpus = dataclasses.replace(corpus, generated_queries={})
     everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
+    _require_generated_queries_of(folder, corpus)
+    claim(folder, {"corpus": everything, **experiment.identity()})
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
-    claim(folder, {"corpus": everything, **experiment.identity()})
+        corpus, left_out = without_generated(corpus, split="validation")
+        if left_out:
+            log(f"corpus      {left_out:,} generated queries left out, as they are queries held out for validation")
     make(folder / "corpus", lambda path: write_beir(corpus, path), like)
     splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
     log(f"corpus      {len(corpus):,} documents{splits}")
@@ -48,6 +53,8 @@ def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path
     vocabulary = store.vocabulary
     log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
     codec = docid_codec(experiment, table, vocabulary.size, vocabulary.encode)
+    # It refuses splits that are not there.
+    Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
     settings = {
         "version": VERSION,
         "kind": DOCUMENTS,
@@ -67,6 +74,22 @@ def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path
     }
     write_json(folder / SETTINGS, settings)
     return Run.open(folder)
+
+
+def _require_generated_queries_of(folder: Path, corpus: Corpus) -> None:
+    """Refuse generated queries that were written for the corpus of a run after it was prepared.
+
+    Any other difference is told by :func:`claim`.
+    """
+    marker = folder / IDENTITY
+    without = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, {})
+    if corpus.generated_queries and marker.is_file() and read_json(marker).get("corpus") == without:
+        raise InputError(
+            "this run folder belongs to the corpus without generated queries, and there are some now",
+            file=folder,
+            expected="no queries_generated.jsonl in the corpus, as this run would draw of them",
+            fix="move that file away to go on with this run, or choose another --run folder to train with it",
+        )
 
 
 def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:

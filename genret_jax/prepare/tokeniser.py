@@ -15,7 +15,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.example_store import ExampleStore
@@ -39,6 +39,8 @@ from genret_jax.training.tokeniser_task import Phase, TokeniserTask, prefix_numb
 
 # A codebook of which so few codes tell documents apart, by their perplexity, has collapsed.
 _LEAST_SHARE = 0.25
+# What rounding leaves of a state less an equal one, at most, as a share of its length.
+_NOTHING_LEFT = 1e-4
 _KIND, _VERSION = "learned_levels", 1
 
 
@@ -88,8 +90,9 @@ class _Learner:
             )
 
     def _sampler(self, seed: int) -> Sampler:
-        trainer = self._experiment.trainer
-        return Sampler(self._store, self._experiment.sampler, seed=seed, batch_size=trainer.batch_size)
+        # Each phase counts its steps from 0, so that all of one could show indexing and no query.
+        config = dataclasses.replace(self._experiment.sampler, indexing_first=0)
+        return Sampler(self._store, config, seed=seed, batch_size=self._experiment.trainer.batch_size)
 
     def learn(self, corpus: Corpus) -> tuple[Tokeniser, DocidTable]:
         """Learn all levels, and give every document its docid."""
@@ -99,7 +102,11 @@ class _Learner:
             groups = [tuple(levels)]
         params, done = self._begun(groups)
         for number in range(done, len(groups)):
-            params = self._learn(groups[number], params)
+            try:
+                params = self._learn(groups[number], params)
+            except CollapsedError:
+                self._remove_phases(number)  # gone on with, they would come to the same
+                raise
             self._keep(number, params)
         tokeniser = Tokeniser.of(params, self._books, length=self._tokens.shape[1])
         new = np.setdiff1d(np.arange(len(self._codes)), self._shown)
@@ -143,6 +150,9 @@ class _Learner:
         arrays = flax.traverse_util.flatten_dict(params, sep=".") | {"codes": self._codes}
         details = {"course": self._course, "examples": self._store.fingerprint}
         save_arrays(self._folder / f"learned_{number + 1}", arrays, kind=_KIND, version=_VERSION, details=details)
+        self._remove_phases(number)
+
+    def _remove_phases(self, number: int) -> None:
         for phase in self._folder.glob(f"{number + 1}_*"):
             shutil.rmtree(phase)
 
@@ -192,11 +202,12 @@ class _Learner:
         return jax.tree.map(np.asarray, result.params)
 
     def _trainer(self, steps: int) -> TrainerConfig:
-        """Return the run's trainer for a phase, which is not validated."""
+        """Return the run's trainer for a phase, which is not validated and whose losses compare all of a batch."""
         return dataclasses.replace(
             self._experiment.trainer,
             steps=steps,
             seed=self._seed,
+            gradient_accumulation=1,
             evaluate_every=None,
             evaluate_at_start=False,
             best_metric=None,
@@ -206,9 +217,8 @@ class _Learner:
 
     def _with_codebook(self, params: Any, level: int) -> Any:
         """Make a codebook of clusters of the documents' states, less what those of the same prefix have in common."""
-        clusters, vectors = self._strategy.codebook, self._centred(params, level)[self._shares_prefix(level)]
-        if len(vectors) < clusters:  # the levels before tell most apart, and new documents are all that is left to do
-            vectors = self._states(params, level)
+        clusters = self._strategy.codebook
+        vectors, _ = self._directions(params, level, clusters)
         if self._strategy.balanced:
             centroids = balanced_kmeans(vectors, clusters, self._seed + level)
         else:
@@ -218,8 +228,22 @@ class _Learner:
         norm = start.node_scale if isinstance(start, LsaStart) else None
         return self._books.with_vectors(params, level, dict(enumerate(centroids)), read_norm=norm)
 
-    def _centred(self, params: Any, level: int) -> Float32[np.ndarray, "n d"]:
-        states, prefix = self._states(params, level), prefix_numbers(self._codes[self._shown, :level])
+    def _directions(
+        self, params: Any, level: int, needed: int
+    ) -> tuple[Float32[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        """Return states less what those of the same prefix have in common, and which of the shown documents' they are.
+
+        Documents of which nothing is left, as they are alone with their prefix or equal to all others there, are left
+        out. Where that leaves fewer than are needed, new documents are all that is left to do: states as they are.
+        """
+        states = self._states(params, level)
+        centred = self._centred(states, level)
+        lengths = np.linalg.norm(centred, axis=1)
+        apart = np.flatnonzero(lengths > _NOTHING_LEFT * np.linalg.norm(states, axis=1))
+        return (centred[apart], apart) if len(apart) >= needed else (states, np.arange(len(states)))
+
+    def _centred(self, states: Float32[np.ndarray, "n d"], level: int) -> Float32[np.ndarray, "n d"]:
+        prefix = prefix_numbers(self._codes[self._shown, :level])
         sums = np.zeros((prefix.max() + 1, states.shape[1]), np.float32)
         np.add.at(sums, prefix, states)
         means = sums / np.bincount(prefix)[:, None].astype(np.float32)
@@ -244,13 +268,17 @@ class _Learner:
             if not len(unused):
                 continue
             norms = np.linalg.norm(self._books.vectors(params, level), axis=1)
-            length, states = norms[counts > 0].mean(), self._centred(params, level)
+            length = norms[counts > 0].mean()
+            directions, documents = self._directions(params, level, len(unused))
+            of_documents = of_documents[documents]
+            counts = np.bincount(of_documents, minlength=self._strategy.codebook)
             random, moved = np.random.default_rng([self._seed, level]), {}
             for code in unused:
                 crowded = int(np.argmax(counts))
-                state = states[random.choice(np.flatnonzero(of_documents == crowded))]
-                moved[int(code)] = length * state / max(float(np.linalg.norm(state)), 1e-9)
-                counts[crowded] //= 2  # as many as it is left with, so that the next goes elsewhere
+                direction = directions[random.choice(np.flatnonzero(of_documents == crowded))]
+                moved[int(code)] = length * direction / max(float(np.linalg.norm(direction)), 1e-9)
+                # As many as it is left with, so that the next goes elsewhere.
+                counts[crowded] = max(1, counts[crowded] // 2)
             params = self._books.with_vectors(params, level, moved)
         return params
 
@@ -277,7 +305,7 @@ class _Learner:
                     f"with a perplexity of {perplexity:.1f}",
                     file=self._experiment.corpus,
                     expected=f"a perplexity of {_LEAST_SHARE * most:.1f} or more",
-                    fix="set LearnedDocids.balanced = True, more .steps, or a smaller .codebook",
+                    fix="set LearnedDocids.balanced = True, more .steps, or a smaller .codebook, in a new --run folder",
                 )
 
     def _tell(self, of_level: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ LOCK = ".in-use"  # its own folder, so that training can lock the run's itself
 VERSION = 1
 DOCUMENTS, ITEMS = "documents", "items"
 QUANTISER = "quantiser"
+LEARNING = "learning"  # what is only there while docids are learned
 START_VECTORS = "start_vectors"
 _CONFIGS = (
     T5Config,
@@ -196,7 +197,7 @@ class Run:
             return start if mesh is None else jax.device_put(start, jax.tree.map(lambda shape: shape.sharding, like))
         if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
             return read_t5x_params(checkpoint, like)
-        return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)  # type: ignore[arg-type]
+        return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)
 
     def _shapes(self, mesh: Mesh | None) -> dict[str, Any]:
         """Return the shapes of the parameters, and where they lie on a mesh."""

@@ -7,27 +7,41 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from genret_jax.errors import InputError
-from genret_jax.run.base import IDENTITY, LOCK
+from genret_jax.run.base import IDENTITY, LEARNING, LOCK, QUANTISER, SEED_FOLDER
 from genret_jax.storage import atomic_folder, read_json, write_json
+from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 
 Log = Callable[[str], None]
 
 
 @contextlib.contextmanager
 def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Remove what an :class:`InputError` in the block leaves of a run folder that was new."""
+    """Remove what an :class:`InputError` in the block leaves of a run folder that was new.
+
+    Docids that were learned, or part of the way to them, took long: with such the folder stays, to be gone on with.
+    """
     folder = Path(folder)
     was_new = not _visible(folder)
     try:
         yield
     except InputError:
-        if was_new and folder.is_dir():
+        if was_new and folder.is_dir() and not _has_learned(folder):
             for name in _visible(folder):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not set(os.listdir(folder)) - {LOCK}:
                 shutil.rmtree(folder)
         raise
+
+
+def _has_learned(folder: Path) -> bool:
+    """Return whether docids, or part of the way to them, have been learned in a run folder or that of a seed in it."""
+    return any(
+        any((run / LEARNING).glob("learned_*"))
+        or any(checkpoint_steps(phase / CHECKPOINTS_FOLDER) for phase in (run / LEARNING).glob("*"))
+        or ((run / QUANTISER).is_dir() and read_json(run / IDENTITY).get("Experiment.docids") == "@LearnedDocids()")
+        for run in (folder, *folder.glob(f"{SEED_FOLDER}*"))
+    )
 
 
 def _visible(folder: Path) -> list[str]:

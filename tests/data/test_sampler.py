@@ -233,6 +233,12 @@ def test_inverted_shows_every_chunk_and_nothing_else(tmp_path: Path) -> None:
     assert found == chunks | {("short", spelled("ab cd"))}
 
 
+def test_a_network_that_writes_queries_is_shown_none_that_were_generated(store: ExampleStore) -> None:
+    writes = dataclasses.replace(PSEUDO_ONLY, objective="documents_to_queries")
+    with_any = draw(store, dataclasses.replace(writes, generated_query_rate=1.0), 400)
+    np.testing.assert_array_equal(with_any.words, draw(store, writes, 400).words)
+
+
 def test_generated_queries_come_at_their_rate(store: ExampleStore) -> None:
     examples = shown(store, dataclasses.replace(PSEUDO_ONLY, generated_query_rate=0.25), 8000)
     of_fish = [text for doc_id, text in examples if doc_id == "fish"]

@@ -1,8 +1,8 @@
-"""Holding out: a fixed function of the query ids."""
+"""Holding out: a fixed function of the query ids; what is held out is not generated either."""
 
 import dataclasses
 
-from genret_jax.data.splits import hold_out
+from genret_jax.data.splits import hold_out, without_generated
 from genret_jax.testing.tiny_run import tiny_topics
 
 
@@ -35,3 +35,20 @@ def test_no_split_is_empty():
     for share in (0.9999999, 1.0):
         divided = hold_out(few, share, split="kept")
         assert [len(divided.qrels[name]) for name in ("train", "kept")] == [1, 1]
+
+
+def test_generated_queries_with_the_words_of_a_held_out_query_are_left_out():
+    corpus = dataclasses.replace(
+        tiny_topics(),
+        queries={"known": "the banBap", "held": "Fit, wit!", "wordless": "?!"},
+        qrels={"train": {"known": {"d0": 1}}, "validation": {"held": {"d1": 1}, "wordless": {"d2": 1}}},
+        generated_queries={
+            "d0": ("ban_bap the", "the ban bap", "fit wit"),
+            "d1": ("FIT wit",),
+            "d2": ("wit fit", "..."),
+        },
+    )
+    kept, left_out = without_generated(corpus, split="validation")
+    assert kept.generated_queries == {"d0": ("ban_bap the", "the ban bap"), "d2": ("wit fit", "...")}
+    assert left_out == 2
+    assert without_generated(corpus, split="test") == (corpus, 0)
