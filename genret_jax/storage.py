@@ -75,14 +75,18 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[An
             partial.unlink(missing_ok=True)
 
 
-def require_free(path: str | os.PathLike[str]) -> None:
-    """Refuse an output that exists, before the work for it rather than after; an empty folder is none.
+def require_free(path: str | os.PathLike[str], *, folder: bool = True) -> None:
+    """Refuse an output that exists, before the work for it rather than after.
+
+    Args:
+        path: The output.
+        folder: It is to be a folder, and may be there if it is empty.
 
     Raises:
         InputError: If something is there.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
         raise InputError("the output already exists", file=path, fix="remove it or choose another name")
 
 

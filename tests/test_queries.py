@@ -106,6 +106,9 @@ def test_the_command_writes_what_training_reads(writing_run, tmp_path, capsys):
     assert read_beir(corpus).generated_queries[first["_id"]] == tuple(first["queries"])
     assert cli.main(generate) == 2
     assert "queries_generated.jsonl" in capsys.readouterr().err  # nothing is overwritten
+    (tmp_path / "folder").mkdir()
+    assert cli.main([*generate, "--out", str(tmp_path / "folder")]) == 2
+    assert "folder: the output already exists" in capsys.readouterr().err, "before the work, not after it"
 
 
 def test_no_queries_at_all_are_refused(writing_run, tiny_corpus):

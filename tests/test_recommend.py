@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
 from genret_jax.data.item_vectors import start_vectors
 from genret_jax.data.vectors import LsaVectors
-from genret_jax.docids import AtomicDocids, ResidualKMeans
+from genret_jax.docids import AtomicDocids, LshDocids, RandomDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
+from genret_jax.evaluation.trec import read_run
 from genret_jax.models.initialize import ItemStart
 from genret_jax.models.network import T5
 from genret_jax.prepare import prepare
@@ -113,6 +115,18 @@ def test_an_unknown_user_is_nobody(run, retriever):
     # Hashed alike, two users are one; these tokens stand behind those of the codes.
     first = int(run.encode_histories(items, ["u1"])[0, 0])
     assert run.settings["codec"]["first_token"] + sum(run.table.level_sizes) <= first < run.model.vocab_size
+
+
+def test_a_run_that_knows_no_users_is_told_of_none(shop, tmp_path, capsys):
+    histories = HistoryConfig(items=6, user_tokens=0)
+    run = prepare(tiny_recommendation(shop, histories=histories), tmp_path / "run", log=lambda line: None)
+    found = Retriever.load(run.folder, checkpoint="start")
+    with pytest.raises(InputError, match=r"the user 'u1' for a run that knows histories alone"):
+        found.recommend(["i1"], user="u1")
+    arguments = ["recommend", "--run", str(run.folder), "--checkpoint", "start", "--user", "u1"]
+    assert main(arguments) == 0, "a user of the data has a history"
+    assert main([*arguments, "i1"]) == 2
+    assert "for a run that knows histories alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -240,9 +254,25 @@ def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     assert not run.cold[examples.item].any()
     report = evaluate_runs([run.folder], tmp_path / "report", checkpoint="start")
     whole, new = report.splits[0], next(split for split in report.splits if split.name == "test, new items")
-    assert report.find("run, 10% new", "test, new items").metrics["recall@10"].mean >= 0
+    ranked = read_run(next((tmp_path / "report").glob("*10*new*.run")))
+    doc_ids = run.corpus.doc_ids
+    of_new = {doc_ids[item] for item in np.flatnonzero(run.cold)}
+    shares = [sum(item in of_new for item, _ in found[:10]) for found in ranked.values()]
+    assert set(shares) == {1}, "a tenth of the first ten, whatever the scores"
     targets = run.interactions.item[run.interactions.targets("test")]
     assert new.queries == run.cold[targets].sum() < whole.queries
+
+
+def test_runs_with_other_new_items_are_not_compared(run, shop, tmp_path):
+    other = prepare(tiny_recommendation(shop, cold_items=0.2), tmp_path / "other", log=lambda line: None)
+    with pytest.raises(InputError, match="different items were held out"):
+        evaluate_runs([run.folder, other.folder], tmp_path / "report", checkpoint="start")
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_histories_have_two_splits_to_evaluate(run, split, tmp_path):
+    with pytest.raises(InputError, match=f"the split '{split}' of users' histories.*one of validation, test"):
+        evaluate_runs([run.folder], tmp_path / "report", split=split)
 
 
 def test_causal_histories_train_and_go_on_where_they_were_stopped(shop, tmp_path):
@@ -392,11 +422,11 @@ def test_the_command_adds_items(run, tmp_path, capsys):
         ([], "no history"),
         (["--user", "somebody"], "there is no user 'somebody'"),
         (["i1", "--file", "x"], "both a history and --file"),
-        (["--file", "{folder}/histories.txt"], "histories.txt:2: there is no item 'j1'"),
+        (["--file", "{folder}/histories.txt"], "histories.txt:4: there is no item 'j1'"),
     ],
 )
 def test_what_the_command_refuses(run, tmp_path, capsys, arguments, says):
-    (tmp_path / "histories.txt").write_text("i1\nj1\n")
+    (tmp_path / "histories.txt").write_text("\n\ni1\nj1\n")
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     assert main(["recommend", "--run", str(run.folder), *arguments]) == 2
     assert says in capsys.readouterr().err
@@ -407,6 +437,22 @@ def test_fewer_items_than_codes(shop, tmp_path):
     with pytest.raises(InputError, match=r"24 items for codebooks of 32.*--gin.ResidualKMeans.codebook=3"):
         prepare(experiment, tmp_path / "run", log=lambda line: None)
     assert not (tmp_path / "run").exists()
+    hashed = tiny_recommendation(shop, docids=LshDocids(levels=2, hyperplanes=8))
+    with pytest.raises(InputError, match=r"24 items for codebooks of 256.*--gin.LshDocids.hyperplanes=1"):
+        prepare(hashed, tmp_path / "run", log=lambda line: None)
+
+
+def test_items_without_texts_and_vectors(tmp_path):
+    shop = small_shop()
+    silent = dataclasses.replace(shop.items, titles=("",) * ITEMS, texts=("",) * ITEMS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        write_interactions(dataclasses.replace(shop, items=silent), tmp_path / "shop")
+        of_vectors = tiny_recommendation(tmp_path / "shop", vectors=None)
+        with pytest.raises(InputError, match=r"items without texts, and no embeddings.npy.*ids_random.gin"):
+            prepare(of_vectors, tmp_path / "run", log=lambda line: None)
+        random = tiny_recommendation(tmp_path / "shop", vectors=None, docids=RandomDocids(levels=2, codebook=4))
+        assert prepare(random, tmp_path / "random", log=lambda line: None).table.num_documents == ITEMS
 
 
 def test_a_run_folder_is_that_of_its_items(shop, tmp_path):

@@ -100,6 +100,11 @@ def model_parallel_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def which_checkpoint(text: str) -> str | int:
+    """Read the value of ``--checkpoint``: a step as a number, or what else it is called."""
+    return int(text) if text.isdecimal() else text
+
+
 def mesh_of(args: argparse.Namespace) -> "Mesh | None":
     """Return the mesh to search on, None for one device.
 

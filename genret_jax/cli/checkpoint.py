@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from genret_jax.cli import which_checkpoint
+
 if TYPE_CHECKING:
     from genret_jax.models.config import T5Config
     from genret_jax.models.stored_arrays import StoredArrays
@@ -74,7 +76,11 @@ def _configure_export(actions: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
     _configure_output(parser, (*_LAYOUTS, _ORBAX))
     parser.add_argument(
-        "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained), or a step (default: best)"
+        "--checkpoint",
+        type=which_checkpoint,
+        default="best",
+        metavar="WHICH",
+        help="best, last, start (untrained), or a step (default: best)",
     )
 
 
@@ -157,9 +163,8 @@ def _export(args: argparse.Namespace) -> int:
     opened = DocumentRun.open(args.run)
     if args.layout != _ORBAX:
         require_public_network(opened.model)
-    which = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    step = 0 if which == "start" else checkpoint_step(args.run, which)
-    params = opened.params("start" if which == "start" else step)
+    step = 0 if args.checkpoint == "start" else checkpoint_step(args.run, args.checkpoint)
+    params = opened.params("start" if args.checkpoint == "start" else step)
     if args.layout == _ORBAX:
         path = write_t5x_params(args.out, params, step=step)
         print(f"{path}: for --gin.INITIAL_CHECKPOINT_PATH=\"'{path}'\"")

@@ -80,7 +80,8 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build.add_argument(
         "--vectors",
         metavar="SOURCE",
-        help="document vectors: FILE.npy, lsa (from the corpus itself) or sentence-transformers:MODEL (default: lsa)",
+        help="document vectors: FILE.npy, lsa (from the corpus itself) or sentence-transformers:MODEL "
+        "(default: lsa; for items their embeddings.npy, if there)",
     )
     build.add_argument("--branching", type=int, help="semantic: clusters of a cluster (default: 10)")
     build.add_argument("--leaf-size", type=int, help="semantic: most documents of a last cluster (default: 100)")
@@ -135,10 +136,10 @@ def run(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace) -> int:
     strategy = _strategy(args)  # a mistake in the options should show before the corpus is read
     source = _vector_source(args)
-    _require_free(args.out)
     from genret_jax.data.interactions import read_corpus
     from genret_jax.docids import describe, summary_text
 
+    _require_outputs_free(args.out, args.quantiser_out)
     corpus = read_corpus(args.corpus)
     vectors, quantiser = None if source is None else source.vectors(corpus), None
     given = corpus.doc_ids, vectors, args.seed, corpus.fingerprint
@@ -188,26 +189,29 @@ def _given_options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
                     f"--{name.replace('_', '-')} with --strategy {args.strategy}",
                     fix=f"leave it out, or choose --strategy {strategy}",
                 )
-    if args.quantiser_out is not None:
-        if kind not in _WITH_QUANTISER:
-            raise InputError(
-                f"--quantiser-out with --strategy {args.strategy}, which fits none",
-                fix=f"leave it out, or choose one of {', '.join(_WITH_QUANTISER)}",
-            )
-        _require_free(args.quantiser_out)
+    if args.quantiser_out is not None and kind not in _WITH_QUANTISER:
+        raise InputError(
+            f"--quantiser-out with --strategy {args.strategy}, which fits none",
+            fix=f"leave it out, or choose one of {', '.join(_WITH_QUANTISER)}",
+        )
     return {name: getattr(args, name) for name in mine if getattr(args, name) is not None}
 
 
 def _vector_source(args: argparse.Namespace) -> Any:
     """Return what computes the vectors, or None for strategies that need none."""
+    from genret_jax.data.interactions import is_interactions
+    from genret_jax.data.item_vectors import vectors_of_items
     from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
     from genret_jax.errors import InputError, nearest
+    from genret_jax.run import stderr
 
     if args.strategy not in _WITH_VECTORS:
         if args.vectors is not None:
             raise InputError(f"--vectors with --strategy {args.strategy}, which needs none", fix="leave --vectors out")
         return None
     kind, _, model = (args.vectors or "lsa").partition(":")
+    if args.vectors is None and is_interactions(args.corpus):
+        return vectors_of_items(args.corpus, stderr)
     if args.vectors is None or args.vectors == "lsa":
         return LsaVectors(seed=args.seed)
     if kind == "sentence-transformers" and model:
@@ -221,15 +225,23 @@ def _vector_source(args: argparse.Namespace) -> Any:
     )
 
 
-def _require_free(folder: str) -> None:
-    """Refuse an output that exists before the work rather than after it."""
+def _require_outputs_free(out: str, quantiser_out: str | None) -> None:
     from pathlib import Path
 
     from genret_jax.errors import InputError
+    from genret_jax.storage import require_free
 
-    path = Path(folder)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError("the output already exists", file=path, fix="remove it or choose another name")
+    require_free(out)
+    if quantiser_out is None:
+        return
+    require_free(quantiser_out)
+    table, quantiser = Path(out).resolve(), Path(quantiser_out).resolve()
+    if table.is_relative_to(quantiser) or quantiser.is_relative_to(table):
+        raise InputError(
+            f"--quantiser-out {quantiser_out} with --out {out}",
+            expected="two folders, neither within the other",
+            fix="choose another name for one of them",
+        )
 
 
 def _inspect(args: argparse.Namespace) -> int:

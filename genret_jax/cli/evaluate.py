@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli import mesh_of, model_parallel_option
+from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
 from genret_jax.errors import InputError
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
     parser.add_argument(
         "--checkpoint",
+        type=which_checkpoint,
         default="best",
         metavar="WHICH",
         help="best, last, a step, or the path of a t5x checkpoint (default: best, else last)",
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         args.run,
         out,
         split=args.split,
-        checkpoint=int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint,
+        checkpoint=args.checkpoint,
         beam=args.beam,
         mesh=mesh_of(args),
         baselines=Baselines(

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.storage import atomic_file, require_free
 
     out = Path(args.out or Path(args.corpus) / "queries_generated.jsonl")
-    require_free(out)
+    require_free(out, folder=False)
     corpus = read_beir(args.corpus)
     writer = QueryWriter.load(args.run) if args.run else QueryWriter.from_public(args.checkpoint)
     generated = generate_queries(

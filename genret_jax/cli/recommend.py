@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import mesh_of, model_parallel_option
-from genret_jax.cli.search import read_lines, show
+from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
+from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
     parser.add_argument(
-        "--checkpoint", default="best", metavar="WHICH", help="best, last, start (untrained) or a step (default: best)"
+        "--checkpoint",
+        type=which_checkpoint,
+        default="best",
+        metavar="WHICH",
+        help="best, last, start (untrained) or a step (default: best)",
     )
     model_parallel_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a history")
@@ -65,19 +69,22 @@ def run(args: argparse.Namespace) -> int:
             expected="ids of items, --user, or --file",
             fix="give one of them",
         )
-    checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
+    retriever = Retriever.load(args.run, checkpoint=args.checkpoint, mesh=mesh_of(args))
     if args.add or args.add_vectors:
         retriever = _with_items(retriever, args.add, args.add_vectors)
-    histories = [line.split() for line in read_lines(args.file, "history")] if args.file else [list(args.items)]
-    if not args.file and not args.items:
-        histories = [_history(retriever.run_of(ItemRun), args.user)]
+    run = retriever.run_of(ItemRun)
+    if args.file:
+        histories = [(number, line.split()) for number, line in lines_of(args.file, "history")]
+    else:
+        histories = [(1, list(args.items) or _history(run, args.user))]
+    # A user of the data is known by the history; a run that knows users reads who it is besides.
+    user = args.user if args.items or run.histories.user_tokens else None
     # On a terminal the results themselves are the progress.
     hidden = len(histories) == 1 or sys.stdout.isatty() or not sys.stderr.isatty()
-    for number, history in enumerate(tqdm(histories, "recommending", unit="history", disable=hidden, leave=False), 1):
+    for number, history in tqdm(histories, "recommending", unit="history", disable=hidden, leave=False):
         try:
             found = retriever.recommend(
-                history, args.k, user=args.user, beam=args.beam, repeat=args.repeat, new_items=args.new_items
+                history, args.k, user=user, beam=args.beam, repeat=args.repeat, new_items=args.new_items
             )
         except InputError as error:
             if not args.file:

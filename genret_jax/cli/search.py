@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import mesh_of, model_parallel_option
+from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
+from genret_jax.data.records import read_lines
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
 
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
     parser.add_argument(
         "--checkpoint",
+        type=which_checkpoint,
         default="best",
         metavar="WHICH",
         help="best, last, start (untrained), a step, or the path of a t5x checkpoint (default: best)",
@@ -56,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
-    checkpoint = int(args.checkpoint) if args.checkpoint.isdigit() else args.checkpoint
-    retriever = Retriever.load(args.run, checkpoint=checkpoint, mesh=mesh_of(args))
+    retriever = Retriever.load(args.run, checkpoint=args.checkpoint, mesh=mesh_of(args))
     retriever.run_of(DocumentRun)  # or say so before anybody is asked
     if args.add:
         doc_ids, titles, texts = read_documents(Path(args.add))
@@ -81,7 +82,8 @@ def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
 
     from genret_jax.run.documents import DocumentRun
 
-    queries, vocabulary = read_lines(args.file, "query"), retriever.run_of(DocumentRun).vocabulary
+    lines, vocabulary = lines_of(args.file, "query"), retriever.run_of(DocumentRun).vocabulary
+    queries = [query for _, query in lines]
     # On a terminal the results themselves are the progress.
     hidden = sys.stdout.isatty() or not sys.stderr.isatty()
     with tqdm(total=len(queries), desc="searching", unit="query", disable=hidden, leave=False) as bar:
@@ -92,21 +94,20 @@ def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
             found = dict(zip(places, results, strict=True))
             for place, query in enumerate(chunk):
                 if place not in found:
-                    line = f"genret: query {start + place + 1} of {args.file} ({query!r}) has no words"
-                    print(line, file=sys.stderr)
+                    line = f"{args.file}:{lines[start + place][0]}: the query {query!r} has no words"
+                    print(f"genret: {line}", file=sys.stderr)
                 show(query, found.get(place, []), args.json)
             bar.update(len(chunk))
 
 
-def read_lines(file: str, what: str) -> list[str]:
-    """Return the lines of a file, or of standard input, without empty ones."""
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=file, fix="check the path") from None
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8", file=file, expected=f"a text file with a {what} per line") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def lines_of(file: str, what: str) -> list[tuple[int, str]]:
+    """Return the lines of a file, or of standard input for ``-``, each with its number and without empty ones.
+
+    Raises:
+        InputError: If the file cannot be read, is not UTF-8, or has no lines.
+    """
+    found = read_lines(Path(file)) if file != "-" else enumerate(sys.stdin.read().removeprefix("\ufeff").split("\n"), 1)
+    lines = [(number, line.strip()) for number, line in found if line.strip()]
     if not lines:
         raise InputError("the file is empty", file=file, expected=f"a {what} per line")
     return lines

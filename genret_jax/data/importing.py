@@ -167,7 +167,7 @@ def _no_texts(report: ImportReport, files: Sequence[Path]) -> None:
         )
     warnings.warn(
         f"{report.source}: no file with texts of items; semantic ids need texts, or vectors in embeddings.npy "
-        "beside the items; atomic ids and models that know ids alone do without",
+        "beside the items; random ids, and networks that do not start from vectors, do without",
         stacklevel=4,
     )
 

@@ -1,12 +1,32 @@
 """Vectors of items in which those lie close that are alike, or that the same users had."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float
 
 from genret_jax.data.histories import training_items
-from genret_jax.data.interactions import Interactions
+from genret_jax.data.interactions import EMBEDDINGS, Interactions
 from genret_jax.data.lsa import right_singular_vectors
+from genret_jax.data.vectors import LsaVectors, NpyVectors
+
+
+def vectors_of_items(folder: str | os.PathLike[str], log: Callable[[str], None]) -> NpyVectors | LsaVectors:
+    """Return where the vectors of a folder's items come from, where nothing else is said: the file beside them, if any.
+
+    Args:
+        folder: Of items and histories.
+        log: Gets a line that says which.
+    """
+    beside = Path(folder) / EMBEDDINGS
+    if beside.is_file():
+        log(f"vectors     {EMBEDDINGS}")
+        return NpyVectors(path=os.fspath(beside))
+    log(f"vectors     latent semantic analysis of the texts, as there is no {EMBEDDINGS}")
+    return LsaVectors()
 
 
 def start_vectors(

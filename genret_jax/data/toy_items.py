@@ -35,16 +35,16 @@ def toy_items(*, users: int = 300, items: int = 120, seed: int = 0) -> Interacti
     Args:
         users: Number of users, at least 1.
         items: Number of items, from 12 to 144.
-        seed: Seed; another shop for each.
+        seed: Seed, at least 0; another shop for each.
 
     Raises:
         InputError: If a number is out of range.
     """
     most = sum(map(len, _CATEGORIES.values())) * len(_SIZES)
-    if users < 1 or not 2 * len(_CATEGORIES) <= items <= most:
+    if users < 1 or not 2 * len(_CATEGORIES) <= items <= most or seed < 0:
         raise InputError(
-            f"{users} users and {items} items",
-            expected=f"at least 1 user, and {2 * len(_CATEGORIES)} to {most} items",
+            f"{users} users, {items} items and seed {seed}",
+            expected=f"at least 1 user, {2 * len(_CATEGORIES)} to {most} items, and a seed of at least 0",
             fix="change the numbers",
         )
     rng = np.random.default_rng(seed)

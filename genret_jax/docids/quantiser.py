@@ -161,11 +161,9 @@ def append_documents(
     """
     made_by = table.strategy.get("quantiser")
     levels, sizes = len(quantiser.level_sizes), table.level_sizes
-    if (
-        made_by not in (None, quantiser.fingerprint)
-        or sizes[:levels] != quantiser.level_sizes
-        or len(sizes) > levels + 1
-    ):
+    # Codes from a file do not say who made them.
+    made_here = made_by == quantiser.fingerprint or (made_by is None and table.strategy.get("name") == "npy")
+    if not made_here or sizes[:levels] != quantiser.level_sizes or len(sizes) > levels + 1:
         raise InputError(
             f"docids of levels {list(sizes)} by {made_by or table.strategy.get('name', 'an unknown strategy')}",
             expected=f"docids of the quantiser {quantiser.fingerprint} ({list(quantiser.level_sizes)} codes)",

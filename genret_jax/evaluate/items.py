@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.baselines.recommenders import ItemNeighbours, Popularity
+from genret_jax.errors import InputError
 from genret_jax.evaluate.documents import Baselines, leads_its_seeds
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
 from genret_jax.evaluation.recommendation import Recommender, answers_of, recommendation_split
@@ -44,8 +46,19 @@ def recommend_items(
             seeds that of the first.
         seeds_of: Of runs that are a seed, what of.
         exclude_history: Leave out of every ranking what the user has had.
+
+    Raises:
+        InputError: If there is no such split, or different items were held out of the runs' training.
     """
     first = next(iter(runs.values()))
+    for run in runs.values():
+        if not np.array_equal(run.cold, first.cold):
+            raise InputError(
+                "runs of which different items were held out of training",
+                file=run.folder,
+                expected=f"those of {first.folder}",
+                fix="evaluate them one by one",
+            )
     test = recommendation_split(first.interactions, split, cold=first.cold)
     depth = beam or first.evaluation.beam
     found = _simple(first, split, depth, exclude_history)
@@ -111,8 +124,10 @@ def _recommend(
             new_items=new_items,
             progress=True,
         )
-        ids = run.corpus.doc_ids
-        return {user: [(ids[d], score) for d, score in ranked.of(place)] for place, user in enumerate(asking)}
+        ids, answers = run.corpus.doc_ids, [ranked.of(place) for place in range(len(rows))]
+        if new_items is not None:  # their order is not that of the scores, by which a ranking is read
+            answers = [[(d, -float(rank)) for rank, (d, _) in enumerate(found)] for found in answers]
+        return {user: [(ids[d], score) for d, score in found] for user, found in zip(asking, answers, strict=True)}
 
     stderr(f"recommending to {len(users):,} users: {name}")
     # Those timed are fewer of each length, in batches of other sizes.

@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from genret_jax.data.interactions import Interactions
+from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
 from genret_jax.evaluation.report import System
 from genret_jax.evaluation.trec import Run
 
 RECOMMENDATION_KS = (5, 10)
+RECOMMENDATION_SPLITS = ("validation", "test")
 
 
 @runtime_checkable
@@ -52,7 +54,17 @@ def recommendation_split(
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
         cold: Items that training was not shown; the users who took one next are a part of their own.
+
+    Raises:
+        InputError: If it is another split.
     """
+    if split not in RECOMMENDATION_SPLITS:
+        raise InputError(
+            f"the split '{split}' of users' histories",
+            file=interactions.items.source or interactions.name,
+            expected=f"one of {', '.join(RECOMMENDATION_SPLITS)}",
+            fix="choose one of them",
+        )
     users = interactions.evaluated_ids
     targets = interactions.item[interactions.targets(split)]
     qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets.tolist(), strict=True)}
@@ -76,12 +88,12 @@ def recommendation_run(
     Args:
         users: Whose rankings they are.
         item_ids: Of all items.
-        items: Positions of items, best first.
+        items: Positions of items, best first, -1 behind the last.
         scores: Their scores.
     """
     rows = zip(users, items.tolist(), scores.tolist(), strict=True)
     return {
-        user: [(item_ids[item], score) for item, score in zip(found, of_user, strict=True)]
+        user: [(item_ids[item], score) for item, score in zip(found, of_user, strict=True) if item >= 0]
         for user, found, of_user in rows
     }
 
@@ -127,15 +139,17 @@ def without(
         had: Items to be left out of each ranking, -1 for none.
         items: Rankings, at least ``depth + l`` long, or of all items.
         scores: Their scores.
-        depth: Results a ranking; fewer where there are fewer items.
+        depth: Results a ranking at most.
+
+    Returns:
+        The results, -1 behind the last where fewer are left, and their scores.
     """
     out = np.zeros(items.shape, bool)
     for column in had.T:
         out |= items == column[:, None]
     order = np.argsort(out, axis=1, kind="stable")[:, :depth]
-    left = int((~out).sum(axis=1).min(initial=depth))
-    order = order[:, : max(1, left)]
-    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    left = np.take_along_axis(np.where(out, np.int32(-1), items), order, axis=1)
+    return left, np.take_along_axis(scores, order, axis=1)
 
 
 def rank_metrics(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 
 from genret_jax.data.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
-from genret_jax.data.item_vectors import start_vectors
-from genret_jax.data.vectors import LsaVectors, NpyVectors
-from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, QuantisedDocids, Quantiser
+from genret_jax.data.item_vectors import start_vectors, vectors_of_items
+from genret_jax.data.vectors import LsaVectors
+from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, LshDocids, QuantisedDocids, Quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Recommendation, needs_vectors
@@ -73,15 +72,7 @@ def _make_docids(
         make(folder / "docids", table.save)
         return
     assert not isinstance(strategy, LearnedDocids)  # the experiment refuses it
-    codebook = getattr(strategy, "codebook", 0)
-    if len(items) < codebook:
-        owner = f"{type(strategy).__name__}.codebook"
-        raise InputError(
-            f"{len(items):,} items for codebooks of {codebook:,}",
-            file=experiment.corpus,
-            expected="at least as many items as codes, or each has a code of its own, which says nothing",
-            fix=f"set {owner} to {max(2, len(items) // 8)} or so: --gin.{owner}={max(2, len(items) // 8)}",
-        )
+    _require_enough_items(experiment, len(items))
     if not isinstance(strategy, QuantisedDocids):
         of_items = vectors() if needs_vectors(strategy) else None
         make(
@@ -100,6 +91,21 @@ def _make_docids(
     make(folder / "docids", lambda path: fitted()[1].save(path), like)
 
 
+def _require_enough_items(experiment: Recommendation, items: int) -> None:
+    strategy = experiment.docids
+    codebook, fitting = getattr(strategy, "codebook", 0), max(2, items // 8)
+    if items < codebook:
+        setting, value = f"{type(strategy).__name__}.codebook", fitting
+        if isinstance(strategy, LshDocids):
+            setting, value = "LshDocids.hyperplanes", fitting.bit_length() - 1
+        raise InputError(
+            f"{items:,} items for codebooks of {codebook:,}",
+            file=experiment.corpus,
+            expected="at least as many items as codes, or each has a code of its own, which says nothing",
+            fix=f"set {setting} to {value} or so: --gin.{setting}={value}",
+        )
+
+
 def _save_start(experiment: Recommendation, interactions: Interactions, content: np.ndarray, path: Path) -> None:
     cold = cold_items(len(interactions.items), experiment.cold_items)
     items = start_vectors(interactions, content, experiment.model.d_model, seed=experiment.seed, cold=cold)
@@ -107,15 +113,15 @@ def _save_start(experiment: Recommendation, interactions: Interactions, content:
 
 
 def _vectors(experiment: Recommendation, interactions: Interactions, log: Log) -> np.ndarray:
-    source = experiment.vectors
-    if source is None:
-        beside = Path(experiment.corpus) / EMBEDDINGS
-        source = NpyVectors(path=os.fspath(beside)) if beside.is_file() else LsaVectors()
-        named = (
-            EMBEDDINGS if beside.is_file() else f"latent semantic analysis of the texts, as there is no {EMBEDDINGS}"
+    items, source = interactions.items, experiment.vectors or vectors_of_items(experiment.corpus, log)
+    if isinstance(source, LsaVectors) and not any(items.titles) and not any(items.texts):
+        raise InputError(
+            f"items without texts, and no {EMBEDDINGS} beside them, to make vectors of",
+            file=experiment.corpus,
+            expected="either, as these docids or this start of the network are made of vectors",
+            fix="give one of them; or do without: --gin_file ablations/ids_random.gin --gin.Recommendation.start=None",
         )
-        log(f"vectors     {named}")
-    return source.vectors(interactions.items)
+    return source.vectors(items)
 
 
 def sized_model(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:

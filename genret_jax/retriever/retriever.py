@@ -145,20 +145,27 @@ class Retriever(Ranker):
         Args:
             history: Ids of the user's items, oldest first.
             k: Items wanted.
-            user: Id of the user; None for somebody unknown.
+            user: Id of the user, where the run knows users; None for somebody unknown.
             beam: Beams; by default ``max(k, 20)``.
             allow: Ids of the items to choose from; all when left out.
             forbid: Ids of items that may not come out.
             repeat: Let items of the history come out too.
             new_items: This share of the results are items that training has not seen, the best of them; None ranks
-                them by their scores, which are low. The known ones and the new ones are then searched apart (TIGER's
-                epsilon, arXiv 2305.05065), and scores need not descend.
+                them by their scores. The known ones and the new ones are then searched apart (TIGER's epsilon,
+                arXiv 2305.05065), and scores need not descend.
 
         Raises:
-            InputError: If the history is empty, ``beam < k``, or there is no such item.
+            InputError: If the history is empty, ``beam < k``, there is no such item, or a user is given to a run that
+                knows none.
         """
         run = self.run_of(ItemRun)
         beam = _beam(k, beam)
+        if user is not None and not run.histories.user_tokens:
+            raise InputError(
+                f"the user '{user}' for a run that knows histories alone",
+                file=run.folder,
+                fix="leave the user out, or train with HistoryConfig.user_tokens, as runs/tiger_paper.gin does",
+            )
         items = [self._document(item, "item") for item in history]
         if not items:
             raise InputError("an empty history", expected="one item or more", fix="give the ids of the user's items")

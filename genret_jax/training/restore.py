@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -28,7 +28,7 @@ from genret_jax.training.task import Params
 
 def restore_params(
     folder: str | os.PathLike[str],
-    which: Literal["best", "last"] | int = "best",
+    which: str | int = "best",
     mesh: Mesh | None = None,
     *,
     like: Params | None = None,
@@ -62,7 +62,7 @@ def restore_params(
     raise InputError("no checkpoint that can be read", file=root, fix="restore the folder from a copy or train again")
 
 
-def checkpoint_step(folder: str | os.PathLike[str], which: Literal["best", "last"] | int = "best") -> int:
+def checkpoint_step(folder: str | os.PathLike[str], which: str | int = "best") -> int:
     """Return the step of the checkpoint that :func:`restore_params` tries first; arguments and errors as there."""
     return _candidates((Path(folder) / CHECKPOINTS_FOLDER).resolve(), which)[0]
 

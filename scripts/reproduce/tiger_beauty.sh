@@ -18,9 +18,10 @@ if [ "${1:-}" = --smoke ]; then
   mkdir -p "$OUT"
   [ -d "$DATA" ] || genret corpus toy-items --out "$DATA"
   smaller() {
-    local -A strategies=([rq_vae]=RqVae [residual_kmeans]=ResidualKMeans [random]=RandomDocids)
+    local -A codes=([rq_vae]=RqVae.codebook=16 [residual_kmeans]=ResidualKMeans.codebook=16
+      [random]=RandomDocids.codebook=16 [lsh]=LshDocids.hyperplanes=4)
     # 16 codes tell most of 120 items apart, and one layer learns what follows what.
-    echo "--gin.${strategies[$1]}.codebook=16 --gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1" \
+    echo "--gin.${codes[$1]} --gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1" \
       "--gin.T5Config.d_ff=128 --gin.HistoryConfig.items=6 --gin.TrainerConfig.evaluate_every=75"
   }
 else

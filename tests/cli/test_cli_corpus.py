@@ -91,7 +91,8 @@ def test_nq_hands_over_its_options(tmp_path, monkeypatch, capsys):
         (["nq", "--out", "x", "--size", "5k"], "invalid choice: '5k'"),
         (["amazon", "--out", "x", "--reviews", "y"], "--metadata"),
         (["movielens", "--out", "x", "--folder", "y", "--ties", "item"], "invalid choice: 'item'"),
-        (["toy-items", "--out", "x", "--items", "3"], "300 users and 3 items"),
+        (["toy-items", "--out", "x", "--items", "3"], "300 users, 3 items and seed 0"),
+        (["toy-items", "--out", "x", "--seed", "-1"], "a seed of at least 0"),
         (["python-docs", "--out", "x", "--validation", "much"], "invalid float value: 'much'"),
     ],
 )

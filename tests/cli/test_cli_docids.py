@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genret_jax import cli
-from genret_jax.data.interactions import write_interactions
+from genret_jax.data.interactions import EMBEDDINGS, write_interactions
 from genret_jax.docids import DocidTable, load_quantiser
 from genret_jax.testing.small_interactions import small_shop
 
@@ -84,6 +84,8 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--strategy", "file:absent.npy", "--levels", "2"], "--levels with --strategy file:absent.npy"),
         (["--strategy", "random", "--hyperplanes", "2"], "leave it out, or choose --strategy lsh"),
         (["--strategy", "random", "--quantiser-out", "q"], "--quantiser-out with --strategy random, which fits none"),
+        (["--strategy", "lsh", "--quantiser-out", "docids"], "expected two folders, neither within the other"),
+        (["--strategy", "lsh", "--quantiser-out", "docids/q"], "expected two folders, neither within the other"),
     ],
 )
 def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, options, message):
@@ -96,6 +98,17 @@ def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, op
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_items_are_described_by_the_file_beside_them_as_in_training(tmp_path, capsys):
+    shop = small_shop()
+    write_interactions(shop, tmp_path / "shop")
+    np.save(tmp_path / "shop" / EMBEDDINGS, np.random.default_rng(0).standard_normal((len(shop.items), 5)))
+    arguments = ("--corpus", tmp_path / "shop", "--strategy", "lsh", "--quantiser-out", tmp_path / "quantiser")
+    code, _, error = genret(capsys, "build", *arguments, "--out", tmp_path / "docids")
+    assert code == 0
+    assert EMBEDDINGS in error
+    assert load_quantiser(tmp_path / "quantiser").arrays["hyperplanes"].shape[-1] == 5
 
 
 def test_codes_come_from_a_file(corpus, tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_a_query_without_words_does_not_end_a_file(tiny_run, capsys, tmp_path, m
     assert [len(answer["results"]) for answer in answers] == [0, 2, 0, 0, 2]
     assert answers[1]["results"][0]["doc_id"] == "d16"
     assert err.splitlines() == [
-        f"genret: query {number} of {file} ({query!r}) has no words"
+        f"genret: {file}:{number}: the query {query!r} has no words"
         for number, query in ((1, "??"), (3, "..."), (4, "!"))
     ]
 
@@ -73,11 +73,12 @@ def test_standard_input_and_the_prompt(tiny_run, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["x", "--file", "y"], "both a query and --file"),
-        (["--file", "/nowhere/queries.txt"], "/nowhere/queries.txt: cannot be read"),
+        (["--file", "/nowhere/queries.txt"], "/nowhere/queries.txt: the file is missing"),
         ([""], "query 1 ('') has no words"),
         (["x", "-k", "5", "--beam", "2"], "k=5 with beam=2"),
         (["x", "-k", "0"], "k=0 with beam=20"),
         (["x", "--checkpoint", "7"], "no checkpoint 7"),
+        (["x", "--checkpoint", "²"], "no checkpoint '²'"),
         (["x", "--chekpoint", "7"], "did you mean '--checkpoint'?"),
     ],
 )
@@ -96,13 +97,23 @@ def test_a_file_without_queries_or_of_other_bytes_and_a_folder_without_a_run(tin
     for file, message in ((empty, "the file is empty; expected a query per line"), (latin, "not UTF-8")):
         code, _, err = genret(capsys, "--run", tiny_run, "--file", file)
         assert code == 2
-        assert err.startswith(f"genret: error: {file}: {message}")
+        assert err.startswith(f"genret: error: {file}:")
+        assert message in err
     code, _, err = genret(capsys, "--run", tmp_path, "x")
     assert code == 2
     assert err == (
         f"genret: error: {tmp_path}: no run here (run.json is missing); next: give the folder that "
         "'genret train --run' wrote\n"
     )
+
+
+def test_a_line_of_a_file_is_a_query_whatever_stands_in_it(tiny_run, tmp_path, capsys):
+    file = tmp_path / "queries.txt"
+    file.write_bytes(f"\ufeff{QUERY}\r\n\n{QUERY}\u2028\x0c{QUERY}\n!\n".encode())
+    code, out, err = genret(capsys, "--run", tiny_run, "--file", file, "--json", "-k", 1)
+    assert [json.loads(line)["query"] for line in out.split("\n")[:-1]] == [QUERY, f"{QUERY}\u2028\x0c{QUERY}", "!"]
+    assert code == 0
+    assert f"{file}:4: the query '!' has no words" in err
 
 
 def test_search_on_several_devices(tiny_run, capsys):

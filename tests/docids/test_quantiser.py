@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genret_jax.docids import LshDocids, ResidualKMeans, append_documents, load_quantiser
+from genret_jax.docids import LshDocids, RandomDocids, ResidualKMeans, append_documents, load_quantiser
 from genret_jax.docids.autoencoder import Mlp, RqVaeQuantiser
 from genret_jax.docids.residual import ResidualQuantiser
 from genret_jax.docids.separating import next_free, separated
@@ -148,6 +148,9 @@ def test_documents_are_not_appended_to_the_docids_of_another_quantiser(residual,
     unknown = dataclasses.replace(table, strategy={}, level_sizes=(4, 5, 99))
     with pytest.raises(InputError, match="an unknown strategy"):
         append_documents(unknown, quantiser, ["x"], vectors[:1])
+    arbitrary = RandomDocids(levels=2, codebook=4).assign(NAMES, None, 3, "")
+    with pytest.raises(InputError, match="by random; expected docids of the quantiser"):
+        append_documents(arbitrary, quantiser, ["x"], vectors[:1])
     with pytest.raises(InputError, match="2 vectors for 1 documents"):
         append_documents(table, quantiser, ["x"], vectors[:2])
     with pytest.raises(InputError, match="'d4' occurs twice"):

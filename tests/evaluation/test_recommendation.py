@@ -1,5 +1,7 @@
 """The vectorised metrics against ir-measures, and reports of recommenders."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -78,4 +80,22 @@ def test_rankings_without_what_a_user_has_had():
     found, kept = without(had, items, scores, 2)
     assert found.tolist() == [[7, 2], [4, 0]]
     assert kept.tolist() == [[4, 2], [9, 8]]
-    assert without(had, items, scores, 9)[0].tolist() == [[7, 2, 5], [4, 0, 1]], "as many as all users have"
+    assert without(had, items, scores, 9)[0].tolist() == [[7, 2, 5, -1, -1], [4, 0, 1, 2, 3]], "each all that it has"
+
+
+def test_one_long_history_shortens_no_other_ranking():
+    interactions = markov_interactions(num_users=40)
+    everything = np.arange(len(interactions.items), dtype=np.int32)
+    longest = dataclasses.replace(
+        interactions,
+        user_ids=(*interactions.user_ids, "everything"),
+        offsets=np.append(interactions.offsets, len(interactions.item) + len(everything)),
+        item=np.concatenate([interactions.item, everything]),
+    )
+    answers = [
+        answers_of(Popularity(data), data, "test", System(name="popularity"), 5, exclude_history=True).run
+        for data in (interactions, longest)
+    ]
+    assert {len(found) for user, found in answers[1].items() if user != "everything"} == {5}
+    assert [item for item, _ in answers[1]["everything"]] == [interactions.items.doc_ids[-1]], "all else it had"
+    assert set(answers[0]) < set(answers[1])
