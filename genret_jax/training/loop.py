@@ -354,9 +354,13 @@ class _Loop:
     def _show_metrics(self) -> None:
         """Say what was measured: the metric that chooses a checkpoint, or all of them, of each run."""
         found, chosen = [member.metrics for member in self._members], self._config.best_metric
-        shown = [f"{name} {_of_runs(found, name)}" for name in found[0] if chosen in (None, name)]
-        if shown:
-            self._progress.say(f"step {self.step}/{self._config.steps}  {'  '.join(shown)}")
+        shown: dict[str, list[str]] = {}
+        for name in found[0]:
+            if chosen in (None, name):
+                evaluator, _, metric = name.partition("/")
+                shown.setdefault(evaluator, []).append(f"{metric} {_of_runs(found, name)}")
+        for evaluator, values in shown.items():
+            self._progress.say(f"step {self.step}/{self._config.steps}  {evaluator}  {'  '.join(values)}")
 
     def _save(self) -> None:
         began = time.monotonic()
