@@ -72,10 +72,11 @@ def test_the_shop_reads_back_without_a_warning(users, items, tmp_path):
         assert read_interactions(tmp_path / "shop").fingerprint == shop.fingerprint
 
 
-@pytest.mark.parametrize(("users", "items"), [(0, 120), (10, 11), (10, 145)])
-def test_numbers_out_of_range_are_refused(users, items):
-    with pytest.raises(InputError, match=f"{users} users and {items} items; expected at least 1 user, and 12 to 144"):
-        toy_items(users=users, items=items)
+@pytest.mark.parametrize(("users", "items", "seed"), [(0, 120, 0), (10, 11, 0), (10, 145, 0), (10, 120, -1)])
+def test_numbers_out_of_range_are_refused(users, items, seed):
+    found = f"{users} users, {items} items and seed {seed}; expected at least 1 user, 12 to 144 items"
+    with pytest.raises(InputError, match=found):
+        toy_items(users=users, items=items, seed=seed)
 
 
 def test_three_users_are_read_at_a_glance():
