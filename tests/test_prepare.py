@@ -266,7 +266,7 @@ def test_other_runs_name_the_generated_queries_that_were_written_later(tmp_path)
     experiment = atomic_experiment(write_tiny_corpus(tmp_path / "topics"))
     prepared(experiment, tmp_path / "run")
     write_after(tmp_path / "topics")
-    with pytest.raises(InputError, match=r"without generated queries, and there are some now; .*another --run folder"):
+    with pytest.raises(InputError, match=r"another queries_generated.jsonl = none; .*another --run folder, or give"):
         prepared(experiment, tmp_path / "run")
     (tmp_path / "topics" / "queries_generated.jsonl").unlink()
     prepared(experiment, tmp_path / "run")

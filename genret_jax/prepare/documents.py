@@ -21,9 +21,9 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.prepare.tokeniser import learn_docids
-from genret_jax.run import DOCUMENTS, IDENTITY, LEARNING, QUANTISER, SETTINGS, VERSION, Run, as_json
+from genret_jax.run import DOCUMENTS, LEARNING, QUANTISER, SETTINGS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
-from genret_jax.storage import fingerprint, read_json, write_json
+from genret_jax.storage import fingerprint, write_json
 from genret_jax.tokeniser import Tokeniser
 
 
@@ -32,9 +32,10 @@ def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path
     corpus = read_beir(experiment.corpus)
     if not experiment.sampler.draws_generated_queries:  # so that such a run goes on when some have been written
         corpus = dataclasses.replace(corpus, generated_queries={})
-    everything = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, corpus.generated_queries)
-    _require_generated_queries_of(folder, corpus)
-    claim(folder, {"corpus": everything, **experiment.identity()})
+    identity = {"corpus": fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels)}
+    if corpus.generated_queries:
+        identity["queries_generated.jsonl"] = fingerprint(corpus.generated_queries)
+    claim(folder, {**identity, **experiment.identity()})
     if "validation" not in corpus.qrels and experiment.hold_out and "train" in corpus.qrels:
         corpus = hold_out(corpus, experiment.hold_out, split="validation")
         corpus, left_out = without_generated(corpus, split="validation")
@@ -74,22 +75,6 @@ def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path
     }
     write_json(folder / SETTINGS, settings)
     return Run.open(folder)
-
-
-def _require_generated_queries_of(folder: Path, corpus: Corpus) -> None:
-    """Refuse generated queries that were written for the corpus of a run after it was prepared.
-
-    Any other difference is told by :func:`claim`.
-    """
-    marker = folder / IDENTITY
-    without = fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels, {})
-    if corpus.generated_queries and marker.is_file() and read_json(marker).get("corpus") == without:
-        raise InputError(
-            "this run folder belongs to the corpus without generated queries, and there are some now",
-            file=folder,
-            expected="no queries_generated.jsonl in the corpus, as this run would draw of them",
-            fix="move that file away to go on with this run, or choose another --run folder to train with it",
-        )
 
 
 def _vocabulary(experiment: Experiment, corpus: Corpus) -> Vocabulary:

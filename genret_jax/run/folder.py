@@ -69,12 +69,12 @@ def claim(folder: Path, identity: Mapping[str, str]) -> None:
     different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
     if different:
         name = different[0]
-        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name)}"
+        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name, 'none')}"
         more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
         raise InputError(
             f"this run folder belongs to another {what}{more}",
             file=folder,
-            expected=f"{identity.get(name)}, as this experiment has",
+            expected=f"{identity.get(name, 'none')}, as this experiment has",
             fix="choose another --run folder, or give what this run was made with",
         )
 
