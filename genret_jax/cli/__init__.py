@@ -100,9 +100,18 @@ def model_parallel_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def which_checkpoint(text: str) -> str | int:
-    """Read the value of ``--checkpoint``: a step as a number, or what else it is called."""
-    return int(text) if text.isdecimal() else text
+def checkpoint_option(
+    parser: argparse.ArgumentParser,
+    which: str = "best, last, start (untrained), a step, or the path of a t5x checkpoint",
+) -> None:
+    """Declare ``--checkpoint``, whose value is a step as a number, or what else it is called."""
+    parser.add_argument(
+        "--checkpoint",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default="best",
+        metavar="WHICH",
+        help=f"{which} (default: best)",
+    )
 
 
 def mesh_of(args: argparse.Namespace) -> "Mesh | None":

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from genret_jax.cli import which_checkpoint
+from genret_jax.cli import checkpoint_option
 
 if TYPE_CHECKING:
     from genret_jax.models.config import T5Config
@@ -75,13 +75,7 @@ def _configure_export(actions: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
     _configure_output(parser, (*_LAYOUTS, _ORBAX))
-    parser.add_argument(
-        "--checkpoint",
-        type=which_checkpoint,
-        default="best",
-        metavar="WHICH",
-        help="best, last, start (untrained), or a step (default: best)",
-    )
+    checkpoint_option(parser, "best, last, start (untrained), or a step")
 
 
 def _configure_output(parser: argparse.ArgumentParser, layouts: tuple[str, ...] = _LAYOUTS) -> None:

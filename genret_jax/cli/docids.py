@@ -211,7 +211,7 @@ def _vector_source(args: argparse.Namespace) -> Any:
         return None
     kind, _, model = (args.vectors or "lsa").partition(":")
     if args.vectors is None and is_interactions(args.corpus):
-        return vectors_of_items(args.corpus, stderr)
+        return vectors_of_items(args.corpus, stderr, args.seed)
     if args.vectors is None or args.vectors == "lsa":
         return LsaVectors(seed=args.seed)
     if kind == "sentence-transformers" and model:

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
+from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.errors import InputError
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
@@ -31,13 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
     parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
-    parser.add_argument(
-        "--checkpoint",
-        type=which_checkpoint,
-        default="best",
-        metavar="WHICH",
-        help="best, last, a step, or the path of a t5x checkpoint (default: best, else last)",
-    )
+    checkpoint_option(parser)
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
     model_parallel_option(parser)
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
+from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
@@ -45,13 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="this share of the results are items that training has not seen (default: as they score)",
     )
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
-    parser.add_argument(
-        "--checkpoint",
-        type=which_checkpoint,
-        default="best",
-        metavar="WHICH",
-        help="best, last, start (untrained) or a step (default: best)",
-    )
+    checkpoint_option(parser, "best, last, start (untrained), or a step")
     model_parallel_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a history")
 
@@ -72,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     retriever = Retriever.load(args.run, checkpoint=args.checkpoint, mesh=mesh_of(args))
     if args.add or args.add_vectors:
         retriever = _with_items(retriever, args.add, args.add_vectors)
-    run = retriever.run_of(ItemRun)
+    opened = retriever.run_of(ItemRun)
     if args.file:
         histories = [(number, line.split()) for number, line in lines_of(args.file, "history")]
     else:
-        histories = [(1, list(args.items) or _history(run, args.user))]
+        histories = [(1, list(args.items) or _history(opened, args.user))]
     # A user of the data is known by the history; a run that knows users reads who it is besides.
-    user = args.user if args.items or run.histories.user_tokens else None
+    user = args.user if args.items or opened.histories.user_tokens else None
     # On a terminal the results themselves are the progress.
     hidden = len(histories) == 1 or sys.stdout.isatty() or not sys.stderr.isatty()
     for number, history in tqdm(histories, "recommending", unit="history", disable=hidden, leave=False):

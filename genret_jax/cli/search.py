@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import mesh_of, model_parallel_option, which_checkpoint
+from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.data.records import read_lines
 from genret_jax.data.words import normalized_words
 from genret_jax.errors import InputError
@@ -36,13 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="FILE", help="a query per line; '-' reads standard input")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
-    parser.add_argument(
-        "--checkpoint",
-        type=which_checkpoint,
-        default="best",
-        metavar="WHICH",
-        help="best, last, start (untrained), a step, or the path of a t5x checkpoint (default: best)",
-    )
+    checkpoint_option(parser)
     parser.add_argument(
         "--add", metavar="FILE", help="corpus.jsonl of further documents to search, for runs whose docids were learned"
     )

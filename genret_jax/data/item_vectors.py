@@ -14,19 +14,22 @@ from genret_jax.data.lsa import right_singular_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 
 
-def vectors_of_items(folder: str | os.PathLike[str], log: Callable[[str], None]) -> NpyVectors | LsaVectors:
+def vectors_of_items(
+    folder: str | os.PathLike[str], log: Callable[[str], None], seed: int = 0
+) -> NpyVectors | LsaVectors:
     """Return where the vectors of a folder's items come from, where nothing else is said: the file beside them, if any.
 
     Args:
         folder: Of items and histories.
         log: Gets a line that says which.
+        seed: Of an analysis of the texts.
     """
     beside = Path(folder) / EMBEDDINGS
     if beside.is_file():
         log(f"vectors     {EMBEDDINGS}")
         return NpyVectors(path=os.fspath(beside))
     log(f"vectors     latent semantic analysis of the texts, as there is no {EMBEDDINGS}")
-    return LsaVectors()
+    return LsaVectors(seed=seed)
 
 
 def start_vectors(
