@@ -25,8 +25,7 @@ from genret_jax.run import DocumentRun
 from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.testing.tiny_run import (
     EMPTY,
-    tiny_experiment,
-    tiny_recommendation,
+    learned_experiment,
     tiny_topics,
     word,
     write_tiny_corpus,
@@ -35,11 +34,6 @@ from genret_jax.tokeniser import Tokeniser
 from genret_jax.train import train, train_seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
-LEARNED = LearnedDocids(levels=2, codebook=4, steps=40, alike=4, document_length=12)
-
-
-def learned_experiment(corpus, docids=LEARNED, **fields):
-    return tiny_experiment(corpus, **{"docids": docids, "model": {"head": "vocabulary"}, **fields})
 
 
 def prepared(experiment, folder):
@@ -329,27 +323,6 @@ def test_all_levels_at_once_is_the_ablation(tiny_corpus, tmp_path):
     ]
 
 
-def test_levels_beyond_those_that_tell_all_documents_apart_are_no_collapse(tiny_corpus, tmp_path):
-    docids = LearnedDocids(levels=3, codebook=12, steps=40, alike=4, document_length=12)
-    run, _ = prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
-    last = run.table.strategy["course"][-1]
-    before = run.table.strategy["course"][-4]
-    assert (last["level"], before["level"]) == (3, 2)
-    assert before["prefixes"] > 40 - 12  # fewer documents than codes are left to be told apart
-    assert last["prefixes"] >= before["prefixes"]
-
-
-def test_a_collapsed_codebook_stops_and_leaves_nothing(tiny_corpus, tmp_path, monkeypatch):
-    def one_code(params, documents, codes, books, known=0):
-        return np.zeros_like(codes)
-
-    monkeypatch.setattr(learning, "written_codes", one_code)
-    docids = LearnedDocids(levels=1, codebook=8, steps=4, alike=4, document_length=12)
-    with pytest.raises(CollapsedError, match=r"level 1 has collapsed: 1 of 8 codes are used.*balanced = True"):
-        prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, monkeypatch):
     written = learning.written_codes
 
@@ -445,49 +418,6 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     learner._give_codes(mended, (0,))
     after = np.bincount(learner._codes[learner._shown, 0], minlength=4)
     assert (after > 0).sum() > (before > 0).sum()
-
-
-CASES = {
-    "codebook larger than the corpus": (
-        {"docids": LearnedDocids(levels=1, codebook=64, steps=4)},
-        "40 documents to learn from, for codebooks of 64; expected at least as many.*LearnedDocids.codebook to 5",
-    ),
-    "no such split": ({"sampler": SamplerConfig(unseen_split="tset")}, "no split 'tset'.*did you mean 'test'"),
-    "all unseen": (
-        {"sampler": SamplerConfig(unseen_split="train"), "hold_out": 0.0},
-        "every document has queries in the split 'train', whose documents are not shown",
-    ),
-}
-
-
-@pytest.mark.parametrize(("fields", "message"), CASES.values(), ids=CASES)
-def test_bad_input_is_refused_before_anything_is_there(tiny_corpus, tmp_path, fields, message):
-    with pytest.raises(InputError, match=message):
-        prepared(learned_experiment(tiny_corpus, **fields), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_are_told_to_prepare_first(tiny_corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(InputError, match=r"learned by one process.*--prepare-only"):
-        prepared(learned_experiment(tiny_corpus), tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"codec": "text"}, "Experiment.codec = 'per_level'"),
-        ({"sampler": SamplerConfig(objective="targets_to_inputs")}, "SamplerConfig.objective = 'inputs_to_targets'"),
-    ],
-)
-def test_networks_that_learned_docids_do_not_fit(tiny_corpus, fields, message):
-    with pytest.raises(InputError, match=message):
-        learned_experiment(tiny_corpus, **fields)
-
-
-def test_items_are_not_read(tmp_path):
-    with pytest.raises(InputError, match="LearnedDocids reads documents"):
-        tiny_recommendation(tmp_path, docids=LEARNED)
 
 
 def test_another_run_cannot_be_gone_on_with(whole, tiny_corpus):

@@ -9,7 +9,7 @@ from genret_jax.data.corpus import Corpus, write_beir
 from genret_jax.data.histories import HistoryConfig
 from genret_jax.data.sampler import SamplerConfig
 from genret_jax.data.vectors import LsaVectors
-from genret_jax.docids import HierarchicalKMeans, ResidualKMeans
+from genret_jax.docids import HierarchicalKMeans, LearnedDocids, ResidualKMeans
 from genret_jax.experiment import EvaluationConfig, Experiment, Recommendation, VocabularyConfig
 from genret_jax.models.initialize import LsaStart
 from genret_jax.testing.tiny_model import tiny_t5
@@ -107,6 +107,14 @@ def tiny_experiment(
         trainer=TrainerConfig(**{**training, **(trainer or {})}),
         **{**defaults, **fields},
     )
+
+
+def learned_experiment(
+    corpus: str | os.PathLike[str], docids: LearnedDocids | None = None, **fields: Any
+) -> Experiment:
+    """Return an experiment whose docids are learned, two codes of four; arguments as of :func:`tiny_experiment`."""
+    learned = docids or LearnedDocids(levels=2, codebook=4, steps=40, alike=4, document_length=12)
+    return tiny_experiment(corpus, **{"docids": learned, "model": {"head": "vocabulary"}, **fields})
 
 
 def tiny_recommendation(
