@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
-from genret_jax.data.sampler import Sampler
+from genret_jax.config.experiment import AnyExperiment
+from genret_jax.data.examples.history_examples import EvenSampler, HistoryExamples, PackedHistories
+from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.splits import evenly_spread
 from genret_jax.evaluation.metrics import evaluate
-from genret_jax.experiment import AnyExperiment
 from genret_jax.models.heads import NodeTree
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genret_jax.config.experiment import AnyExperiment
 from genret_jax.errors import InputError
-from genret_jax.experiment import AnyExperiment
+from genret_jax.parallel.agreement import code_fingerprint, require_agreement
+from genret_jax.parallel.coordination import from_first, is_first
 from genret_jax.prepare import prepare
-from genret_jax.processes.agreement import code_fingerprint, require_agreement
-from genret_jax.processes.coordination import from_first, is_first
 from genret_jax.run import CONFIGURATION, LOCK, SEED_FOLDER, SETTINGS, Run, stderr
 from genret_jax.run.folder import new_or_untouched
 from genret_jax.storage import atomic_file, fingerprint, folder_lock, remove_partial
@@ -156,7 +156,7 @@ def _require_same_everywhere(run: str, experiment: AnyExperiment) -> None:
     """Refuse to begin where another process has another configuration (but for the run's path) or other code."""
     import jax
 
-    from genret_jax.configuration import experiment_as_gin
+    from genret_jax.config.gin_files import experiment_as_gin
 
     if jax.process_count() == 1:
         return
@@ -167,7 +167,7 @@ def _require_same_everywhere(run: str, experiment: AnyExperiment) -> None:
 
 
 def _prepare(run: str, experiment: AnyExperiment, like: Path | None) -> None:
-    from genret_jax.configuration import experiment_as_gin
+    from genret_jax.config.gin_files import experiment_as_gin
 
     folder = Path(run)
     remove_partial(folder)

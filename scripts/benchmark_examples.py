@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from genret_jax.data.corpus import Corpus, read_beir
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.python_docs import python_docs
-from genret_jax.data.sampler import Sampler, SamplerConfig
-from genret_jax.data.seqio_tasks import register_tasks
-from genret_jax.data.store_building import build_store
-from genret_jax.data.vocabulary import train_sentencepiece
+from genret_jax.data.examples.building import build_store
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.seqio.tasks import register_tasks
+from genret_jax.data.sources.python_docs import python_docs
+from genret_jax.data.text.vocabulary import train_sentencepiece
 from genret_jax.docids.codec import DocidCodec
 from genret_jax.docids.table import DocidTable
 from genret_jax.storage import write_json

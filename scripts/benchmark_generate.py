@@ -6,7 +6,7 @@ Example:
 
 Both sides get token ids and give the ten best docids of each query: encoder, beam search of ten beams over the docids
 that exist, scores that are sums of log-probabilities over the full vocabulary. The network has the shape of T5 1.0
-small and random weights, written by ``genret_jax.models.huggingface`` and loaded by transformers.
+small and random weights, written by ``genret_jax.models.convert.huggingface`` and loaded by transformers.
 
 Ours is the function that ``Retriever`` calls: one jitted program. Theirs is
 ``T5ForConditionalGeneration.generate(num_beams=10, num_return_sequences=10, prefix_allowed_tokens_fn=..., ...)`` with a
@@ -38,9 +38,9 @@ import numpy as np
 
 from genret_jax.decoding import DocidIndex, TrieConstraint
 from genret_jax.evaluation.environment import environment
-from genret_jax.model_search import search_tokens
+from genret_jax.inference.model_search import search_tokens
 from genret_jax.models import T5, T5Config
-from genret_jax.models.huggingface import save_safetensors
+from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.storage import write_json
 
 BEAMS, INPUT_LENGTH, EOS, FIRST_TOKEN = 10, 32, 1, 2

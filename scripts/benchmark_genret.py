@@ -22,14 +22,14 @@ import jax
 import numpy as np
 from benchmark_sides import genret_jax_steps
 
+from genret_jax.docid_learning.model import Codebooks, Tokeniser, shifted_tokens
+from genret_jax.docid_learning.task import TokeniserTask
 from genret_jax.docids import LearnedDocids
 from genret_jax.evaluation.environment import environment
 from genret_jax.models import T5Config
 from genret_jax.models.network import random_variables
-from genret_jax.tokeniser import Codebooks, Tokeniser, shifted_tokens
 from genret_jax.training import AdamW, Constant, TrainerConfig
 from genret_jax.training.retrieval_task import RetrievalTask
-from genret_jax.training.tokeniser_task import TokeniserTask
 
 TEXT, CODEBOOK, LEVELS, ROWS, QUERY, DOCUMENTS = 8000, 32, 3, 64, 24, 100_000
 NETWORK = T5Config(

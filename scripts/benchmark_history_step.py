@@ -31,8 +31,8 @@ import numpy as np
 from benchmark_sides import genret_jax_steps, machine, serve, take_turns, torch_step
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.histories import HistoryConfig, history_tokens
-from genret_jax.data.history_examples import HistoryExamples, PackedHistories
+from genret_jax.data.examples.histories import HistoryConfig, history_tokens
+from genret_jax.data.examples.history_examples import HistoryExamples, PackedHistories
 from genret_jax.data.interactions import Interactions, write_interactions
 
 SIDES = ("torch", "torch_fused", "paper", "paper_fed", "tuned")
@@ -58,7 +58,7 @@ def steps_of(side: str) -> Callable[[], float]:
     """Return a function that makes ten steps of a side and returns the last loss."""
     if side.startswith("torch"):
         return torch_steps(fused=side == "torch_fused")
-    from genret_jax.configuration import experiment_from_gin
+    from genret_jax.config.gin_files import experiment_from_gin
     from genret_jax.prepare import prepare
     from genret_jax.run_training import task_of
 

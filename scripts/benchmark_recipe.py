@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from genret_jax.configuration import experiment_from_gin
+from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import write_beir
-from genret_jax.data.python_docs import python_docs
+from genret_jax.data.sources.python_docs import python_docs
 from genret_jax.evaluate import Baselines, evaluate_runs
 from genret_jax.evaluation.report import Report
 from genret_jax.storage import write_json

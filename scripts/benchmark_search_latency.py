@@ -34,13 +34,13 @@ import numpy as np
 from genret_jax.baselines.dual_encoder import DualEncoder
 from genret_jax.baselines.text_encoder import DualEncoderConfig, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswConfig, HnswIndex
-from genret_jax.configuration import experiment_from_gin
-from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.vocabulary import SentencePieceVocabulary, train_sentencepiece
+from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.text.vocabulary import SentencePieceVocabulary, train_sentencepiece
 from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.model_search import search_tokens
+from genret_jax.inference.model_search import search_tokens
 from genret_jax.models import T5, T5Config
 from genret_jax.retriever import Retriever
 from genret_jax.run import Run, node_tree

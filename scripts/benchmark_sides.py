@@ -29,8 +29,8 @@ def genret_jax_steps(task: Any, trainer: Any, init_params: Any = None) -> Callab
     """
     import jax
 
+    from genret_jax.parallel.mesh import placed_on
     from genret_jax.training.checkpoints import Checkpoints
-    from genret_jax.training.mesh import placed_on
     from genret_jax.training.start import SeedRun, prepare
 
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=1) as checkpoints:

@@ -32,8 +32,8 @@ def first_step(folder: Path) -> dict[str, float]:
     Returns:
         Processor seconds until the imports and until the step were done, and the time of day of the latter.
     """
-    from genret_jax.data.example_store import ExampleStore
-    from genret_jax.data.sampler import Sampler, SamplerConfig
+    from genret_jax.data.examples.sampler import Sampler, SamplerConfig
+    from genret_jax.data.examples.store import ExampleStore
     from genret_jax.models import T5Config
     from genret_jax.training import TrainerConfig, train
     from genret_jax.training.retrieval_task import RetrievalTask
@@ -66,9 +66,9 @@ def build_store_of_python_docs(folder: Path) -> None:
     """Build what the processes open: documents, a vocabulary, docids of two levels in the order of the corpus."""
     import numpy as np
 
-    from genret_jax.data.python_docs import python_docs
-    from genret_jax.data.store_building import build_store
-    from genret_jax.data.vocabulary import train_sentencepiece
+    from genret_jax.data.examples.building import build_store
+    from genret_jax.data.sources.python_docs import python_docs
+    from genret_jax.data.text.vocabulary import train_sentencepiece
     from genret_jax.docids.codec import DocidCodec
     from genret_jax.docids.table import DocidTable
 

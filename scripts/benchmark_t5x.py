@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from genret_jax.configuration import gin_configs_folder
+from genret_jax.config.experiment import EvaluationConfig, Experiment, VocabularyConfig
+from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.data.corpus import write_beir
-from genret_jax.data.python_docs import python_docs
+from genret_jax.data.sources.python_docs import python_docs
 from genret_jax.docids import HierarchicalKMeans
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import EvaluationConfig, Experiment, VocabularyConfig
 from genret_jax.models.config import T5Config
 from genret_jax.prepare import prepare
 from genret_jax.storage import write_json

@@ -40,18 +40,18 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from genret_jax.configuration import experiment_from_gin
+from genret_jax.config.experiment import Experiment
+from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint, Unconstrained, beam_search
 from genret_jax.decoding.layout import Level
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import Experiment
 from genret_jax.models import T5, T5Config
+from genret_jax.parallel.mesh import DATA, MODEL, placed_on
 from genret_jax.planning.index_shapes import WrittenOut, written_out
 from genret_jax.planning.shapes import shapes_on
 from genret_jax.run import node_tree
 from genret_jax.storage import write_json
-from genret_jax.training.mesh import DATA, MODEL, placed_on
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.step_shapes import plan_steps
 

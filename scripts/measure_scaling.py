@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from genret_jax.configuration import planned_experiment
+from genret_jax.config.gin_files import planned_experiment
 from genret_jax.evaluation.environment import environment
 from genret_jax.planning.docid_shapes import planned_docids
 from genret_jax.planning.index_shapes import index_shapes

@@ -17,10 +17,10 @@ configuration holds a name.
 import os
 from typing import Any
 
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.sampler import Sampler, SamplerConfig
-from genret_jax.data.seqio_tasks import register_tasks
-from genret_jax.data.seqio_vocabulary import import_seqio
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.seqio.tasks import register_tasks
+from genret_jax.data.seqio.vocabulary import import_seqio
 from genret_jax.errors import InputError
 
 # Tay et al. 2022, arXiv 2202.06991: the first 32 tokens of a document, indexing and retrieval examples 32:1.

@@ -11,6 +11,7 @@ import pytest
 # Before jax or TensorFlow is imported anywhere. Subprocesses of tests inherit these.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 # Tests compile a lot and compute little, and compiling without optimising takes 40% less.
 for _flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
@@ -83,8 +84,8 @@ def annotations_unchecked() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The BEIR folder of ``genret_jax.testing.tiny_run``; not to be changed."""
-    from genret_jax.testing.tiny_run import write_tiny_corpus
+    """The BEIR folder of ``support.tiny_run``; not to be changed."""
+    from support.tiny_run import write_tiny_corpus
 
     return write_tiny_corpus(tmp_path_factory.mktemp("tiny") / "topics")
 
@@ -92,7 +93,8 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_corpus: Path) -> Path:
     """A run folder of that corpus, trained for 30 steps; not to be changed."""
-    from genret_jax.testing.tiny_run import tiny_experiment
+    from support.tiny_run import tiny_experiment
+
     from genret_jax.train import train
 
     folder = tiny_corpus.parent / "run"
@@ -104,7 +106,8 @@ def tiny_run(tiny_corpus: Path) -> Path:
 @pytest.fixture(scope="session")
 def text_head_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of the tiny corpus with T5's head, prepared and not trained; not to be changed."""
-    from genret_jax.testing.tiny_run import text_head_experiment
+    from support.tiny_run import text_head_experiment
+
     from genret_jax.train import prepare_only
 
     folder = tmp_path_factory.mktemp("text_head") / "run"

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from support.tiny_model import tiny_t5
 
 from genret_jax.decoding import DocidIndex, TrieConstraint, allow
 from genret_jax.docids import DocidCodec, DocidTable
-from genret_jax.model_search import search_tokens
+from genret_jax.inference.model_search import search_tokens
 from genret_jax.models import NodeTree
-from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.training.mesh import logical_axes, make_mesh, param_shardings, placed_on
+from genret_jax.parallel.mesh import logical_axes, make_mesh, param_shardings, placed_on
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.step import gradient_sum
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from support.tiny_training_task import TinyTask
 
-from genret_jax.testing.tiny_training_task import TinyTask
 from genret_jax.training import AdamW, Constant, TrainerConfig, read_metrics, train
 
 

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
+from support.tiny_model import tiny_t5
+from support.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
 
-from genret_jax.configuration import experiment_as_gin, experiment_from_gin
-from genret_jax.data.sampler import SamplerConfig
+from genret_jax.config.experiment import PretrainedStart, VocabularyConfig
+from genret_jax.config.gin_files import experiment_as_gin, experiment_from_gin
+from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.docids import NaiveStringDocids, ResidualKMeans
 from genret_jax.errors import InputError
-from genret_jax.experiment import PretrainedStart, VocabularyConfig
 from genret_jax.models import T5
-from genret_jax.models.huggingface import save_safetensors
+from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.testing.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
 from genret_jax.train import train
 from genret_jax.training import read_metrics
 

@@ -17,9 +17,9 @@ from genret_jax.baselines.encoder_training import DualEncoderTask, encode_docume
 from genret_jax.baselines.text_encoder import DualEncoderConfig, encode_tokens, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, rankings, recall_of_exact
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.vocabulary import EOS, Vocabulary
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.text.vocabulary import EOS, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search

@@ -11,8 +11,8 @@ from jaxtyping import Float32, Int
 
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder, encode_tokens
 from genret_jax.baselines.vector_search import ExactIndex, rankings
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.losses import in_batch_contrastive
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64
 
-from genret_jax.data.histories import training_items
+from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import Interactions
 from genret_jax.validation import check_fields, require
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int32
 from genret_jax.baselines.recommenders import Ranked
 from genret_jax.baselines.sasrec_network import SasRecConfig, rank_items
 from genret_jax.baselines.sasrec_training import SasRecTask
-from genret_jax.data.histories import training_items
+from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun

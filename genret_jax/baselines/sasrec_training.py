@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
 from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork
-from genret_jax.data.history_examples import EvenSampler, PackedHistories
+from genret_jax.data.examples.history_examples import EvenSampler, PackedHistories
 from genret_jax.data.interactions import Interactions
 from genret_jax.losses import sampled_binary_cross_entropy, tied_softmax_cross_entropy
 
@@ -23,7 +23,7 @@ class SasRecTask:
         config: Network and loss.
         interactions: Users and items.
         seed: Of the order of users.
-        batch_size: Rows of :class:`genret_jax.data.history_examples.PackedHistories` in a batch.
+        batch_size: Rows of :class:`genret_jax.data.examples.history_examples.PackedHistories` in a batch.
         cold: Items that training must not see.
     """
 

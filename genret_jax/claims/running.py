@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
-from genret_jax.configuration import experiment_from_gin
+from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.splits import evenly_spread
 from genret_jax.decoding import Unconstrained
 from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
-from genret_jax.model_search import search_tokens
+from genret_jax.inference.model_search import search_tokens
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
 from genret_jax.run import DocumentRun, stderr

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast, runtime_checkab
 
 from genret_jax import __version__
 from genret_jax.errors import InputError, LostProcessError, nearest
-from genret_jax.processes.cluster import EXIT_LOST_PROCESS
+from genret_jax.parallel.cluster import EXIT_LOST_PROCESS
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

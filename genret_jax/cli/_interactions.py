@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genret_jax.data.importing import Imported
+    from genret_jax.data.sources.importing import Imported
 
 KINDS = ("amazon", "movielens", "recbole", "s3rec", "toy-items")
 REPORT = "import.json"
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
     require_free(args.out)
     if args.kind == "toy-items":
-        from genret_jax.data.toy_items import toy_items
+        from genret_jax.data.sources.toy_items import toy_items
 
         shop = toy_items(users=args.users, items=args.items, seed=args.seed)
         write_interactions(shop, args.out)
@@ -122,19 +122,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _import(args: argparse.Namespace) -> "Imported":
     if args.kind == "amazon":
-        from genret_jax.data.amazon import amazon
+        from genret_jax.data.sources.amazon import amazon
 
         reviews, metadata = Path(args.reviews), Path(args.metadata)
         return amazon(reviews, metadata, core=args.core, price=not args.no_price, ties=args.ties)
     if args.kind == "movielens":
-        from genret_jax.data.movielens import movielens
+        from genret_jax.data.sources.movielens import movielens
 
         return movielens(Path(args.folder), core=args.core, ties=args.ties)
     if args.kind == "recbole":
-        from genret_jax.data.recbole import recbole
+        from genret_jax.data.sources.recbole import recbole
 
         return recbole(Path(args.folder), core=args.core, ties=args.ties)
-    from genret_jax.data.s3rec import s3rec
+    from genret_jax.data.sources.s3rec import s3rec
 
     titles, attributes = (Path(path) if path else None for path in (args.titles, args.attributes))
     return s3rec(Path(args.sequences), titles=titles, attributes=attributes)

@@ -7,7 +7,7 @@ from genret_jax.cli import checkpoint_option
 
 if TYPE_CHECKING:
     from genret_jax.models.config import T5Config
-    from genret_jax.models.stored_arrays import StoredArrays
+    from genret_jax.models.convert.stored_arrays import StoredArrays
 
 HELP = "show public T5 checkpoints, convert them (Hugging Face, t5x), or export a trained run"
 
@@ -93,7 +93,7 @@ def _show(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from genret_jax.errors import InputError
-    from genret_jax.models.public_checkpoint import find_arrays, interpret
+    from genret_jax.models.convert.public_checkpoint import find_arrays, interpret
     from genret_jax.run import SETTINGS, Run
     from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER
     from genret_jax.training.restore import checkpoint_step
@@ -116,8 +116,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from genret_jax.models.pretrained import extend_vocabulary
-    from genret_jax.models.public_checkpoint import open_checkpoint, save_checkpoint
+    from genret_jax.models.convert.pretrained import extend_vocabulary
+    from genret_jax.models.convert.public_checkpoint import open_checkpoint, save_checkpoint
     from genret_jax.storage import require_free
 
     require_free(args.out)
@@ -137,7 +137,7 @@ def _import(args: argparse.Namespace) -> int:
 def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
     from pathlib import Path
 
-    from genret_jax.data.vocabulary import from_model_file
+    from genret_jax.data.text.vocabulary import from_model_file
 
     if args.vocabulary is not None:
         return from_model_file(args.vocabulary).model
@@ -145,13 +145,13 @@ def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from genret_jax.data.vocabulary import SentencePieceVocabulary
-    from genret_jax.models.public_checkpoint import save_checkpoint
-    from genret_jax.models.public_layout import require_public_network
+    from genret_jax.data.text.vocabulary import SentencePieceVocabulary
+    from genret_jax.models.convert.public_checkpoint import save_checkpoint
+    from genret_jax.models.convert.public_layout import require_public_network
     from genret_jax.run.documents import DocumentRun
     from genret_jax.storage import require_free
     from genret_jax.training.restore import checkpoint_step
-    from genret_jax.training.t5x_checkpoint import write_t5x_params
+    from genret_jax.training.t5x.checkpoint import write_t5x_params
 
     require_free(args.out)
     opened = DocumentRun.open(args.run)
@@ -183,7 +183,7 @@ def network_text(config: "T5Config") -> str:
     """Return a network's shape in one line, for people."""
     from math import prod
 
-    from genret_jax.models.public_layout import tensor_shapes
+    from genret_jax.models.convert.public_layout import tensor_shapes
 
     count = sum(prod(shape) for shape in tensor_shapes(config).values())
     output = "tied to the embedding" if config.tie_embeddings else "of its own"
@@ -197,7 +197,7 @@ def network_text(config: "T5Config") -> str:
 
 def arrays_text(stored: "StoredArrays") -> str:
     """Return layout, size and shapes of a checkpoint, for people; layers that are alike in one line."""
-    from genret_jax.models.stored_arrays import across_layers
+    from genret_jax.models.convert.stored_arrays import across_layers
 
     lines = [f"{stored.path}: {stored.layout}, {len(stored.arrays)} arrays of {_size(stored)}"]
     if stored.step is not None:

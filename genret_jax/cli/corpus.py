@@ -113,11 +113,11 @@ def _make_corpus(args: argparse.Namespace) -> None:
 
     require_free(args.out)
     if args.kind == "python-docs":
-        from genret_jax.data.python_docs import python_docs
+        from genret_jax.data.sources.python_docs import python_docs
 
         corpus = python_docs(validation=args.validation)
     else:
-        from genret_jax.data.natural_questions import natural_questions
+        from genret_jax.data.sources.natural_questions import natural_questions
 
         corpus = natural_questions(
             args.size, identity=args.identity, seed=args.seed, data_dir=args.data_dir, download=args.download

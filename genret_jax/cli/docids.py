@@ -265,7 +265,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _vectors_and_quantiser(table: "DocidTable", args: argparse.Namespace) -> tuple[Any, Any]:
-    import genret_jax.tokeniser  # noqa: F401  makes learned ones known
+    import genret_jax.docid_learning.model  # noqa: F401  makes learned ones known
     from genret_jax.docids import load_quantiser
     from genret_jax.errors import InputError
     from genret_jax.storage import read_npy

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genret_jax.data.corpus import Corpus
-    from genret_jax.data.example_store import ExampleStore
-    from genret_jax.data.sampler import SamplerConfig
-    from genret_jax.data.vocabulary import Vocabulary
+    from genret_jax.data.examples.sampler import SamplerConfig
+    from genret_jax.data.examples.store import ExampleStore
+    from genret_jax.data.text.vocabulary import Vocabulary
 
 HELP = "tokenise a corpus with its docids into an example store, or read examples of one"
 
@@ -110,7 +110,7 @@ def _build(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from genret_jax.data.corpus import read_beir
-    from genret_jax.data.store_building import build_store
+    from genret_jax.data.examples.building import build_store
     from genret_jax.docids.codec import DocidCodec
     from genret_jax.docids.table import DocidTable
     from genret_jax.errors import InputError
@@ -150,7 +150,7 @@ def _build(args: argparse.Namespace) -> int:
 def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
     from pathlib import Path
 
-    from genret_jax.data.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
+    from genret_jax.data.text.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
     from genret_jax.errors import InputError, nearest
 
     if args.vocabulary == "sentencepiece":
@@ -197,7 +197,7 @@ def _describe(store: "ExampleStore") -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from genret_jax.data.example_store import ExampleStore
+    from genret_jax.data.examples.store import ExampleStore
     from genret_jax.errors import InputError
 
     if args.count < 0:
@@ -213,7 +213,7 @@ def _show(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> "SamplerConfig":
     import dataclasses
 
-    from genret_jax.data.sampler import SamplerConfig
+    from genret_jax.data.examples.sampler import SamplerConfig
 
     config = SamplerConfig(
         representation=args.representation, objective=args.objective, input_length=args.input_length, append_eos=True
@@ -228,8 +228,8 @@ def _config(args: argparse.Namespace) -> "SamplerConfig":
 def _sampled_lines(store: "ExampleStore", config: "SamplerConfig", args: argparse.Namespace) -> Iterator[str]:
     import numpy as np
 
-    from genret_jax.data.sampler import KINDS, Sampler
-    from genret_jax.data.token_text import TokenText
+    from genret_jax.data.examples.sampler import KINDS, Sampler
+    from genret_jax.data.examples.token_text import TokenText
 
     if not args.count:
         return
@@ -247,8 +247,8 @@ def _sampled_lines(store: "ExampleStore", config: "SamplerConfig", args: argpars
 
 
 def _seqio_lines(store: "ExampleStore", config: "SamplerConfig", args: argparse.Namespace) -> Iterator[str]:
-    from genret_jax.data.seqio_tasks import register_tasks
-    from genret_jax.data.seqio_vocabulary import import_seqio
+    from genret_jax.data.seqio.tasks import register_tasks
+    from genret_jax.data.seqio.vocabulary import import_seqio
 
     seqio, _ = import_seqio()
     registered = register_tasks(str(store.folder), "examples", config, seed=args.seed)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{option} {value}", expected="at least 1", fix=f"change --{option}")
     before_jax(device, args.devices)
-    from genret_jax.configuration import planned_experiment
+    from genret_jax.config.gin_files import planned_experiment
     from genret_jax.planning.plan import PlanRequest, make_plan
     from genret_jax.planning.render import render
     from genret_jax.storage import write_json

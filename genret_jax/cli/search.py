@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.data.records import read_lines
-from genret_jax.data.words import normalized_words
+from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:

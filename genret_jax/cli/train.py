@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from genret_jax.errors import InputError
-from genret_jax.processes.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
+from genret_jax.parallel.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
 
 HELP = "prepare a run folder and train in it, or go on where it was stopped"
 
@@ -94,14 +94,14 @@ def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
         cluster: How the processes meet.
         work: Called when they have met; may raise what :func:`genret_jax.cli.exit_code_of` explains.
     """
-    from genret_jax.processes.supervision import supervised
+    from genret_jax.parallel.supervision import supervised
 
     return supervised(cluster, lambda tell: _in_child(cluster, work, tell))
 
 
 def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], None]) -> int:
     from genret_jax.cli import exit_code_of
-    from genret_jax.processes.membership import joined, leave
+    from genret_jax.parallel.membership import joined, leave
 
     def work_when_joined() -> int:
         with joined(cluster, tell):
@@ -116,7 +116,7 @@ def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], N
 
 
 def _train(args: argparse.Namespace) -> int:
-    from genret_jax.configuration import experiment_from_gin
+    from genret_jax.config.gin_files import experiment_from_gin
     from genret_jax.train import prepare_only, train, train_seeds
 
     bindings = [binding(text) for text in args.gin]

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float
 
-from genret_jax.data.histories import training_items
+from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
-from genret_jax.data.lsa import right_singular_vectors
+from genret_jax.data.text.lsa import right_singular_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 
 

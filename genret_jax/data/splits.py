@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.words import normalized_words
+from genret_jax.data.text.words import normalized_words
 
 
 def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:

@@ -13,8 +13,8 @@ import scipy.sparse
 from jaxtyping import Num
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.lsa import lsa
-from genret_jax.data.words import normalized_words
+from genret_jax.data.text.lsa import lsa
+from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.storage import read_npy
 from genret_jax.validation import check_fields, require

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.splits import evenly_spread
-from genret_jax.data.words import normalized_words
+from genret_jax.data.text.words import normalized_words
 from genret_jax.evaluation.compare import (
     EvaluationSplit,
     SystemRun,

@@ -52,8 +52,9 @@ class LsaStart(_Copying):
         residual_scale: Shrinks the output of every other residual branch.
         token_scale: Median root-mean-square of the token rows.
         lexical_scale: Mean norm of the documents' lexical vectors, which are compared with vectors of norm 1.
-        query_weight: In lexical vectors a word of a training query counts for the documents that answer it as so many
-            of their own; None chooses by leaving training queries out (:func:`genret_jax.data.lsa.best_query_weight`).
+        query_weight: Weight of a training query's words in the lexical vectors of the documents that answer it; the
+            documents' own words count 1. None chooses it on held-out training queries
+            (:func:`~genret_jax.data.text.lsa.best_query_weight`).
     """
 
     token_scale: float = 0.5

@@ -9,15 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.decoding import DocidIndex, TrieConstraint
-from genret_jax.model_search import search_tokens
+from genret_jax.inference.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import random_variables
+from genret_jax.parallel.mesh import DATA, logical_axes, param_shardings, placed_on
 from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
 from genret_jax.planning.index_shapes import written_out
 from genret_jax.planning.shapes import shapes_on
-from genret_jax.training.mesh import DATA, logical_axes, param_shardings, placed_on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

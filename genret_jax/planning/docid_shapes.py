@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from jaxtyping import Int32
 
+from genret_jax.config.experiment import DocidStrategy, Experiment
 from genret_jax.docids import (
     AtomicDocids,
     DocidCodec,
@@ -21,9 +22,8 @@ from genret_jax.docids import (
     ResidualKMeans,
     RqVae,
 )
-from genret_jax.docids.arbitrary import digits
+from genret_jax.docids.strategies.arbitrary import digits
 from genret_jax.errors import InputError
-from genret_jax.experiment import DocidStrategy, Experiment
 from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded_shape
 from genret_jax.prepare import docid_codec, sized_model

@@ -8,9 +8,10 @@ import flax
 import numpy as np
 from jax.sharding import Mesh
 
+from genret_jax.config.experiment import Experiment
 from genret_jax.errors import InputError
-from genret_jax.experiment import Experiment
 from genret_jax.models.config import T5Config
+from genret_jax.parallel.mesh import DATA, MODEL, make_mesh
 from genret_jax.planning.collectives import KINDS
 from genret_jax.planning.counting import Counts, OutOfMemoryError, count, total_bytes
 from genret_jax.planning.decoding_step import DecodingPlan
@@ -23,7 +24,6 @@ from genret_jax.planning.roofline import roofline
 from genret_jax.planning.shapes import bytes_on_a_device
 from genret_jax.planning.training_step import TrainingPlan
 from genret_jax.training.batches import check_batch
-from genret_jax.training.mesh import DATA, MODEL, make_mesh
 
 Json = dict[str, Any]
 Log = Callable[[str], None]

@@ -10,12 +10,12 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.sharding import Mesh
 
-from genret_jax.experiment import Experiment
+from genret_jax.config.experiment import Experiment
 from genret_jax.models.config import T5Config
+from genret_jax.parallel.mesh import DATA, MODEL, placed_on
 from genret_jax.planning.docid_shapes import PlannedDocids
 from genret_jax.planning.index_shapes import tree_shapes
 from genret_jax.planning.shapes import shapes_on
-from genret_jax.training.mesh import DATA, MODEL, placed_on
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.step_shapes import StepShapes, plan_steps
 

@@ -6,7 +6,7 @@ Each part is written whole or not at all, so preparing a run that was interrupte
 import os
 from pathlib import Path
 
-from genret_jax.experiment import AnyExperiment, Recommendation
+from genret_jax.config.experiment import AnyExperiment, Recommendation
 from genret_jax.prepare.documents import docid_codec, prepare_documents, sized_model
 from genret_jax.prepare.items import prepare_items
 from genret_jax.run import Run

@@ -9,22 +9,22 @@ from typing import Literal
 
 import jax
 
+from genret_jax.config.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.sampler import Sampler
+from genret_jax.data.examples.building import build_store
+from genret_jax.data.examples.sampler import Sampler
+from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import hold_out, without_generated
-from genret_jax.data.store_building import build_store
-from genret_jax.data.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
+from genret_jax.data.text.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
+from genret_jax.docid_learning.learner import learn_docids
+from genret_jax.docid_learning.model import Tokeniser
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, QuantisedDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import Experiment, PretrainedStart, needs_vectors
 from genret_jax.models.config import T5Config, divisible
-from genret_jax.prepare.tokeniser import learn_docids
 from genret_jax.run import DOCUMENTS, LEARNING, QUANTISER, SETTINGS, VERSION, Run, as_json
 from genret_jax.run.folder import Log, claim, make
 from genret_jax.storage import fingerprint, write_json
-from genret_jax.tokeniser import Tokeniser
 
 
 def prepare_documents(experiment: Experiment, folder: Path, log: Log, like: Path | None) -> Run:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from genret_jax.data.histories import cold_items
+from genret_jax.config.experiment import Recommendation, needs_vectors
+from genret_jax.data.examples.histories import cold_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions, read_interactions, write_interactions
 from genret_jax.data.item_vectors import start_vectors, vectors_of_items
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, LshDocids, QuantisedDocids, Quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
-from genret_jax.experiment import Recommendation, needs_vectors
 from genret_jax.models.config import ItemInput, T5Config, divisible
 from genret_jax.prepare.documents import room
 from genret_jax.run import ITEMS, QUANTISER, SETTINGS, START_VECTORS, VERSION, Run, as_json

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.vocabulary import Vocabulary, from_model_file
-from genret_jax.data.words import normalized_words
+from genret_jax.data.text.vocabulary import Vocabulary, from_model_file
+from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
-from genret_jax.model_search import sample_texts
+from genret_jax.inference.model_search import sample_texts
 from genret_jax.models.config import T5Config
 from genret_jax.run import DocumentRun
 
@@ -76,7 +76,7 @@ class QueryWriter:
         Raises:
             InputError: If it cannot be read, or is not a T5.
         """
-        from genret_jax.models.public_checkpoint import open_checkpoint
+        from genret_jax.models.convert.public_checkpoint import open_checkpoint
 
         checkpoint = open_checkpoint(os.fspath(path))
         return cls(

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 
 from genret_jax.decoding import RankedDocuments, with_share
 from genret_jax.errors import InputError, nearest
+from genret_jax.inference.ranker import Ranker
 from genret_jax.models import with_nodes
-from genret_jax.retriever.ranking import Ranker
 from genret_jax.run import DocumentRun, ItemRun, Run
 
 _R = TypeVar("_R", DocumentRun, ItemRun)

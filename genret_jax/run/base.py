@@ -26,15 +26,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
+from genret_jax.config.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.histories import HistoryConfig
-from genret_jax.data.pseudo_queries import PseudoQueries
-from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.span_corruption import SpanCorruption
+from genret_jax.data.examples.histories import HistoryConfig
+from genret_jax.data.examples.pseudo_queries import PseudoQueries
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.examples.span_corruption import SpanCorruption
 from genret_jax.decoding import DocidIndex
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents
 from genret_jax.errors import InputError
-from genret_jax.experiment import EvaluationConfig, PretrainedStart
 from genret_jax.models.config import ItemInput, T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.initialize import ItemStart, LsaStart
@@ -189,7 +189,7 @@ class Run:
             InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
         """
         from genret_jax.training import restore_params
-        from genret_jax.training.t5x_checkpoint import find_checkpoint, read_t5x_params
+        from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
 
         like = self._shapes(mesh)
         if checkpoint == "start":
@@ -201,7 +201,7 @@ class Run:
 
     def _shapes(self, mesh: Mesh | None) -> dict[str, Any]:
         """Return the shapes of the parameters, and where they lie on a mesh."""
-        from genret_jax.training.mesh import logical_axes, param_shardings
+        from genret_jax.parallel.mesh import logical_axes, param_shardings
 
         variables = jax.eval_shape(self._random_variables)
         shapes: dict[str, Any] = variables["params"]

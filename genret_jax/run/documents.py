@@ -11,18 +11,18 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
+from genret_jax.config.experiment import PretrainedStart
 from genret_jax.data.corpus import Corpus, read_beir
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.lsa import lexical, lsa
-from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.vocabulary import Vocabulary
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.text.lsa import lexical, lsa
+from genret_jax.data.text.vocabulary import Vocabulary
+from genret_jax.docid_learning.model import Tokeniser
 from genret_jax.docids import DocidCodec, EncodedDocids, load_quantiser
 from genret_jax.errors import InputError
-from genret_jax.experiment import PretrainedStart
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.initialize import LsaStart, start_from_vectors
 from genret_jax.run.base import DOCUMENTS, QUANTISER, Run, from_json
-from genret_jax.tokeniser import Tokeniser
 
 
 class DocumentRun(Run):
@@ -165,7 +165,7 @@ def begin(
         later: Counts of tokens in further documents, behind those of the store: for ``encoded`` with them.
     """
     if isinstance(start, PretrainedStart):
-        from genret_jax.models.pretrained import load_into
+        from genret_jax.models.convert.pretrained import load_into
 
         return load_into(params, model, start.path)
     if start is None:

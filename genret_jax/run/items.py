@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.histories import HistoryConfig, cold_items, history_tokens
+from genret_jax.data.examples.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.interactions import Interactions, read_interactions
 from genret_jax.docids import load_quantiser
 from genret_jax.errors import InputError

@@ -1,8 +1,8 @@
 """Training on a mesh of devices: ``train(task, TrainerConfig(...), folder)``, and ``restore_params(folder)``."""
 
+from genret_jax.parallel.mesh import make_mesh
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.loop import TrainResult, train, train_seeds
-from genret_jax.training.mesh import make_mesh
 from genret_jax.training.metrics_log import read_metrics
 from genret_jax.training.optimizers import Adafactor, AdamW
 from genret_jax.training.restore import restore_params

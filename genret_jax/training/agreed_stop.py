@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from genret_jax.training.mesh import DATA, MODEL
+from genret_jax.parallel.mesh import DATA, MODEL
 
 
 class AgreedStop:

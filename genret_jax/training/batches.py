@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from genret_jax.errors import InputError
+from genret_jax.parallel.mesh import DATA, batch_sharding
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import DATA, batch_sharding
 from genret_jax.training.task import Batch, DeviceBatch, TrainingTask
 
 

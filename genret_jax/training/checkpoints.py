@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from genret_jax.errors import InputError
-from genret_jax.processes.coordination import from_first, gather
+from genret_jax.parallel.coordination import from_first, gather
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     VERSION,

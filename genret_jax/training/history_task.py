@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
 
-from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
+from genret_jax.data.examples.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.layers import constrain

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from genret_jax.errors import InputError, nearest
-from genret_jax.processes.coordination import from_first, is_first
+from genret_jax.parallel.coordination import from_first, is_first
+from genret_jax.parallel.mesh import on_each_process, placed_on
 from genret_jax.storage import folder_lock
 from genret_jax.training.agreed_stop import AgreedStop
 from genret_jax.training.batches import Prefetcher
@@ -22,7 +23,6 @@ from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.interruption import Interruption
-from genret_jax.training.mesh import on_each_process, placed_on
 from genret_jax.training.metrics_log import MetricsLog, SilentLog
 from genret_jax.training.progress import Progress
 from genret_jax.training.start import Evaluator, SeedRun, Start, prepare

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from genret_jax.errors import InputError
+from genret_jax.parallel.mesh import param_shardings
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
     DamagedError,
@@ -22,7 +23,6 @@ from genret_jax.training.checkpoint_format import (
     read_metadata,
     to_shapes,
 )
-from genret_jax.training.mesh import param_shardings
 from genret_jax.training.task import Params
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from genret_jax.data.sampler import Sampler
+from genret_jax.data.examples.sampler import Sampler
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.training.docid_task import DocidTask, Sums

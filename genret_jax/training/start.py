@@ -14,11 +14,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from genret_jax.errors import InputError
+from genret_jax.parallel.mesh import make_mesh, require_split, side_by_side
 from genret_jax.training.batches import check_batch
 from genret_jax.training.checkpoint_format import describe, describe_difference
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import make_mesh, require_split, side_by_side
 from genret_jax.training.state import TrainState
 from genret_jax.training.step import RunSteps
 from genret_jax.training.step_shapes import StepShapes, plan_steps
@@ -59,7 +59,7 @@ class Start:
         mesh: Where it lies.
         axes: Logical axes by parameter path.
         run_steps: From :func:`~genret_jax.training.step.compile_steps`; call it within
-            :func:`~genret_jax.training.mesh.placed_on`.
+            :func:`~genret_jax.parallel.mesh.placed_on`.
     """
 
     state: TrainState

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from genret_jax.training.mesh import optimizer_shardings, param_shardings
+from genret_jax.parallel.mesh import optimizer_shardings, param_shardings
 from genret_jax.training.task import Params
 
 NEVER = -1
@@ -68,7 +68,7 @@ def state_shardings(mesh: Mesh, state: TrainState, axes: Any) -> TrainState:
     """Return where each part of a state lives: optimizer state and average as the parameters, the rest everywhere.
 
     Args:
-        mesh: From :func:`~genret_jax.training.mesh.make_mesh`.
+        mesh: From :func:`~genret_jax.parallel.mesh.make_mesh`.
         state: Shapes of the state.
         axes: Logical axes by parameter path.
     """

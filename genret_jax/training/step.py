@@ -10,8 +10,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
+from genret_jax.parallel.mesh import batch_sharding
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import batch_sharding
 from genret_jax.training.schedules import RateFunction
 from genret_jax.training.state import NEVER, TrainState
 from genret_jax.training.task import DeviceBatch, Params, TrainingTask

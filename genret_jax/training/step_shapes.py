@@ -8,8 +8,8 @@ import flax
 import jax
 from jax.sharding import Mesh
 
+from genret_jax.parallel.mesh import logical_axes, side_by_side
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import logical_axes, side_by_side
 from genret_jax.training.state import TrainState, initial_state, state_shardings
 from genret_jax.training.step import RunSteps, compile_steps, loss_totals, make_train_step
 from genret_jax.training.task import Params, TrainingTask

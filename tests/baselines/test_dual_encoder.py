@@ -16,12 +16,12 @@ from genret_jax.baselines.encoder_training import DualEncoderTask
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.data.sampler import SamplerConfig
-from genret_jax.data.store_building import build_store
-from genret_jax.data.vocabulary import train_sentencepiece
-from genret_jax.docids.arbitrary import AtomicDocids
+from genret_jax.data.examples.building import build_store
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.text.vocabulary import train_sentencepiece
 from genret_jax.docids.codec import DocidCodec
+from genret_jax.docids.strategies.arbitrary import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import evaluation_split
 from genret_jax.evaluation.metrics import evaluate

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from support.tiny_interactions import interactions_of, markov_interactions
 
 from genret_jax.baselines import recommenders
 from genret_jax.baselines.recommenders import ItemNeighbours, ItemNeighboursConfig, Popularity
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.evaluation.recommendation import Recommender, measure
-from genret_jax.testing.tiny_interactions import interactions_of, markov_interactions
 
 # The last two items of users with three or more are not for training.
 SMALL = interactions_of([[0, 1, 2, 9, 9], [0, 1, 9, 9], [1, 2, 0, 3, 9, 9], [4, 1], [5, 9, 9]], 10)

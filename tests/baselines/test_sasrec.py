@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_interactions import interactions_of, markov_interactions
 
 from genret_jax.baselines import sasrec
 from genret_jax.baselines.recommenders import Popularity
@@ -16,7 +17,6 @@ from genret_jax.baselines.sasrec_training import SasRecTask, in_own_history, pos
 from genret_jax.errors import InputError
 from genret_jax.evaluation.recommendation import Recommender, measure
 from genret_jax.losses import sampled_binary_cross_entropy
-from genret_jax.testing.tiny_interactions import interactions_of, markov_interactions
 from genret_jax.training import AdamW, Constant, TrainerConfig, read_metrics, train
 
 CONFIG = SasRecConfig(width=16, heads=2, max_length=8, dropout=0.1)

@@ -7,16 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.tiny_run import tiny_experiment
 
 from genret_jax.cli import main
-from genret_jax.data.vocabulary import train_sentencepiece
-from genret_jax.models.huggingface import load_safetensors
-from genret_jax.models.public_checkpoint import open_checkpoint
-from genret_jax.models.t5x_legacy import save_t5x
+from genret_jax.data.text.vocabulary import train_sentencepiece
+from genret_jax.models.convert.huggingface import load_safetensors
+from genret_jax.models.convert.public_checkpoint import open_checkpoint
+from genret_jax.models.convert.t5x_legacy import save_t5x
 from genret_jax.prepare import prepare
 from genret_jax.run import Run
-from genret_jax.testing.tiny_run import tiny_experiment
-from genret_jax.training.t5x_checkpoint import read_t5x_params
+from genret_jax.training.t5x.checkpoint import read_t5x_params
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from genret_jax import cli
-from genret_jax.data import natural_questions as nq
-from genret_jax.data import python_docs
 from genret_jax.data.corpus import Corpus, read_beir
 from genret_jax.data.interactions import read_interactions
+from genret_jax.data.sources import natural_questions as nq
+from genret_jax.data.sources import python_docs
 
 
 @pytest.fixture

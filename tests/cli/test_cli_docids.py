@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from support.small_interactions import small_shop
 
 from genret_jax import cli
 from genret_jax.data.interactions import EMBEDDINGS, write_interactions
 from genret_jax.docids import DocidTable, load_quantiser
-from genret_jax.testing.small_interactions import small_shop
 
 
 @pytest.fixture

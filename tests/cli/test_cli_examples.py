@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.tiny_store import tiny_corpus, tiny_table
 
 from genret_jax.cli import main
 from genret_jax.data.corpus import write_beir
-from genret_jax.data.example_store import ExampleStore
-from genret_jax.testing.tiny_store import tiny_corpus, tiny_table
+from genret_jax.data.examples.store import ExampleStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text")
 

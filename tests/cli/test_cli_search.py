@@ -4,9 +4,9 @@ import io
 import json
 
 import pytest
+from support.tiny_run import word
 
 from genret_jax import cli
-from genret_jax.testing.tiny_run import word
 
 QUERY = f"{word(3, 14)} {word(3, 15)}"
 

@@ -6,15 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+from support.tiny_run import tiny_experiment
 
 from genret_jax import cli, training
-from genret_jax.configuration import experiment_as_gin
+from genret_jax.config.experiment import VocabularyConfig
+from genret_jax.config.gin_files import experiment_as_gin
 from genret_jax.data.vectors import NpyVectors
 from genret_jax.docids import AtomicDocids, HierarchicalKMeans
-from genret_jax.experiment import VocabularyConfig
 from genret_jax.prepare import prepare
 from genret_jax.run import Run
-from genret_jax.testing.tiny_run import tiny_experiment
 from genret_jax.training import TrainResult
 
 # Preparing it compiles nothing.

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from support.small_interactions import small_shop, three_users
 
 from genret_jax.data.interactions import Interactions, is_interactions, read_interactions, write_interactions
 from genret_jax.errors import InputError
-from genret_jax.testing.small_interactions import small_shop, three_users
 
 ITEMS = [{"_id": item, "title": f"Letter {item}", "text": f"Letter {item} of five.", "asin": 1} for item in "abcde"]
 SEQUENCES = "ann a b c d\nbob c a e\n"

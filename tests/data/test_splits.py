@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from support.tiny_run import tiny_topics
+
 from genret_jax.data.splits import hold_out, without_generated
-from genret_jax.testing.tiny_run import tiny_topics
 
 
 def test_a_share_of_the_training_queries_moves_and_nothing_is_lost():

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_model import FakeModel
 
 from genret_jax.decoding import DocidIndex, TrieConstraint, allow, beam_search, forbid, rank_documents
 from genret_jax.errors import InputError
-from genret_jax.testing.fake_model import FakeModel
 
 VOCAB, LENGTH, DOCIDS, BATCH = 40, 3, 1500, 3
 

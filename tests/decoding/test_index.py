@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.decoding_oracle import ended_docids, index_text, padded_rows
 
 from genret_jax.decoding import DocidIndex
 from genret_jax.decoding.layout import Capacity, Layout
 from genret_jax.errors import InputError
-from genret_jax.testing.decoding_oracle import ended_docids, index_text, padded_rows
 
 # Unsorted, of three lengths, with a docid of two documents (0 and 4), and a document of two docids (1).
 TOKENS = np.array([[5, 6, 0], [5, 1, 0], [5, 7, 8], [9, 0, 0], [5, 6, 0], [5, 7, 9]])

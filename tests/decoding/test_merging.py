@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.decoding_oracle import ended_docids, node_rows, padded_rows
+from support.small_sets import LAYOUTS, laid_out, sets_of_sequences, template
 
 from genret_jax.decoding import DocidIndex
 from genret_jax.errors import InputError
-from genret_jax.testing.decoding_oracle import ended_docids, node_rows, padded_rows
-from genret_jax.testing.small_sets import LAYOUTS, laid_out, sets_of_sequences, template
 
 
 def random_docids(count, *, length=3, seed=0):

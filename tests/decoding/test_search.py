@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
-from genret_jax.decoding import INVALID, DocidIndex, Exhaustive, TrieConstraint, beam_search
-from genret_jax.testing.decoding_oracle import ended_docids, oracle_beam_search, oracle_exhaustive
-from genret_jax.testing.fake_model import FakeModel
-from genret_jax.testing.small_sets import (
+from support.decoding_oracle import ended_docids, oracle_beam_search, oracle_exhaustive
+from support.fake_model import FakeModel
+from support.small_sets import (
     BATCH,
     LAYOUTS,
     LENGTH,
@@ -28,6 +26,8 @@ from genret_jax.testing.small_sets import (
     unpadded,
     without_nodes,
 )
+
+from genret_jax.decoding import INVALID, DocidIndex, Exhaustive, TrieConstraint, beam_search
 
 
 def assert_equals_brute_force(sequences, always, beams, seed, kind, at_once):

@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from genret_jax.decoding import DocidIndex, Exhaustive, TrieConstraint, Unconstrained, beam_search
-from genret_jax.errors import InputError
-from genret_jax.testing.decoding_oracle import ended_docids
-from genret_jax.testing.fake_model import FakeModel
-from genret_jax.testing.small_sets import (
+from support.decoding_oracle import ended_docids
+from support.fake_model import FakeModel
+from support.small_sets import (
     BATCH,
     MODEL,
     VOCAB,
@@ -21,6 +18,9 @@ from genret_jax.testing.small_sets import (
     index_of,
     search,
 )
+
+from genret_jax.decoding import DocidIndex, Exhaustive, TrieConstraint, Unconstrained, beam_search
+from genret_jax.errors import InputError
 
 
 def test_atomic_docids_take_one_step():

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_model import tiny_t5
 
 from genret_jax.decoding import DocidIndex, Exhaustive, TrieConstraint, beam_search, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.models import T5, NodeTree
-from genret_jax.testing.tiny_model import tiny_t5
 
 # (0,) begins others, so it needs EOS; documents 2 and 5 share a docid; document 0 has a second one.
 CODES = [(0,), (0, 1), (0, 2, 3), (1, 0), (2, 2, 1), (0, 2, 3), (1, 3, 0), (2, 2, 0), (3,), (2, 0)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from genret_jax.docids import LshDocids, RandomDocids, ResidualKMeans, append_documents, load_quantiser
-from genret_jax.docids.autoencoder import Mlp, RqVaeQuantiser
-from genret_jax.docids.residual import ResidualQuantiser
 from genret_jax.docids.separating import next_free, separated
+from genret_jax.docids.strategies.autoencoder import Mlp, RqVaeQuantiser
+from genret_jax.docids.strategies.residual import ResidualQuantiser
 from genret_jax.errors import InputError
 from genret_jax.storage import save_arrays
 

@@ -131,7 +131,7 @@ def test_equal_vectors_are_cut_into_equal_parts():
 def test_ever_farther_outliers_end_too():
     """K-means divides off one of them at a time; a pass over the file for each would never end."""
     vectors = 4.0 ** np.arange(60)[:, None] * np.ones((1, 2))
-    with mock.patch("genret_jax.docids.hierarchical.assign", wraps=streaming.assign) as passes:
+    with mock.patch("genret_jax.docids.strategies.hierarchical.assign", wraps=streaming.assign) as passes:
         table = assign(HierarchicalKMeans(branching=2, leaf_size=2, memory_gib=1e-9), vectors.astype(np.float32))
     assert len(np.unique(table.padded(), axis=0)) == 60
     assert 12 <= passes.call_count < 30

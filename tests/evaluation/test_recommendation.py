@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support.tiny_interactions import interactions_of, markov_interactions
 
 from genret_jax.baselines.recommenders import Popularity
 from genret_jax.evaluation.compare import compare
@@ -18,7 +19,6 @@ from genret_jax.evaluation.recommendation import (
     without,
 )
 from genret_jax.evaluation.report import Dataset, System
-from genret_jax.testing.tiny_interactions import interactions_of, markov_interactions
 
 
 def test_three_users_by_hand():

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from genret_jax.configuration import gin_configs_folder
+from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.models import T5, T5Config
-from genret_jax.models.huggingface import load_safetensors
+from genret_jax.models.convert.huggingface import load_safetensors
+from genret_jax.models.convert.public_layout import tensor_shapes
 from genret_jax.models.layers import relative_position_buckets
-from genret_jax.models.public_layout import tensor_shapes
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 REFERENCE = json.loads((GOLDEN / "reference.json").read_text())

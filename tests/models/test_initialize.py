@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_model import tiny_t5
+from support.tiny_run import tiny_experiment, word
 
-from genret_jax.data.lsa import lexical, lsa
+from genret_jax.data.text.lsa import lexical, lsa
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
 from genret_jax.models.initialize import LsaStart, start_from_vectors
 from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.testing.tiny_run import tiny_experiment, word
 
 
 def silenced(**scales):

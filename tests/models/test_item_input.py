@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_model import tiny_t5
 
 from genret_jax.errors import InputError
 from genret_jax.models import T5, T5Config
 from genret_jax.models.config import ItemInput
+from genret_jax.models.convert.public_layout import require_public_network
 from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems, places, shown
 from genret_jax.models.layers import MASKED, Embed
-from genret_jax.models.public_layout import require_public_network
-from genret_jax.testing.tiny_model import tiny_t5
 
 FORM = ItemInput(leading=1, length=3, count=4)
 CONFIG = tiny_t5(item_input=FORM)

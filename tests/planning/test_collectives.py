@@ -7,11 +7,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from genret_jax.errors import InputError
+from genret_jax.parallel.mesh import make_mesh
 from genret_jax.planning.collectives import Collective, collectives_of
 from genret_jax.planning.counting import count
 from genret_jax.planning.devices import DEVICES
 from genret_jax.planning.shapes import shapes_on
-from genret_jax.training.mesh import make_mesh
 
 PROGRAM = """\
 HloModule by_hand

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genret_jax.configuration import planned_experiment
+from genret_jax.config.gin_files import planned_experiment
 from genret_jax.docids import (
     AtomicDocids,
     HierarchicalKMeans,

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from genret_jax.cli import main
-from genret_jax.configuration import planned_experiment
+from genret_jax.config.gin_files import planned_experiment
 from genret_jax.errors import InputError
 from genret_jax.planning.devices import DEVICES
 from genret_jax.planning.plan import PlanRequest, make_plan, what_does_not_fit
@@ -51,8 +51,8 @@ def plan(asked):
 @pytest.fixture(scope="module")
 def trained(asked):
     """The real state on the mesh, and the real compiled step of it."""
+    from genret_jax.parallel.mesh import make_mesh
     from genret_jax.planning.docid_shapes import planned_docids
-    from genret_jax.training.mesh import make_mesh
 
     docids = planned_docids(asked.experiment, 500)
     made = TrainingPlan(asked.experiment, docids, make_mesh(model_parallel=2))

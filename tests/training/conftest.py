@@ -76,6 +76,6 @@ def assert_same_params() -> Callable[[Any, Any], None]:
 def t5x_engine() -> Any:
     """The module that imports t5x; what needs it is skipped where t5x is not."""
     pytest.importorskip("t5x.train", reason="t5x is not installed; bash scripts/test_t5x.sh installs and tests it")
-    from genret_jax.training import t5x_engine
+    from genret_jax.training.t5x import engine as t5x_engine
 
     return t5x_engine

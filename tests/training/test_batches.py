@@ -4,12 +4,12 @@ import threading
 
 import numpy as np
 import pytest
+from support.tiny_training_task import TinyTask
 
 from genret_jax.errors import InputError
-from genret_jax.testing.tiny_training_task import TinyTask
+from genret_jax.parallel.mesh import make_mesh
 from genret_jax.training.batches import Prefetcher, check_batch, local_rows, spans
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.mesh import make_mesh
 
 
 def config(**changes):

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from support.tiny_training_task import TinyModel, TinyTask
 
 from genret_jax.errors import InputError
-from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
 from genret_jax.training import Adafactor, AdamW, Constant, make_mesh, restore_params, train
 from genret_jax.training.checkpoint_format import checksum, describe_difference
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_interactions import interactions_of
+from support.tiny_model import tiny_t5
 
-from genret_jax.data.histories import HistoryConfig, history_tokens
-from genret_jax.data.history_examples import EvenSampler, HistoryExamples, PackedHistories
+from genret_jax.data.examples.histories import HistoryConfig, history_tokens
+from genret_jax.data.examples.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.models.config import ItemInput
-from genret_jax.testing.tiny_interactions import interactions_of
-from genret_jax.testing.tiny_model import tiny_t5
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.task import TrainingTask
 

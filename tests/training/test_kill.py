@@ -15,7 +15,7 @@ from genret_jax.training.metrics_log import METRICS_FILE
 
 RUN = """
 import sys, time
-from genret_jax.testing.tiny_training_task import TinyTask
+from support.tiny_training_task import TinyTask
 from genret_jax.training import TrainerConfig, train
 
 class SlowTask(TinyTask):

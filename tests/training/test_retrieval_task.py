@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.tiny_model import tiny_t5
+from support.tiny_store import tiny_corpus as small_corpus
+from support.tiny_store import tiny_store, tiny_table
 
-from genret_jax.data.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.docids import DocidCodec
 from genret_jax.models import NodeTree
-from genret_jax.testing.tiny_model import tiny_t5
-from genret_jax.testing.tiny_store import tiny_corpus as small_corpus
-from genret_jax.testing.tiny_store import tiny_store, tiny_table
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.task import TrainingTask
 

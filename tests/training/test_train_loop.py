@@ -7,10 +7,10 @@ import threading
 import jax
 import numpy as np
 import pytest
+from support.tiny_training_task import TinyModel, TinyTask
 
 from genret_jax.errors import InputError
 from genret_jax.storage import folder_lock
-from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
 from genret_jax.training import AdamW, Constant, TrainerConfig, restore_params, train
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from support.tiny_training_task import TinyTask
 
 from genret_jax.errors import InputError
-from genret_jax.testing.tiny_training_task import TinyTask
 from genret_jax.training import SeedRun, restore_params, train, train_seeds
 from genret_jax.training.checkpoint_format import checkpoint_steps
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.tiny_training_task import TinyModel, TinyTask
 
-from genret_jax.testing.tiny_training_task import TinyModel, TinyTask
 from genret_jax.training import train
 from genret_jax.training.state import NEVER, initial_state
 from genret_jax.training.step import gradient_sum, make_train_step

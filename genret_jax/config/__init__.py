@@ -1,0 +1,1 @@
+"""Experiments as values, and the gin files that describe them."""

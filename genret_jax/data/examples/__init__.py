@@ -1,0 +1,1 @@
+"""Training examples: the store on disk, and what is drawn from it."""

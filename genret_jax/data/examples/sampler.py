@@ -1,0 +1,273 @@
+"""The sampler: training examples from an example store, each a pure function of (seed, step, row).
+
+Nothing is carried from one step to the next, so training resumes exactly, a batch may be computed in any parts by any
+number of processes, and rates change without preparing anything again. The seqio tasks call this same sampler.
+
+Document representations and indexing objectives are those of DSI (Tay et al. 2022, arXiv 2202.06991, section 3.1).
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from genret_jax.data.examples.counter_random import RowRandom
+from genret_jax.data.examples.objectives import TextTargets
+from genret_jax.data.examples.pseudo_queries import choose
+from genret_jax.data.examples.sampler_config import SamplerConfig
+from genret_jax.data.examples.store import NO_WORD, ExampleStore
+from genret_jax.data.text.vocabulary import PAD
+from genret_jax.errors import InputError
+
+__all__ = ["INDEXING", "KINDS", "PSEUDO_QUERY", "RETRIEVAL", "Drawn", "Sampler", "SamplerConfig"]
+
+INDEXING, PSEUDO_QUERY, RETRIEVAL = range(3)
+KINDS = ("indexing", "pseudo_query", "retrieval")
+
+# Streams of the counter-based random numbers; other files' begin at 100, 200 and 300.
+_DOCUMENT, _KIND, _QUERY, _PAIR, _GENERATED, _WHICH, _CHUNK, _DROP, _RESEGMENT, _ALTERNATIVE, _DOCID = range(11)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What was drawn for each of b rows, before it became tokens.
+
+    Attributes:
+        kind: ``INDEXING``, ``PSEUDO_QUERY`` or ``RETRIEVAL``; what an example became, not what was asked for.
+        document: Index of its document.
+        query: Index of its query, -1 without.
+        docid_row: Row of the store's docid arrays.
+        words: Word numbers, -1 for none.
+    """
+
+    kind: Int[np.ndarray, " b"]
+    document: Int[np.ndarray, " b"]
+    query: Int[np.ndarray, " b"]
+    docid_row: Int[np.ndarray, " b"]
+    words: Int32[np.ndarray, "b w"]
+
+
+class Sampler:
+    """Examples of an example store.
+
+    Args:
+        store: The store.
+        config: What the examples are.
+        seed: Seed of all random choices.
+        batch_size: Rows of a step.
+
+    Attributes:
+        documents: Indices of the documents that are shown.
+
+    Raises:
+        InputError: If a split is unknown, or the objective needs what the store has not got.
+    """
+
+    def __init__(self, store: ExampleStore, config: SamplerConfig, *, seed: int, batch_size: int):
+        self.store, self.config, self.seed, self.batch_size = store, config, seed, batch_size
+        self._check_objective()
+        self.documents = store.shown_documents(config.unseen_split)
+        query, document, _ = store.pairs(config.split)
+        words, offsets = np.diff(store.array("query_offsets")), store.array("document_offsets")
+        usable = (words[query] > 0) & (offsets[document + 1] > offsets[document]) & np.isin(document, self.documents)
+        self._pair_query, self._pair_document = query[usable], document[usable]  # ordered by document
+        self._first_pair = np.searchsorted(self._pair_document, np.arange(store.num_documents + 1))
+        self._by_query = np.argsort(self._pair_query, kind="stable")
+        _, self._query_begins = np.unique(self._pair_query[self._by_query], return_index=True)
+        self._query_ends = np.append(self._query_begins[1:], len(self._by_query))
+
+    def _check_objective(self) -> None:
+        config, store = self.config, self.store
+        if not config.decoder_writes_text:
+            return
+        if not store.shares_vocabulary:
+            raise InputError(
+                f"objective {config.objective!r} with docid tokens from {store.manifest['codec']['first_token']} on",
+                file=store.folder,
+                expected=f"text and docids in one vocabulary, docid tokens from {store.vocabulary_size} on",
+                fix="make the codec with first_token = the vocabulary's size, or use objective 'inputs_to_targets'",
+            )
+        needed = {"bidirectional": 2, "span_corruption": 1 + config.span_corruption.most_spans(config.input_length)}
+        if store.manifest["extra_ids"] < needed.get(config.objective, 0):
+            raise InputError(
+                f"objective {config.objective!r} with {store.manifest['extra_ids']} sentinels in the vocabulary",
+                file=store.folder,
+                expected=f"at least {needed[config.objective]}",
+                fix="build the examples with --extra-ids 100",
+            )
+
+    @property
+    def decoder_length(self) -> int:
+        """Columns of the decoder arrays."""
+        if not self.config.decoder_writes_text:
+            return self.store.docid_length
+        return max(self.store.docid_length, self.config.target_length or self.config.input_length)
+
+    def batch(
+        self,
+        step: int,
+        rows: Int[np.ndarray, " b"] | slice | None = None,
+        documents: Int[np.ndarray, " b"] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the examples of a step, or some rows of it.
+
+        Args:
+            step: Step number, from 0.
+            rows: Rows of the step's batch, all by default.
+            documents: Of the rows' examples; drawn when left out.
+
+        Returns:
+            int32 ``encoder_input_tokens`` [b, L] padded with 0, ``decoder_target_tokens``, ``decoder_input_tokens``
+            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where text is written), ``document`` [b]
+            (index), and float32 ``decoder_loss_weights`` [b, m].
+        """
+        numbers = np.arange(self.batch_size)
+        random, drawn = self.draw(step, numbers if rows is None else numbers[rows], documents)
+        inputs, targets, nodes = self._tokens(drawn, random)
+        decoder_inputs = np.zeros_like(targets)
+        decoder_inputs[:, 1:] = targets[:, :-1]
+        return {
+            "encoder_input_tokens": inputs,
+            "decoder_target_tokens": targets,
+            "decoder_input_tokens": decoder_inputs,
+            "decoder_loss_weights": (targets != PAD).astype(np.float32),
+            "decoder_prefix_nodes": nodes,
+            "document": drawn.document.astype(np.int32),
+        }
+
+    def draw(
+        self, step: int, rows: Int[np.ndarray, " b"], documents: Int[np.ndarray, " b"] | None = None
+    ) -> tuple[RowRandom, Drawn]:
+        """Draw what the given rows of a step show, before word drop; the random numbers come along."""
+        random = RowRandom(self.seed, step, np.asarray(rows, np.int64))
+        kind = choose(self.config.rates_at(step), random.uniform(_KIND))
+        document, query = self._documents_and_queries(kind, random, documents)
+        kind = np.where((kind == RETRIEVAL) & (query < 0), PSEUDO_QUERY, kind)
+        docids = self.store.array("docid_offsets")
+        docid_row = docids[document] + random.below(_DOCID, docids[document + 1] - docids[document])
+        words = np.full((len(kind), 2 * self.config.input_length), NO_WORD, np.int32)
+        for of_kind, show in ((INDEXING, self._indexed), (PSEUDO_QUERY, self._pseudo), (RETRIEVAL, self._asked)):
+            chosen = np.flatnonzero(kind == of_kind)
+            if len(chosen):
+                words[chosen] = show(document[chosen], query[chosen], random.select(chosen), words.shape[1])
+        return random, Drawn(kind=kind, document=document, query=query, docid_row=docid_row, words=words)
+
+    def _documents_and_queries(
+        self, kind: Int[np.ndarray, " b"], random: RowRandom, given: Int[np.ndarray, " b"] | None
+    ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+        drawn = self.documents[random.below(_DOCUMENT, np.full(len(kind), len(self.documents)))]
+        document = drawn if given is None else given
+        asked = kind == RETRIEVAL
+        if not len(self._pair_query):
+            return document, np.full(len(kind), -1)
+        if self.config.draw == "document" or given is not None:
+            begins, ends = self._first_pair[document], self._first_pair[document + 1]
+            pair = np.minimum(begins + random.below(_PAIR, ends - begins), len(self._pair_query) - 1)
+            return document, np.where(asked & (ends > begins), self._pair_query[pair], -1)
+        number = random.below(_QUERY, np.full(len(kind), len(self._query_begins)))
+        begins, ends = self._query_begins[number], self._query_ends[number]
+        pair = self._by_query[begins + random.below(_PAIR, ends - begins)]
+        return np.where(asked, self._pair_document[pair], document), np.where(asked, self._pair_query[pair], -1)
+
+    def _indexed(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return the document as the configured representation shows it."""
+        store = self.store
+        name = "term" if self.config.representation == "set" else "document"
+        offsets = store.array(f"{name}_offsets")
+        starts, lengths = offsets[document], offsets[document + 1] - offsets[document]
+        if self.config.representation == "inverted":
+            # As many words as fill the input on average in this document; the chunk starts where those still follow.
+            tokens = store.array("document_tokens")[document].astype(np.int64)
+            shown = np.minimum(lengths, np.maximum(1, self.config.input_length * lengths // tokens))
+            skipped = random.below(_CHUNK, lengths - shown + 1)
+            starts, lengths = starts + skipped, lengths - skipped
+        words = store.words(f"{name}_words", starts, lengths, width)
+        nothing = np.flatnonzero(lengths == 0)  # only stop words: show them after all
+        if len(nothing):
+            offsets = store.array("document_offsets")
+            first, last = offsets[document[nothing]], offsets[document[nothing] + 1]
+            words[nothing] = store.words("document_words", first, last - first, width)
+        return words
+
+    def _pseudo(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return a drawn or a generated pseudo-query."""
+        words, _ = self.config.pseudo_queries.draw(self.store, document, random, width)
+        if not self.config.draws_generated_queries:
+            return words
+        offsets = self.store.array("generated_offsets")
+        begins, counts = offsets[document], offsets[document + 1] - offsets[document]
+        rows = np.flatnonzero((counts > 0) & (random.uniform(_GENERATED) < self.config.generated_query_rate))
+        if len(rows):
+            chosen = (begins + random.below(_WHICH, counts))[rows]
+            ends = self.store.array("generated_word_offsets")
+            words[rows] = self.store.words("generated_words", ends[chosen], ends[chosen + 1] - ends[chosen], width)
+        return words
+
+    def _asked(
+        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return the words of the queries."""
+        offsets = self.store.array("query_offsets")
+        return self.store.words("query_words", offsets[query], offsets[query + 1] - offsets[query], width)
+
+    def _tokens(
+        self, drawn: Drawn, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+        """Return encoder inputs, decoder targets and the tree node before each target token."""
+        config, store = self.config, self.store
+        if config.writes_queries:
+            return self._to_queries(drawn, random)
+        words = self._dropped(drawn, random)
+        alternatives = self._alternatives(words, random)
+        inputs = self._inputs(words, alternatives)
+        targets = np.zeros((len(words), self.decoder_length), np.int32)
+        nodes = np.zeros_like(targets)
+        targets[:, : store.docid_length] = store.array("docid_tokens")[drawn.docid_row]
+        nodes[:, : store.docid_length] = store.array("docid_prefix_nodes")[drawn.docid_row]
+        indexing = np.flatnonzero(drawn.kind == INDEXING)
+        if config.decoder_writes_text and len(indexing):
+            inputs[indexing], targets[indexing], writes_text = TextTargets(
+                store,
+                config,
+                words=words[indexing],
+                alternatives=alternatives[indexing],
+                whole=drawn.words[indexing],
+                docids=targets[indexing],
+            ).examples(random.select(indexing))
+            nodes[indexing[writes_text]] = 0  # the docid tree has no say in text
+        return inputs, targets, nodes
+
+    def _inputs(
+        self, words: Int32[np.ndarray, "b w"], alternatives: Int[np.ndarray, "b w"]
+    ) -> Int32[np.ndarray, "b l"]:
+        config = self.config
+        return self.store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+
+    def _to_queries(
+        self, drawn: Drawn, random: RowRandom
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+        """Show documents, and ask for what was drawn for them: nothing left out, the best segmentations, EOS."""
+        shown = self._indexed(drawn.document, drawn.query, random, drawn.words.shape[1])
+        words = self._dropped(dataclasses.replace(drawn, words=shown, kind=np.full_like(drawn.kind, INDEXING)), random)
+        inputs = self._inputs(words, self._alternatives(words, random))
+        targets = self.store.tokens(drawn.words, self.decoder_length, append_eos=True)
+        return inputs, targets, np.zeros_like(targets)
+
+    def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
+        """Leave words out, but never all of a row."""
+        rate = self.config.word_drop + np.where(drawn.kind == RETRIEVAL, self.config.query_word_drop, 0.0)
+        present = drawn.words != NO_WORD
+        chance = np.where(present, random.uniforms(_DROP, drawn.words.shape[1]), -1.0)
+        kept = present & ((chance >= rate[:, None]) | (chance == chance.max(axis=1, keepdims=True)))
+        return np.where(kept, drawn.words, np.int32(NO_WORD))
+
+    def _alternatives(self, words: Int32[np.ndarray, "b w"], random: RowRandom) -> Int[np.ndarray, "b w"]:
+        """Choose segmentations: mostly the best, sometimes any (Kudo 2018, arXiv 1804.10959, section 3.2)."""
+        width = words.shape[1]
+        counts = self.store.segmentation_counts(words)
+        any_of_them = (random.uniforms(_ALTERNATIVE, width) * counts).astype(np.int64)
+        return np.where(random.uniforms(_RESEGMENT, width) < self.config.resegmentation, any_of_them, 0)

@@ -1,0 +1,106 @@
+"""What the sampler's examples are: rates, representation, objective and noise."""
+
+import dataclasses
+from typing import Literal
+
+from genret_jax.data.examples.pseudo_queries import PseudoQueries
+from genret_jax.data.examples.span_corruption import SpanCorruption
+from genret_jax.validation import check_fields, require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """What the examples are; the defaults are those that carry a start from scratch on a small corpus.
+
+    Attributes:
+        indexing_rate: Relative share of examples document → docid.
+        pseudo_query_rate: Relative share of examples pseudo-query → docid.
+        retrieval_rate: Relative share of examples query → docid. A document (``draw="document"``) or a split
+            without queries gives a pseudo-query instead.
+        indexing_first: So many steps show indexing only, and those after them only the others, which the rates then
+            divide (DSI's indexing first and fine-tuning after, section 3.3); 0 shows all together, at every step.
+        draw: ``"document"``: first a document, all alike likely, then what is shown of it; this counters the pull of
+            documents with many queries. ``"query"``: retrieval examples draw a query, then one of its documents.
+        split: The qrels split whose queries are shown.
+        unseen_split: A qrels split whose documents are not shown, as if they came later; None shows all.
+        representation: What indexing shows: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
+            words, ``"inverted"`` a random chunk.
+        objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
+            ``"targets_to_inputs"`` docid → document, ``"bidirectional"`` either, told by a sentinel in front,
+            ``"span_corruption"`` the masked spans of docid and document together. With ``"documents_to_queries"`` all
+            examples show a document and ask for the query, or pseudo-query, that was drawn for it: what generates
+            queries (doc2query: Nogueira et al. 2019, arXiv 1904.08375); ``indexing_rate`` must then be 0.
+        input_length: Encoder tokens.
+        target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
+        append_eos: End encoder inputs with EOS, as T5 does.
+        word_drop: Chance of leaving a word out; one word always stays.
+        query_word_drop: Added to ``word_drop`` on queries of the split.
+        resegmentation: Share of the words whose tokens are drawn from all their segmentations, instead of the best.
+        generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl`` where a document
+            has any; a network that itself writes queries is shown none.
+        pseudo_queries: How the other pseudo-queries are drawn.
+        span_corruption: Noise of that objective.
+    """
+
+    indexing_rate: float = 15.0
+    pseudo_query_rate: float = 60.0
+    retrieval_rate: float = 25.0
+    indexing_first: int = 0
+    draw: Literal["document", "query"] = "document"
+    split: str = "train"
+    unseen_split: str | None = None
+    representation: Literal["direct", "set", "inverted"] = "direct"
+    objective: Literal[
+        "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
+    ] = "inputs_to_targets"
+    input_length: int = 24
+    target_length: int | None = None
+    append_eos: bool = False
+    word_drop: float = 0.15
+    query_word_drop: float = 0.3
+    resegmentation: float = 0.1
+    generated_query_rate: float = 0.5
+    pseudo_queries: PseudoQueries = dataclasses.field(default_factory=PseudoQueries)
+    span_corruption: SpanCorruption = dataclasses.field(default_factory=SpanCorruption)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
+        require(self, "indexing_first", self.indexing_first >= 0, "0 or more")
+        apart = self.indexing_rate > 0 and self.pseudo_query_rate + self.retrieval_rate > 0
+        require(self, "indexing_first", apart or not self.indexing_first, "0 unless indexing and others have a rate")
+        indexed = self.writes_queries and self.indexing_rate > 0
+        require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
+        for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
+        require(self, "input_length", self.input_length >= 2, "at least 2")
+        require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
+
+    def rates_at(self, step: int) -> tuple[float, float, float]:
+        """Return the rates of a step."""
+        if not self.indexing_first:
+            return self.rates
+        return (1.0, 0.0, 0.0) if step < self.indexing_first else (0.0, *self.rates[1:])
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """The rates of indexing, pseudo-query and retrieval examples."""
+        return self.indexing_rate, self.pseudo_query_rate, self.retrieval_rate
+
+    @property
+    def draws_generated_queries(self) -> bool:
+        """Whether generated queries are shown, where there are any."""
+        return self.generated_query_rate > 0 and not self.writes_queries
+
+    @property
+    def decoder_writes_text(self) -> bool:
+        """Whether some examples ask the decoder for text."""
+        return self.writes_queries or (self.objective != "inputs_to_targets" and self.indexing_rate > 0)
+
+    @property
+    def writes_queries(self) -> bool:
+        """Whether the decoder writes queries, and never docids."""
+        return self.objective == "documents_to_queries"

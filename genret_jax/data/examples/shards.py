@@ -1,0 +1,162 @@
+"""Documents as word numbers, in shards that several processes make side by side, and that outlive a stop.
+
+Each shard numbers its own words in the order in which they occur. Shards taken in order, each word getting its number
+for all where it is first seen, give what one pass over all documents would.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.text.vocabulary import Vocabulary
+from genret_jax.data.text.word_table import WordSequences, WordTable
+from genret_jax.docids.packed_strings import PackedStrings
+from genret_jax.errors import InputError
+from genret_jax.storage import fingerprint, folder_lock, load_arrays, save_arrays
+
+_KIND, _VERSION = "document_shard", 1
+# Documents of a shard.
+_SHARD = 1 << 14
+# Arrays of word numbers, and of where each one's sequences end.
+_SEQUENCES = {
+    "document_words": "document_offsets",
+    "bag_words": "bag_offsets",
+    "generated_words": "generated_word_offsets",
+}
+_WORDS = tuple(_SEQUENCES)
+_ENDS = (*_SEQUENCES.values(), "sentence_offsets", "generated_offsets")
+
+
+def number_documents(
+    folder: str | os.PathLike[str], corpus: Corpus, table: WordTable, most_words: int | None
+) -> dict[str, np.ndarray]:
+    """Return the words of documents and of their generated queries, as the example store keeps them.
+
+    A corpus of several shards is read by as many processes as there are processors (``LOKY_MAX_CPU_COUNT`` says fewer),
+    and a second call goes on with the shards that a first one, stopped or killed, had not made.
+
+    Args:
+        folder: Of the store; shards are kept in a hidden folder beside it until it is whole.
+        corpus: The documents.
+        table: Numbers their words.
+        most_words: Of a document to keep; None for all.
+    """
+    count = len(corpus.doc_ids)
+    if count <= _SHARD:
+        return _merged([_number(*_texts(corpus, range(count)), table.vocabulary, most_words)], table)
+    kept = _kept(folder)
+    with folder_lock(kept, doing="numbering the words of documents"):
+        return _merged(_made(kept, corpus, table.vocabulary, most_words), table)
+
+
+def remove_shards(folder: str | os.PathLike[str]) -> None:
+    """Remove the shards of a store that is whole."""
+    shutil.rmtree(_kept(folder), ignore_errors=True)
+
+
+def _kept(folder: str | os.PathLike[str]) -> Path:
+    return Path(folder).with_name(f".{Path(folder).name}.shards")
+
+
+def _texts(corpus: Corpus, documents: range) -> tuple[list[str], list[Sequence[str]]]:
+    generated = corpus.generated_queries
+    return (
+        [corpus.document_text(index) for index in documents],
+        [generated.get(corpus.doc_ids[index], ()) for index in documents],
+    )
+
+
+def _made(
+    kept: Path, corpus: Corpus, vocabulary: Vocabulary, most_words: int | None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield all shards in order, as soon as they are made."""
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    starts = range(0, len(corpus.doc_ids), _SHARD)
+    tasks = (
+        delayed(_make)(
+            kept / f"{start // _SHARD:06d}",
+            *_texts(corpus, range(start, min(start + _SHARD, len(corpus.doc_ids)))),
+            vocabulary,
+            most_words,
+        )
+        for start in starts
+    )
+    made = Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2 * n_jobs")(tasks)
+    for path in tqdm(made, total=len(starts), desc="numbering words", unit="shard", leave=False, delay=2):
+        yield load_arrays(path, kind=_KIND, version=_VERSION)[0]
+
+
+def _make(
+    path: Path, texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
+) -> Path:
+    """Write a shard unless it is there, made of the same."""
+    made_of = fingerprint(vocabulary.fingerprint, most_words, texts, [list(queries) for queries in generated])
+    with contextlib.suppress(InputError):
+        if load_arrays(path, kind=_KIND, version=_VERSION)[1]["made_of"] == made_of:
+            return path
+    arrays = _number(texts, generated, vocabulary, most_words)
+    save_arrays(path, arrays, kind=_KIND, version=_VERSION, details={"made_of": made_of}, replace=True)
+    return path
+
+
+def _number(
+    texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
+) -> dict[str, np.ndarray]:
+    """Number the words of a shard by themselves."""
+    table = WordTable(vocabulary)
+    documents, bags, bag_counts, sentence_starts, queries = (WordSequences() for _ in range(5))
+    ends = [0]
+    for text, asked in zip(texts, generated, strict=True):
+        by_sentence = table.numbers_by_sentence(text)
+        words = list(itertools.chain.from_iterable(by_sentence))[:most_words]
+        starts = itertools.accumulate(map(len, by_sentence), initial=0)
+        documents.append(words)
+        sentence_starts.append(start for start in starts if start < len(words))
+        bag: dict[int, int] = {}
+        for word in words:
+            bag[word] = bag.get(word, 0) + 1
+        bags.append(bag)
+        bag_counts.append(bag.values())
+        for query in asked:
+            if numbers := table.numbers(query):
+                queries.append(numbers)
+        ends.append(len(queries.offsets) - 1)
+    packed = PackedStrings.pack(table.words)
+    return {
+        "document_words": documents.words,
+        "document_offsets": documents.offsets,
+        "sentence_starts": sentence_starts.words,
+        "sentence_offsets": sentence_starts.offsets,
+        "bag_words": bags.words,
+        "bag_counts": bag_counts.words,
+        "bag_offsets": bags.offsets,
+        "generated_words": queries.words,
+        "generated_word_offsets": queries.offsets,
+        "generated_offsets": np.array(ends, np.int64),
+        "word_text": packed.text,
+        "word_offsets": packed.offsets,
+    }
+
+
+def _merged(shards: Iterable[dict[str, np.ndarray]], table: WordTable) -> dict[str, np.ndarray]:
+    """Put shards one behind the other, with the numbers of the table."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for shard in shards:
+        numbers = table.add(PackedStrings(shard.pop("word_text"), shard.pop("word_offsets")))
+        for name, array in shard.items():
+            renumbered = numbers[array] if name in _WORDS else np.asarray(array)
+            parts.setdefault(name, []).append(renumbered)
+    return {name: _joined_ends(arrays) if name in _ENDS else np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _joined_ends(parts: list[np.ndarray]) -> np.ndarray:
+    begins = np.cumsum([0, *(part[-1] for part in parts)])
+    return np.concatenate([[0], *(part[1:] + begin for part, begin in zip(parts, begins[:-1], strict=True))])

@@ -1,0 +1,112 @@
+"""T5's span corruption, for many sequences at once (Raffel et al. 2020, arXiv 1910.10683, section 3.1.4)."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from genret_jax.data.examples.counter_random import RowRandom
+from genret_jax.data.text.vocabulary import EOS, PAD
+from genret_jax.validation import check_fields, require
+
+_NOISE, _REST, _ROLL = 200, 201, 202  # streams of the counter-based random numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """Which tokens are masked.
+
+    Attributes:
+        noise_density: Share of the tokens that are masked.
+        mean_span: Mean length of a masked span, in tokens.
+    """
+
+    noise_density: float = 0.15
+    mean_span: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "noise_density", 0 < self.noise_density < 1, "between 0 and 1")
+        require(self, "mean_span", self.mean_span >= 1, "at least 1")
+
+    def most_spans(self, length: int) -> int:
+        """Return the most spans a sequence of up to ``length`` tokens can get, one cut in two at its ends."""
+        return int(self._counts(np.arange(2, max(length, 2) + 1))[1].max()) + 1
+
+    def _counts(self, lengths: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+        """Return the number of masked tokens and of spans."""
+        noise = np.clip(np.rint(lengths * self.noise_density).astype(np.int64), 1, lengths - 1)
+        spans = np.maximum(np.rint(noise / self.mean_span).astype(np.int64), 1)
+        return noise, np.minimum(spans, lengths - noise)
+
+    def noise_mask(self, lengths: Int[np.ndarray, " b"], width: int, random: RowRandom) -> Bool[np.ndarray, "b width"]:
+        """Draw which tokens are masked.
+
+        Spans alternate with what stays, then everything is rolled by a random distance, so that any token can be
+        masked, the docid in front included.
+
+        Args:
+            lengths: Tokens of each row, at least 2.
+            width: Columns to return.
+            random: Random numbers of the rows.
+        """
+        noise, spans = self._counts(lengths)
+        masked = _random_lengths(noise, spans, random, _NOISE)
+        kept = _random_lengths(lengths - noise, spans, random, _REST)
+        ends = np.cumsum(np.stack([kept, masked], axis=2).reshape(len(lengths), -1), axis=1)
+        columns = np.arange(width)
+        before_roll = (columns - random.below(_ROLL, lengths)[:, None]) % lengths[:, None]
+        return ((ends[:, None] <= before_roll[..., None]).sum(2) % 2 == 1) & (columns < lengths[:, None])
+
+    def corrupt(
+        self, tokens: Int32[np.ndarray, "b l"], random: RowRandom, *, sentinel: int, target_length: int
+    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"]]:
+        """Mask spans of sequences.
+
+        Args:
+            tokens: Sequences padded with 0, at least 2 tokens each.
+            random: Random numbers of the rows.
+            sentinel: The first sentinel; the others follow downwards.
+            target_length: Columns of the targets; longer ones are cut.
+
+        Returns:
+            The sequences with a sentinel in the place of each span, and the spans, each after its sentinel, with one
+            more sentinel and EOS at the end.
+        """
+        lengths = (tokens != PAD).sum(1)
+        mask = self.noise_mask(lengths, tokens.shape[1], random)
+        begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+        span = np.cumsum(begins, axis=1)
+        sentinels = (sentinel + 1 - span).astype(np.int32)
+        inputs = _pack(np.where(begins, sentinels, tokens), (tokens != PAD) & (begins | ~mask), tokens.shape[1])
+        # Each masked token as a pair (sentinel, token), of which the sentinel is kept where a span begins.
+        pairs = np.stack([sentinels, tokens], axis=2).reshape(len(tokens), -1)
+        chosen = np.stack([begins, mask], axis=2).reshape(len(tokens), -1)
+        last = (sentinel - span[:, -1:]).astype(np.int32)
+        pairs = np.concatenate([pairs, last, np.full_like(last, EOS)], axis=1)
+        chosen = np.concatenate([chosen, np.ones((len(tokens), 2), bool)], axis=1)
+        return inputs, _pack(pairs, chosen, target_length)
+
+
+def _random_lengths(
+    items: Int[np.ndarray, " b"], segments: Int[np.ndarray, " b"], random: RowRandom, stream: int
+) -> Int[np.ndarray, "b s"]:
+    """Divide each row's items into that many parts of at least one, all divisions alike likely."""
+    columns = np.arange(int(items.max()))
+    chances = random.uniforms(stream, len(columns))
+    chances = np.where((columns >= 1) & (columns < items[:, None]), chances, 2.0)  # item 0 begins the first part
+    rank = np.argsort(np.argsort(chances, axis=1), axis=1)
+    part = np.cumsum(rank < (segments - 1)[:, None], axis=1)
+    part = np.where(columns < items[:, None], part, -1)
+    return (part[..., None] == np.arange(int(segments.max()))).sum(1)
+
+
+def _pack(
+    tokens: Int32[np.ndarray, "b w"], chosen: Bool[np.ndarray, "b w"], width: int
+) -> Int32[np.ndarray, "b width"]:
+    """Return the chosen tokens of each row, side by side, cut or padded with 0 to ``width``."""
+    column = np.cumsum(chosen, axis=1) - 1
+    row, source = np.nonzero(chosen & (column < width))
+    packed = np.full((len(tokens), width), PAD, np.int32)
+    packed[row, column[row, source]] = tokens[row, source]
+    return packed

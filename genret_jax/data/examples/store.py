@@ -1,0 +1,313 @@
+"""The example store: a corpus's texts, queries and docids as memory-mapped integers, ready to sample from.
+
+Texts are kept as sequences of word numbers, and a table gives each word its tokens, best segmentation first. Words can
+so be dropped, drawn and re-segmented afresh at every step, while text is tokenised only once. Nothing random is stored:
+rates and representations belong to the sampler (:mod:`genret_jax.data.examples.sampler`) and need no new store.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Int32, Shaped
+
+from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
+from genret_jax.docids.packed_strings import PackedStrings
+from genret_jax.errors import InputError, nearest
+from genret_jax.storage import load_arrays
+
+KIND, VERSION = "example_store", 1
+ARRAYS, VOCABULARY = "arrays", "vocabulary"
+NO_WORD = -1
+_ROWS_AT_ONCE = 1 << 14
+
+
+class ExampleStore:
+    """A store opened for reading; use :meth:`open`.
+
+    Every array that :mod:`genret_jax.data.examples.building` wrote is an attribute of its name.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Counts, splits, fingerprints of what it was made of, and its own.
+        doc_ids: External document ids, n of them.
+        titles: Document titles.
+        query_ids: External ids of all queries.
+        splits: Names of the qrels splits.
+    """
+
+    def __init__(self, folder: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]):
+        self.folder = folder
+        self.manifest = manifest
+        # A plain view of a memory map: numpy's memmap class makes every small index operation slower.
+        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self.splits: tuple[str, ...] = tuple(manifest["splits"])
+        self.doc_ids = PackedStrings(self.array("doc_id_text"), self.array("doc_id_offsets"))
+        self.titles = PackedStrings(self.array("title_text"), self.array("title_offsets"))
+        self.query_ids = PackedStrings(self.array("query_id_text"), self.array("query_id_offsets"))
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> "ExampleStore":
+        """Open a store written by :func:`genret_jax.data.examples.building.build_store`.
+
+        Raises:
+            InputError: If it is missing, damaged, or something else.
+        """
+        folder = Path(folder)
+        if not (folder / ARRAYS).is_dir():
+            raise InputError(
+                "no example store here", file=folder, fix="make one with 'genret examples build --out DIR'"
+            )
+        arrays, manifest = load_arrays(folder / ARRAYS, kind=KIND, version=VERSION)
+        return cls(folder, arrays, manifest)
+
+    def array(self, name: str) -> Shaped[np.ndarray, "..."]:
+        """Return an array of the store by its name."""
+        return self._arrays[name]
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, read when first asked for."""
+        return Vocabulary.load(self.folder / VOCABULARY)
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes exactly when the store would give other examples."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents, those without text included."""
+        return len(self.doc_ids)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of text tokens, sentinels included: the encoder's vocabulary."""
+        return int(self.manifest["vocabulary_size"])
+
+    @property
+    def decoder_vocabulary_size(self) -> int:
+        """One more than the highest token that a docid can have."""
+        return int(self.manifest["decoder_vocabulary_size"])
+
+    @property
+    def docid_length(self) -> int:
+        """Tokens of the longest docid, EOS included."""
+        return int(self.array("docid_tokens").shape[1])
+
+    @property
+    def shares_vocabulary(self) -> bool:
+        """Whether text and docids are told apart in one vocabulary, so that text can be written by the decoder."""
+        return self.manifest["codec"]["kind"] == "text" or (
+            int(self.manifest["codec"]["first_token"]) == self.vocabulary_size
+        )
+
+    @functools.cached_property
+    def documents_with_text(self) -> Int[np.ndarray, " with_text"]:
+        """Indices of the documents that have words."""
+        return np.flatnonzero(np.diff(self.array("document_offsets")))
+
+    def hidden_documents(self, unseen_split: str | None) -> Int[np.ndarray, " hidden"]:
+        """Return the indices of the documents of a split that is not to be seen; none where there is no such split."""
+        return np.zeros(0, np.int64) if unseen_split is None else np.unique(self.pairs(unseen_split)[1])
+
+    def shown_documents(self, unseen_split: str | None) -> Int[np.ndarray, " shown"]:
+        """Return the indices of the documents that have words, without those of a split that is not to be seen.
+
+        Raises:
+            InputError: If there is no such split, or it has all of them.
+        """
+        shown = np.setdiff1d(self.documents_with_text, self.hidden_documents(unseen_split))
+        if not len(shown) and unseen_split is not None:
+            raise InputError(
+                f"every document has queries in the split {unseen_split!r}, whose documents are not shown",
+                file=self.folder,
+                fix="choose another SamplerConfig.unseen_split, or None",
+            )
+        return shown
+
+    def pairs(self, split: str) -> tuple[Int32[np.ndarray, " p"], Int32[np.ndarray, " p"], Int32[np.ndarray, " p"]]:
+        """Return the judged pairs of a split, ordered by document.
+
+        Returns:
+            Query indices, document indices and grades, aligned; empty for an unknown split ``"train"``, as a corpus
+            without training queries is a normal one.
+
+        Raises:
+            InputError: If there is no such split.
+        """
+        if split not in self.splits and split != "train":
+            raise InputError(
+                f"no split {split!r}",
+                file=self.folder,
+                expected=f"one of {', '.join(self.splits)}",
+                fix=nearest(split, self.splits) or "choose one of these",
+            )
+        start = end = 0
+        if split in self.splits:
+            start, end = self.array("pair_offsets")[self.splits.index(split) :][:2]
+        return tuple(self.array(f"pair_{name}")[start:end] for name in ("query", "document", "grade"))  # type: ignore[return-value]
+
+    def queries(
+        self, split: str, length: int, *, append_eos: bool = False
+    ) -> tuple[list[str], Int32[np.ndarray, "q length"]]:
+        """Return the queries of a split as a model reads them.
+
+        Args:
+            split: Name of the qrels split.
+            length: Tokens to cut or pad to.
+            append_eos: End each with EOS.
+
+        Returns:
+            External query ids in the order of the corpus, and their tokens, padded with 0.
+        """
+        chosen = np.unique(self.pairs(split)[0])
+        starts, lengths = _spans(self.array("query_offsets"), chosen)
+        tokens = self._token_rows("query_words", starts, lengths, length, append_eos)
+        return [self.query_ids[int(i)] for i in chosen], tokens
+
+    def document_inputs(
+        self, length: int, *, documents: np.ndarray | None = None, append_eos: bool = False
+    ) -> Int32[np.ndarray, "n length"]:
+        """Return the first tokens of documents, padded with 0; all documents by default.
+
+        Args:
+            length: Tokens to cut or pad to.
+            documents: Indices of the documents.
+            append_eos: End each with EOS.
+        """
+        chosen = np.arange(self.num_documents) if documents is None else np.asarray(documents)
+        starts, lengths = _spans(self.array("document_offsets"), chosen)
+        return self._token_rows("document_words", starts, lengths, length, append_eos)
+
+    def token_counts(self) -> Any:
+        """Return how often each token stands in each document, best segmentations: scipy CSR [n, vocabulary size]."""
+        import scipy.sparse
+
+        bag = (self.array("bag_counts").astype(np.float32), self.array("bag_words"), self.array("bag_offsets"))
+        shape = (self.num_documents, len(self.array("word_idf")))
+        return self._in_tokens(scipy.sparse.csr_array(bag, shape=shape))
+
+    def training_queries(self, unseen_split: str | None = None) -> tuple[Any, Any]:
+        """Return the training queries and what they ask for, without what is not to be seen.
+
+        Args:
+            unseen_split: As for :meth:`hidden_documents`.
+
+        Returns:
+            How often each token stands in each query, best segmentations, scipy CSR [q, vocabulary size]; and which
+            documents answer each of them, scipy CSR [n, q] of zeros and ones.
+        """
+        import scipy.sparse
+
+        query, document, _ = self.pairs("train")
+        shown = np.isin(document, self.hidden_documents(unseen_split), invert=True)
+        chosen, query = np.unique(query[shown], return_inverse=True)
+        starts, lengths = _spans(self.array("query_offsets"), chosen)
+        of_words = self.array("query_words")[_ranges(starts, lengths)]
+        of_query = np.repeat(np.arange(len(chosen)), lengths)
+        shape = (len(chosen), len(self.array("word_idf")))
+        words = scipy.sparse.coo_array((np.ones(len(of_words), np.float32), (of_query, of_words)), shape).tocsr()
+        ones = np.ones(len(query), np.float32)
+        answers = scipy.sparse.csr_matrix((ones, (document[shown], query)), shape=(self.num_documents, len(chosen)))
+        return self._in_tokens(words), answers
+
+    def _in_tokens(self, of_words: Any) -> Any:
+        """Return counts of tokens for counts of words."""
+        import scipy.sparse
+
+        words = len(self.array("word_idf"))
+        best = self.array("word_segments")[:-1]
+        starts, ends = self.array("segment_offsets")[best], self.array("segment_offsets")[best + 1]
+        positions = _ranges(starts, ends - starts)
+        tokens = self.array("segment_tokens")[positions]
+        of_word = np.repeat(np.arange(words), ends - starts)
+        shape = (words, self.vocabulary_size)
+        word_tokens = scipy.sparse.coo_array((np.ones(len(tokens), np.float32), (of_word, tokens)), shape).tocsr()
+        counts = of_words @ word_tokens
+        counts.sort_indices()
+        return scipy.sparse.csr_matrix(counts)
+
+    def words(
+        self, name: str, starts: Int[np.ndarray, " b"], lengths: Int[np.ndarray, " b"], width: int
+    ) -> Int32[np.ndarray, "b width"]:
+        """Return stretches of one word array as rows, -1 beyond each one's end.
+
+        Args:
+            name: The array, such as ``"document_words"``.
+            starts: First position of each stretch.
+            lengths: Number of words of each stretch; those beyond ``width`` are left out.
+            width: Columns to return.
+        """
+        columns = np.arange(width)
+        inside = columns < lengths[:, None]
+        positions = np.where(inside, starts[:, None] + columns, 0)
+        if not inside.any():
+            return np.full(inside.shape, NO_WORD, np.int32)
+        return np.where(inside, self.array(name)[positions], np.int32(NO_WORD))
+
+    def tokens(
+        self,
+        words: Int32[np.ndarray, "b w"],
+        length: int,
+        *,
+        alternatives: Int[np.ndarray, "b w"] | None = None,
+        append_eos: bool = False,
+    ) -> Int32[np.ndarray, "b length"]:
+        """Write rows of words as rows of tokens.
+
+        Args:
+            words: Word numbers; -1 stands for no word and may be anywhere.
+            length: Tokens to cut or pad to.
+            alternatives: Which segmentation of each word to take, below :meth:`segmentation_counts`; by default 0,
+                the best.
+            append_eos: End each row with EOS, cutting the text a token earlier where it is too long.
+
+        Returns:
+            Tokens padded with 0.
+        """
+        segments = self.array("word_segments")[np.maximum(words, 0)]
+        if alternatives is not None:
+            segments = segments + alternatives
+        starts = self.array("segment_offsets")[segments]
+        sizes = np.where(words >= 0, self.array("segment_offsets")[segments + 1] - starts, 0)
+        room = length - append_eos
+        begins = np.cumsum(sizes, axis=1) - sizes  # column of each word's first token
+        sizes = np.clip(room - begins, 0, sizes)
+        out = np.full((len(words), length), PAD, np.int32)
+        row = np.repeat(np.arange(len(words)), sizes.sum(1))
+        out[row, _ranges(begins.ravel(), sizes.ravel())] = self.array("segment_tokens")[
+            _ranges(starts.ravel(), sizes.ravel())
+        ]
+        if append_eos:
+            out[np.arange(len(words)), sizes.sum(1)] = EOS
+        return out
+
+    def segmentation_counts(self, words: Int32[np.ndarray, "b w"]) -> Int32[np.ndarray, "b w"]:
+        """Return how many segmentations each word has; that of word 0 for no word."""
+        numbers, segments = np.maximum(words, 0), self.array("word_segments")
+        return segments[numbers + 1] - segments[numbers]
+
+    def _token_rows(
+        self, name: str, starts: np.ndarray, lengths: np.ndarray, length: int, append_eos: bool
+    ) -> Int32[np.ndarray, "b length"]:
+        blocks = [np.zeros((0, length), np.int32)]
+        for first in range(0, len(starts), _ROWS_AT_ONCE):
+            block = slice(first, first + _ROWS_AT_ONCE)
+            words = self.words(name, starts[block], lengths[block], length)  # a word has at least one token
+            blocks.append(self.tokens(words, length, append_eos=append_eos))
+        return np.concatenate(blocks)
+
+
+def _spans(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the chosen sequences start and how long they are."""
+    return offsets[chosen], offsets[chosen + 1] - offsets[chosen]
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return ``starts[i] ... starts[i] + sizes[i] - 1`` for every i, one range after the other."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)

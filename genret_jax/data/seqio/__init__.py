@@ -1,0 +1,1 @@
+"""The same examples as seqio tasks: the only room that imports seqio or TensorFlow."""

@@ -1,0 +1,265 @@
+"""seqio tasks and a mixture on an example store, for t5x and whoever else reads seqio.
+
+A task's source counts steps; its preprocessor asks the sampler for the examples of a step
+(:class:`~genret_jax.data.examples.sampler.Sampler`). So seqio's example number ``step * batch_size + row`` is row
+``row`` of the sampler's step ``step``, however often the split is repeated or divided over hosts.
+
+seqio and TensorFlow are imported when tasks are registered, not with this module.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.examples.token_text import TokenText
+from genret_jax.data.seqio.metrics import docid_metrics
+from genret_jax.data.seqio.vocabulary import import_seqio, seqio_vocabulary
+from genret_jax.errors import InputError
+from genret_jax.storage import fingerprint
+
+DOCUMENTS = "documents"  # the split of the indexing task that shows every document once
+_RATES = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
+_ENDLESS = 1 << 62
+# Parts of a split that a caching job can make side by side.
+_SHARDS = 64
+_registered: dict[str, str] = {}
+
+Rows = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegisteredTasks:
+    """Names under which seqio knows what was registered.
+
+    Attributes:
+        mixture: The mixture of all tasks, at the configured rates.
+        tasks: Names of the tasks with a rate above 0, and their rates.
+    """
+
+    mixture: str
+    tasks: Mapping[str, float]
+
+
+def register_tasks(
+    store_folder: str,
+    name: str,
+    config: SamplerConfig,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+    steps: int | None = None,
+) -> RegisteredTasks:
+    """Register ``{name}_indexing``, ``{name}_pseudo_queries``, ``{name}_retrieval`` and the mixture ``{name}``.
+
+    Each task has a split ``train``, without end unless ``steps`` are given. The retrieval task has the other qrels
+    splits too, one example a query, with Hits@k and MRR@k as metrics; the indexing task has ``documents``, every
+    document once. Tasks whose rate is 0 are not registered. Registering the same again does nothing.
+
+    Args:
+        store_folder: An example store.
+        name: Prefix of the tasks and name of the mixture.
+        config: What the examples are.
+        seed: Seed of all random choices.
+        batch_size: Rows that a step of the numbering has.
+        steps: Of the split ``train``. Only what has an end can be cached, by ``seqio_cache_tasks``, whose workers then
+            make different steps side by side.
+
+    Raises:
+        InputError: If seqio is missing, the store cannot be used, or the name is taken by something else.
+    """
+    seqio, _ = import_seqio()
+    store = ExampleStore.open(store_folder)
+    if config.indexing_first:
+        raise InputError(
+            f"SamplerConfig.indexing_first = {config.indexing_first} for tasks of a mixture, whose rates are constant",
+            expected="0",
+            fix="register two mixtures, one with indexing alone, and train on one after the other",
+        )
+    rates = {f"{name}_{kind}": float(getattr(config, field)) for kind, field in _RATES.items()}
+    registered = RegisteredTasks(mixture=name, tasks={task: rate for task, rate in rates.items() if rate > 0})
+    identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size, steps)
+    if _registered.get(name) == identity:
+        return registered
+    taken = [n for n in (name, *registered.tasks) if n in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()]
+    if taken:
+        raise InputError(f"seqio already has a task or mixture {taken[0]!r}", fix="register under another name")
+    features = store_features(store)
+    for kind, field in _RATES.items():
+        if rates[f"{name}_{kind}"] > 0:
+            only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
+            sampler = Sampler(store, dataclasses.replace(config, **only), seed=seed, batch_size=batch_size)
+            _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features, steps)
+    seqio.MixtureRegistry.add(name, list(registered.tasks.items()))
+    _registered[name] = identity
+    return registered
+
+
+def store_features(store: ExampleStore) -> dict[str, Any]:
+    """Return the features ``inputs`` and ``targets`` of the tasks of a store, with their vocabularies."""
+    seqio, _ = import_seqio()
+    shared = store.shares_vocabulary
+    sizes = {"inputs": store.decoder_vocabulary_size if shared else store.vocabulary_size}
+    sizes["targets"] = store.decoder_vocabulary_size
+    texts = {"inputs": TokenText.of_inputs(store), "targets": TokenText.of_targets(store)}
+    return {
+        side: seqio.Feature(
+            # EOS is part of what the sampler gives, where it is wanted.
+            seqio_vocabulary(
+                texts[side],
+                size=sizes[side],
+                has_unknown=shared or side == "inputs",
+                fingerprint=f"{store.manifest['vocabulary_fingerprint']} {store.manifest['codec']} {side} {shared}",
+            ),
+            add_eos=False,
+        )
+        for side in ("inputs", "targets")
+    }
+
+
+class _Evaluation:
+    """The examples of a split that has an end, one a query or document."""
+
+    def __init__(self, store: ExampleStore, inputs: np.ndarray, documents: list[np.ndarray]):
+        self._inputs = inputs
+        docids, offsets = store.array("docid_tokens"), store.array("docid_offsets")
+        self._docids = [
+            docids[np.concatenate([np.arange(*offsets[document : document + 2]) for document in relevant])]
+            for relevant in documents
+        ]
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def rows(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the example as a batch of one: inputs, and the first right docid."""
+        return self._inputs[index : index + 1], self._docids[index][:1]
+
+    def right_docids(self, index: int, text: TokenText) -> list[str]:
+        """Return all right docids, as text, those of the best document first."""
+        return [text.decode(tokens) for tokens in self._docids[index]]
+
+
+def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) -> dict[str, _Evaluation]:
+    length, eos = config.input_length, config.append_eos
+    if config.writes_queries:  # these splits ask for docids
+        return {}
+    if kind == "indexing":
+        with_text = store.documents_with_text
+        inputs = store.document_inputs(length, documents=with_text, append_eos=eos)
+        return {DOCUMENTS: _Evaluation(store, inputs, list(with_text[:, None]))}
+    splits = {}
+    for split in store.splits if kind == "retrieval" else ():
+        if split != "train":
+            query, document, grade = store.pairs(split)
+            order = np.lexsort((document, -grade, query))  # the best document of each query first
+            _, begins = np.unique(query[order], return_index=True)
+            _, inputs = store.queries(split, length, append_eos=eos)
+            splits[split] = _Evaluation(store, inputs, np.split(document[order], begins[1:]))
+    return splits
+
+
+def _add_task(
+    name: str,
+    sampler: Sampler,
+    evaluations: dict[str, _Evaluation],
+    features: dict[str, Any],
+    steps: int | None,
+) -> None:
+    seqio, _ = import_seqio()
+    text = TokenText.of_targets(sampler.store)
+    numbered = list(evaluations.values())
+
+    def right_docids(decoded: Any, example: Mapping[str, Any], is_target: bool) -> Any:
+        if not is_target:
+            return decoded
+        if example["split"] < 0:
+            return [decoded]  # not a set, which seqio's JSON logger cannot write
+        return numbered[int(example["split"])].right_docids(int(example["index"]), text)
+
+    seqio.TaskRegistry.add(
+        name,
+        source=_numbers({"train": steps or _ENDLESS} | {split: len(e) for split, e in evaluations.items()}),
+        preprocessors=[
+            _examples_of_steps(lambda index, split: _rows(sampler, evaluations, index, split)),
+            *([seqio.CacheDatasetPlaceholder()] if steps else []),
+        ],
+        output_features=features,
+        postprocess_fn=right_docids,
+        metric_fns=[docid_metrics] if evaluations else [],
+        # What the sampler gives is in random order already.
+        shuffle_buffer_size=2 * sampler.batch_size,
+    )
+
+
+def _numbers(counts: Mapping[str, int]) -> Any:
+    """Return a seqio source of the numbers of steps, or of evaluation examples, of each split."""
+    seqio, tf = import_seqio()
+
+    class Numbers(seqio.DataSource):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__(tuple(counts), dict(counts), caching_permitted=counts["train"] < _ENDLESS)
+
+        def __repr__(self) -> str:
+            return f"Numbers({dict(counts)})"
+
+        @property
+        def supports_arbitrary_sharding(self) -> bool:
+            """Not beyond the shards that are listed: then seqio divides the examples, in their order."""
+            return False
+
+        def list_shards(self, split: str) -> list[str]:
+            """Return the names of the parts that can be read by themselves."""
+            shards = min(_SHARDS, counts[split]) if self.caching_permitted else 1
+            return [f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
+
+        def get_dataset(
+            self, split: str = "train", shuffle: bool = True, seed: Any = None, shard_info: Any = None, **_: Any
+        ) -> Any:
+            """Return the numbers in order, or every so-manieth of them; shuffling and seeds are the sampler's."""
+            numbers = tf.data.Dataset.range(counts[split])
+            if shard_info is not None:
+                numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+            return numbers.map(lambda index: {"index": index, "split": split})
+
+    return Numbers()
+
+
+def _rows(sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, split: str) -> Rows:
+    """Return inputs, targets, and for each row its split's number (-1 when training) and its number there."""
+    if split == "train":
+        batch = sampler.batch(index)
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        split_number, first = -1, index * sampler.batch_size
+    else:
+        inputs, targets = evaluations[split].rows(index)
+        split_number, first = list(evaluations).index(split), index
+    return inputs, targets, np.full(len(inputs), split_number, np.int64), first + np.arange(len(inputs))
+
+
+def _examples_of_steps(rows: Callable[[int, str], Rows]) -> Callable[[Any], Any]:
+    """Return a seqio preprocessor: numbers in, examples out."""
+    _, tf = import_seqio()
+
+    def call(index: Any, split: Any) -> Rows:
+        return rows(int(index), split.decode())
+
+    def batch(element: Mapping[str, Any]) -> dict[str, Any]:
+        types = {"inputs": tf.int32, "targets": tf.int32, "split": tf.int64, "index": tf.int64}
+        found = tf.numpy_function(call, [element["index"], element["split"]], list(types.values()), stateful=False)
+        for tensor, rank in zip(found, (2, 2, 1, 1), strict=True):
+            tensor.set_shape([None] * rank)
+        return dict(zip(types, found, strict=True))
+
+    def trim(example: Mapping[str, Any]) -> dict[str, Any]:
+        trimmed = {side: example[side][: tf.math.count_nonzero(example[side])] for side in ("inputs", "targets")}
+        return {**example, **trimmed}
+
+    def preprocess(dataset: Any) -> Any:
+        parallel = tf.data.experimental.AUTOTUNE
+        return dataset.map(batch, num_parallel_calls=parallel).unbatch().map(trim, num_parallel_calls=parallel)
+
+    return preprocess

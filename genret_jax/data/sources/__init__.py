@@ -1,0 +1,1 @@
+"""Importers: public datasets as corpora and interactions."""

@@ -1,0 +1,227 @@
+"""Raw events, as logs have them (who, what, when), and what has to be done before they are histories.
+
+Everything here is array code over columns, since a log may hold tens of millions of events.
+"""
+
+import dataclasses
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64, UInt64
+
+from genret_jax.data.examples.counter_random import of_strings, splitmix64
+from genret_jax.errors import InputError
+
+#: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
+Ties = Literal["auto", "file", "random"]
+_ENOUGH_PAIRS, _SORTED_SHARE = 20, 0.95
+
+
+class Event(NamedTuple):
+    """One line of a log.
+
+    Attributes:
+        user: External user id.
+        item: External item id.
+        time: In any unit that grows.
+    """
+
+    user: str
+    item: str
+    time: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Events:
+    """A log as columns, e events in the order of the file.
+
+    Attributes:
+        user_ids: External user ids in the order of their first event.
+        item_ids: External item ids in the order of their first event.
+        user: Positions in ``user_ids``.
+        item: Positions in ``item_ids``.
+        time: Times, in any unit that grows.
+    """
+
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    user: Int32[np.ndarray, " e"]
+    item: Int32[np.ndarray, " e"]
+    time: Float64[np.ndarray, " e"]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def only(self, kept: Bool[np.ndarray, " e"]) -> "Events":
+        """Return some of the events, with the users and items that they still have."""
+        users, user = np.unique(self.user[kept], return_inverse=True)
+        items, item = np.unique(self.item[kept], return_inverse=True)
+        return Events(
+            user_ids=tuple(self.user_ids[i] for i in users.tolist()),
+            item_ids=tuple(self.item_ids[i] for i in items.tolist()),
+            user=user.astype(np.int32),
+            item=item.astype(np.int32),
+            time=self.time[kept],
+        )
+
+    def ordered(self, order: Int64[np.ndarray, " e"]) -> "Events":
+        """Return the same events in another order."""
+        return dataclasses.replace(self, user=self.user[order], item=self.item[order], time=self.time[order])
+
+
+class Chronology(NamedTuple):
+    """Events by user and time.
+
+    Attributes:
+        events: In that order.
+        tie_order: How events of one user at one time were ordered: as in the file, or by a hash.
+        ties_sorted: Whether the file has nearly all of them sorted by item id.
+    """
+
+    events: Events
+    tie_order: Literal["file", "random"]
+    ties_sorted: bool
+
+
+def collect_events(events: Iterable[Event]) -> Events:
+    """Turn events into columns, holding each id once."""
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    user, item, time = array("i"), array("i"), array("d")
+    for event in events:
+        user.append(users.setdefault(event.user, len(users)))
+        item.append(items.setdefault(event.item, len(items)))
+        time.append(event.time)
+    return Events(
+        user_ids=tuple(users),
+        item_ids=tuple(items),
+        user=np.asarray(user, np.int32),
+        item=np.asarray(item, np.int32),
+        time=np.asarray(time, np.float64),
+    )
+
+
+def time_of(value: object, name: str, path: Path, line: int) -> float:
+    """Return a time, from a number or its text.
+
+    Args:
+        value: What was found.
+        name: What it is called in the file.
+        path: The file.
+        line: The line.
+
+    Raises:
+        InputError: If it is no finite number.
+    """
+    try:
+        time = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except (ValueError, OverflowError):
+        time = math.nan
+    if not math.isfinite(time):
+        raise InputError(
+            f"{name} is {value!r}",
+            file=path,
+            line=line,
+            expected="a time as a number, e.g. the seconds since 1970",
+            fix="repair or remove the line",
+        )
+    return time
+
+
+def distinct(events: Events) -> Bool[np.ndarray, " e"]:
+    """Mark the first of every group of events with the same user, item and time."""
+    order = np.lexsort((events.item, events.time, events.user))
+    repeats = np.ones(max(len(events) - 1, 0), bool)
+    for column in (events.user, events.item, events.time):
+        repeats &= column[order][1:] == column[order][:-1]
+    kept = np.ones(len(events), bool)
+    kept[order[1:][repeats]] = False
+    return kept
+
+
+def k_core(user: Int32[np.ndarray, " e"], item: Int32[np.ndarray, " e"], core: int) -> Bool[np.ndarray, " e"]:
+    """Mark the largest set of events in which every user and every item has at least so many.
+
+    Users and items with fewer are dropped in turn until none is left to drop; the order does not matter, because the
+    union of two such sets is one too.
+
+    Args:
+        user: User of each event, numbered from 0.
+        item: Item of each event, numbered from 0.
+        core: Least number of events of a user and of an item; 1 keeps everything.
+    """
+    kept = np.arange(len(user))
+    while True:
+        enough_of_user = np.bincount(user[kept]) >= core
+        enough_of_item = np.bincount(item[kept]) >= core
+        stay = enough_of_user[user[kept]] & enough_of_item[item[kept]]
+        if stay.all():
+            mask = np.zeros(len(user), bool)
+            mask[kept] = True
+            return mask
+        kept = kept[stay]
+
+
+def count_out_of_order(events: Events) -> int:
+    """Count the events that are older than the one which the file has before them for the same user."""
+    order = np.argsort(events.user, kind="stable")
+    user, time = events.user[order], events.time[order]
+    return int(((user[1:] == user[:-1]) & (time[1:] < time[:-1])).sum())
+
+
+def chronological(events: Events, ties: Ties) -> Chronology:
+    """Order events by user, and then by time.
+
+    Events of one user at one time have no order that is known. The order of the file says what the log says, unless
+    the file is sorted by item id, as Amazon's reviews and MovieLens's ``ratings.csv`` are: then the last of a tie,
+    which is to be predicted, has the largest id of the tie, and a model that knows ids knows something of the answer.
+    With ``"auto"`` such ties, found by looking, are ordered by a hash of user and item, and all others as in the file.
+
+    Args:
+        events: Without exact duplicates.
+        ties: ``"file"``, ``"random"`` (the hash), or ``"auto"``.
+
+    Raises:
+        InputError: If ``ties`` is anything else.
+    """
+    if ties not in get_args(Ties):
+        raise InputError(f"ties {ties!r}", expected=f"one of {', '.join(get_args(Ties))}", fix="choose one of them")
+    as_in_file = events.ordered(np.lexsort((events.time, events.user)))  # a stable sort
+    is_sorted = _ties_are_sorted_by_item(as_in_file)
+    if ties == "file" or (ties == "auto" and not is_sorted):
+        return Chronology(as_in_file, "file", is_sorted)
+    by_hash = np.lexsort((_hash_of_pair(events), events.time, events.user))
+    return Chronology(events.ordered(by_hash), "random", is_sorted)
+
+
+def ties_with_next(events: Events) -> Bool[np.ndarray, " pairs"]:
+    """Whether each of ordered events has the user and time of the one behind it; one fewer than events."""
+    user, time = events.user, events.time
+    return (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+
+
+def _ties_are_sorted_by_item(events: Events) -> bool:
+    """Whether nearly all neighbours of one user and time ascend, or descend, by item id; a few pairs tell nothing."""
+    tied = ties_with_next(events)
+    if tied.sum() < _ENOUGH_PAIRS:
+        return False
+    rank = _ranks(events.item_ids)[events.item]
+    ascending = float((rank[1:] > rank[:-1])[tied].mean())
+    return max(ascending, 1 - ascending) >= _SORTED_SHARE
+
+
+def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
+    """Return the place of each id among all; numbers in the order of their values."""
+    keys = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in ids]
+    ranks = np.empty(len(ids), np.int64)
+    ranks[sorted(range(len(ids)), key=keys.__getitem__)] = np.arange(len(ids))
+    return ranks
+
+
+def _hash_of_pair(events: Events) -> UInt64[np.ndarray, " e"]:
+    """Hash user and item by their names, so that the order of the file has no part in it."""
+    return splitmix64(of_strings(events.user_ids)[events.user] ^ splitmix64(of_strings(events.item_ids)[events.item]))

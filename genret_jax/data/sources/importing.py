@@ -1,0 +1,282 @@
+"""From a log of events to items and histories, with a report of everything that was changed on the way."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.interactions import HELD_OUT, Interactions, count_repeats
+from genret_jax.data.sources.events import (
+    Events,
+    Ties,
+    chronological,
+    count_out_of_order,
+    distinct,
+    k_core,
+    ties_with_next,
+)
+from genret_jax.data.sources.item_text import ItemText
+from genret_jax.errors import InputError
+
+_LEAST = HELD_OUT["train"] + 1  # events of a user who can be evaluated and trained on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What was read, what was changed, and what there is now.
+
+    Attributes:
+        source: Where the events came from.
+        events: Events read.
+        duplicates: Events dropped because user, item and time are those of an earlier one.
+        out_of_order: Events that the file has behind a later one of their user.
+        core: Least number of events of a user and of an item.
+        dropped_events: Events dropped by that filter.
+        dropped_users: Users dropped by it.
+        dropped_items: Items dropped by it.
+        tie_order: Order of events of one user at one time: that of the file, or of a hash.
+        ties_sorted: Whether the file has nearly all ties sorted by item id.
+        tied_events: Events that are left and have user and time of another.
+        tied_users: Users whose test or validation item is decided by a tie.
+        users: Users that are left.
+        items: Items that are left.
+        interactions: Events that are left.
+        repeats: Those with an item that the user had before.
+        mean_length: Items of a user on average.
+        median_length: Items of the median user.
+        items_without_text: Items that are left and of which no text is known.
+    """
+
+    source: str
+    events: int
+    duplicates: int = 0
+    out_of_order: int = 0
+    core: int = 1
+    dropped_events: int = 0
+    dropped_users: int = 0
+    dropped_items: int = 0
+    tie_order: Literal["file", "random"] = "file"
+    ties_sorted: bool = False
+    tied_events: int = 0
+    tied_users: int = 0
+    users: int
+    items: int
+    interactions: int
+    repeats: int = 0
+    mean_length: float
+    median_length: float
+    items_without_text: int = 0
+
+    def lines(self) -> list[str]:
+        """Return the report for people."""
+        lines = [
+            f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions "
+            f"(of a user {self.mean_length:.2f} on average, {self.median_length:g} in the median)",
+            f"  read: {self.events:,} events; {self.duplicates:,} exact duplicates dropped, "
+            f"{self.out_of_order:,} put in the order of time",
+        ]
+        if self.core > 1:
+            lines.append(
+                f"  {self.core}-core filter: {self.dropped_events:,} events dropped, with {self.dropped_users:,} users "
+                f"and {self.dropped_items:,} items"
+            )
+        if self.tied_events:
+            lines += [
+                f"  ties: {self.tied_events:,} events share their time with another of their user; {self._rule()}"
+            ]
+            lines.append(f"  ties: they decide the test or validation item of {self.tied_users:,} users")
+        if self.repeats:
+            lines.append(f"  repeats: {self.repeats:,} interactions with an item that the user had before, kept")
+        if self.items_without_text:
+            lines.append(f"  items without text: {self.items_without_text:,}, kept")
+        return lines
+
+    def _rule(self) -> str:
+        if self.tie_order == "file":
+            return "kept in the order of the file"
+        return "ordered by a hash" + (", as the file has them sorted by item id" if self.ties_sorted else "")
+
+
+class Imported(NamedTuple):
+    """What an importer gives.
+
+    Attributes:
+        interactions: Items and histories.
+        report: What was changed.
+    """
+
+    interactions: Interactions
+    report: ImportReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Histories:
+    """Histories whose items have no texts yet.
+
+    Attributes:
+        events: One user after the other, each oldest first.
+        report: What was changed.
+    """
+
+    events: Events
+    report: ImportReport
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """External ids of the items that are left."""
+        return self.events.item_ids
+
+    def with_texts(self, texts: Mapping[str, ItemText], *, name: str, files: Sequence[Path]) -> Imported:
+        """Give the items their texts; items without one keep an empty text.
+
+        Without any file of texts, a warning says what cannot be done.
+
+        Args:
+            texts: Texts by external item id; further items are ignored.
+            name: What reports call the set.
+            files: The files the texts come from.
+
+        Raises:
+            InputError: If there are files, but no item has a text.
+        """
+        ids = self.item_ids
+        items = Corpus(
+            name=name,
+            doc_ids=ids,
+            titles=tuple(texts[i].title if i in texts else "" for i in ids),
+            texts=tuple(texts[i].text if i in texts else "" for i in ids),
+            source=self.report.source,
+        )
+        counts = np.bincount(self.events.user, minlength=len(self.events.user_ids))
+        interactions = Interactions(
+            items=items,
+            user_ids=self.events.user_ids,
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            item=self.events.item,
+        )
+        report = dataclasses.replace(self.report, items_without_text=len(items.empty_documents))
+        if report.items_without_text == report.items:
+            _no_texts(report, files)
+        return Imported(interactions, report)
+
+
+def _no_texts(report: ImportReport, files: Sequence[Path]) -> None:
+    if files:
+        raise InputError(
+            f"no text for any of the {report.items:,} items of {report.source}",
+            file=files[0],
+            expected="titles or other texts for the same item ids",
+            fix="check that the files belong together",
+        )
+    warnings.warn(
+        f"{report.source}: no file with texts of items; semantic ids need texts, or vectors in embeddings.npy "
+        "beside the items; random ids, and networks that do not start from vectors, do without",
+        stacklevel=4,
+    )
+
+
+def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties = "auto") -> Histories:
+    """Make histories of events: no exact duplicates, frequent users and items only, in the order of time.
+
+    Args:
+        events: As the file has them.
+        source: The file, for the report and for errors.
+        core: Least number of events of a user and of an item, see :func:`genret_jax.data.sources.events.k_core`.
+        ties: Order of events of one user at one time, see :func:`genret_jax.data.sources.events.chronological`.
+
+    Raises:
+        InputError: If there are no events, or no user is left who has three.
+    """
+    if core < 1:
+        raise InputError(f"a core of {core}", expected="at least 1, which keeps everything", fix="the usual core is 5")
+    once = events.only(distinct(events))
+    left = once.only(k_core(once.user, once.item, core))
+    _require_users(left, events, core, source)
+    histories, tie_order, ties_sorted = chronological(left, ties)
+    report = dataclasses.replace(
+        _report_of(histories, source),
+        events=len(events),
+        duplicates=len(events) - len(once),
+        out_of_order=count_out_of_order(once),
+        core=core,
+        dropped_events=len(once) - len(left),
+        dropped_users=len(once.user_ids) - len(left.user_ids),
+        dropped_items=len(once.item_ids) - len(left.item_ids),
+        tie_order=tie_order,
+        ties_sorted=ties_sorted,
+    )
+    _warn_of_leak(report)
+    return Histories(events=histories, report=report)
+
+
+def histories_as_given(events: Events, *, source: Path) -> Histories:
+    """Take events without times, user by user and each oldest first, as histories that need no change.
+
+    Args:
+        events: In the order of their file.
+        source: The file, for the report and for errors.
+
+    Raises:
+        InputError: If no user has three events.
+    """
+    _require_users(events, events, 1, source)
+    numbered = dataclasses.replace(events, time=np.arange(len(events), dtype=np.float64))  # so that nothing is a tie
+    return Histories(events=numbered, report=_report_of(numbered, source))
+
+
+def _require_users(left: Events, events: Events, core: int, source: Path) -> None:
+    if not len(events):
+        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
+    if not (np.bincount(left.user) >= _LEAST).any():
+        filtered = f" by the {core}-core filter" if core > 1 else ""
+        raise InputError(
+            f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
+            f"{len(events.item_ids):,} items{filtered}",
+            file=source,
+            expected="one item each for test, validation and training",
+            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
+        )
+
+
+def _report_of(histories: Events, source: Path) -> ImportReport:
+    """Count what there is in histories that are in order."""
+    tied = ties_with_next(histories)
+    lengths = np.bincount(histories.user)
+    return ImportReport(
+        source=str(source),
+        events=len(histories),
+        tied_events=_count_tied(tied),
+        tied_users=_count_tied_users(tied, lengths),
+        users=len(histories.user_ids),
+        items=len(histories.item_ids),
+        interactions=len(histories),
+        repeats=count_repeats(histories.user, histories.item),
+        mean_length=float(lengths.mean()),
+        median_length=float(np.median(lengths)),
+    )
+
+
+def _count_tied(tied: Bool[np.ndarray, " pairs"]) -> int:
+    return int((np.append(tied, False) | np.append(False, tied)).sum())
+
+
+def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarray, " u"]) -> int:
+    """Count the users whose last item is tied with the one before, or that one with the one before it."""
+    last = np.cumsum(lengths) - 1
+    last = last[lengths >= _LEAST]
+    return int((tied[last - 1] | tied[last - 2]).sum())
+
+
+def _warn_of_leak(report: ImportReport) -> None:
+    if report.ties_sorted and report.tie_order == "file" and report.tied_users:
+        warnings.warn(
+            f"{report.source}: events of one user at one time are sorted by item id, and decide the test or validation "
+            f"item of {report.tied_users:,} of {report.users:,} users; scores will be too good for models that can see "
+            "it (next: --ties random)",
+            stacklevel=3,
+        )

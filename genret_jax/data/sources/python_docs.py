@@ -1,0 +1,191 @@
+"""The embedded default corpus: the documentation of the Python that runs, read from its standard library's sources.
+
+A docstring that has a summary and a body (PEP 257) becomes a document and a query: the qualified name is the id, its
+words are the title, the body is the text, and the summary, which is left out of the text, is the query. The title holds
+words because a plain tokenizer takes ``most_common`` for one: baselines that do not split names would look weaker than
+they are. Sources are parsed, never imported, so nothing of the library runs, and parts for other systems are there too.
+"""
+
+import ast
+import hashlib
+import os
+import platform
+import re
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.text.words import normalized_words, valid_unicode
+from genret_jax.errors import InputError
+
+TEST_SHARE = 0.2
+
+# Left out: what is not for the library's users (tests, an editor, demonstrations, bundled installers, a converter of
+# Python 2), what Linux distributions package apart or newer Pythons dropped (tkinter, distutils, msilib), so that the
+# corpus is much the same everywhere, and os.path's twin for Windows.
+_SKIPPED = frozenset(
+    ("test", "idlelib", "turtledemo", "ensurepip", "pydoc_data", "lib2to3", "tkinter", "distutils", "msilib", "ntpath")
+)
+_SKIPPED_FOLDERS = frozenset(("site-packages", "dist-packages", "tests", "idle_test", "__pycache__"))
+
+# Modules under another name than the one they are imported and documented by; most are the twins of C code.
+_PUBLIC_NAMES = {
+    "_collections_abc": "collections.abc",
+    "_pydatetime": "datetime",
+    "_pydecimal": "decimal",
+    "_pyio": "io",
+    "posixpath": "os.path",
+}
+
+
+class Entry(NamedTuple):
+    """One documented object.
+
+    Attributes:
+        name: Qualified name, e.g. ``"os.path.join"``.
+        summary: The docstring's first paragraph on one line.
+        body: The rest of the docstring.
+    """
+
+    name: str
+    summary: str
+    body: str
+
+
+def python_docs(library: str | os.PathLike[str] | None = None, *, validation: float = 0.0) -> Corpus:
+    """Read the documentation of public modules, classes, functions and methods from source files.
+
+    Documents are ordered by name. A summary goes to split ``test`` (a fifth), ``validation`` or ``train`` by a hash of
+    its document's id, so a document that another Python version has as well is in the same split there.
+
+    Args:
+        library: Folder of Python sources; the running Python's standard library by default.
+        validation: Share of the training summaries to hold out as split ``validation``, from 0 to below 1.
+
+    Raises:
+        InputError: If the sources are not there, or document nothing.
+    """
+    if not 0 <= validation < 1:
+        raise InputError(f"a validation share of {validation}", expected="a number from 0 to below 1", fix="try 0.1")
+    root = Path(library if library is not None else sysconfig.get_path("stdlib"))
+    entries = _without_duplicates(sorted(read_entries(root)))
+    if not entries:
+        raise InputError(
+            "no Python sources with documentation",
+            file=root,
+            expected="the .py files of a standard library",
+            fix="run a Python that has them (embeddable builds keep only compiled code), or use your own corpus",
+        )
+    qrels: dict[str, dict[str, dict[str, int]]] = {}
+    for entry in entries:
+        split = _split_of(entry.name, validation)
+        qrels.setdefault(split, {})[_query_id(entry)] = {entry.name: 1}
+    return Corpus(
+        name="python-docs",
+        doc_ids=tuple(entry.name for entry in entries),
+        titles=tuple(_title(entry.name) for entry in entries),
+        texts=tuple(entry.body for entry in entries),
+        queries={_query_id(entry): entry.summary for entry in entries},
+        qrels=qrels,
+        source=f"standard library of Python {platform.python_version()}" if library is None else os.fspath(library),
+    )
+
+
+def _query_id(entry: Entry) -> str:
+    return f"summary:{entry.name}"
+
+
+def _title(name: str) -> str:
+    return " ".join(normalized_words(name))
+
+
+def _split_of(name: str, validation: float) -> str:
+    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    if position < TEST_SHARE:
+        return "test"
+    return "validation" if position < TEST_SHARE + (1 - TEST_SHARE) * validation else "train"
+
+
+def read_entries(root: Path) -> Iterator[Entry]:
+    """Yield the public objects below a folder whose docstrings have a summary and a body."""
+    for path, module in _modules(root):
+        try:
+            with tokenize.open(path) as handle, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # old sources hold invalid escapes
+                tree = ast.parse(handle.read())
+        except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+            continue  # templates and files of other versions: not code that this Python could document
+        for name, node in _documented(tree, module):
+            entry = _entry(name, ast.get_docstring(node) or "")
+            if entry is not None:
+                yield entry
+
+
+def _modules(root: Path) -> Iterator[tuple[Path, str]]:
+    for folder, subfolders, files in os.walk(root):
+        place = Path(folder).relative_to(root).parts
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if name.isidentifier() and name not in _SKIPPED_FOLDERS and (place or name not in _SKIPPED)
+        ]
+        for file in files:
+            stem, extension = os.path.splitext(file)
+            first, *rest = (*place, *(() if stem == "__init__" else (stem,))) or ("",)
+            if extension != ".py" or first in _SKIPPED or not first:
+                continue
+            module = ".".join((_PUBLIC_NAMES.get(first, first), *rest))
+            if not any(_is_private(part) for part in module.split(".")):
+                yield Path(folder, file), module
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+_Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _documented(node: _Definition, name: str) -> Iterator[tuple[str, _Definition]]:
+    """Yield a module or definition and the public ones inside it, but not those inside functions."""
+    yield name, node
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for child in _definitions(node):
+            if not _is_private(child.name):
+                yield from _documented(child, f"{name}.{child.name}")
+
+
+def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+        elif isinstance(child, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+            yield from _definitions(child)  # "if sys.platform ...", "try: import ... except ImportError"
+
+
+def _entry(name: str, docstring: str) -> Entry | None:
+    summary, *rest = re.split(r"\n[ \t]*\n", valid_unicode(docstring).strip(), maxsplit=1)
+    summary, body = " ".join(summary.split()), "".join(rest).strip()
+    if not summary or not body or _normal(summary) in _normal(f"{_title(name)}. {body}"):
+        return None  # the last: a query that stands in its document's text would be no test
+    return Entry(name, summary, body)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _without_duplicates(entries: list[Entry]) -> list[Entry]:
+    """Keep the first of those that share a name, a body or a summary."""
+    seen: set[tuple[str, str]] = set()
+    kept: list[Entry] = []
+    for entry in entries:
+        marks = {("name", entry.name), ("summary", _normal(entry.summary)), ("body", _normal(entry.body))}
+        if seen.isdisjoint(marks):
+            kept.append(entry)
+            seen |= marks
+    return kept

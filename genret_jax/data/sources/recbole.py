@@ -1,0 +1,120 @@
+"""RecBole's atomic files: ``NAME.inter`` with events, ``NAME.item`` with what is known of the items.
+
+Each begins with a line of ``name:type`` columns, separated by tabs like the lines below it, in any order.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from genret_jax.data.records import read_lines, require_folder, require_id
+from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
+from genret_jax.data.sources.importing import Imported, build_histories
+from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.errors import InputError, nearest
+
+USER, ITEM, TIME = "user_id", "item_id", "timestamp"
+_TEXT_TYPES = ("token", "token_seq")
+_TITLE = re.compile(r"(^|_)(title|name)$")
+
+
+def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "") -> Imported:
+    """Read a folder of atomic files as interactions.
+
+    The text of an item is its title (a column whose name ends in ``title`` or ``name``) and all its further columns of
+    type ``token`` and ``token_seq``, and ``price``.
+
+    Args:
+        folder: With one ``.inter`` file and, where there are texts, an ``.item`` file of the same name.
+        core: Least number of events of a user and of an item.
+        ties: Order of events of one user at one time.
+        name: What reports call the set; the name of the files by default.
+
+    Raises:
+        InputError: Naming file and line, if anything cannot be used.
+    """
+    events = _events_file(folder)
+    histories = build_histories(collect_events(_read_events(events)), source=events, core=core, ties=ties)
+    files = [file for file in [events.with_suffix(".item")] if file.exists()]
+    texts = _read_items(files[0], set(histories.item_ids)) if files else {}
+    return histories.with_texts(texts, name=name or events.stem, files=files)
+
+
+def _events_file(folder: Path) -> Path:
+    require_folder(folder, expected="a folder with a .inter file", fix="check the path")
+    files = sorted(file for file in folder.glob("*.inter") if not file.name.startswith("."))
+    if len(files) != 1:
+        raise InputError(
+            f"{len(files)} .inter files" + (f" ({', '.join(file.name for file in files[:5])})" if files else ""),
+            file=folder,
+            expected="one, NAME.inter, and beside it NAME.item",
+            fix="put the files of one data set into a folder of their own"
+            if files
+            else "check that this folder holds RecBole's atomic files, unpacked",
+        )
+    return files[0]
+
+
+def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the columns' names with types, and then the rows, each with its line and as many values as the header."""
+    width = 0
+    for line, text in read_lines(path):
+        row = text.split("\t")
+        width = width or len(row)
+        if len(row) != width:
+            raise InputError(
+                f"{len(row)} columns",
+                file=path,
+                line=line,
+                expected=f"{width}, as in the header, separated by tabs",
+                fix="repair the line",
+            )
+        yield line, row
+    if not width:
+        raise InputError("the file is empty", file=path, expected="a header and rows", fix="check how it was made")
+
+
+def _column(header: list[str], name: str, path: Path) -> int:
+    names = [text.split(":")[0].strip() for text in header]
+    if name in names:
+        return names.index(name)
+    hint = nearest(name, names)
+    raise InputError(
+        f"no column '{name}' in the header {' '.join(header)!r}",
+        file=path,
+        line=1,
+        expected="columns such as user_id:token, item_id:token and timestamp:float, separated by tabs",
+        fix=f"rename the column ({hint})" if hint else "add it",
+    )
+
+
+def _read_events(path: Path) -> Iterator[Event]:
+    rows = _read_table(path)
+    _, header = next(rows)
+    user, item, time = (_column(header, name, path) for name in (USER, ITEM, TIME))
+    for line, row in rows:
+        yield Event(
+            require_id(row[user], f"'{USER}'", path, line),
+            require_id(row[item], f"'{ITEM}'", path, line),
+            time_of(row[time], f"'{TIME}'", path, line),
+        )
+
+
+def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
+    rows = _read_table(path)
+    _, header = next(rows)
+    item = _column(header, ITEM, path)
+    names = [text.split(":")[0].strip() for text in header]
+    title = next((i for i, name in enumerate(names) if i != item and _TITLE.search(name)), None)
+    used = [i for i, text in enumerate(header) if i not in (item, title) and _is_text(text)]
+    texts: dict[str, ItemText] = {}
+    for _, row in rows:
+        if row[item] in wanted and row[item] not in texts:
+            fields = {names[i].replace("_", " ").capitalize(): row[i] for i in used}
+            texts[row[item]] = item_text(row[title] if title is not None else "", fields)
+    return texts
+
+
+def _is_text(column: str) -> bool:
+    name, _, kind = column.partition(":")
+    return kind.strip() in _TEXT_TYPES or name.strip() == "price"

@@ -1,0 +1,75 @@
+"""Sequences as S3-Rec, P5 and their successors publish them: ``user item item …`` a line, oldest first, without times.
+
+They are histories already, filtered and in order, so nothing is changed. Texts come from files beside them, if at all:
+S3-Rec's ``item2attributes.json``, whose attributes are numbers, and a list of titles.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from genret_jax.data.interactions import read_sequences
+from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.sources.events import Event, collect_events
+from genret_jax.data.sources.importing import Imported, histories_as_given
+from genret_jax.data.sources.item_text import item_text
+from genret_jax.errors import InputError
+from genret_jax.storage import read_json
+
+
+def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
+    """Read sequences as they are.
+
+    Args:
+        sequences: ``user item item …`` on each line.
+        titles: ``item<TAB>title`` on each line.
+        attributes: A JSON object of item ids to lists of attributes, names or numbers.
+        name: What reports call the set; the name of the file of sequences by default.
+
+    Raises:
+        InputError: Naming file and line, if anything cannot be used.
+    """
+    events = (Event(user, item, 0.0) for _, user, items in read_sequences(sequences) for item in items)
+    histories = histories_as_given(collect_events(events), source=sequences)
+    named = _read_titles(titles) if titles else {}
+    attributed = _read_attributes(attributes) if attributes else {}
+    texts = {
+        item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
+    }
+    files = [file for file in (titles, attributes) if file]
+    return histories.with_texts(texts, name=name or sequences.stem, files=files)
+
+
+def _read_titles(path: Path) -> dict[str, str]:
+    titles: dict[str, str] = {}
+    for line, text in read_lines(path):
+        item, tab, title = text.partition("\t")
+        if not tab:
+            raise InputError(
+                f"no tab in {text[:60]!r}",
+                file=path,
+                line=line,
+                expected="item<TAB>title",
+                fix="put a tab behind the id",
+            )
+        titles.setdefault(require_id(item, "the item", path, line), title)
+    return titles
+
+
+def _read_attributes(path: Path) -> dict[str, list[str]]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(
+            "no JSON object", file=path, expected='{"item": [attribute, …], …}', fix="check that it is the right file"
+        )
+    return {item: _attributes_of(item, values, path) for item, values in found.items()}
+
+
+def _attributes_of(item: str, values: Any, path: Path) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, (str, int)) for value in values):
+        raise InputError(
+            f"the attributes of item {item!r} are {str(values)[:60]!r}",
+            file=path,
+            expected="a list of names or numbers",
+            fix='write them as {"item": ["one", "two"]}',
+        )
+    return [str(value) for value in values]

@@ -1,0 +1,1 @@
+"""Text as words, tokens and vectors."""

@@ -1,0 +1,1 @@
+"""Docid strategies, one a file."""

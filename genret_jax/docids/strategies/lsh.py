@@ -1,0 +1,89 @@
+"""Docids by locality-sensitive hashing: on which sides of random hyperplanes a vector lies."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32
+
+from genret_jax.docids.quantiser import Quantiser
+from genret_jax.docids.strategies.quantised import QuantisedDocids
+from genret_jax.docids.streaming import read
+from genret_jax.validation import check_fields, require
+
+# Rows that are read to find the middle of vectors that do not fit in memory.
+_SAMPLED = 1 << 16
+
+
+class LshQuantiser(Quantiser):
+    """Random hyperplanes.
+
+    Its arrays are ``hyperplanes`` [m, h, d], normal vectors, and ``middle`` [d], a point on all of them.
+    """
+
+    name = "lsh"
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors."""
+        return int(self.arrays["middle"].shape[0])
+
+    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
+        """Return the codes of a piece of vectors."""
+        return (_sides(piece, arrays["hyperplanes"], arrays["middle"]),)
+
+
+@jax.jit
+def _sides(
+    piece: Float[Array, "p d"], hyperplanes: Float[Array, "m h d"], middle: Float[Array, " d"]
+) -> Int[Array, "p m"]:
+    above = jnp.einsum("pd,mhd->pmh", piece - middle[None], hyperplanes) > 0
+    values = 1 << jnp.arange(hyperplanes.shape[1], dtype=jnp.int32)
+    return jnp.sum(above * values[None, None], axis=-1, dtype=jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LshDocids(QuantisedDocids[LshQuantiser]):
+    """Locality-sensitive hashing, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065).
+
+    A code is the number whose binary digits tell on which side of each of its random hyperplanes a vector lies.
+
+    Attributes:
+        levels: Number of codes.
+        hyperplanes: Binary digits of a code, so that it is one of ``2**hyperplanes``.
+        centred: Lead the hyperplanes through the mean of the vectors. Through the origin, as in the paper, most vectors
+            of a model whose vectors lie in a cone are on the same side.
+        separate: Append the code that tells documents with equal codes apart.
+        memory_gib: Vectors that take more, in float32, are read from where they are piece by piece.
+    """
+
+    name: ClassVar[str] = "lsh"
+    levels: int = 4
+    hyperplanes: int = 8
+    centred: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "levels", self.levels >= 1, "at least 1")
+        require(self, "hyperplanes", 1 <= self.hyperplanes <= 24, "from 1 to 24")
+        require(self, "memory_gib", self.memory_gib > 0, "more than 0")
+
+    @property
+    def codebook(self) -> int:
+        """Codes of a level."""
+        return 1 << self.hyperplanes
+
+    def _fitted(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[LshQuantiser, Int32[np.ndarray, "n m"]]:
+        random = np.random.default_rng(seed)
+        shape = self.levels, self.hyperplanes, vectors.shape[1]
+        hyperplanes = random.standard_normal(shape, np.float32)
+        middle = np.zeros(vectors.shape[1], np.float32)
+        if self.centred:
+            count = len(vectors) if in_memory else min(len(vectors), _SAMPLED)
+            rows = np.sort(random.choice(len(vectors), count, replace=False, shuffle=False))
+            middle = read(vectors, rows).mean(0, dtype=np.float64).astype(np.float32)
+        arrays = {"hyperplanes": hyperplanes, "middle": middle}
+        quantiser = LshQuantiser(level_sizes=(self.codebook,) * self.levels, arrays=arrays)
+        return quantiser, quantiser.codes(vectors)

@@ -1,0 +1,1 @@
+"""From a network and a docid index to ranked documents, for tokenised inputs."""

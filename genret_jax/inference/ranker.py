@@ -1,0 +1,206 @@
+"""Rank what has docids for tokenised inputs: the model, its index and the search, without a word of text."""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from genret_jax.decoding import (
+    BeamResult,
+    DocidIndex,
+    Exhaustive,
+    RankedDocuments,
+    TrieConstraint,
+    allow,
+    rank_documents,
+)
+from genret_jax.errors import InputError
+from genret_jax.inference.model_search import search_tokens
+from genret_jax.models.config import T5Config
+from genret_jax.models.folding import folded
+from genret_jax.parallel.mesh import DATA, mesh_of, on_all_devices, placed_on
+from genret_jax.run import DocumentRun, Run, docid_index, node_tree
+
+_R = TypeVar("_R", bound="Ranker")
+
+
+class Ranker:
+    """A model with the docids it may write.
+
+    Args:
+        run: The opened run folder.
+        params: Parameters of its model; where they are spread over a mesh, it searches on that mesh.
+
+    Raises:
+        InputError: If the run's decoder writes queries.
+    """
+
+    def __init__(self, run: Run, params: Mapping[str, Any]):
+        if isinstance(run, DocumentRun) and run.sampler.writes_queries:
+            raise InputError(
+                "a run that writes queries of documents, and no docids",
+                file=run.folder,
+                fix="let it write them with 'genret queries generate', or give a run that was trained on docids",
+            )
+        self.run = run
+        self._mesh = mesh_of(params)
+        self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)
+        by_nodes = run.model.head == "prefix" or run.model.adaptive_layers
+        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if by_nodes else None
+        self._params = jax.tree.map(_committed, params)
+        self._searched: tuple[Mapping[str, Any], T5Config] | None = None
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Parameters of the model, on the device."""
+        return self._params
+
+    def with_params(self: _R, params: Mapping[str, Any]) -> _R:
+        """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
+        other = copy.copy(self)
+        other._params, other._searched = jax.tree.map(_committed, params), None
+        if (mesh := mesh_of(params)) != self._mesh:
+            other._mesh = mesh
+            other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
+        return other
+
+    def rank(
+        self,
+        tokens: Int[np.ndarray, "q l"],
+        *,
+        beam: int,
+        limit: int | None = None,
+        batch_size: int = 64,
+        allowed: Bool[np.ndarray, "#q n"] | None = None,
+        without: Int[np.ndarray, "q w"] | None = None,
+        widths: Sequence[int] = (),
+        progress: bool = False,
+    ) -> RankedDocuments:
+        """Rank documents for tokenised queries.
+
+        Args:
+            tokens: Queries, padded with 0.
+            beam: Beams of the search.
+            limit: Documents a query at most; ``beam`` when left out.
+            batch_size: Queries searched together.
+            allowed: Which documents each query may have, or all of them alike; all when left out.
+            without: Documents that each query may not have, -1 for none; takes less memory than to allow the others.
+            widths: Columns that queries may be cut to where the others hold padding only, so that short ones cost less.
+            progress: Show a progress bar on stderr.
+
+        Returns:
+            Document indices of the run's corpus with scores, ``[q, limit]``.
+        """
+        from tqdm import tqdm
+
+        if not len(tokens):
+            raise InputError("no queries to search", fix="give at least one query")
+        found: RankedDocuments | None = None
+        differs = without is not None or (allowed is not None and len(allowed) > 1)
+        shared = None if allowed is None or differs else allow(self.index, allowed)
+        batches = list(_batches(tokens, batch_size, widths))
+        for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False):
+            # A few sizes only, so that a changing number of queries does not compile again and again.
+            size = min(batch_size, 1 << (len(rows) - 1).bit_length())
+            size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
+            mine, chosen = allowed, shared
+            if differs:
+                mine = _with_rows(_allowed_to(rows, allowed, without, len(self.run.corpus)), size)
+                chosen = allow(self.index, mine)
+            padded = _with_rows(tokens[rows, :width], size)
+            result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
+            ranked = rank_documents(result, self.index, limit=limit, allowed=mine)
+            if found is None:
+                found = RankedDocuments(*(np.empty((len(tokens), part.shape[1]), part.dtype) for part in ranked))
+            for whole, part in zip(found, ranked, strict=True):
+                whole[rows] = part[: len(rows)]
+        assert found is not None
+        return found
+
+    def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
+        """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
+
+        Args:
+            tokens: Queries, padded with 0.
+            beam: Beams of the search.
+            k: Results that are compared.
+
+        Returns:
+            ``certified``: the share of queries whose first k results are provably the model's best;
+            ``found``: the share of the model's best k docids that the beam search found.
+        """
+        k = min(k, beam, self.index.num_docids)
+        found = self._found(tokens, TrieConstraint(self.index), beam)
+        exact = self._found(tokens, Exhaustive(self.index), k)
+        certified = np.asarray(found.bound) <= np.asarray(found.scores)[:, k - 1]
+        first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
+        return {
+            "certified": float(certified.mean()),
+            "found": float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(first, best, strict=True)])),
+        }
+
+    def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
+        with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
+            params, config = self._network()
+            return search_tokens(params, tokens, strategy, self._tree, config, beam)
+
+    def _network(self) -> tuple[Mapping[str, Any], T5Config]:
+        """Return the network that is searched with: an adaptive decoder's vectors of all docids are computed once."""
+        if self._searched is None:
+            config, docids = self.run.model, self.run.encoded
+            self._searched = self._params, config
+            if config.adaptive_layers:
+                assert self._tree is not None
+                params, config = folded(
+                    self._params,
+                    config,
+                    self._tree,
+                    tokens=docids.tokens,
+                    prefix_nodes=docids.prefix_nodes,
+                    node_tokens=docids.tree.node_token,
+                )
+                head = on_all_devices(params["decoder"]["prefix_head"], self._mesh)
+                self._searched = {**params, "decoder": {**params["decoder"], "prefix_head": head}}, config
+        return self._searched
+
+
+def _committed(leaf: jax.Array | np.ndarray) -> jax.Array:
+    """Return a parameter on a device for good, as restored ones are: programs of others are compiled for themselves."""
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return leaf
+    return jax.device_put(leaf, jax.local_devices()[0])
+
+
+def _batches(
+    tokens: Int[np.ndarray, "q l"], size: int, widths: Sequence[int]
+) -> Iterator[tuple[Int[np.ndarray, " r"], int]]:
+    """Yield rows of queries that fit the same width, at most so many together, and that width."""
+    allowed = np.unique([*(width for width in widths if width < tokens.shape[1]), tokens.shape[1]])
+    needed = tokens.shape[1] - np.argmax(tokens[:, ::-1] > 0, axis=1)
+    fits = np.searchsorted(allowed, needed)
+    for choice, width in enumerate(allowed.tolist()):
+        rows = np.flatnonzero(fits == choice)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], width
+
+
+def _allowed_to(
+    rows: Int[np.ndarray, " r"],
+    allowed: Bool[np.ndarray, "#q n"] | None,
+    without: Int[np.ndarray, "q w"] | None,
+    documents: int,
+) -> Bool[np.ndarray, "r n"]:
+    mask = np.ones((len(rows), documents + 1), bool)  # -1, for none, is the last column
+    if allowed is not None:
+        mask[:, :documents] = allowed if len(allowed) == 1 else allowed[rows]
+    if without is not None:
+        mask[np.arange(len(rows))[:, None], without[rows]] = False
+    return mask[:, :documents]
+
+
+def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    return array if len(array) == rows else np.pad(array, ((0, rows - len(array)), (0, 0)))

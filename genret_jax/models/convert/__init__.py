@@ -1,0 +1,1 @@
+"""Public checkpoints in and out: the layouts of Hugging Face and t5x."""

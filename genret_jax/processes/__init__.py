@@ -1,1 +1,0 @@
-"""Several processes that train one model: how they meet, what they tell each other, and how they end."""

@@ -1,0 +1,1 @@
+"""Training and inference with t5x: the only room that imports it."""

@@ -1,0 +1,376 @@
+"""The engine for pods: our network, vocabularies and search as t5x's ``train``, ``eval`` and ``infer`` know them.
+
+The one module that imports t5x (Roberts et al. 2022, arXiv 2203.17189), which PyPI does not have; see
+``requirements-t5x.txt``. Gin files name what is here, ``gin_configs/t5x/`` above all; nothing else imports it.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+from t5x import losses, metrics, models, partitioning, utils
+
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.seqio.tasks import store_features
+from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint
+from genret_jax.errors import InputError
+from genret_jax.inference.model_search import search_tokens
+from genret_jax.losses import check_consistency, shown_twice, symmetric_divergence, two_passes
+from genret_jax.models.config import T5Config
+from genret_jax.models.network import T5
+from genret_jax.training.checkpoint_format import describe, describe_difference
+from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
+from genret_jax.validation import require
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, Array]
+
+_OTHER_NETWORK = "give the network it is of: with a file of t5x/models, or t5x/prepared_run.gin"
+
+
+class RetrievalModel(models.EncoderDecoderModel):
+    """A t5x model that writes docids: :class:`genret_jax.models.T5`, decoded by our search over the docid index.
+
+    Training is t5x's own; only docids that exist can be predicted, each with its log-probability as the score. The
+    number of beams, and whether all of them are returned, are t5x's ``DecoderParams``.
+
+    Args:
+        examples: Folder of the example store whose docids these are; its vocabularies are the model's.
+        config: Shape of the network, with T5's own head (``head="vocabulary"``).
+        optimizer_def: A t5x optimizer; Optax's are in ``t5x.optimizers``.
+        label_smoothing: Share of a target's probability that is spread over the vocabulary.
+        z_loss: Weight of the penalty on the logits' normaliser (T5: 1e-4).
+        loss_normalizing_factor: What the loss is divided by, as in t5x; by default nothing, as Adafactor does not
+            mind. ``"NUM_REAL_TARGET_TOKENS"`` is what our own engine does.
+        consistency: Weight of the divergence between two passes with different dropout masks, as
+            ``Experiment.consistency`` (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4).
+        default_decoder_params: ``@models.DecoderParams()``.
+
+    Raises:
+        InputError: If the network cannot write the docids of these examples.
+    """
+
+    def __init__(
+        self,
+        examples: str,
+        config: T5Config,
+        optimizer_def: Any,
+        *,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_normalizing_factor: float | str | None = None,
+        consistency: float = 0.0,
+        default_decoder_params: Any = None,
+    ):
+        store = ExampleStore.open(examples)
+        _check_vocabulary(config, store)
+        self.consistency = consistency
+        check_consistency(self, config.dropout_rate)
+        vocabularies = {side: feature.vocabulary for side, feature in store_features(store).items()}
+        super().__init__(
+            module=T5(config),
+            input_vocabulary=vocabularies["inputs"],
+            output_vocabulary=vocabularies["targets"],
+            optimizer_def=optimizer_def,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            loss_normalizing_factor=loss_normalizing_factor,
+            default_decoder_params=default_decoder_params,
+        )
+        # In host memory: what a program of several processes closes over may not lie on the devices of one.
+        self._index = jax.device_get(docid_index(store, config.output_vocab_size))
+
+    def get_initial_variables(
+        self, rng: Array, input_shapes: Mapping[str, Any], input_types: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return random parameters and the names of their axes."""
+        _refuse_packing(input_shapes)
+        token = jnp.zeros((1, 1), jnp.int32)
+        return flax.core.freeze(self.module.init(rng, token, token))
+
+    def _compute_logits(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_rng: Array | None = None,
+        mutable: Any = False,
+        other_variables: Params | None = None,
+    ) -> Any:
+        self._check_params(params)
+        _refuse_packing(batch)
+        return self.module.apply(
+            {"params": params, **(other_variables or {})},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            mutable=mutable,
+        )
+
+    def loss_fn(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], Any]:
+        """Return t5x's loss and metrics of a batch; with consistency those of its first pass, and ``consistency``.
+
+        Args:
+            params: Parameters.
+            batch: What t5x's feature converter makes.
+            dropout_rng: Of the masks; None in evaluation, where there is one pass without any.
+        """
+        if not self.consistency or dropout_rng is None:
+            loss, found = super().loss_fn(params, batch, dropout_rng)
+            return loss, found
+        rows = len(batch["encoder_input_tokens"])
+        logits = self._compute_logits(params, {key: shown_twice(x, rows) for key, x in batch.items()}, dropout_rng)
+        one, other = (logits[:, 0] for logits in two_passes(logits, rows))
+        divisor, weights = losses.get_loss_normalizing_factor_and_weights(self._loss_normalizing_factor, batch)
+        targets = batch["decoder_target_tokens"]
+        settings = {
+            "label_smoothing": self._label_smoothing,
+            "z_loss": self._z_loss,
+            "loss_normalizing_factor": divisor,
+        }
+        of_passes = [
+            losses.compute_weighted_cross_entropy(of_pass, targets=targets, weights=weights, **settings)[:2]
+            for of_pass in (one, other)
+        ]
+        loss, z_loss = (sum(parts) / 2 for parts in zip(*of_passes, strict=True))
+        apart = symmetric_divergence(one, other, weights) / (1 if divisor is None else divisor)
+        loss += self.consistency * apart
+        segments = {key: batch[key] != 0 for key in ("encoder_input_tokens", "decoder_target_tokens")}
+        found = self._compute_metrics(one, targets, weights, loss, z_loss, segments)
+        return loss, {**found, "consistency": metrics.AveragePerStep(total=apart)}
+
+    def predict_batch_with_aux(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: Array | None = None,
+        decoder_params: Mapping[str, Any] | None = None,
+        return_all_decodes: bool | None = None,
+        num_decodes: int | None = None,
+        prompt_with_targets: bool = False,
+    ) -> tuple[Int[Array, "b ..."], dict[str, Float[Array, "b ..."]]]:
+        """Search for the docids of a batch of queries.
+
+        Args:
+            params: Parameters.
+            batch: With ``encoder_input_tokens`` ``[b, l]``.
+            rng: Not needed: the search is deterministic.
+            decoder_params: Must be empty: everything about the search is in the index.
+            return_all_decodes: Return all beams instead of the best one; by default as the model was configured.
+            num_decodes: Beams; by default as the model was configured.
+            prompt_with_targets: Must be false: a docid is written from its beginning.
+
+        Returns:
+            As t5x wants them, the best beam last: tokens ``[b, k, m]`` and ``{"scores": [b, k]}``, or ``[b, m]`` and
+            ``[b]``. Where there are fewer docids than beams, tokens are 0 and scores the lowest.
+        """
+        if decoder_params or prompt_with_targets:
+            raise InputError(
+                "decoder_params or prompt_with_targets for a search over docids",
+                expected="neither",
+                fix="remove the binding; beams are DecoderParams.num_decodes",
+            )
+        defaults = self._default_decoder_params
+        beams = defaults.num_decodes if num_decodes is None else num_decodes
+        found = self.search(params, batch["encoder_input_tokens"], beams)
+        if defaults.return_all_decodes if return_all_decodes is None else return_all_decodes:
+            return found.tokens[:, ::-1], {"scores": found.scores[:, ::-1]}
+        return found.tokens[:, 0], {"scores": found.scores[:, 0]}
+
+    def search(self, params: Params, tokens: Int[Array, "b l"], beams: int) -> BeamResult:
+        """Return the best docids of queries, best first, as :class:`genret_jax.Retriever` finds them."""
+        self._check_params(params)
+        index, adaptive = jax.tree.map(jnp.asarray, self._index), self.module.config.adaptive_layers
+        constraint = TrieConstraint(index, normalize="children" if adaptive else "vocabulary")
+        return search_tokens(params, tokens, constraint, None, self.module.config, beams)
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, Any]:
+        token = jnp.zeros((1, 1), jnp.int32)
+        return describe(flax.core.unfreeze(jax.eval_shape(self.module.init, jax.random.key(0), token, token))["params"])
+
+    def _check_params(self, params: Params) -> None:
+        """Refuse a checkpoint of another network while a program is traced: t5x itself restores what it finds."""
+        found = {path: ["float32", shape] for path, (_, shape) in describe(flax.core.unfreeze(params)).items()}
+        difference = describe_difference(found, self._shapes, found_in="checkpoint", wanted_in="model")
+        if difference:
+            raise InputError(f"a checkpoint of another network ({difference})", fix=_OTHER_NETWORK)
+
+
+class Partitioner(partitioning.PjitPartitioner):
+    """t5x's partitioner with errors that say what to change, and with ``num_partitions`` on CPUs too.
+
+    By itself t5x takes all devices of a CPU process as partitions of one copy, whatever it is asked for.
+
+    Args:
+        settings: t5x's own, so that ``PjitPartitioner.num_partitions`` and all else is bound as t5x users know it.
+    """
+
+    def __init__(self, settings: partitioning.PjitPartitioner):
+        self.__dict__.update(vars(settings))
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices, with axes ``data`` and ``model``.
+
+        Raises:
+            InputError: If ``num_partitions`` does not divide them.
+        """
+        if self._model_parallel_submesh or self._ici_mesh_shape:
+            return super().mesh
+        devices = jax.devices(self._backend)
+        if len(devices) % self._num_partitions:
+            raise InputError(
+                f"PjitPartitioner.num_partitions={self._num_partitions} for {len(devices)} devices",
+                expected="a divisor of the number of devices",
+                fix="change it, or set PjitPartitioner.model_parallel_submesh",
+            )
+        if devices[0].platform != "cpu":
+            return super().mesh
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(ordered, object).reshape(-1, self._num_partitions), ("data", "model"))
+
+    def get_data_layout(self, batch_size: int | None = None, host_index: int | None = None) -> Any:
+        """Return how a batch is divided over hosts.
+
+        Raises:
+            InputError: If it does not divide over the devices that hold copies of the parameters.
+        """
+        if batch_size and batch_size % self.data_mesh_size:
+            raise InputError(
+                f"a batch of {batch_size} rows for {self.data_mesh_size} data-parallel devices",
+                expected=f"a multiple of {self.data_mesh_size}",
+                fix="change BATCH_SIZE (DatasetConfig.batch_size) or num_partitions",
+            )
+        return super().get_data_layout(batch_size, host_index)
+
+    def get_mesh_axes(self, train_state: Any) -> Any:
+        """Return how every array of a train state is divided.
+
+        Raises:
+            InputError: If the devices do not divide a parameter's axis.
+        """
+        axes = super().get_mesh_axes(train_state)
+        specs = flax.traverse_util.flatten_dict(flax.core.unfreeze(axes.params), sep="/")
+        for path, array in flax.traverse_util.flatten_dict(flax.core.unfreeze(train_state.params), sep="/").items():
+            for size, axis in zip(array.shape, specs[path] or (), strict=False):
+                parts = self.mesh.shape[axis] if axis is not None else 1
+                if size % parts:
+                    raise InputError(
+                        f"parameter {path} of shape {tuple(array.shape)} for {parts} devices of the '{axis}' axis",
+                        expected=f"a multiple of {parts} where it has {size}",
+                        fix="change num_partitions, or T5Config.vocab_size if it is the vocabulary",
+                    )
+        return axes
+
+
+class TrainStateInitializer(utils.TrainStateInitializer):
+    """t5x's, which begins with the parameters of a checkpoint where it is given one.
+
+    t5x restores a checkpoint of Orbax's together with optimizer and data or not at all, and the start of another run
+    has neither: its parameters are read here, onto the devices where they belong.
+
+    Args:
+        *args: As for t5x's.
+        path: A checkpoint written through Orbax, by t5x or ``genret checkpoint export``; the rest is left to t5x.
+        **kwargs: As for t5x's.
+    """
+
+    def __init__(self, *args: Any, path: str | Sequence[str] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._path = path if isinstance(path, str) and find_checkpoint(path) else None
+
+    def from_scratch(self, init_rng: Array) -> Any:
+        """Return a state with a fresh optimizer."""
+        state = super().from_scratch(init_rng)
+        if self._path is None:
+            return state
+        params = read_t5x_params(self._path, flax.core.unfreeze(state.params))
+        return state.replace_params(jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(params)))
+
+
+def legacy_path(path: str | Sequence[str]) -> str | Sequence[str]:
+    """Return the path of a checkpoint that t5x restores itself, and none for those that it cannot.
+
+    Args:
+        path: ``INITIAL_CHECKPOINT_PATH``; empty for none.
+    """
+    if not isinstance(path, str):
+        return path
+    return [] if find_checkpoint(path) else absolute(path)
+
+
+def absolute(path: str) -> str:
+    """Return a folder's path as the checkpoint library wants it; one with a scheme, as ``gs://``, is so already."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def require_parameters(state: Any, wanted: Any, *, is_resuming: bool = False) -> Any:
+    """Refuse to restore a checkpoint without all parameters; for ``RestoreCheckpointConfig.state_transformation_fns``.
+
+    ``fallback_to_scratch`` makes the state of another optimizer than the checkpoint's anew. It would give parameters
+    that are missing random values, too.
+
+    Args:
+        state: What the checkpoint holds.
+        wanted: What the model has.
+        is_resuming: Whether it is the run's own.
+
+    Returns:
+        ``state``.
+
+    Raises:
+        InputError: If a parameter is missing.
+    """
+    found, needed = (flax.traverse_util.flatten_dict(tree["target"], sep="/") for tree in (state, wanted))
+    missing = [path for path in needed if path not in found]
+    if missing:
+        raise InputError(
+            f"a checkpoint without {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            expected="all parameters of the model",
+            fix=_OTHER_NETWORK,
+        )
+    return state
+
+
+def docid_index(store: ExampleStore, vocab_size: int) -> DocidIndex:
+    """Build the index of a store's docids; documents are numbered as in the store."""
+    documents = np.repeat(np.arange(store.num_documents), np.diff(store.array("docid_offsets")))
+    return DocidIndex.build(store.array("docid_tokens"), store.array("docid_lengths"), documents, vocab_size=vocab_size)
+
+
+def _check_vocabulary(config: T5Config, store: ExampleStore) -> None:
+    """Refuse a network that cannot write, or would confuse, the tokens of a store."""
+    require(config, "head", config.head == "vocabulary", "'vocabulary' with t5x")
+    if not store.shares_vocabulary and config.decoder_vocab_size is None:
+        raise InputError(
+            "docids with tokens of their own, which T5Config.decoder_vocab_size=None takes for text",
+            file=store.folder,
+            expected=f"T5Config.decoder_vocab_size of at least {store.decoder_vocabulary_size}",
+            fix="set it, or build the examples for the vocabulary head",
+        )
+    needs = {"vocab_size": store.vocabulary_size}
+    if config.decoder_vocab_size is None:
+        needs["vocab_size"] = max(store.vocabulary_size, store.decoder_vocabulary_size)
+    else:
+        needs["decoder_vocab_size"] = store.decoder_vocabulary_size
+    for field, needed in needs.items():
+        if getattr(config, field) < needed:
+            raise InputError(
+                f"T5Config.{field}={getattr(config, field)} with examples of {needed} tokens",
+                file=store.folder,
+                expected=f"at least {needed}",
+                fix=f"set --gin.T5Config.{field}={-(-needed // 128) * 128}, or build the examples with text docids",
+            )
+
+
+def _refuse_packing(batch: Mapping[str, Any]) -> None:
+    if "encoder_segment_ids" in batch:
+        raise InputError("packed examples", expected="one example a row", fix="set DatasetConfig.pack = False")

@@ -1,0 +1,175 @@
+"""Evaluating runs: the report, the files beside it, and what cannot be measured."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+
+import pytest
+from support.tiny_run import EMPTY, tiny_experiment, tiny_topics, write_tiny_corpus
+
+from genret_jax.config.experiment import VocabularyConfig
+from genret_jax.data.corpus import Corpus
+from genret_jax.docids import AtomicDocids
+from genret_jax.errors import InputError
+from genret_jax.evaluate import Baselines, evaluate_runs
+from genret_jax.evaluate.documents import with_queries
+from genret_jax.evaluation.metrics import evaluate
+from genret_jax.evaluation.report import Report
+from genret_jax.evaluation.trec import read_run
+from genret_jax.prepare import prepare
+from genret_jax.retriever import Retriever
+from genret_jax.run import Run
+
+HAS_BM25 = importlib.util.find_spec("bm25s") is not None
+NO_BASELINES = Baselines(bm25=False, untrained=False)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run, tmp_path_factory):
+    """The report of a run and of its copy under another name."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(tiny_run, folder / "second")
+    report = evaluate_runs([tiny_run, folder / "second"], folder / "report", baselines=Baselines(bm25=HAS_BM25))
+    return report, folder / "report"
+
+
+def test_the_report_has_every_system_on_every_split(evaluated):
+    report, folder = evaluated
+    names = [system.name for system in report.systems]
+    known = "BM25, k1 0.9, b 0.4"
+    bm25 = ["BM25", "BM25, raw text", known, f"{known}, training queries"] if HAS_BM25 else []
+    assert names == [*bm25, "run, untrained", "run", "second, untrained", "second"]
+    assert {split.name: split.queries for split in report.splits} == {"test": 13, "memorisation": 40}
+    assert report.dataset.name == "topics"
+    assert report.dataset.documents == 41
+    assert report.find("run", "test").metrics == report.find("second", "test").metrics
+    assert report.find("run", "memorisation").metrics["hits@1"].mean > 0.5
+    assert report.budget["run"]["steps"] == 30
+    assert report.reference == ("BM25" if HAS_BM25 else None)
+    assert Report.load(folder / "report.json") == report
+
+
+def test_bm25_may_know_the_training_queries_as_runs_do():
+    corpus = Corpus(
+        name="c",
+        doc_ids=("a", "b"),
+        titles=("", ""),
+        texts=("one", "two"),
+        queries={"q": "three", "r": "four", "s": "five"},
+        qrels={"train": {"q": {"a": 1}, "r": {"a": 2}}, "test": {"s": {"b": 1}}},
+    )
+    assert with_queries(corpus).texts == ("one three four", "two")
+
+
+def test_the_report_says_how_far_the_beam_is_from_exhaustive_search(evaluated):
+    report, folder = evaluated
+    system = next(system for system in report.systems if system.name == "run")
+    told = system.details["beside exhaustive search (13 queries)"]
+    assert "of the true best 10 found" in told
+    assert told in (folder / "report.md").read_text()
+
+
+def test_metrics_beyond_the_beam_are_absent(evaluated):
+    report, _ = evaluated
+    found = set(report.find("run", "test").metrics)
+    assert {"hits@1", "hits@5", "hits@10", "mrr@10", "recall@10", "ndcg@10"} <= found
+    assert not [name for name in found if name.endswith("@100")]
+
+
+def test_the_trec_files_give_the_same_figures(evaluated, tiny_run):
+    report, folder = evaluated
+    import ir_measures
+
+    with open(folder / "qrels.txt") as judged, open(folder / "run.run") as answered:
+        figures = ir_measures.calc_aggregate(
+            [ir_measures.parse_measure(name) for name in ("Success@1", "Success@10", "RR@10", "R@10", "nDCG@10")],
+            list(ir_measures.read_trec_qrels(judged)),
+            list(ir_measures.read_trec_run(answered)),
+        )
+    names = {
+        "Success@1": "hits@1",
+        "Success@10": "hits@10",
+        "RR@10": "mrr@10",
+        "R@10": "recall@10",
+        "nDCG@10": "ndcg@10",
+    }
+    metrics = report.find("run", "test").metrics
+    for measure, value in figures.items():
+        assert metrics[names[str(measure)]].mean == pytest.approx(value, abs=1e-9)
+    run = Run.open(tiny_run)
+    ours = evaluate(run.corpus.qrels["test"], read_run(folder / "run.run"), beam=10)
+    assert ours["ndcg@10"] == pytest.approx(metrics["ndcg@10"].mean, abs=1e-9)
+    assert len((folder / "run.run").read_text().splitlines()) == 13 * 10
+
+
+def test_the_answers_are_those_of_the_retriever(evaluated, tiny_run):
+    _, folder = evaluated
+    retriever = Retriever.load(tiny_run)
+    queries = [(query, retriever.run.corpus.queries[query]) for query in retriever.run.corpus.qrels["test"]]
+    found = retriever.search([text for _, text in queries], k=10, beam=10)
+    answers = read_run(folder / "run.run")
+    for (query, _), expected in zip(queries, found, strict=True):
+        assert [doc_id for doc_id, _ in answers[query]] == [result.doc_id for result in expected]
+
+
+def test_the_markdown_has_a_row_a_system(evaluated):
+    report, folder = evaluated
+    text = (folder / "report.md").read_text()
+    for system in report.systems:
+        assert f"| {system.name} |" in text or f"{system.name} " in text
+    assert json.loads((folder / "report.json").read_text())["dataset"]["name"] == "topics"
+
+
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_path):
+    out = tmp_path / "out"
+    for checkpoint in ("best", "start"):
+        report = evaluate_runs([tiny_run], out, checkpoint=checkpoint, baselines=NO_BASELINES)
+        assert Report.load(out / "report.json") == report
+    assert report.systems[0].description == "semantic docids, before its first step"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    for taken in (precious, precious / "thesis.txt"):
+        with pytest.raises(InputError, match="there is something else than a report"):
+            evaluate_runs([tiny_run], taken, baselines=NO_BASELINES)
+    assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):
+    def refused(runs, **options):
+        with pytest.raises(InputError) as error:
+            evaluate_runs(runs, tmp_path / "out", baselines=NO_BASELINES, **options)
+        assert not (tmp_path / "out").exists()
+        return str(error.value)
+
+    assert "no judgements for split 'tset' (did you mean 'test'?)" in refused([tiny_run], split="tset")
+    assert "two runs have the same folder name" in refused([tiny_run, tiny_run])
+    assert "a beam of 0; expected at least 1" in refused([tiny_run], beam=0)
+    assert "no run here" in refused([tiny_corpus])
+    assert "no checkpoint 4" in refused([tiny_run], checkpoint=4)
+    other = dataclasses.replace(tiny_topics(), texts=("more words", *tiny_topics().texts[1:]))
+    experiment = tiny_experiment(
+        write_tiny_corpus(tmp_path / "other", other), docids=AtomicDocids(), vocabulary=VocabularyConfig(kind="bytes")
+    )
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(experiment, tmp_path / "another", log=lambda line: None)
+    assert "a run of another corpus; expected the corpus of" in refused([tiny_run, tmp_path / "another"])
+
+
+def test_a_run_without_the_split_says_which_there_are(tmp_path):
+    untested = dataclasses.replace(tiny_topics(), qrels={"train": tiny_topics().qrels["train"]})
+    experiment = tiny_experiment(
+        write_tiny_corpus(tmp_path / "c", untested), docids=AtomicDocids(), vocabulary=VocabularyConfig(kind="bytes")
+    )
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(experiment, tmp_path / "run", log=lambda line: None)
+    with pytest.raises(InputError) as error:
+        evaluate_runs([tmp_path / "run"], tmp_path / "out", baselines=NO_BASELINES)
+    assert "no judgements for split 'test'" in str(error.value)
+    assert "expected one of train, validation" in str(error.value)
+
+
+def test_documents_without_words_are_not_asked_for(evaluated):
+    _, folder = evaluated
+    assert EMPTY not in {line.split()[0] for line in (folder / "qrels.txt").read_text().splitlines()}
