@@ -93,9 +93,19 @@ def search_documents(
         found.append(answers)
         memory += [remembers] if remembers else []
         if baselines.dual_encoder and leads:
-            from genret_jax.baselines.dual_encoder import answers_of_run
+            from genret_jax.baselines.dual_encoder import train_and_answer, trainer_like
 
-            found += answers_of_run(run, name, test, depth)
+            found += train_and_answer(
+                run.store,
+                _texts(run.corpus, test),
+                depth,
+                name=name,
+                network=run.model,
+                sampler=run.sampler,
+                trainer=trainer_like(run.folder, seed=run.seed, validated="validation" in run.store.splits),
+                folder=run.folder / "dual_encoder",
+                init_params=run.start_params(),
+            )
     return [(test, found), (remembered, memory)]
 
 

@@ -63,11 +63,22 @@ def recommend_items(
     depth = beam or first.evaluation.beam
     found = _simple(first, split, depth, exclude_history)
     if baselines.sasrec:
-        from genret_jax.baselines.sasrec import answers_of_run
+        from genret_jax.baselines.sasrec import train_and_answer
 
         for loss in ("bce", "cross_entropy"):
             stderr(f"training SASRec, {loss}")
-            found.append(answers_of_run(first, loss, split, depth, exclude_history=exclude_history))
+            found.append(
+                train_and_answer(
+                    first.interactions,
+                    loss,
+                    split,
+                    depth,
+                    folder=first.folder / "sasrec" / loss,
+                    seed=first.seed,
+                    cold=first.cold,
+                    exclude_history=exclude_history,
+                )
+            )
     for name, run in runs.items():
         retriever = Retriever(run, run.params(checkpoint, mesh))
         about = f"{run.table.strategy['name']} docids"
