@@ -94,7 +94,9 @@ class DualEncoder:
                 expected=f"at least the vocabulary's {store.vocabulary_size}",
                 fix="change T5Config.vocab_size",
             )
-        task = DualEncoderTask(config, store, sampler or SamplerConfig(), seed=trainer.seed, batch_size=trainer.batch_size)
+        task = DualEncoderTask(
+            config, store, sampler or SamplerConfig(), seed=trainer.seed, batch_size=trainer.batch_size
+        )
         evaluators = {}
         if validation_split is not None:
             evaluators["validation"] = functools.partial(validate, store, config, validation_split)
