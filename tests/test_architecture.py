@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "training": CORE | {"data", "parallel"},
     "training/t5x": CORE | {"data", "parallel", "inference", "training", "evaluation"},
     "docid_learning": CORE | {"data", "training", "config", "run"},
-    "evaluation": CORE | {"data", "training"},
+    "evaluation": CORE | {"data"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "config": PARTS,
     "run": PARTS | {"config", "training/t5x"},

@@ -59,7 +59,7 @@ def recommend_items(
                 expected=f"those of {first.folder}",
                 fix="evaluate them one by one",
             )
-    test = recommendation_split(first.interactions, split, cold=first.cold)
+    test = recommendation_split(first.interactions, split, cold=first.cold, exclude_history=exclude_history)
     depth = beam or first.evaluation.beam
     found = _simple(first, split, depth, exclude_history)
     if baselines.sasrec:

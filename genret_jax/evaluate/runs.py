@@ -15,9 +15,9 @@ from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, compare
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
-from genret_jax.evaluation.report import Dataset, Report
+from genret_jax.evaluation.report import Dataset, Report, file_names
 from genret_jax.evaluation.trec import write_qrels, write_run
-from genret_jax.run import ItemRun, Run, run_folders, stderr
+from genret_jax.run import Run, run_folders, stderr
 from genret_jax.run.documents import DocumentRun
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
@@ -90,7 +90,7 @@ def evaluate_runs(
         reference=documents.REFERENCE if isinstance(first, DocumentRun) else items.REFERENCE,
         budget={name: _budget(run) for name, run in opened.items()},
         environment=environment(),
-        notes=_notes(opened, baselines, exclude_history),
+        notes=_notes(opened, baselines),
     )
     _write(Path(out), report, *answers[0], opened)
     return report
@@ -123,11 +123,8 @@ def _budget(run: Run) -> dict[str, Any]:
     return {"steps": steps, "seed": run.seed, **seconds}
 
 
-def _notes(runs: Mapping[str, Run], baselines: Baselines, exclude_history: bool) -> list[str]:
+def _notes(runs: Mapping[str, Run], baselines: Baselines) -> list[str]:
     notes = []
-    if isinstance(next(iter(runs.values())), ItemRun):
-        left_out = "are left out of" if exclude_history else "may stand in"
-        notes.append(f"Items that a user has had {left_out} the rankings.")
     starts = {(run.settings.get("start") or {}).get("class") for run in runs.values()}
     for start in sorted(_STARTS.keys() & starts) if baselines.untrained else ():
         notes.append(
@@ -155,11 +152,14 @@ def _write(
         report.save(folder / "report.json")
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")
         write_qrels(folder / "qrels.txt", test.qrels)
+        names = file_names([system.system.name for system in found])
         for system in found:
-            slug = "-".join(system.system.name.lower().replace(",", "").split())
-            write_run(folder / f"{slug}.run", system.run, tag=slug)  # type: ignore[arg-type]
+            name = names[system.system.name]
+            write_run(folder / f"{name}.run", system.run, tag=name)
         for name, run in runs.items():
             try:
-                plot_run(run.folder, folder / f"{name.replace(', ', ' ')}.png", title=f"{report.dataset.name}: {name}")
+                plot_run(
+                    read_metrics(run.folder), folder / f"{names[name]}.png", title=f"{report.dataset.name}: {name}"
+                )
             except InputError as error:
                 stderr(f"no picture of {name}: {error}")

@@ -5,17 +5,18 @@ scores where nobody takes an item twice. Metrics over sampled items order system
 KDD, "On sampled metrics for item recommendation") and are not offered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
+from genret_jax.evaluation.metrics import rank_metrics
 from genret_jax.evaluation.report import System
-from genret_jax.evaluation.trec import Run
+from genret_jax.evaluation.trec import Run, rankings_by_id
 
 RECOMMENDATION_KS = (5, 10)
 RECOMMENDATION_SPLITS = ("validation", "test")
@@ -46,17 +47,22 @@ class Recommender(Protocol):
 
 
 def recommendation_split(
-    interactions: Interactions, split: str, *, cold: Bool[np.ndarray, " n"] | None = None
+    interactions: Interactions,
+    split: str,
+    *,
+    cold: Bool[np.ndarray, " n"] | None = None,
+    exclude_history: bool = False,
 ) -> EvaluationSplit:
-    """Return the evaluated users with the one item that each took next.
+    """Return the evaluated users with the one item that each took next, and a note on the items of their histories.
 
     Args:
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
-        cold: Items that training was not shown; the users who took one next are a part of their own.
+        cold: Items that training was not shown; the users who took one of them next become a part of the split.
+        exclude_history: Rankings leave out the items that the user has had.
 
     Raises:
-        InputError: If it is another split.
+        InputError: If the split has another name.
     """
     if split not in RECOMMENDATION_SPLITS:
         raise InputError(
@@ -74,28 +80,29 @@ def recommendation_split(
             f"{split}, {name} items": [users[row] for row in np.flatnonzero(which)]
             for name, which in (("known", ~new), ("new", new))
         }
-    return EvaluationSplit(name=split, qrels=qrels, parts=parts, description="users, each with the item taken next")
+    note = "Items that a user has had may be in the rankings."
+    if exclude_history:
+        again = int(takes_again(interactions, split).sum())
+        note = (
+            f"Items that a user has had are left out of the rankings: {again:,} of {len(users):,} users took such an "
+            "item again, and can only score 0."
+        )
+    description = "users, each with the item taken next"
+    return EvaluationSplit(name=split, qrels=qrels, parts=parts, description=description, notes=(note,))
 
 
-def recommendation_run(
-    users: Sequence[str],
-    item_ids: Sequence[str],
-    items: Int32[np.ndarray, "q k"],
-    scores: Float32[np.ndarray, "q k"],
-) -> Run:
-    """Return the rankings of users by external ids.
+def takes_again(interactions: Interactions, split: str) -> Bool[np.ndarray, " e"]:
+    """Return for each evaluated user whether the item to predict is in the user's history.
 
-    Args:
-        users: Whose rankings they are.
-        item_ids: Of all items.
-        items: Positions of items, best first, -1 behind the last.
-        scores: Their scores.
+    A system that leaves out the history can never find such an item.
     """
-    rows = zip(users, items.tolist(), scores.tolist(), strict=True)
-    return {
-        user: [(item_ids[item], score) for item, score in zip(found, of_user, strict=True) if item >= 0]
-        for user, found, of_user in rows
-    }
+    users = interactions.evaluated_users
+    end, target = np.zeros(interactions.num_users, np.int64), np.full(interactions.num_users, -1)
+    end[users] = interactions.targets(split)
+    target[users] = interactions.item[end[users]]
+    user = np.repeat(np.arange(interactions.num_users), interactions.lengths)
+    same = (interactions.item == target[user]) & (np.arange(len(user)) < end[user])
+    return np.isin(users, user[same])
 
 
 def answers_of(
@@ -124,7 +131,7 @@ def answers_of(
     def ranked(asking: Mapping[str, str], depth: int) -> Run:
         rows = [row[user] for user in asking]
         items, scores = without(had[rows], *recommender.rank(histories[rows], depth + had.shape[1]), depth)
-        return recommendation_run(list(asking), interactions.items.doc_ids, items, scores)
+        return rankings_by_id(asking, interactions.items.doc_ids, items.tolist(), scores.tolist())
 
     run, milliseconds = timed_search(ranked, dict.fromkeys(row, ""), depth, compiles_anew=True)
     return SystemRun(system=system, run=run, depth=depth, milliseconds_per_query=milliseconds)
@@ -152,26 +159,15 @@ def without(
     return left, np.take_along_axis(scores, order, axis=1)
 
 
-def rank_metrics(
-    items: Int[np.ndarray, "q k"], target: Int[np.ndarray, " q"], ks: Sequence[int] = RECOMMENDATION_KS
-) -> dict[str, float]:
-    """Return the mean Recall@k and NDCG@k of rankings with one relevant item each; ir-measures' figures, at once.
-
-    Args:
-        items: Ranked positions of items, best first, each once.
-        target: The relevant item.
-        ks: Cutoffs. A ranking that is shorter has all items in it.
-    """
-    found = items == target[:, None]
-    gain = found / np.log2(np.arange(items.shape[1]) + 2)
-    metrics = {}
-    for k in ks:
-        metrics[f"recall@{k}"] = float(found[:, :k].any(axis=1).mean())
-        metrics[f"ndcg@{k}"] = float(gain[:, :k].sum(axis=1).mean())
-    return metrics
-
-
 def measure(recommender: Recommender, interactions: Interactions, split: str) -> dict[str, float]:
-    """Return :func:`rank_metrics` of a recommender on a split of ``interactions``."""
+    """Return Recall and NDCG at :data:`RECOMMENDATION_KS`, as :func:`genret_jax.evaluation.metrics.evaluate` does.
+
+    Positions are compared instead of ids, which is quick enough for validation during training.
+    """
     items, _ = recommender.rank(interactions.histories(split, recommender.history_length), max(RECOMMENDATION_KS))
-    return rank_metrics(items, interactions.item[interactions.targets(split)])
+    found = items == interactions.item[interactions.targets(split)][:, None]
+    ideal = np.zeros(found.shape, bool)
+    ideal[:, :1] = True
+    names = [f"{family}@{k}" for k in RECOMMENDATION_KS for family in ("recall", "ndcg")]
+    values = rank_metrics(found, ideal, np.ones(len(found), int), names)
+    return {name: float(value.mean()) for name, value in values.items()}

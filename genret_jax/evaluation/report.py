@@ -4,8 +4,11 @@ It is JSON first: :meth:`Report.save` writes all numbers in full, :mod:`genret_j
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from genret_jax.errors import InputError
@@ -168,6 +171,20 @@ class Report:
             return cls.from_json(value)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"a damaged report ({error})", file=path, fix="run 'genret evaluate' again") from None
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a file name without suffix for each system, different for different names on every file system.
+
+    ``BM25, k1 0.9`` becomes ``bm25-k1-0.9``. If another system has that already, a number follows.
+    """
+    files: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        words = re.sub(r"[^\w.%+-]+", "-", plain).strip("-.").encode()[:200].decode(errors="ignore") or "system"
+        numbered = itertools.chain([words], (f"{words}-{number}" for number in itertools.count(2)))
+        files[name] = next(candidate for candidate in numbered if candidate not in files.values())
+    return files
 
 
 def _measurement(value: Mapping[str, Any]) -> Measurement:
