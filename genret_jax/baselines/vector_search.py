@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.errors import InputError
+from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import check_fields, require
 
 _SCORES_AT_ONCE = 1 << 25  # similarities held at a time, 128 MiB of them
@@ -123,28 +124,25 @@ class HnswIndex:
         return scores, found.astype(np.int32)
 
 
-def rankings(
+def ranked_by(
+    index: VectorIndex,
     query_ids: Sequence[str],
-    doc_ids: Sequence[str],
     queries: Float32[np.ndarray, "q d"],
-    scores: Float32[np.ndarray, "q k"],
-    found: Int32[np.ndarray, "q k"],
+    doc_ids: Sequence[str],
+    k: int,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return search results by external ids; a zero vector, which is like nothing, has none.
+    """Search queries and return the results by external ids; a zero vector is similar to nothing and has none.
 
     Args:
+        index: Index over the documents.
         query_ids: Ids of the queries.
-        doc_ids: Ids of the documents searched.
-        queries: Their vectors.
-        scores: Similarities, from best to worst.
-        found: Positions of the documents; -1 for none.
+        queries: Vectors of the queries.
+        doc_ids: Ids of the documents.
+        k: Most results per query.
     """
-    run: dict[str, list[tuple[str, float]]] = {}
-    rows = zip(query_ids, np.any(queries, axis=1), scores.tolist(), found.tolist(), strict=True)
-    for query, known, of_query, places in rows:
-        pairs = zip(places, of_query, strict=True) if known else ()
-        run[query] = [(doc_ids[place], score) for place, score in pairs if place >= 0]
-    return run
+    scores, found = index.search(queries, k)
+    found = np.where(np.any(queries, axis=1, keepdims=True), found, -1)
+    return rankings_by_id(query_ids, doc_ids, found.tolist(), scores.tolist())
 
 
 def recall_of_exact(
