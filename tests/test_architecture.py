@@ -65,7 +65,7 @@ OPTIONAL = {"seqio", "tensorflow", "tensorflow_datasets", "t5x", "bm25s", "Stemm
     "sentence_transformers"
 }
 # Slow to import, or needed by few: in functions too.
-LAZY = OPTIONAL | {"sklearn", "ir_measures", "tensorboardX"}
+LAZY = OPTIONAL | {"sklearn", "tensorboardX"}
 
 
 def sources() -> list[Path]:
@@ -189,7 +189,6 @@ def test_optional_and_slow_libraries_are_imported_in_functions(trees):
 def test_nothing_else_is_imported_that_setup_py_does_not_require(trees, requirements):
     modules = {
         "gin-config": "gin",
-        "ir-measures": "ir_measures",
         "orbax-checkpoint": "orbax",
         "scikit-learn": "sklearn",
         "PyStemmer": "Stemmer",

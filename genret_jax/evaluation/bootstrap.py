@@ -1,7 +1,7 @@
 """Bootstrap intervals of means over queries, and of paired differences (Sakai, SIGIR 2006).
 
-``scipy.stats.bootstrap`` draws the same resamples and gathers every value of every metric. Counting how often each query
-is drawn, and one matrix product with the values, takes a half to a quarter of the time.
+``scipy.stats.bootstrap`` draws the same resamples, and gathers every value of every metric. Here each resample counts
+how often it has each query, and one matrix product gives all means, in a half to a quarter of the time.
 """
 
 import dataclasses

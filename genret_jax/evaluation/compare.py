@@ -1,4 +1,4 @@
-"""Measure several systems on the same queries, with intervals and paired differences."""
+"""Comparison of systems on the same queries, with intervals and paired differences."""
 
 import dataclasses
 import time
@@ -22,14 +22,14 @@ _TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSplit:
-    """Judged queries, and parts of them that are reported beside the whole.
+    """Judged queries, with parts that get rows of their own in a report.
 
     Attributes:
-        name: Name of the whole.
+        name: Name of the split.
         qrels: Query id to document id to grade.
         parts: Name of a part to its query ids.
-        description: What the queries are, as a phrase.
-        notes: Sentences for the reader of a report, about these queries.
+        description: A phrase that describes the queries.
+        notes: Sentences about these queries for the reader of a report.
     """
 
     name: str
@@ -40,12 +40,12 @@ class EvaluationSplit:
 
 
 def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
-    """Return a split of a corpus, in parts by whether training had queries for its documents, where both exist.
+    """Return a split of a corpus; if only some queries ask for documents of training queries, both groups are parts.
 
     A note counts the queries that are documents of the corpus (:func:`self_matches`).
 
     Raises:
-        InputError: If the corpus has no such split or it is empty.
+        InputError: If the corpus has no such split, or the split is empty.
     """
     if not corpus.qrels.get(split):
         similar = nearest(split, corpus.qrels)
@@ -84,7 +84,7 @@ def self_matches(corpus: Corpus, qrels: Qrels) -> list[str]:
 
 
 def memorisation_split(doc_ids: Iterable[str]) -> EvaluationSplit:
-    """Return the split in which every document asks for itself: a query's id is the document's."""
+    """Return a split in which every document is the query for itself, under its own id."""
     return EvaluationSplit(
         name=MEMORISATION,
         qrels={doc_id: {doc_id: 1} for doc_id in doc_ids},
@@ -94,14 +94,14 @@ def memorisation_split(doc_ids: Iterable[str]) -> EvaluationSplit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SystemRun:
-    """What a system answered on a split.
+    """The answers of a system on a split.
 
     Attributes:
-        system: Its name, description and details.
+        system: Name, description and details of the system.
         run: A ranking for each query.
-        depth: Results asked for a query (beam size); metrics at larger k are left out.
-        milliseconds_per_query: Time of a query within a batch, after compilation.
-        seed_of: What this is one seed of; the report then also has the mean over all seeds of it.
+        depth: Results asked for per query (beam size); metrics at larger k are left out.
+        milliseconds_per_query: Time per query within a batch, after compilation.
+        seed_of: Name that the seeds of one system share; the report has a row with their mean.
     """
 
     system: System
@@ -118,16 +118,16 @@ def timed_search(
     *,
     compiles_anew: bool = False,
 ) -> tuple[Run, float]:
-    """Search all queries, then some of them again for the time, when everything is compiled.
+    """Search all queries, then search some of them again to measure the time without compilation.
 
     Args:
-        search: Takes queries (id to text) and the number of results.
+        search: Function of queries (id to text) and the number of results.
         queries: Query id to text, at least one.
-        depth: Number of results.
-        compiles_anew: For another number of queries something is compiled, which is then done before.
+        depth: Results per query.
+        compiles_anew: ``search`` compiles for each number of queries, so it is called once more before the timing.
 
     Returns:
-        The run, and milliseconds a query.
+        The run, and milliseconds per query.
     """
     run = search(queries, depth)
     again = dict(list(queries.items())[:_TIMED_QUERIES])
@@ -151,13 +151,13 @@ def compare(
     """Measure systems on splits and their parts.
 
     Args:
-        dataset: What was searched.
-        answers: Splits with what each system answered on them.
+        dataset: The documents or items that were searched.
+        answers: Splits, each with the answers of the systems.
         ks: Cutoffs.
-        reference: Name of the system that the others are compared with, on the splits that it answered.
-        budget: What training was given, for the report.
+        reference: Name of the system to compare the others with, on the splits that it answered.
+        budget: Training steps, seconds and the like, for the report.
         environment: Versions and hardware, for the report.
-        notes: Sentences for the reader; the splits' own notes come before them.
+        notes: Sentences for the reader; the notes of the splits come before them.
 
     Raises:
         InputError: If two systems on a split have one name, one name is given to different systems, or two splits or

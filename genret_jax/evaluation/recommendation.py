@@ -1,8 +1,8 @@
-"""Measure recommenders: users are the queries, the item that each took next is what is relevant.
+"""Evaluation of recommenders: users are the queries, and the one relevant item is the one that the user took next.
 
-Every item is ranked for every user; those in the user's own history too, unless they are to be left out, which raises
-scores where nobody takes an item twice. Metrics over sampled items order systems differently (Krichene & Rendle 2020,
-KDD, "On sampled metrics for item recommendation") and are not offered.
+All items are ranked for every user. Items of the user's own history can be left out of the ranking, which raises scores
+where nobody takes an item twice. Metrics over sampled items are not offered, because they order systems differently
+(Krichene & Rendle 2020, KDD, "On sampled metrics for item recommendation").
 """
 
 from collections.abc import Mapping
@@ -24,24 +24,24 @@ RECOMMENDATION_SPLITS = ("validation", "test")
 
 @runtime_checkable
 class Recommender(Protocol):
-    """Something that ranks all items for a user by what the user did before."""
+    """Ranks all items for a user, given the user's history."""
 
     @property
     def history_length(self) -> int:
-        """How many of the last items of a history it looks at."""
+        """Number of last items of a history that count."""
         ...
 
     def rank(
         self, histories: Int32[np.ndarray, "q l"], k: int
     ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-        """Return the k best of all items for each history, best first, and their scores.
+        """Return the k best items for each history, best first, with their scores.
 
         Args:
             histories: Positions of items, oldest first, -1 behind the last.
-            k: Results a history; fewer where there are fewer items.
+            k: Results per history; fewer if there are fewer items.
 
         Returns:
-            Positions of items and scores; items of equal score in the order of their positions.
+            Positions of items, and scores; items with equal scores are in the order of their positions.
         """
         ...
 
@@ -58,7 +58,8 @@ def recommendation_split(
     Args:
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
-        cold: Items that training was not shown; the users who took one of them next become a part of the split.
+        cold: Items that training did not see. If some users took one of them next and others did not, both groups
+            become parts of the split.
         exclude_history: Rankings leave out the items that the user has had.
 
     Raises:
@@ -75,7 +76,7 @@ def recommendation_split(
     targets = interactions.item[interactions.targets(split)]
     qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets.tolist(), strict=True)}
     parts = {}
-    if cold is not None and (new := cold[targets]).any():
+    if cold is not None and 0 < (new := cold[targets]).sum() < len(new):
         parts = {
             f"{split}, {name} items": [users[row] for row in np.flatnonzero(which)]
             for name, which in (("known", ~new), ("new", new))
@@ -114,15 +115,15 @@ def answers_of(
     *,
     exclude_history: bool = False,
 ) -> SystemRun:
-    """Rank all items for every evaluated user, then for some of them again for the time, when all is compiled.
+    """Rank items for every evaluated user, and measure the time (:func:`genret_jax.evaluation.compare.timed_search`).
 
     Args:
-        recommender: What ranks.
+        recommender: The system.
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
-        system: How the report calls it.
-        depth: Results a user.
-        exclude_history: Leave out what the user has had.
+        system: Name and description of the system in the report.
+        depth: Results per user.
+        exclude_history: Leave out the items that the user has had.
     """
     histories = interactions.histories(split, recommender.history_length)
     had = interactions.histories(split, int(interactions.lengths.max()) if exclude_history else 0)
@@ -140,16 +141,16 @@ def answers_of(
 def without(
     had: Int32[np.ndarray, "q l"], items: Int32[np.ndarray, "q k"], scores: Float32[np.ndarray, "q k"], depth: int
 ) -> tuple[Int32[np.ndarray, "q depth"], Float32[np.ndarray, "q depth"]]:
-    """Return the first so many results that are not among items to be left out.
+    """Return the first ``depth`` results of each ranking without the items that a user has had.
 
     Args:
-        had: Items to be left out of each ranking, -1 for none.
-        items: Rankings, at least ``depth + l`` long, or of all items.
-        scores: Their scores.
-        depth: Results a ranking at most.
+        had: Items to leave out of each ranking; -1 is padding.
+        items: Rankings of at least ``depth + l`` items, or of all items.
+        scores: Scores of ``items``.
+        depth: Most results per ranking.
 
     Returns:
-        The results, -1 behind the last where fewer are left, and their scores.
+        The results, with -1 behind the last if fewer are left, and their scores.
     """
     out = np.zeros(items.shape, bool)
     for column in had.T:

@@ -65,6 +65,17 @@ def test_users_ask_for_the_item_that_they_took_next():
     assert recommendation_split(interactions, "validation").qrels == {"u0": {"i2": 1}, "u2": {"i0": 1}}
 
 
+def test_new_and_known_items_are_parts_only_where_there_are_both():
+    interactions = interactions_of([[0, 1, 2, 3], [2, 0, 1]], 4)
+    cold = np.array([False, False, False, True])
+    assert recommendation_split(interactions, "test", cold=cold).parts == {
+        "test, known items": ["u1"],
+        "test, new items": ["u0"],
+    }
+    for same in (np.zeros(4, bool), np.ones(4, bool)):
+        assert recommendation_split(interactions, "test", cold=same).parts == {}
+
+
 def test_users_who_take_an_item_again_are_counted():
     interactions = interactions_of([[0, 1, 2, 0], [1, 2, 1, 3], [3, 3], [2, 1, 0], [3, 1, 2, 3]], 4)
     assert takes_again(interactions, "test").tolist() == [True, False, False, True]  # of u0, u1, u3 and u4

@@ -266,7 +266,7 @@ MARKDOWN = """\
 - With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 - Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
 - Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
-- –: not measured; a metric at k needs at least k results a query.
+- –: not measured; a metric at k needs at least k results per query.
 - Trained on two cores.
 
 ## Systems
@@ -306,7 +306,7 @@ Values are per cent; ± is half the width of the 95% bootstrap interval over que
 With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
 Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
-–: not measured; a metric at k needs at least k results a query.
+–: not measured; a metric at k needs at least k results per query.
 Trained on two cores.
 """
 
