@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +16,12 @@ from jaxtyping import Float32
 from genret_jax.baselines.encoder_training import DualEncoderTask, encode_documents, validate
 from genret_jax.baselines.text_encoder import DualEncoderConfig, encode_tokens, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, rankings, recall_of_exact
-from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.text.vocabulary import EOS, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
+from genret_jax.evaluation.compare import SystemRun, timed_search
 from genret_jax.evaluation.report import System
 from genret_jax.models.config import T5Config
 from genret_jax.storage import atomic_folder, load_arrays, save_arrays
@@ -65,7 +64,6 @@ class DualEncoder:
         folder: str | os.PathLike[str],
         *,
         sampler: SamplerConfig | None = None,
-        seed: int = 0,
         init_params: Mapping[str, Any] | None = None,
         validation_split: str | None = None,
     ) -> "DualEncoder":
@@ -77,7 +75,6 @@ class DualEncoder:
             trainer: Steps, batch size, optimizer; with ``best_metric="validation/mrr@10"`` the best step is taken.
             folder: For checkpoints and metrics; training goes on where it was stopped.
             sampler: Which queries and pseudo-queries are shown.
-            seed: Seed of the sampler.
             init_params: T5 parameters of the same shape to start from (a decoder among them is left out).
             validation_split: Evaluate on this split whenever ``trainer`` says so.
 
@@ -97,7 +94,9 @@ class DualEncoder:
                 expected=f"at least the vocabulary's {store.vocabulary_size}",
                 fix="change T5Config.vocab_size",
             )
-        task = DualEncoderTask(config, store, sampler or SamplerConfig(), seed=seed, batch_size=trainer.batch_size)
+        task = DualEncoderTask(
+            config, store, sampler or SamplerConfig(), seed=trainer.seed, batch_size=trainer.batch_size
+        )
         evaluators = {}
         if validation_split is not None:
             evaluators["validation"] = functools.partial(validate, store, config, validation_split)
@@ -184,75 +183,43 @@ class DualEncoder:
         return cls(config, unflatten_dict(leaves, sep="."), vocabulary, doc_ids, np.asarray(arrays["vectors"]))
 
 
-@runtime_checkable
-class TrainedRun(Protocol):
-    """What :func:`answers_of_run` needs of a run of the generative model."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the run lies; the dual encoder is trained in ``dual_encoder/`` below."""
-        ...
-
-    @property
-    def corpus(self) -> Corpus:
-        """Documents and queries."""
-        ...
-
-    @property
-    def store(self) -> ExampleStore:
-        """Tokenised examples."""
-        ...
-
-    @property
-    def model(self) -> T5Config:
-        """The network."""
-        ...
-
-    @property
-    def sampler(self) -> SamplerConfig:
-        """How examples are drawn."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        ...
-
-    def start_params(self) -> dict[str, Any]:
-        """Return the T5 parameters that the run started from."""
-        ...
-
-
-def answers_of_run(
-    run: TrainedRun, name: str, test: EvaluationSplit, depth: int, *, trainer: TrainerConfig | None = None
+def train_and_answer(
+    store: ExampleStore,
+    queries: Mapping[str, str],
+    depth: int,
+    *,
+    name: str,
+    network: T5Config,
+    sampler: SamplerConfig,
+    trainer: TrainerConfig,
+    folder: str | os.PathLike[str],
+    init_params: Mapping[str, Any] | None = None,
 ) -> list[SystemRun]:
-    """Train a dual encoder with a run's encoder, start and examples, and search a split exactly and by HNSW.
+    """Train a dual encoder beside a generative model, and search its documents exactly and by HNSW.
 
     Args:
-        run: The run; what was trained for it before is used again.
-        name: What the report calls the run.
-        test: The split.
-        depth: Results a query.
-        trainer: How to train; by default for as many steps and with the batch size that the run's log tells.
+        store: Tokenised examples. If it has a ``validation`` split, the encoder is validated on it.
+        queries: Query id to text, at least one.
+        depth: Results per query.
+        name: Name of the generative model in the report.
+        network: Shape of the encoder.
+        sampler: How examples are drawn; also gives the length of queries and whether they end with EOS.
+        trainer: Steps, batch size, optimizer and seed; see :func:`trainer_like`.
+        folder: Keeps checkpoints and metrics. An encoder that was trained there before is used again.
+        init_params: T5 parameters to start from.
 
     Returns:
         Answers of ``"{name}, dual encoder"`` and ``"{name}, dual encoder, HNSW"``.
     """
-    config = DualEncoderConfig(
-        network=run.model, query_length=run.sampler.input_length, append_eos=run.sampler.append_eos
-    )
-    validation = "validation" if "validation" in run.store.splits else None
     encoder = DualEncoder.train(
-        run.store,
-        config,
-        trainer or trainer_like(run, validation is not None),
-        run.folder / "dual_encoder",
-        sampler=run.sampler,
-        seed=run.seed,
-        init_params=run.start_params(),
-        validation_split=validation,
+        store,
+        DualEncoderConfig(network=network, query_length=sampler.input_length, append_eos=sampler.append_eos),
+        trainer,
+        folder,
+        sampler=sampler,
+        init_params=init_params,
+        validation_split="validation" if "validation" in store.splits else None,
     )
-    queries = {query: run.corpus.queries[query] for query in test.qrels}
     hnsw = HnswIndex(encoder.vectors)
     exact, exact_time = timed_search(encoder.search, queries, depth)
     found, hnsw_time = timed_search(lambda asked, k: encoder.search(asked, k, hnsw), queries, depth)
@@ -273,21 +240,25 @@ def answers_of_run(
     ]
 
 
-def trainer_like(run: TrainedRun, validated: bool) -> TrainerConfig:
-    """Return a trainer with a run's number of steps and batch size, as its log tells.
+def trainer_like(log_folder: str | os.PathLike[str], *, seed: int, validated: bool) -> TrainerConfig:
+    """Return a trainer with the number of steps and the batch size of a finished training.
 
     Args:
-        run: The run.
-        validated: There is a validation split: take the best of ten evaluations.
+        log_folder: Folder with the ``metrics.jsonl`` of that training.
+        seed: Seed of the new training.
+        validated: Evaluate ten times on the validation split and keep the best checkpoint.
+
+    Raises:
+        InputError: If the log has no training record with a speed.
     """
-    records = [record for record in read_metrics(run.folder) if record.get("steps_per_second")]
+    records = [record for record in read_metrics(log_folder) if record.get("steps_per_second")]
     if not records:
-        raise InputError("a run without a log of training", file=run.folder, fix="train it first")
+        raise InputError("a run without a log of training", file=log_folder, fix="train it first")
     steps = records[-1]["step"]
     return TrainerConfig(
         steps=steps,
         batch_size=round(records[-1]["examples_per_second"] / records[-1]["steps_per_second"]),
-        seed=run.seed,
+        seed=seed,
         evaluate_every=max(1, steps // 10) if validated else None,
         best_metric="validation/mrr@10" if validated else None,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -130,50 +130,36 @@ class SasRec:
         return cls(SasRecConfig(**manifest["config"]), params, interactions.fingerprint)
 
 
-@runtime_checkable
-class TrainedRun(Protocol):
-    """What :func:`answers_of_run` needs of a run on items."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the run lies; SASRec is trained in ``sasrec/`` below."""
-        ...
-
-    @property
-    def interactions(self) -> Interactions:
-        """Users and items."""
-        ...
-
-    @property
-    def cold(self) -> Bool[np.ndarray, " n"]:
-        """Items that training must not see."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        ...
-
-
-def answers_of_run(
-    run: TrainedRun, loss: Literal["bce", "cross_entropy"], split: str, depth: int, *, exclude_history: bool = False
+def train_and_answer(
+    interactions: Interactions,
+    loss: Literal["bce", "cross_entropy"],
+    split: str,
+    depth: int,
+    *,
+    folder: str | os.PathLike[str],
+    seed: int,
+    cold: Bool[np.ndarray, " n"] | None = None,
+    exclude_history: bool = False,
 ) -> SystemRun:
-    """Train SASRec on a run's data, or take what was trained before, and recommend to the users of a split.
+    """Train SASRec and recommend items to the users of a split.
 
     Args:
-        run: The run.
-        loss: Of :class:`SasRecConfig`.
+        interactions: Users and items.
+        loss: Loss of :class:`SasRecConfig`.
         split: ``"validation"`` or ``"test"``.
-        depth: Results a user.
-        exclude_history: Leave out what the user has had.
+        depth: Results per user.
+        folder: Keeps checkpoints and metrics. A SASRec that was trained there before is used again.
+        seed: Seed of the training.
+        cold: Items that training must not see.
+        exclude_history: Leave out the items that the user has had.
     """
-    config, data = SasRecConfig(loss=loss, dropout=_RECIPES[loss][2]), run.interactions
-    trainer = trainer_for(config, data, run.seed)
-    trained = SasRec.train(data, config, trainer, run.folder / "sasrec" / loss, cold=run.cold)
+    config = SasRecConfig(loss=loss, dropout=_RECIPES[loss][2])
+    trainer = trainer_for(config, interactions, seed)
+    trained = SasRec.train(interactions, config, trainer, folder, cold=cold)
     name = "SASRec, sampled BCE" if loss == "bce" else "SASRec, full softmax"
     details = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)), "steps": trainer.steps}
     system = System(name=name, description=config.describe(), details=details)
-    return answers_of(trained, data, split, system, depth, exclude_history=exclude_history)
+    return answers_of(trained, interactions, split, system, depth, exclude_history=exclude_history)
 
 
 def trainer_for(config: SasRecConfig, interactions: Interactions, seed: int) -> TrainerConfig:

@@ -19,12 +19,11 @@ from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.problems import make, say
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
-from genret_jax.run import DocumentRun, stderr
-from genret_jax.run.folder import make
+from genret_jax.run.training import train_run
 from genret_jax.storage import fingerprint, read_json, write_json
-from genret_jax.train import train
 
 METRIC, KS, BEAM = "mrr@10", (1, 10), 20
 _UNSEEN_SHARE, _MOST_QUERIES, _QUERIES_A_DOCUMENT = 0.1, 1000, 10
@@ -84,7 +83,7 @@ def show_claims(
     needed = dict.fromkeys(name for claim in claims for name in (claim.better, claim.worse))
     arms: dict[str, list[dict[str, float]]] = {}
     for number, name in enumerate(needed, 1):
-        stderr(f"[{number}/{len(needed)}] {name}")
+        say(f"[{number}/{len(needed)}] {name}")
         arms[name] = _measured(name, ARMS[name], corpora, out, budget, bindings)
     found = {
         "claims": [_judged(claim, arms) for claim in claims],
@@ -130,7 +129,7 @@ class _Corpora:
         run, bindings = self._folder / f"writer-{plain.name}", list(_BUDGET)
         bindings += [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
         _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], bindings)
-        train(run=str(run), experiment=experiment)
+        train_run(experiment, run)
         writer = QueryWriter.load(run, checkpoint="last")
         return generate_queries(writer, read_beir(plain), _QUERIES_A_DOCUMENT, progress=True).queries
 
@@ -218,9 +217,9 @@ def _measured(
         lines += [*_BUDGET, f"Experiment.docid_seed = {seed}", *arm.bindings, *bindings]
         run, experiment = experiment_from_gin([arm.file], lines)
         try:
-            opened = train(run=run, experiment=experiment)
+            opened = train_run(experiment, run)
         except CollapsedError as collapse:
-            stderr(f"{name}, seed {seed}: {collapse.found}")
+            say(f"{name}, seed {seed}: {collapse.found}")
             found.append({})
         else:
             found.append(_asked_of(opened, unconstrained=arm.searched_as is not None))
@@ -242,7 +241,6 @@ def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
 
     Where a run starts from something, figures of its start have ``start/`` before their names.
     """
-    assert isinstance(run, DocumentRun)
     corpus, sampler = run.corpus, run.sampler
     found: dict[str, float] = {}
     asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
@@ -258,7 +256,7 @@ def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
     shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
     asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
     for before, checkpoint in {"": "last", "start/": "start"}.items():
-        if before and run.settings["start"] is None:
+        if before and run.experiment.start is None:
             continue
         retriever = Retriever(run, run.params(checkpoint))
         for split, (names, tokens, qrels) in asked.items():

@@ -94,14 +94,15 @@ def _show(args: argparse.Namespace) -> int:
 
     from genret_jax.errors import InputError
     from genret_jax.models.convert.public_checkpoint import find_arrays, interpret
-    from genret_jax.run import SETTINGS, Run
+    from genret_jax.run import open_run
+    from genret_jax.run.folder import SETTINGS
     from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER
     from genret_jax.training.restore import checkpoint_step
 
     folder = Path(args.folder)
     if (folder / SETTINGS).is_file():
         stored = find_arrays(folder / CHECKPOINTS_FOLDER / str(checkpoint_step(folder)))
-        config = Run.open(folder).model
+        config = open_run(folder).model
         heading = f"{folder}: a run of 'genret train', its best checkpoint; T5Config.head = {config.head!r}"
     else:
         stored = find_arrays(folder)
@@ -148,13 +149,13 @@ def _export(args: argparse.Namespace) -> int:
     from genret_jax.data.text.vocabulary import SentencePieceVocabulary
     from genret_jax.models.convert.public_checkpoint import save_checkpoint
     from genret_jax.models.convert.public_layout import require_public_network
-    from genret_jax.run.documents import DocumentRun
+    from genret_jax.run import open_run
     from genret_jax.storage import require_free
     from genret_jax.training.restore import checkpoint_step
     from genret_jax.training.t5x.checkpoint import write_t5x_params
 
     require_free(args.out)
-    opened = DocumentRun.open(args.run)
+    opened = open_run(args.run)
     if args.layout != _ORBAX:
         require_public_network(opened.model)
     step = 0 if args.checkpoint == "start" else checkpoint_step(args.run, args.checkpoint)
@@ -163,7 +164,7 @@ def _export(args: argparse.Namespace) -> int:
         path = write_t5x_params(args.out, params, step=step)
         print(f"{path}: for --gin.INITIAL_CHECKPOINT_PATH=\"'{path}'\"")
         return 0
-    vocabulary = opened.vocabulary
+    vocabulary = getattr(opened, "vocabulary", None)  # items have none
     # With the normalisation of words, the model alone would turn text into other tokens.
     is_whole = isinstance(vocabulary, SentencePieceVocabulary) and vocabulary.normalization == "none"
     save_checkpoint(
@@ -172,10 +173,11 @@ def _export(args: argparse.Namespace) -> int:
         opened.model,
         args.layout,
         step=step,
-        sentencepiece=vocabulary.model if is_whole else None,  # type: ignore[attr-defined]
+        sentencepiece=vocabulary.model if vocabulary is not None and is_whole else None,
     )
     print(f"{args.out}: step {step:,}, {network_text(opened.model)}")
-    print(f"text is tokens 0 to {vocabulary.size - 1:,}; docid tokens follow, see run.json's codec")
+    if vocabulary is not None:
+        print(f"text is tokens 0 to {vocabulary.size - 1:,}; docid tokens follow, see run.json's codec")
     return 0
 
 

@@ -4,12 +4,11 @@ import argparse
 import re
 import sys
 
-from genret_jax.cli.train import binding
+from genret_jax.cli import experiment_options, gin_files_and_bindings
 from genret_jax.errors import InputError
 
 HELP = "compile training and search for devices that are not here: memory, communication, time"
 
-_DEFAULT = "runs/dsi_semantic_from_scratch.gin"
 _EPILOG = """
 examples:
   genret plan --device tpu-v5e --devices 256 --mesh 64x4 --documents 320000 \\
@@ -34,16 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--slice", metavar="SHAPE", help="grid of a TPU slice, such as 4x4x8 (default: as cubic as can be)"
     )
     parser.add_argument("--documents", type=int, metavar="N", help="documents of the corpus")
-    parser.add_argument(
-        "--gin_file", action="append", metavar="FILE", help=f"gin file, may be repeated (default: {_DEFAULT})"
-    )
-    parser.add_argument(
-        "--gin",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a macro or parameter; also --gin.NAME=VALUE",
-    )
+    experiment_options(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="queries searched together (default: the gin file's)")
     parser.add_argument("--beams", type=int, metavar="N", help="beams of the search (default: the gin file's)")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to plan (default: both)")
@@ -69,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.planning.render import render
     from genret_jax.storage import write_json
 
-    experiment = planned_experiment(args.gin_file or [_DEFAULT], [binding(text) for text in args.gin])
+    experiment = planned_experiment(*gin_files_and_bindings(args))
     request = PlanRequest(
         experiment=experiment,
         device=device,

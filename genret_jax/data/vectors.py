@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -23,7 +23,8 @@ from genret_jax.validation import check_fields, require
 _CHECKED = 1 << 16
 
 
-class DocumentVectors(Protocol):
+@runtime_checkable
+class VectorSource(Protocol):
     """A source of one vector a document."""
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:

@@ -7,7 +7,7 @@ so training begins at the quality of latent semantic analysis and not at zero.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -70,6 +70,36 @@ class LsaStart(_Copying):
         """What the network starts from, in a few words."""
         return "the words of the corpus"
 
+    #: Documents that are added later get node vectors from their texts.
+    covers_new_documents: ClassVar[bool] = True
+
+    def initial_params(self, random_params: dict[str, Any], config: T5Config, facts: Any) -> dict[str, Any]:
+        """Return the parameters made from the corpus."""
+
+        def padded(vectors: np.ndarray) -> np.ndarray:
+            return np.pad(vectors, ((0, config.vocab_size - len(vectors)), (0, 0)))
+
+        found = facts.latent(config.d_model)
+        nodes = edges = words = None
+        if facts.docids is not None and config.head == "vocabulary":
+            nodes = facts.docids.node_vectors(found.documents * facts.shown()[:, None])
+            edges = facts.docids.tree.node_token, facts.docids.tree.parents
+        elif facts.docids is not None:
+            nodes = facts.docids.node_vectors(found.documents)
+            if config.lexical_width:
+                exact = facts.lexical(config.lexical_width, self.query_weight)
+                words = padded(exact.terms), facts.docids.node_means(exact.documents)
+        return start_from_vectors(
+            random_params,
+            config,
+            self,
+            token_vectors=padded(found.terms),
+            node_vectors=nodes,
+            edges=edges,
+            lexical=words,
+            seed=facts.seed,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemStart(_Copying):
@@ -93,6 +123,18 @@ class ItemStart(_Copying):
     def source(self) -> str:
         """What the network starts from, in a few words."""
         return "the vectors of the items, and who had them"
+
+    def initial_params(self, random_params: dict[str, Any], config: T5Config, facts: Any) -> dict[str, Any]:
+        """Return the parameters made from the items."""
+        return start_from_items(
+            random_params,
+            config,
+            self,
+            tokens=facts.item_tokens(),
+            nodes=facts.item_nodes(),
+            vectors=facts.item_vectors(),
+            seed=facts.seed,
+        )
 
 
 def start_from_vectors(

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from genret_jax.config.experiment import DocidStrategy, Experiment
+from genret_jax.config.experiment import Experiment
 from genret_jax.docids import (
     AtomicDocids,
     DocidCodec,
@@ -26,7 +27,7 @@ from genret_jax.docids.strategies.arbitrary import digits
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded_shape
-from genret_jax.prepare import docid_codec, sized_model
+from genret_jax.problems.sizing import document_codec, document_network
 
 #: Of more documents than this, whole subtrees of the docids stand for all.
 MOST_BUILT = 1_000_000
@@ -109,12 +110,12 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
         table = DocidTable.from_codes(names, codes, level_sizes=level_sizes, strategy={}, corpus_fingerprint="")
     text_tokens = text_vocabulary_size(experiment)
     # A text docid is taken to be a token a character.
-    codec = docid_codec(experiment, table, text_tokens, lambda text: [2 + ord(character) % 64 for character in text])
+    codec = document_codec(experiment, table, text_tokens, lambda text: [2 + ord(character) % 64 for character in text])
     encoded = codec.encode(table)
     nodes = encoded.tree.num_nodes
     if codec.nodes == "table":  # numbered as tokens, they are those of all documents already
         nodes = math.ceil(nodes * documents / len(encoded.lengths))
-    model = sized_model(experiment, text_tokens, codec, nodes)
+    model = document_network(experiment, text_tokens, codec, nodes)
     return PlannedDocids(documents=documents, encoded=encoded, codec=codec, nodes=nodes, model=model)
 
 
@@ -125,7 +126,7 @@ def text_vocabulary_size(experiment: Experiment) -> int:
     return sizes[wanted.kind] + wanted.extra_ids if wanted.kind in sizes else _T5_VOCABULARY
 
 
-def planned_codes(strategy: DocidStrategy, documents: int, most: int) -> Codes:
+def planned_codes(strategy: Any, documents: int, most: int) -> Codes:
     """Return codes, padded with -1, of all documents or of whole subtrees of at most ``most``; and the level sizes."""
     if isinstance(strategy, AtomicDocids):
         return np.arange(min(documents, most), dtype=np.int32)[:, None], [documents]

@@ -9,9 +9,9 @@ import jax
 from genret_jax.decoding import DocidIndex
 from genret_jax.decoding.layout import Capacity, Layout, Level
 from genret_jax.decoding.sorting import smallest_type
+from genret_jax.inference.ranker import docid_index, node_tree
 from genret_jax.models.heads import NodeTree
 from genret_jax.planning.docid_shapes import PlannedDocids
-from genret_jax.run import docid_index, node_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """The dual encoder, end to end on a corpus whose queries share no word with their documents."""
 
 import dataclasses
+import functools
 import json
 import signal
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genret_jax.baselines import dual_encoder
-from genret_jax.baselines.dual_encoder import DualEncoder, answers_of_run, trainer_like
+from genret_jax.baselines.dual_encoder import DualEncoder, train_and_answer, trainer_like
 from genret_jax.baselines.encoder_training import DualEncoderTask
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
@@ -23,7 +23,6 @@ from genret_jax.data.text.vocabulary import train_sentencepiece
 from genret_jax.docids.codec import DocidCodec
 from genret_jax.docids.strategies.arbitrary import AtomicDocids
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import evaluation_split
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
@@ -195,46 +194,46 @@ def test_training_refuses_what_would_be_another_loss(store, tmp_path):
         DualEncoder.train(store, small, TRAINER, tmp_path)
 
 
-@pytest.fixture
-def run(store, tmp_path):
-    return types.SimpleNamespace(
-        folder=tmp_path,
-        corpus=topics_corpus(),
-        store=store,
-        model=NETWORK,
+def test_an_encoder_is_trained_from_the_start_of_a_generative_model(store, tmp_path):
+    corpus = topics_corpus()
+    queries = {query: corpus.queries[query] for query in corpus.qrels["test"]}
+    answer = functools.partial(
+        train_and_answer,
+        store,
+        queries,
+        10,
+        name="topics",
+        network=NETWORK,
         sampler=SAMPLER,
-        seed=0,
-        start_params=lambda: t5_params(7),
+        trainer=TrainerConfig(steps=3, batch_size=16, data_parallel=1, tensorboard=False),
+        folder=tmp_path / "dual_encoder",
+        init_params=t5_params(7),
     )
-
-
-def test_a_run_is_answered_by_a_dual_encoder_of_its_own(run):
-    brief = TrainerConfig(steps=3, batch_size=16, data_parallel=1, tensorboard=False)
-    exact, hnsw = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10, trainer=brief)
+    exact, hnsw = answer()
     assert exact.system.name == "topics, dual encoder"
     assert hnsw.system.name == "topics, dual encoder, HNSW"
     assert "M 32" in hnsw.system.description
     assert "efSearch 64" in hnsw.system.description
     assert hnsw.system.details["share of the exact 10 best found"] > 0.9
-    assert set(exact.run) == set(run.corpus.qrels["test"])
+    assert set(exact.run) == set(queries)
     assert exact.milliseconds_per_query > 0
-    after_three_steps = restore_params(run.folder / "dual_encoder", which=3)
+    after_three_steps = restore_params(tmp_path / "dual_encoder", which=3)
     assert set(after_three_steps) == {"token_embedder", "encoder"}
     moved = np.abs(after_three_steps["token_embedder"]["embedding"] - t5_params(7)["token_embedder"]["embedding"])
-    assert 0 < moved.max() < 0.01  # it went on from where the run started
-    again, _ = answers_of_run(run, "topics", evaluation_split(run.corpus, "test"), 10, trainer=brief)
-    assert again.run == exact.run  # by the encoder that is there
+    assert 0 < moved.max() < 0.01  # three small steps away from the given start
+    again, _ = answer()
+    assert again.run == exact.run  # the encoder in the folder is used again
 
 
-def test_a_run_says_how_long_its_dual_encoder_trains(run):
-    with pytest.raises(InputError, match="a run without a log of training"):
-        trainer_like(run, validated=True)
+def test_a_trainer_takes_steps_and_batch_size_from_a_log(tmp_path):
+    with pytest.raises(InputError, match="without a log of training"):
+        trainer_like(tmp_path, seed=3, validated=True)
     records = [
         {"step": step, "kind": "train", "loss": 1.0, "steps_per_second": 3.0, "examples_per_second": 96.0}
         for step in (50, 70)
     ]
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    trainer = trainer_like(run, validated=True)
-    assert (trainer.steps, trainer.batch_size, trainer.evaluate_every) == (70, 32, 7)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    trainer = trainer_like(tmp_path, seed=3, validated=True)
+    assert (trainer.steps, trainer.batch_size, trainer.evaluate_every, trainer.seed) == (70, 32, 7, 3)
     assert trainer.best_metric == "validation/mrr@10"
-    assert trainer_like(run, validated=False).best_metric is None
+    assert trainer_like(tmp_path, seed=3, validated=False).best_metric is None

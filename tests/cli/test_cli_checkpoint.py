@@ -14,8 +14,7 @@ from genret_jax.data.text.vocabulary import train_sentencepiece
 from genret_jax.models.convert.huggingface import load_safetensors
 from genret_jax.models.convert.public_checkpoint import open_checkpoint
 from genret_jax.models.convert.t5x_legacy import save_t5x
-from genret_jax.prepare import prepare
-from genret_jax.run import Run
+from genret_jax.run import open_run, prepare
 from genret_jax.training.t5x.checkpoint import read_t5x_params
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -157,7 +156,7 @@ def test_any_network_for_t5x(tiny_run, tmp_path, capsys):
     arguments = ["--run", tiny_run, "--out", tmp_path / "out", "--layout", "t5x-orbax", "--checkpoint", "20"]
     path = tmp_path / "out" / "checkpoint_20"
     assert f"--gin.INITIAL_CHECKPOINT_PATH=\"'{path.resolve()}'\"" in output(capsys, "export", *arguments)
-    wanted = Run.open(tiny_run).params(20)
+    wanted = open_run(tiny_run).params(20)
     jax.tree.map(np.testing.assert_array_equal, read_t5x_params(path, wanted), wanted)
     assert "the output already exists" in error(capsys, "export", *arguments)
     elsewhere = [*arguments[:3], tmp_path / "other", *arguments[4:-1], "3"]

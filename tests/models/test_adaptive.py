@@ -13,10 +13,10 @@ from genret_jax.decoding import TrieConstraint, beam_search, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference.ranker import docid_index, node_tree
 from genret_jax.models import T5
 from genret_jax.models.folding import folded
 from genret_jax.models.network import random_variables
-from genret_jax.run import docid_index, node_tree
 
 CODES = [(0,), (0, 1), (0, 2, 3), (1, 0), (2, 2, 1), (1, 3, 0), (2, 2, 0), (3,), (2, 0)]
 SOURCE = jnp.array([[3, 7, 9, 0], [12, 2, 0, 0], [5, 5, 30, 31]])

@@ -12,8 +12,8 @@ from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
 from genret_jax.models.initialize import LsaStart, start_from_vectors
-from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
+from genret_jax.run import prepare
 
 
 def silenced(**scales):
@@ -43,7 +43,7 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
 
     results = Retriever(plain, plain.start_params()).search(queries, k=64, beam=64)
     for query, ranked in zip(queries, results, strict=True):
-        ids = [token for token in plain.encode_queries([query])[0] if token]
+        ids = [token for token in plain.encode([query])[0] if token]
         hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
         logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
         if wide:
