@@ -19,10 +19,10 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5EncoderLayer
 from genret_jax.models.layers import (
     Dense,
     Embed,
-    EncoderLayer,
     LayerNorm,
     RelativePositionBias,
     causal_bias,
@@ -32,7 +32,7 @@ from genret_jax.models.layers import (
 )
 
 
-class AdaptiveLayer(EncoderLayer):
+class AdaptiveLayer(T5EncoderLayer):
     """A layer without attention to a query, step by step too."""
 
     def step(

@@ -289,30 +289,6 @@ class Mlp(nn.Module):
         return Dense(self.config.d_model, ("mlp", "embed"), dtype, _MLP_INIT, name="wo")(hidden)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on the normalised residual stream."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Declare the sublayers under t5x's names."""
-        self.pre_attention_layer_norm = LayerNorm(self.config)
-        self.attention = Attention(self.config)
-        self.pre_mlp_layer_norm = LayerNorm(self.config)
-        self.mlp = Mlp(self.config)
-        self.dropout = dropout(self.config)
-
-    def __call__(
-        self, x: Float[Array, "b l d"], bias: Float[Array, "#b h l l"], deterministic: bool
-    ) -> Float[Array, "b l d"]:
-        """Apply the layer to a batch of sequences."""
-        normed = self.pre_attention_layer_norm(x)
-        mixed = self.attention.attend(normed, *self.attention.keys_values(normed), bias, deterministic)
-        x = x + self.dropout(mixed, deterministic=deterministic)
-        mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
-
-
 def padding_bias(tokens_kept: Bool[Array, "b l"]) -> Float[Array, "b 1 1 l"]:
     """Return the attention bias that hides padding."""
     return jnp.where(tokens_kept, 0.0, MASKED)[:, None, None, :]

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.models.adaptive import AdaptiveDecoder
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
-from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems
+from genret_jax.models.item_input import RecencyBias, WholeItems
 from genret_jax.models.layers import (
     Attention,
     Embed,
-    EncoderLayer,
     LayerNorm,
     Mlp,
     RelativePositionBias,
@@ -88,45 +88,6 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(mixed, deterministic=deterministic)
         mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
-
-
-class Encoder(nn.Module):
-    """The stack of encoder layers.
-
-    Attributes:
-        config: The network's shape.
-        embedding: Of the input, or of whole items.
-    """
-
-    config: T5Config
-    embedding: Embed | WholeItems
-
-    def setup(self) -> None:
-        """Declare the layers and the position bias that they share."""
-        layer = nn.remat(EncoderLayer, static_argnums=(3,)) if self.config.remat else EncoderLayer
-        if self.config.item_input is None:
-            self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
-        else:
-            self.item_bias = ItemBias(self.config)
-        self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
-        if self.config.encoder_final_norm:
-            self.encoder_norm = LayerNorm(self.config)
-        self.dropout = dropout(self.config)
-
-    def __call__(
-        self, tokens: Int[Array, "b t"], deterministic: bool, histories: Int[Array, "b n"] | None = None
-    ) -> Float[Array, "b l d"]:
-        """Encode token sequences; what stands at padding means nothing."""
-        x = constrain(self.dropout(self.embedding(tokens), deterministic=deterministic), "batch", "length", "embed")
-        if self.config.item_input is None:
-            bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
-        else:
-            bias = self.item_bias(tokens, histories)
-        for layer in self.layers:
-            x = layer(x, bias, deterministic)
-        if self.config.encoder_final_norm:
-            x = self.encoder_norm(x)
-        return self.dropout(x, deterministic=deterministic)
 
 
 class Decoder(nn.Module):
@@ -344,7 +305,7 @@ class T5(nn.Module):
         source: Embed | WholeItems = self.token_embedder
         if config.item_input is not None and config.item_input.whole:
             source = self.items = WholeItems(config, self.token_embedder)
-        self.encoder = Encoder(config, source)
+        self.encoder = T5Encoder(config, source)
         self.decoder = Decoder(config, source if config.ties_items else decoder_embedding)
 
     def __call__(
