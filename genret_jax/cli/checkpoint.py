@@ -197,7 +197,7 @@ def network_text(config: "T5Config") -> str:
 
 def arrays_text(stored: "StoredArrays") -> str:
     """Return layout, size and shapes of a checkpoint, for people; layers that are alike in one line."""
-    from genret_jax.models.convert.stored_arrays import across_layers
+    from genret_jax.models.shapes import across_layers
 
     lines = [f"{stored.path}: {stored.layout}, {len(stored.arrays)} arrays of {_size(stored)}"]
     if stored.step is not None:
