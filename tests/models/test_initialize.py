@@ -103,6 +103,24 @@ def test_what_changes_and_what_does_not():
     assert (params["token_embedder"]["embedding"] == 0.25).all(), "what was given stays"
 
 
+def test_every_scale_is_a_factor_of_what_it_is_named_for():
+    config, params = small()
+    tokens, nodes = np.eye(32, 16, dtype=np.float32), np.eye(2, 16, dtype=np.float32)
+    usual, larger = (
+        start_from_vectors(params, config, scales, token_vectors=tokens, node_vectors=nodes, seed=1)
+        for scales in (LsaStart(), LsaStart(node_scale=2.6, value_scale=6.0, token_scale=2.0))
+    )
+    for path, factor in (
+        (("token_embedder", "embedding"), 4.0),
+        (("decoder", "prefix_head", "output_nodes"), 2.0),
+        (("decoder", "layers_0", "encoder_decoder_attention", "value", "kernel"), 3.0),
+    ):
+        one, other = usual, larger
+        for name in path:
+            one, other = one[name], other[name]
+        np.testing.assert_allclose(other[:2], factor * one[:2], rtol=1e-6)
+
+
 def test_rounding_is_no_measure_of_the_other_tokens():
     config, params = small()
     tokens = np.full((32, 16), 1e-12, np.float32)  # as the analysis leaves bytes that no document has
