@@ -43,21 +43,21 @@ class NodeTree:
         root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
         root_first_token: Its token where the tokens are consecutive, else -1; static.
         judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
-        judge_tokens: int32 [g]; the tokens that lead to them.
-        judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
-        first_judge: The first judge where their ids are consecutive, else -1; static.
+        lookahead_tokens: int32 [g]; the tokens that lead to them.
+        lookahead_windows: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
+        first_lookahead_node: The first judge where their ids are consecutive, else -1; static.
     """
 
     child_offsets: Array
     child_nodes: Array
     child_tokens: Array
-    judges: Array
-    judge_tokens: Array
-    judges_of: Array
+    lookahead_nodes: Array
+    lookahead_tokens: Array
+    lookahead_windows: Array
     fanouts: tuple[int, ...] = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
     root_first_token: int = struct.field(pytree_node=False, default=-1)
-    first_judge: int = struct.field(pytree_node=False, default=-1)
+    first_lookahead_node: int = struct.field(pytree_node=False, default=-1)
 
     @classmethod
     def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
@@ -73,18 +73,18 @@ class NodeTree:
         edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), judged))
         judges = nodes[edges]
         window = np.arange(judged.max(initial=1))
-        judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
+        lookahead_windows = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
             child_nodes=jnp.asarray(nodes, jnp.int32),
             child_tokens=jnp.asarray(tokens, jnp.int32),
-            judges=jnp.asarray(judges, jnp.int32),
-            judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
-            judges_of=jnp.asarray(judges_of, jnp.int32),
+            lookahead_nodes=jnp.asarray(judges, jnp.int32),
+            lookahead_tokens=jnp.asarray(tokens[edges], jnp.int32),
+            lookahead_windows=jnp.asarray(lookahead_windows, jnp.int32),
             fanouts=_fanouts(offsets, nodes),
             root_first_node=_first_of_consecutive(firsts),
             root_first_token=_first_of_consecutive(tokens[: fanout[0]]),
-            first_judge=_first_of_consecutive(judges),
+            first_lookahead_node=_first_of_consecutive(judges),
         )
 
     @property
@@ -298,7 +298,7 @@ class PrefixHead(nn.Module):
         ahead = self.config.root_lookahead and tree.max_fanout > 0
         first, nodes, tokens = tree.root_first_node, tree.child_nodes[:fanout], tree.child_tokens[:fanout]
         if ahead:
-            first, nodes, tokens = tree.first_judge, tree.judges, tree.judge_tokens
+            first, nodes, tokens = tree.first_lookahead_node, tree.lookahead_nodes, tree.lookahead_tokens
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
         if lexical is not None:
             # Without the barrier XLA for CPU adds the product up in place, from a transposed copy of the table.
@@ -314,7 +314,7 @@ class PrefixHead(nn.Module):
                 scores += jnp.repeat(above, jnp.maximum(judges, 1), axis=-1, total_repeat_length=len(tokens))
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
-            scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
+            scores = jax.nn.logsumexp(scores[..., tree.lookahead_windows], axis=-1)
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)

@@ -126,8 +126,8 @@ def test_claims_end_to_end_and_again(tiny_corpus, tmp_path, capsys, monkeypatch)
 def test_what_cannot_be_asked(tiny_corpus, tmp_path, capsys):
     common = ["claims", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "out")]
     for options, message in (
-        (["--only", "TIGER"], "no system 'tiger'; expected of DSI, NCI, GenRet"),
-        (["--seeds", "0"], "1 seed; expected 2 or more"),
+        (["--only", "TIGER"], "no claims of 'tiger'; expected one of DSI, NCI, GenRet"),
+        (["--seeds", "0"], "1 seed; expected at least 2"),
         (["--steps", "0"], "--steps 0; expected at least 2"),
     ):
         assert main([*common, *options]) == 2

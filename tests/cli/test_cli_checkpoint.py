@@ -43,12 +43,12 @@ def test_show(t5x, capsys):
     leaves = jax.tree.leaves(read_checkpoint(GOLDEN / "t5_1_1")[1])
     assert f"T5 of {sum(leaf.size for leaf in leaves):,} parameters: vocabulary 40, width 16" in shown
     assert "2 encoder and 3 decoder layers, " in shown
-    assert "3 heads of 6, feed-forward 24 (gelu × linear), output layer of its own" in shown
+    assert "3 heads of 6, feed-forward 24 (gelu × linear), output layer separate" in shown
     assert f"Hugging Face safetensors, {len(leaves)} arrays of 0.06 MiB" in shown
     assert "decoder.block.*.layer.2.DenseReluDense.wi_0.weight ×3" in shown
     shown = output(capsys, "show", t5x)
     assert "T5X, its own layout" in shown
-    assert "step 1,000,000, 1 more beside the parameters" in shown
+    assert "step 1,000,000, 1 other arrays" in shown
     assert "(relu), output layer tied to the embedding" in shown
 
 
