@@ -13,7 +13,7 @@ from genret_jax.docids import EncodedDocids
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import random_variables
-from genret_jax.models.start import Start, VectorPair
+from genret_jax.models.start import Start, Vectors
 
 #: Linen variables of a network at random: ``(config, rng, tree)``; compiled once for each configuration.
 jitted_variables = jax.jit(random_variables, static_argnames="config")
@@ -66,12 +66,12 @@ class DocumentFacts:
         count = self.store.num_documents + (0 if self.later is None else self.later.shape[0])
         return np.isin(np.arange(count), self.store.shown_documents(self.unseen_split))
 
-    def latent(self, width: int) -> VectorPair:
+    def latent(self, width: int) -> Vectors:
         """Return latent semantic vectors: terms ``[v, width]`` times their IDF, and documents ``[n, width]``."""
         found = lsa(self.token_counts(), width, self.seed, later=self.later)
-        return VectorPair(found.terms * found.idf[:, None], found.documents)
+        return Vectors(found.terms * found.idf[:, None], found.documents)
 
-    def lexical(self, width: int, query_weight: float | None) -> VectorPair:
+    def lexical(self, width: int, query_weight: float | None) -> Vectors:
         """Return BM25-like vectors: terms ``[v, width]``, and documents ``[n, width]`` of mean length 1.
 
         Args:
@@ -82,4 +82,4 @@ class DocumentFacts:
         asked: dict[str, Any] = {"queries": queries, "answers": answers, "query_weight": query_weight}
         found = lexical(self.token_counts(), width, self.seed, later=self.later, **asked)
         lengths = np.linalg.norm(found.documents[: self.store.num_documents], axis=1)
-        return VectorPair(found.terms, found.documents / lengths[lengths > 0].mean())
+        return Vectors(found.terms, found.documents / lengths[lengths > 0].mean())

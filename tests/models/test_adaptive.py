@@ -82,7 +82,7 @@ def test_logits_are_the_state_times_matrix_times_output_layer():
     model = T5(ADAPTIVE)
     logits, kept = model.apply({"params": params}, SOURCE, prefix, capture_intermediates=True)
     hidden = np.asarray(kept["intermediates"]["decoder"]["decoder_norm"]["__call__"][0])
-    said = np.asarray(model.apply({"params": params}, prefix, method=T5.said_of))
+    said = np.asarray(model.apply({"params": params}, prefix, method=T5.prefix_vectors))
     matrix = np.einsum("bqe,def->bqdf", said, params["decoder"]["adaptive"]["kernel"]) + np.eye(16)
     expected = np.einsum("bqd,bqde,ev->bqv", hidden, matrix, params["decoder"]["logits_dense"]["kernel"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)

@@ -125,7 +125,7 @@ def test_an_adaptive_decoder_needs_a_prefix_to_read(whole, tiny_corpus, tmp_path
         atomic_experiment(tiny_corpus, model=model),
         tiny_recommendation(tmp_path / "items", docids=AtomicDocids(), model=model),
     ):
-        with pytest.raises(InputError, match="docids of one code, before which there is no prefix"):
+        with pytest.raises(InputError, match="docids have one code"):
             train_run(experiment, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
