@@ -114,10 +114,10 @@ def _build(args: argparse.Namespace) -> int:
     from genret_jax.docids.codec import DocidCodec
     from genret_jax.docids.table import DocidTable
     from genret_jax.errors import InputError
+    from genret_jax.storage import require_free
 
     out = Path(args.out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError("the output already exists", file=out, fix="remove it or choose another name")
+    require_free(out)
     for name, least in (("vocabulary_size", 1), ("extra_ids", 0), ("document_words", 1)):
         value = getattr(args, name)
         if value is not None and value < least:

@@ -17,6 +17,8 @@ from genret_jax.data.qrels import read_qrels, write_qrels
 from genret_jax.data.records import (
     claim_id,
     id_field,
+    is_present,
+    list_folder,
     read_json_lines,
     require_folder,
     require_known,
@@ -143,7 +145,7 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
     doc_ids, titles, texts = read_documents(folder / "corpus.jsonl")
     known = set(doc_ids)
     files = _qrels_files(folder)
-    queries = _read_queries(folder / "queries.jsonl") if files or (folder / "queries.jsonl").exists() else {}
+    queries = _read_queries(folder / "queries.jsonl") if files or is_present(folder / "queries.jsonl") else {}
     corpus = Corpus(
         name=folder.resolve().name,
         doc_ids=doc_ids,
@@ -202,8 +204,7 @@ def _read_queries(path: Path) -> dict[str, str]:
 
 
 def _qrels_files(folder: Path) -> list[Path]:
-    # Hidden files are what other systems leave behind ("._test.tsv").
-    present = [file for file in sorted((folder / "qrels").glob("*")) if not file.name.startswith(".")]
+    present = list_folder(folder / "qrels") if is_present(folder / "qrels") else []
     files = [file for file in present if file.suffix == ".tsv"]
     if present and not files:
         raise InputError(
@@ -217,7 +218,7 @@ def _qrels_files(folder: Path) -> list[Path]:
 
 def _read_generated_queries(path: Path, documents: set[str]) -> dict[str, tuple[str, ...]]:
     generated: dict[str, list[str]] = {}
-    if not path.exists():
+    if not is_present(path):
         return {}
     for line, record in read_json_lines(path):
         doc_id = id_field(record, "doc_id" if "doc_id" in record else "_id", path, line)

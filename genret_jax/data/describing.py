@@ -6,6 +6,7 @@ import numpy as np
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
+from genret_jax.data.records import is_present
 from genret_jax.errors import InputError
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -44,7 +45,7 @@ def _quantile_name(quantile: float) -> str:
 
 
 def _describe_vectors(path: Path, items: Corpus) -> str:
-    if not path.exists():
+    if not is_present(path):
         texts = len(items) > len(items.empty_documents)
         return f"no {path.name}" + (
             "; they can be made from the texts" if texts else ", and no texts to make them from"

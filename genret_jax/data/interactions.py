@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
-from genret_jax.data.records import read_lines, require_folder, require_known, write_json_lines
+from genret_jax.data.records import is_present, read_lines, require_folder, require_known, write_json_lines
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
 
@@ -120,7 +120,7 @@ class Interactions:
 
 def is_interactions(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds items and histories, and not documents and queries."""
-    return (Path(folder) / SEQUENCES).is_file() or (Path(folder) / ITEMS).is_file()
+    return is_present(Path(folder) / SEQUENCES) or is_present(Path(folder) / ITEMS)
 
 
 def read_interactions(folder: str | os.PathLike[str]) -> Interactions:

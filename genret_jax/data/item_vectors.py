@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
+from genret_jax.data.records import is_present
 from genret_jax.data.text.lsa import right_singular_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 
@@ -25,7 +26,7 @@ def vectors_of_items(
         seed: Of an analysis of the texts.
     """
     beside = Path(folder) / EMBEDDINGS
-    if beside.is_file():
+    if is_present(beside):
         log(f"vectors     {EMBEDDINGS}")
         return NpyVectors(path=os.fspath(beside))
     log(f"vectors     latent semantic analysis of the texts, as there is no {EMBEDDINGS}")

@@ -1,7 +1,8 @@
-"""Lines of text files that know where they stand, so that every complaint can name its line."""
+"""Reading of files and folders in which every error names the file and the line."""
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,20 +81,57 @@ def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
         ) from None
 
 
+def is_present(path: Path) -> bool:
+    """Return whether a path exists; a link counts even where its target is missing.
+
+    Raises:
+        InputError: If the folder that would hold it cannot be searched, so that nobody can tell.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the entries of a folder in the order of their names, without hidden ones such as ``._test.tsv``.
+
+    Raises:
+        InputError: If the folder is missing, is no folder, or cannot be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be read ({error.strerror})", file=path, fix="check the path and its permissions")
+
+
 def require_folder(folder: Path, *, expected: str, fix: str) -> None:
-    """Reject a path that is no folder.
+    """Check that a path is a folder.
 
     Args:
         folder: The path.
-        expected: What should be there.
-        fix: The next step.
+        expected: What should be there, for the message.
+        fix: The next step, for the message.
 
     Raises:
-        InputError: If it is missing, or something else.
+        InputError: If it is missing, is no folder, or cannot be read.
     """
-    if not folder.is_dir():
-        found = "this is not a folder" if folder.exists() else "the folder is missing"
-        raise InputError(found, file=folder, expected=expected, fix=fix)
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        raise InputError("the folder is missing", file=folder, expected=expected, fix=fix) from None
+    except NotADirectoryError:
+        raise InputError("this is not a folder", file=folder, expected=expected, fix=fix) from None
+    except OSError as error:
+        raise _unreadable(folder, error) from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
 
+from genret_jax.data.records import is_present
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError, nearest
@@ -57,7 +58,7 @@ class ExampleStore:
             InputError: If it is missing, damaged, or something else.
         """
         folder = Path(folder)
-        if not (folder / ARRAYS).is_dir():
+        if not is_present(folder / ARRAYS):
             raise InputError(
                 "no example store here", file=folder, fix="make one with 'genret examples build --out DIR'"
             )

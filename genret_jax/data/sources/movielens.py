@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.records import is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
@@ -118,15 +118,15 @@ def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "
 
 def _layout_of(folder: Path) -> _Layout:
     for layout in _LAYOUTS:
-        if (folder / layout.ratings).is_file():
+        if is_present(folder / layout.ratings):
             return layout
-    inside = [path for layout in _LAYOUTS for path in folder.glob(f"*/{layout.ratings}")]
-    raise InputError(
-        "no ratings of MovieLens here" if folder.is_dir() else "no such folder",
-        file=folder,
-        expected=" or ".join(f"{layout.ratings} with {layout.movies}" for layout in _LAYOUTS),
-        fix=f"give {inside[0].parent}" if inside else "unpack the archive and give the folder in it",
-    )
+    expected = " or ".join(f"{layout.ratings} with {layout.movies}" for layout in _LAYOUTS)
+    fix = "unpack the archive and give the folder in it"
+    require_folder(folder, expected=expected, fix=fix)
+    folders = [inner for inner in list_folder(folder) if inner.is_dir()]
+    inside = [inner for inner in folders if any(is_present(inner / layout.ratings) for layout in _LAYOUTS)]
+    fix = f"give {inside[0]}" if inside else fix
+    raise InputError("no ratings of MovieLens here", file=folder, expected=expected, fix=fix)
 
 
 def _read_rows(

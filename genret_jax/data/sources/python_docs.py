@@ -117,7 +117,9 @@ def read_entries(root: Path) -> Iterator[Entry]:
             with tokenize.open(path) as handle, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old sources hold invalid escapes
                 tree = ast.parse(handle.read())
-        except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=path, fix="check its permissions") from None
+        except (SyntaxError, ValueError):
             continue  # templates and files of other versions: not code that this Python could document
         for name, node in _documented(tree, module):
             entry = _entry(name, ast.get_docstring(node) or "")
@@ -126,7 +128,11 @@ def read_entries(root: Path) -> Iterator[Entry]:
 
 
 def _modules(root: Path) -> Iterator[tuple[Path, str]]:
-    for folder, subfolders, files in os.walk(root):
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot be read ({error.strerror})", file=error.filename, fix="check its permissions")
+
+    for folder, subfolders, files in os.walk(root, onerror=fail):
         place = Path(folder).relative_to(root).parts
         subfolders[:] = [
             name

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from genret_jax.data.records import read_lines, require_folder, require_id
+from genret_jax.data.records import is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
@@ -35,14 +35,14 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
     """
     events = _events_file(folder)
     histories = build_histories(collect_events(_read_events(events)), source=events, core=core, ties=ties)
-    files = [file for file in [events.with_suffix(".item")] if file.exists()]
+    files = [file for file in [events.with_suffix(".item")] if is_present(file)]
     texts = _read_items(files[0], set(histories.item_ids)) if files else {}
     return histories.with_texts(texts, name=name or events.stem, files=files)
 
 
 def _events_file(folder: Path) -> Path:
     require_folder(folder, expected="a folder with a .inter file", fix="check the path")
-    files = sorted(file for file in folder.glob("*.inter") if not file.name.startswith("."))
+    files = [file for file in list_folder(folder) if file.suffix == ".inter"]
     if len(files) != 1:
         raise InputError(
             f"{len(files)} .inter files" + (f" ({', '.join(file.name for file in files[:5])})" if files else ""),

@@ -69,7 +69,7 @@ def test_each_layout_gives_the_same(write, tmp_path):
 
 def test_a_folder_without_ratings_is_told(tmp_path):
     assert "no ratings of MovieLens here; expected u.data with u.item or ratings.dat with movies.dat" in fails(tmp_path)
-    assert "no such folder" in fails(tmp_path / "nowhere")
+    assert "the folder is missing" in fails(tmp_path / "nowhere")
     inner = tmp_path / "ml-1m"
     inner.mkdir()
     write_dat(inner)
