@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,6 +132,31 @@ def require_folder(folder: Path, *, expected: str, fix: str) -> None:
         raise InputError("this is not a folder", file=folder, expected=expected, fix=fix) from None
     except OSError as error:
         raise _unreadable(folder, error) from None
+
+
+def column_numbers(header: Sequence[str], names: Sequence[str], path: Path, line: int) -> list[int]:
+    """Return where in a header each of some names stands.
+
+    Args:
+        header: Names of all columns of the file.
+        names: Names of the wanted columns.
+        path: The file, for errors.
+        line: The line of the header, for errors.
+
+    Raises:
+        InputError: If the header lacks a name, or has it twice.
+    """
+    for name in names:
+        if header.count(name) != 1:
+            hint = nearest(name, header) if name not in header else ""
+            raise InputError(
+                f"{'two columns' if name in header else 'no column'} '{name}' in the header {' '.join(header)[:80]!r}",
+                file=path,
+                line=line,
+                expected=f"a header with {', '.join(names)}, each once, in any order",
+                fix=f"rename the column ({hint})" if hint else "correct the header",
+            )
+    return [header.index(name) for name in names]
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

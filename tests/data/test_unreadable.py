@@ -4,6 +4,8 @@ import os
 import pathlib
 
 import pytest
+from support.small_interactions import three_users
+from support.tiny_store import tiny_corpus
 
 from genret_jax.data.corpus import read_beir, write_beir
 from genret_jax.data.interactions import EMBEDDINGS, read_corpus, write_interactions
@@ -12,8 +14,6 @@ from genret_jax.data.sources.movielens import movielens
 from genret_jax.data.sources.python_docs import python_docs
 from genret_jax.data.sources.recbole import recbole
 from genret_jax.errors import InputError
-from support.small_interactions import three_users
-from support.tiny_store import tiny_corpus
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_kind_of_a_folder_that_cannot_be_searched_is_unknown(tmp_path, deny)
 def test_vectors_that_cannot_be_seen_are_not_absent(tmp_path, deny):
     (tmp_path / EMBEDDINGS).touch()
     deny(tmp_path)
-    with pytest.raises(InputError, match=f"{EMBEDDINGS}.*Permission denied"):
+    with pytest.raises(InputError, match=rf"{EMBEDDINGS}.*Permission denied"):
         vectors_of_items(tmp_path, log=lambda line: None)
 
 
@@ -74,7 +74,7 @@ def test_a_part_of_the_library_that_cannot_be_listed_is_not_left_out(tmp_path, d
     (tmp_path / "package").mkdir()
     (tmp_path / "module.py").write_text('"""Do it.\n\nIt does it well."""\n')
     deny(tmp_path / "package")
-    with pytest.raises(InputError, match="package.*Permission denied"):
+    with pytest.raises(InputError, match=r"package.*Permission denied"):
         python_docs(tmp_path)
 
 
@@ -82,5 +82,5 @@ def test_a_dangling_link_is_a_missing_file_and_not_an_absent_one(tmp_path):
     write_beir(tiny_corpus(), tmp_path / "c")
     (tmp_path / "c" / "queries_generated.jsonl").unlink()
     (tmp_path / "c" / "queries_generated.jsonl").symlink_to("nowhere")
-    with pytest.raises(InputError, match="queries_generated.jsonl: the file is missing"):
+    with pytest.raises(InputError, match=r"queries_generated.jsonl: the file is missing"):
         read_beir(tmp_path / "c")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from genret_jax.data.records import is_present, list_folder, read_lines, require_folder, require_id
+from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
-from genret_jax.errors import InputError, nearest
+from genret_jax.errors import InputError
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 _TEXT_TYPES = ("token", "token_seq")
@@ -74,24 +74,10 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError("the file is empty", file=path, expected="a header and rows", fix="check how it was made")
 
 
-def _column(header: list[str], name: str, path: Path) -> int:
-    names = [text.split(":")[0].strip() for text in header]
-    if name in names:
-        return names.index(name)
-    hint = nearest(name, names)
-    raise InputError(
-        f"no column '{name}' in the header {' '.join(header)!r}",
-        file=path,
-        line=1,
-        expected="columns such as user_id:token, item_id:token and timestamp:float, separated by tabs",
-        fix=f"rename the column ({hint})" if hint else "add it",
-    )
-
-
 def _read_events(path: Path) -> Iterator[Event]:
     rows = _read_table(path)
-    _, header = next(rows)
-    user, item, time = (_column(header, name, path) for name in (USER, ITEM, TIME))
+    line, header = next(rows)
+    user, item, time = column_numbers(_names(header), (USER, ITEM, TIME), path, line)
     for line, row in rows:
         yield Event(
             require_id(row[user], f"'{USER}'", path, line),
@@ -102,9 +88,9 @@ def _read_events(path: Path) -> Iterator[Event]:
 
 def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
     rows = _read_table(path)
-    _, header = next(rows)
-    item = _column(header, ITEM, path)
-    names = [text.split(":")[0].strip() for text in header]
+    line, header = next(rows)
+    names = _names(header)
+    (item,) = column_numbers(names, (ITEM,), path, line)
     title = next((i for i, name in enumerate(names) if i != item and _TITLE.search(name)), None)
     used = [i for i, text in enumerate(header) if i not in (item, title) and _is_text(text)]
     texts: dict[str, ItemText] = {}
@@ -113,6 +99,10 @@ def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
             fields = {names[i].replace("_", " ").capitalize(): row[i] for i in used}
             texts[row[item]] = item_text(row[title] if title is not None else "", fields)
     return texts
+
+
+def _names(header: list[str]) -> list[str]:
+    return [column.split(":")[0].strip() for column in header]
 
 
 def _is_text(column: str) -> bool:

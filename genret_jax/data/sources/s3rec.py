@@ -32,6 +32,14 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
     histories = histories_as_given(collect_events(events), source=sequences)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
+    for path, known in ((titles, named), (attributes, attributed)):
+        if path and known.keys().isdisjoint(histories.item_ids):
+            raise InputError(
+                f"none of its ids, such as {next(iter(known), '')!r}, is an item of {sequences.name}",
+                file=path,
+                expected="the item first, then what belongs to it",
+                fix="check the order of the columns, and that the files belong together",
+            )
     texts = {
         item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
     }

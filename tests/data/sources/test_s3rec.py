@@ -73,7 +73,7 @@ def test_what_is_wrong_with_titles_is_told(sequences, titles):
     titles.write_text("1 0\tRed\n")
     assert "titles.tsv:1: the item is '1 0'" in fails(sequences, titles=titles)
     titles.write_text("77\tRed\n")
-    assert "titles.tsv: no text for any of the 4 items" in fails(sequences, titles=titles)
+    assert "titles.tsv: none of its ids, such as '77', is an item" in fails(sequences, titles=titles)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,11 @@ def test_what_is_wrong_with_titles_is_told(sequences, titles):
 def test_what_is_wrong_with_attributes_is_told(content, message, sequences, attributes):
     attributes.write_text(content)
     assert f"item2attributes.json: {message}" in fails(sequences, attributes=attributes)
+
+
+def test_titles_in_another_order_are_refused(tmp_path):
+    (tmp_path / "Beauty.txt").write_text("u a b c\n")
+    (tmp_path / "titles.tsv").write_text("Soap\ta\nComb\tb\nOil\tc\n")
+    (tmp_path / "attributes.json").write_text('{"a": ["red"]}')
+    with pytest.raises(InputError, match=r"titles.tsv: none of its ids, such as 'Soap'"):
+        s3rec(tmp_path / "Beauty.txt", titles=tmp_path / "titles.tsv", attributes=tmp_path / "attributes.json")
