@@ -3,21 +3,25 @@
 Everything here is array code over columns, since a log may hold tens of millions of events.
 """
 
+import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt64
+from jaxtyping import Bool, Int32, Int64, UInt64
 
 from genret_jax.data.examples.counter_random import of_strings, splitmix64
 from genret_jax.errors import InputError
 
 #: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
 Ties = Literal["auto", "file", "random"]
+_TIMES = range(-(2**63), 2**63)
+_MOST_TIME = 10**40
 _ENOUGH_PAIRS, _SORTED_SHARE = 20, 0.95
 
 
@@ -27,12 +31,12 @@ class Event(NamedTuple):
     Attributes:
         user: External user id.
         item: External item id.
-        time: In any unit that grows.
+        time: Time in any unit.
     """
 
     user: str
     item: str
-    time: float
+    time: int | float | Decimal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,14 +48,14 @@ class Events:
         item_ids: External item ids in the order of their first event.
         user: Positions in ``user_ids``.
         item: Positions in ``item_ids``.
-        time: Times, in any unit that grows.
+        time: Times in any unit, or their ranks.
     """
 
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
     user: Int32[np.ndarray, " e"]
     item: Int32[np.ndarray, " e"]
-    time: Float64[np.ndarray, " e"]
+    time: Int64[np.ndarray, " e"]
 
     def __len__(self) -> int:
         return len(self.user)
@@ -88,40 +92,60 @@ class Chronology(NamedTuple):
 
 
 def collect_events(events: Iterable[Event]) -> Events:
-    """Turn events into columns, holding each id once."""
+    """Turn events into columns that hold each id once.
+
+    Whole times stay exact (nanoseconds since 1970 fit 64 bits, but not a float). If some time has a fraction, the
+    column holds the rank of each time instead.
+    """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    user, item, time = array("i"), array("i"), array("d")
-    for event in events:
+    user, item, time = array("i"), array("i"), array("q")
+    unfit: dict[int, int | float | Decimal] = {}  # times that are no 64-bit integers, by the number of the event
+    for number, event in enumerate(events):
         user.append(users.setdefault(event.user, len(users)))
         item.append(items.setdefault(event.item, len(items)))
-        time.append(event.time)
+        whole = int(event.time)
+        if whole != event.time or not _TIMES.start <= whole < _TIMES.stop:
+            unfit[number], whole = event.time, 0
+        time.append(whole)
     return Events(
         user_ids=tuple(users),
         item_ids=tuple(items),
         user=np.asarray(user, np.int32),
         item=np.asarray(item, np.int32),
-        time=np.asarray(time, np.float64),
+        time=_ranks_of_times(time, unfit) if unfit else np.fromiter(time, np.int64, len(time)),
     )
 
 
-def time_of(value: object, name: str, path: Path, line: int) -> float:
-    """Return a time, from a number or its text.
+def _ranks_of_times(times: array, others: Mapping[int, int | float | Decimal]) -> Int64[np.ndarray, " e"]:
+    """Return the rank of each time among the distinct ones; Python compares numbers of different types exactly."""
+    values: list[int | float | Decimal] = times.tolist()
+    for number, value in others.items():
+        values[number] = value
+    rank = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.array([rank[value] for value in values], np.int64)
+
+
+def time_of(value: object, name: str, path: Path, line: int) -> int | float | Decimal:
+    """Return a time from a number or its text, without rounding.
 
     Args:
-        value: What was found.
-        name: What it is called in the file.
+        value: The value in the file.
+        name: Its name in the file.
         path: The file.
         line: The line.
 
     Raises:
-        InputError: If it is no finite number.
+        InputError: If it is not a finite number.
     """
-    try:
-        time = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-    except (ValueError, OverflowError):
-        time = math.nan
-    if not math.isfinite(time):
+    time: int | float | Decimal = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        time = value
+    elif isinstance(value, str):
+        with contextlib.suppress(ValueError, ArithmeticError):
+            written = Decimal(value.strip())
+            time = written if written.is_finite() else time
+    if not -_MOST_TIME < time < _MOST_TIME:  # NaN is not
         raise InputError(
             f"{name} is {value!r}",
             file=path,

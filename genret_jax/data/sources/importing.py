@@ -225,7 +225,7 @@ def histories_as_given(events: Events, *, source: Path) -> Histories:
         InputError: If no user has three events.
     """
     _require_users(events, events, 1, source)
-    numbered = dataclasses.replace(events, time=np.arange(len(events), dtype=np.float64))  # so that nothing is a tie
+    numbered = dataclasses.replace(events, time=np.arange(len(events)))  # so that nothing is a tie
     return Histories(events=numbered, report=_report_of(numbered, source))
 
 

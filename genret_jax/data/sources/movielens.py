@@ -27,28 +27,12 @@ from genret_jax.data.sources.item_text import ItemText, item_text
 from genret_jax.errors import InputError
 
 _NO_GENRE = "(no genres listed)"
-# The flags at the end of a line of u.item have the order of u.genre; the first one is "unknown".
-_GENRES_100K = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-]
+# The flags at the end of a line of u.item have the order of u.genre.
+_FLAGS_100K = """
+unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery
+Romance Sci-Fi Thriller War Western
+"""
+_GENRES_100K = tuple(_FLAGS_100K.split())
 _GENRES = {*_GENRES_100K, "Children", "IMAX", _NO_GENRE, ""}
 _RATINGS = {f"{half / 2:g}" for half in range(1, 11)} | {f"{whole}.0" for whole in range(1, 6)}
 

@@ -28,7 +28,7 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
-    events = (Event(user, item, 0.0) for _, user, items in read_sequences(sequences) for item in items)
+    events = (Event(user, item, 0) for _, user, items in read_sequences(sequences) for item in items)
     histories = histories_as_given(collect_events(events), source=sequences)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
