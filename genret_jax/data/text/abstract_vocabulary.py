@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
+from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, read_json, write_json
 
@@ -50,6 +51,7 @@ class Vocabulary(abc.ABC):
         self.size = size + extra_ids
         self.extra_ids = extra_ids
         self.normalization = normalization
+        self._bigrams = True
 
     @abc.abstractmethod
     def words(self, text: str) -> list[str]:
@@ -67,6 +69,28 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """What changes exactly when some text would become other tokens."""
+
+    def unknown_share(self, text: str) -> float:
+        """Return the share of a text's words of which no part is known; 1 for a text without words.
+
+        A model cannot tell texts apart in which all words are unknown, such as queries in a script that the vocabulary
+        lacks.
+        """
+        words = self.words(text)
+        unknown = sum(self._meaningless.issuperset(self.segmentations(word, 1)[0]) for word in words)
+        return unknown / len(words) if words else 1.0
+
+    def is_known(self, text: str) -> bool:
+        """Return whether some part of a text is known to the vocabulary."""
+        return self.unknown_share(text) < 1
+
+    @property
+    def _meaningless(self) -> frozenset[int]:
+        """Tokens that say nothing about a word."""
+        return frozenset((UNKNOWN,))
+
+    def _normalized_words(self, text: str) -> list[str]:
+        return normalized_words(text, bigrams=self._bigrams)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without EOS."""
@@ -102,8 +126,15 @@ class Vocabulary(abc.ABC):
         """Write the vocabulary as a folder, whole or not at all."""
         with atomic_folder(folder) as partial:
             self._save_model(partial)
-            described = {"kind": self.kind, "normalization": self.normalization, "extra_ids": self.extra_ids}
-            write_json(partial / _DESCRIPTION, described | {"size": self.size, "fingerprint": self.fingerprint})
+            described = {
+                "kind": self.kind,
+                "normalization": self.normalization,
+                "bigrams": self._bigrams,
+                "extra_ids": self.extra_ids,
+                "size": self.size,
+                "fingerprint": self.fingerprint,
+            }
+            write_json(partial / _DESCRIPTION, described)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> "Vocabulary":
@@ -120,6 +151,8 @@ class Vocabulary(abc.ABC):
         vocabulary = kind._load_model(
             folder, normalization=described["normalization"], extra_ids=described["extra_ids"]
         )
+        # Earlier versions took a run of Chinese characters for one word, and their models have learnt so.
+        vocabulary._bigrams = bool(described.get("bigrams", False))
         if vocabulary.fingerprint != described["fingerprint"]:
             raise InputError("the vocabulary is not the one that was saved", file=folder, fix="restore or rebuild it")
         return vocabulary

@@ -112,7 +112,7 @@ class SentencePieceVocabulary(Vocabulary):
     def words(self, text: str) -> list[str]:
         """Return the words of a text after normalisation; each becomes at least one token."""
         if self.normalization == "words":
-            return normalized_words(text)
+            return self._normalized_words(text)
         return [word for word in self._processor.normalize(valid_unicode(text)).split(_SPACE) if word]
 
     def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
@@ -122,6 +122,10 @@ class SentencePieceVocabulary(Vocabulary):
             return [best]
         found = self._processor.nbest_encode_as_ids(word, limit)
         return [best, *(ids for ids in found if ids and ids != best)][:limit]
+
+    @functools.cached_property
+    def _meaningless(self) -> frozenset[int]:
+        return frozenset((UNKNOWN, self._processor.piece_to_id(_SPACE)))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without EOS."""
@@ -171,7 +175,7 @@ class ByteVocabulary(Vocabulary):
     def words(self, text: str) -> list[str]:
         """Return the words of a text after normalisation; each becomes at least one token."""
         if self.normalization == "words":
-            return [f" {word}" for word in normalized_words(text)]
+            return [f" {word}" for word in self._normalized_words(text)]
         return re.findall(r"\s*\S+|\s+\Z", valid_unicode(text))
 
     def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
