@@ -39,7 +39,7 @@ _UNSPACED = (
 def _unicode_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """Return patterns of a word, of a run of characters without spaces, and of one such character.
 
-    A combining mark belongs to the letter before it; Python's patterns of words leave marks out (Hindi vowels are marks).
+    A combining mark belongs to the letter before it; Python's ``re`` leaves marks out (Hindi vowels are such).
     """
     marks = "".join(chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M")
     character = f"(?=[^\\W_]|[{marks}])[{_UNSPACED}][{marks}]*"
