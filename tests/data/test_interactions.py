@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.small_interactions import small_shop, three_users
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import Interactions, is_interactions, read_interactions, write_interactions
 from genret_jax.errors import InputError
 
@@ -205,3 +206,27 @@ def test_items_without_text_are_kept_with_a_warning(folder):
     (folder / "items.jsonl").write_text(json_lines(bare))
     with pytest.warns(UserWarning, match="5 of 5 documents have neither title nor text"):
         assert len(read_interactions(folder).items) == 5
+
+
+IDS = ["a b", 'say "x"', '"quoted"', "\t", "é", "x\\", "a%20b", "\n", "[", "\u2028"]
+
+
+def test_ids_may_be_any_strings(tmp_path):
+    shop = Interactions(
+        items=Corpus(name="shop", doc_ids=tuple(IDS), titles=tuple("0123456789"), texts=("",) * len(IDS)),
+        user_ids=("the user", '"'),
+        offsets=np.array([0, 10, 13]),
+        item=np.array([*range(10), 3, 0, 7], np.int32),
+    )
+    write_interactions(shop, tmp_path / "shop")
+    assert read_interactions(tmp_path / "shop").fingerprint == shop.fingerprint
+
+
+def test_plain_ids_are_written_as_before(tmp_path):
+    write_interactions(three_users(), tmp_path / "letters")
+    assert (tmp_path / "letters" / "sequences.txt").read_text() == "ann a b c d\nbob c a e\ncyd b a\n"
+
+
+def test_an_empty_id_is_refused(folder):
+    (folder / "sequences.txt").write_text('ann a "" c\n')
+    assert fails(folder).found == "an empty id"

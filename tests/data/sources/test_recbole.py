@@ -69,7 +69,6 @@ def test_a_file_of_other_items_is_told(folder):
         (INTER + "5\ti1\t30\n", "shop.inter:2: 3 columns; expected 4, as in the header"),
         (INTER + "5\ti1\tnoon\tu1\n", "shop.inter:2: 'timestamp' is 'noon'"),
         (INTER + "5\t\t30\tu1\n", "shop.inter:2: 'item_id' is ''"),
-        (INTER + "5\ti 1\t30\tu1\n", "shop.inter:2: 'item_id' is 'i 1'"),
     ],
 )
 def test_what_is_wrong_with_events_is_told(content, message, folder):

@@ -70,8 +70,8 @@ def test_what_is_wrong_with_sequences_is_told(content, message, sequences):
 def test_what_is_wrong_with_titles_is_told(sequences, titles):
     titles.write_text("10\tRed\n11 Balm\n")
     assert "titles.tsv:2: no tab in '11 Balm'" in fails(sequences, titles=titles)
-    titles.write_text("1 0\tRed\n")
-    assert "titles.tsv:1: the item is '1 0'" in fails(sequences, titles=titles)
+    titles.write_text("\tRed\n")
+    assert "titles.tsv:1: the item is ''" in fails(sequences, titles=titles)
     titles.write_text("77\tRed\n")
     assert "titles.tsv: none of its ids, such as '77', is an item" in fails(sequences, titles=titles)
 
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_titles_is_told(sequences, titles):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "no JSON object"),
+        ("[1]", "an array; expected a JSON object"),
         ("{", "not valid JSON"),
         ('{"10": 3}', "the attributes of item '10' are '3'"),
         ('{"10": [[3]]}', "the attributes of item '10' are '[[3]]'"),
