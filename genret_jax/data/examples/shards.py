@@ -100,7 +100,7 @@ def _make(
     """Write a shard unless it is there, made of the same."""
     made_of = fingerprint(vocabulary.fingerprint, most_words, texts, [list(queries) for queries in generated])
     with contextlib.suppress(InputError):
-        if load_arrays(path, kind=_KIND, version=_VERSION)[1]["made_of"] == made_of:
+        if load_arrays(path, kind=_KIND, version=_VERSION)[1].get("made_of") == made_of:
             return path
     arrays = _number(texts, generated, vocabulary, most_words)
     save_arrays(path, arrays, kind=_KIND, version=_VERSION, details={"made_of": made_of}, replace=True)

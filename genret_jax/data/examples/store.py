@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
 
-from genret_jax.data.records import is_present
+from genret_jax.data.records import is_present, require_fields
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError, nearest
-from genret_jax.storage import load_arrays
+from genret_jax.storage import MANIFEST, load_arrays
 
 KIND, VERSION = "example_store", 1
+_MANIFEST_FIELDS = {
+    "splits": list,
+    "fingerprint": str,
+    "vocabulary_size": int,
+    "decoder_vocabulary_size": int,
+    "extra_ids": int,
+    "codec": dict,
+    "arrays": dict,
+}
 ARRAYS, VOCABULARY = "arrays", "vocabulary"
 NO_WORD = -1
 _ROWS_AT_ONCE = 1 << 14
@@ -63,10 +72,22 @@ class ExampleStore:
                 "no example store here", file=folder, fix="make one with 'genret examples build --out DIR'"
             )
         arrays, manifest = load_arrays(folder / ARRAYS, kind=KIND, version=VERSION)
+        require_fields(manifest, _MANIFEST_FIELDS, folder / ARRAYS / MANIFEST)
+        for name in arrays:
+            if Path(name).name != name:
+                found = f"the array {name!r} lies outside of the folder"
+                raise InputError(found, file=folder / ARRAYS / MANIFEST, fix="build the examples again")
         return cls(folder, arrays, manifest)
 
     def array(self, name: str) -> Shaped[np.ndarray, "..."]:
-        """Return an array of the store by its name."""
+        """Return an array of the store by its name.
+
+        Raises:
+            InputError: If the store lacks it.
+        """
+        if name not in self._arrays:
+            manifest = self.folder / ARRAYS / MANIFEST
+            raise InputError(f"no array {name!r}", file=manifest, fix="build the examples again")
         return self._arrays[name]
 
     @functools.cached_property

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.data.interactions import read_sequences
-from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.records import read_json_object, read_lines, require_id
 from genret_jax.data.sources.events import Event, collect_events
 from genret_jax.data.sources.importing import Imported, histories_as_given
 from genret_jax.data.sources.item_text import item_text
 from genret_jax.errors import InputError
-from genret_jax.storage import read_json
 
 
 def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
@@ -64,12 +63,7 @@ def _read_titles(path: Path) -> dict[str, str]:
 
 
 def _read_attributes(path: Path) -> dict[str, list[str]]:
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(
-            "no JSON object", file=path, expected='{"item": [attribute, …], …}', fix="check that it is the right file"
-        )
-    return {item: _attributes_of(item, values, path) for item, values in found.items()}
+    return {item: _attributes_of(item, values, path) for item, values in read_json_object(path, {}).items()}
 
 
 def _attributes_of(item: str, values: Any, path: Path) -> list[str]:

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
+from genret_jax.data.records import read_json_object
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
-from genret_jax.storage import atomic_folder, read_json, write_json
+from genret_jax.storage import atomic_folder, write_json
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 TokenIds = Iterable[int] | Int[np.ndarray, " l"]
@@ -144,10 +145,14 @@ class Vocabulary(abc.ABC):
             InputError: If it is missing, damaged, or of an unknown kind.
         """
         folder = Path(folder)
-        described = read_json(folder / _DESCRIPTION)
+        fields = {"kind": str, "normalization": str, "extra_ids": int, "fingerprint": str}
+        described = read_json_object(folder / _DESCRIPTION, fields)
         kind = Vocabulary._kinds.get(described["kind"])
         if kind is None:
-            raise InputError(f"vocabulary of kind {described['kind']!r}", file=folder / _DESCRIPTION)
+            known = ", ".join(sorted(Vocabulary._kinds))
+            raise InputError(
+                f"vocabulary of kind {described['kind']!r}", file=folder / _DESCRIPTION, expected=f"one of {known}"
+            )
         vocabulary = kind._load_model(
             folder, normalization=described["normalization"], extra_ids=described["extra_ids"]
         )

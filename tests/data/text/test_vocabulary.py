@@ -251,3 +251,19 @@ def test_words_of_another_script_are_unknown(text, share):
     assert vocabulary.unknown_share(text) == pytest.approx(share)
     assert vocabulary.is_known(text) == (share < 1)
     assert ByteVocabulary(normalization="words").is_known(text) == (text not in ("", "?!"))
+
+
+@pytest.mark.parametrize(
+    ("described", "found"),
+    [
+        ([], "an array; expected a JSON object"),
+        ({"kind": 3}, "'kind' is a number"),
+        ({"kind": "bytes"}, "no field 'normalization'"),
+        ({"kind": "../x", "normalization": "words", "extra_ids": 0, "fingerprint": ""}, "'../x'; expected one of"),
+        ({"kind": "bytes", "normalization": "words", "extra_ids": True, "fingerprint": ""}, "'extra_ids' is a boolean"),
+    ],
+)
+def test_a_description_of_another_shape_is_refused(described, found, tmp_path):
+    write_json(tmp_path / "vocabulary.json", described)
+    with pytest.raises(InputError, match=found):
+        Vocabulary.load(tmp_path)
