@@ -86,8 +86,10 @@ def _configure_nq(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from genret_jax.data.text.words import printable
+
     if args.kind == "show":
-        print(_show(Path(args.folder), samples=max(0, args.samples)))
+        print(printable(_show(Path(args.folder), samples=max(0, args.samples))))
     elif args.kind in _interactions.KINDS:
         _interactions.run(args)
     else:

@@ -1,4 +1,4 @@
-"""``genret examples``: turn a corpus and its docids into an example store, or read some of its examples."""
+"""``genret examples``: print training examples of a run or store, or build a store for t5x and seqio."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from genret_jax.data.examples.store import ExampleStore
     from genret_jax.data.text.vocabulary import Vocabulary
 
-HELP = "tokenise a corpus with its docids into an example store, or read examples of one"
+HELP = "print training examples of a run, or build examples for t5x and seqio"
 
 _EPILOG = """
+'genret train' makes the examples of a run itself, in RUN/examples: nothing has to be built before it.
+
 examples:
+  genret examples show runs/mine
+  genret examples show runs/mine --task retrieval --seqio
   genret examples build --corpus corpora/python-docs --docids docids/semantic --out examples/python-docs
-  genret examples build --corpus my-corpus --docids docids/mine --vocabulary spiece.model --out examples/mine
-  genret examples show examples/python-docs
-  genret examples show examples/python-docs --task retrieval --seqio
 """
 _TASKS = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
 
@@ -25,17 +26,18 @@ _TASKS = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "r
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = _EPILOG
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{build,show}")
-    _configure_build(actions)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{show,build}")
     _configure_show(actions)
+    _configure_build(actions)
 
 
 def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build = actions.add_parser(
         "build",
-        help="tokenise documents, queries and docids once",
-        description="Write an example store: the corpus's documents and queries as words with their tokens, and the "
-        "docids. It holds no random choice; rates and representations are the sampler's and need no new store.",
+        help="write an example store for t5x or another program that reads seqio tasks",
+        description="Write an example store for t5x or another program that reads seqio tasks (docs/t5x.md); 'genret "
+        "train' does not read it, and makes its own. A store holds documents and queries as words with their tokens, "
+        "and docids. Rates and representations are options of the tasks and need no new store.",
         epilog="example:\n  genret examples build --corpus corpora/python-docs --docids docids/semantic "
         "--out examples/python-docs --vocabulary-size 4000",
     )
@@ -74,11 +76,12 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
 def _configure_show(actions: "argparse._SubParsersAction[Any]") -> None:
     show = actions.add_parser(
         "show",
-        help="print examples as people read them",
-        description="Print training examples as the model gets them, decoded, with the document they stand for.",
-        epilog="example:\n  genret examples show examples/python-docs --count 3 --task indexing --representation set",
+        help="print examples as text",
+        description="Print training examples as text, each with its document. The options choose which examples; those "
+        "that a run was trained with are in its configuration.",
+        epilog="example:\n  genret examples show runs/mine --count 3 --task indexing --representation set",
     )
-    show.add_argument("folder", metavar="DIR", help="an example store, from 'genret examples build'")
+    show.add_argument("folder", metavar="DIR", help="a run folder, or an example store from 'genret examples build'")
     show.add_argument("--count", type=int, default=5, metavar="N", help="examples to print (default: 5)")
     show.add_argument("--task", choices=("all", *_TASKS), default="all", help="which examples (default: all)")
     show.add_argument(
@@ -197,16 +200,21 @@ def _describe(store: "ExampleStore") -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from genret_jax.data.examples.store import ExampleStore
+    from genret_jax.data.records import is_present
+    from genret_jax.data.text.words import printable
     from genret_jax.errors import InputError
 
     if args.count < 0:
         raise InputError(f"--count {args.count}", expected="a number of at least 0")
-    store = ExampleStore.open(args.folder)
+    folder = Path(args.folder)
+    store = ExampleStore.open(folder / "examples" if is_present(folder / "examples") else folder)
     config = _config(args)
-    print(_describe(store))
+    print(printable(_describe(store)))
     for line in _seqio_lines(store, config, args) if args.seqio else _sampled_lines(store, config, args):
-        print(line)
+        print(printable(line))
     return 0
 
 

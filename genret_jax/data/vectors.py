@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -23,11 +23,15 @@ from genret_jax.validation import check_fields, require
 _CHECKED = 1 << 16
 
 
-class DocumentVectors(Protocol):
-    """A source of one vector a document."""
+@runtime_checkable
+class VectorSource(Protocol):
+    """A source of document vectors; a configuration accepts any object with this method.
+
+    :class:`NpyVectors`, :class:`LsaVectors` and :class:`SentenceTransformerVectors` are vector sources.
+    """
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
-        """Return a vector for every document of a corpus, in its order, and perhaps still in a file."""
+        """Return one vector for each document of a corpus, in the order of the corpus; may be a memory map."""
         ...
 
 

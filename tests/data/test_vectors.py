@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors, count_words
+from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors, VectorSource, count_words
 from genret_jax.errors import InputError
 
 TEXTS = (
@@ -161,3 +161,19 @@ def test_without_sentence_transformers_the_extra_is_named(monkeypatch, corpus):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(InputError, match=r"pip install 'genret_jax\[embed\]'"):
         SentenceTransformerVectors(model="tiny").vectors(corpus)
+
+
+@pytest.mark.parametrize(
+    "source", [NpyVectors(path="x.npy"), LsaVectors(), SentenceTransformerVectors(model="x")], ids=lambda one: str(one)
+)
+def test_shipped_sources_are_vector_sources(source):
+    assert isinstance(source, VectorSource)
+
+
+def test_a_users_own_class_is_a_vector_source():
+    class Own:
+        def vectors(self, corpus):
+            return np.zeros((len(corpus), 2), np.float32)
+
+    assert isinstance(Own(), VectorSource)
+    assert not isinstance(object(), VectorSource)
