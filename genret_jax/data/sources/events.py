@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt64
 
-from genret_jax.data.examples.counter_random import of_strings, splitmix64
+from genret_jax.data.examples.counter_random import hash_texts, splitmix64
 from genret_jax.errors import InputError
 
 #: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
@@ -248,4 +248,4 @@ def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
 
 def _hash_of_pair(events: Events) -> UInt64[np.ndarray, " e"]:
     """Hash user and item by their names, so that the order of the file has no part in it."""
-    return splitmix64(of_strings(events.user_ids)[events.user] ^ splitmix64(of_strings(events.item_ids)[events.item]))
+    return splitmix64(hash_texts(events.user_ids)[events.user] ^ splitmix64(hash_texts(events.item_ids)[events.item]))

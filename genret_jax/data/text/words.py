@@ -1,4 +1,4 @@
-"""Text to words and sentences: the part of a vocabulary's normalisation that needs no model."""
+"""Text to words and sentences, without a model; and text that is safe to print."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?=\n\s*\n)|(?<=[。！？])")
 # C0 and C1 controls but tab and line feed, and the overrides and isolates of writing direction.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
-# Function words of English, for the set-based representation, which leaves stop words out.
+# Function words of English, which the set representation of documents leaves out.
 _ENGLISH_STOP_WORDS = """
 a about above after again all also am an and any are as at be because been before being below between both but by
 can cannot could did do does doing down during each few for from further had has have having he her here hers
@@ -91,13 +91,13 @@ def spaced(text: str) -> str:
 def sentences(text: str) -> list[str]:
     """Split a text after ``. ! ?`` before white space, after their wide forms, and at empty lines.
 
-    Joined again, the sentences are the text: white space stays at the beginning of the sentence that follows it.
+    White space stays at the beginning of the next sentence, so the joined sentences are the text.
     """
     return [part for part in _SENTENCE_END.split(text) if part]
 
 
 def valid_unicode(text: str) -> str:
-    """Replace lone surrogates, which a command line can carry and UTF-8 cannot, by question marks."""
+    """Replace lone surrogates, which a command line can hold and UTF-8 cannot, by question marks."""
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")
 
 
