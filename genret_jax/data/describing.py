@@ -1,4 +1,4 @@
-"""Items and histories, described for people."""
+"""A summary of items and histories, for the command line."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ _SHOWN_ITEMS, _SHOWN_CHARACTERS = 5, 100
 
 
 def describe_interactions(interactions: Interactions, folder: Path, *, samples: int) -> str:
-    """Return what a folder of items and histories holds.
+    """Return counts and samples of a folder of items and histories, as text.
 
     Args:
-        interactions: As read from it.
-        folder: The folder, for vectors beside the items.
-        samples: Users whose last items are printed.
+        interactions: The contents of the folder.
+        folder: The folder, which may hold vectors too.
+        samples: Number of users whose last items are shown.
     """
     items, lengths = interactions.items, interactions.lengths
     total, cells = len(interactions.item), interactions.num_users * len(items)

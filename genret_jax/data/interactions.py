@@ -12,9 +12,11 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -61,6 +63,21 @@ class Interactions:
 
     def __post_init__(self) -> None:
         check_ids(self.user_ids, "user")
+
+    @classmethod
+    def of(
+        cls, items: Corpus, user_ids: Sequence[str], lengths: Sequence[int] | Int[np.ndarray, " u"], item: Any
+    ) -> "Interactions":
+        """Make interactions from the lengths of the histories.
+
+        Args:
+            items: The items.
+            user_ids: External user ids.
+            lengths: Number of items in each user's history.
+            item: Positions in ``items`` of all histories, one user after the other, each oldest first.
+        """
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(items=items, user_ids=tuple(user_ids), offsets=offsets, item=np.asarray(item, np.int32))
 
     @property
     def name(self) -> str:
@@ -157,13 +174,7 @@ def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
     )
     item_ids, titles, texts = read_documents(folder / ITEMS, need_text=False)
     items = Corpus(name=folder.resolve().name, doc_ids=item_ids, titles=titles, texts=texts, source=os.fspath(folder))
-    user_ids, lengths, item = _read_sequences(folder / SEQUENCES, items)
-    found = Interactions(
-        items=items,
-        user_ids=user_ids,
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        item=item,
-    )
+    found = _read_histories(folder / SEQUENCES, items)
     _warn_about(found, folder / SEQUENCES)
     return found
 
@@ -220,21 +231,18 @@ def read_sequences(path: Path) -> Iterator[tuple[int, str, list[str]]]:
         yield line, user, ids
 
 
-def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[int], Int32[np.ndarray, " total"]]:
+def _read_histories(path: Path, items: Corpus) -> Interactions:
     known = items.document_index
-    users: list[str] = []
-    lengths: list[int] = []
-    parts: list[int] = []
+    lengths: dict[str, int] = {}
+    item = array("i")
     for line, user, ids in read_sequences(path):
         for item_id in ids:
-            if item_id not in known:
-                require_known(item_id, "item", ITEMS, known, path, line)
-        users.append(user)
-        lengths.append(len(ids))
-        parts.extend(known[item_id] for item_id in ids)
-    if not users:
+            require_known(item_id, "item", ITEMS, known, path, line)
+            item.append(known[item_id])
+        lengths[user] = len(ids)
+    if not lengths:
         raise InputError("no users", file=path, expected="user item item … on each line", fix="check how it was made")
-    return tuple(users), lengths, np.asarray(parts, np.int32)
+    return Interactions.of(items, list(lengths), list(lengths.values()), item)
 
 
 def count_repeats(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"]) -> int:

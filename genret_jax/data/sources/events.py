@@ -1,6 +1,6 @@
-"""Raw events, as logs have them (who, what, when), and what has to be done before they are histories.
+"""Events of a log (user, item, time), and the steps that make histories of them.
 
-Everything here is array code over columns, since a log may hold tens of millions of events.
+All steps are array code over columns, because a log may hold tens of millions of events.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int32, Int64, UInt64
 from genret_jax.data.examples.counter_random import hash_texts, splitmix64
 from genret_jax.errors import InputError
 
-#: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
+#: Order of events of one user at one time: as in the file, by a hash, or automatic (:func:`chronological`).
 Ties = Literal["auto", "file", "random"]
 _TIMES = range(-(2**63), 2**63)
 _MOST_TIME = 10**40
@@ -41,7 +41,7 @@ class Event(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Events:
-    """A log as columns, e events in the order of the file.
+    """Events as columns, e of them in the order of the file.
 
     Attributes:
         user_ids: External user ids in the order of their first event.
@@ -61,7 +61,7 @@ class Events:
         return len(self.user)
 
     def only(self, kept: Bool[np.ndarray, " e"]) -> "Events":
-        """Return some of the events, with the users and items that they still have."""
+        """Return some of the events, with only their users and items."""
         users, user = np.unique(self.user[kept], return_inverse=True)
         items, item = np.unique(self.item[kept], return_inverse=True)
         return Events(
@@ -78,12 +78,12 @@ class Events:
 
 
 class Chronology(NamedTuple):
-    """Events by user and time.
+    """Events in the order of user and time.
 
     Attributes:
-        events: In that order.
-        tie_order: How events of one user at one time were ordered: as in the file, or by a hash.
-        ties_sorted: Whether the file has nearly all of them sorted by item id.
+        events: The events.
+        tie_order: Order of events of one user at one time: that of the file, or of a hash.
+        ties_sorted: Whether the file has nearly all such events sorted by item id.
     """
 
     events: Events
@@ -168,10 +168,10 @@ def distinct(events: Events) -> Bool[np.ndarray, " e"]:
 
 
 def k_core(user: Int32[np.ndarray, " e"], item: Int32[np.ndarray, " e"], core: int) -> Bool[np.ndarray, " e"]:
-    """Mark the largest set of events in which every user and every item has at least so many.
+    """Mark the largest set of events in which every user and every item has at least ``core`` events.
 
-    Users and items with fewer are dropped in turn until none is left to drop; the order does not matter, because the
-    union of two such sets is one too.
+    Users and items with fewer are dropped until all have enough. The order does not matter, because the union of two
+    such sets is such a set.
 
     Args:
         user: User of each event, numbered from 0.
@@ -191,7 +191,7 @@ def k_core(user: Int32[np.ndarray, " e"], item: Int32[np.ndarray, " e"], core: i
 
 
 def count_out_of_order(events: Events) -> int:
-    """Count the events that are older than the one which the file has before them for the same user."""
+    """Count the events that are older than the event before them in the file, of the same user."""
     order = np.argsort(events.user, kind="stable")
     user, time = events.user[order], events.time[order]
     return int(((user[1:] == user[:-1]) & (time[1:] < time[:-1])).sum())
@@ -200,13 +200,13 @@ def count_out_of_order(events: Events) -> int:
 def chronological(events: Events, ties: Ties) -> Chronology:
     """Order events by user, and then by time.
 
-    Events of one user at one time have no order that is known. The order of the file says what the log says, unless
-    the file is sorted by item id, as Amazon's reviews and MovieLens's ``ratings.csv`` are: then the last of a tie,
-    which is to be predicted, has the largest id of the tie, and a model that knows ids knows something of the answer.
-    With ``"auto"`` such ties, found by looking, are ordered by a hash of user and item, and all others as in the file.
+    The times do not order events of one user at one time (ties). The order of the file may, unless the file is sorted
+    by item id, as Amazon's reviews and MovieLens's ``ratings.csv`` are. Then the last event of a tie, which is to be
+    predicted, has the largest id, and a model that knows ids knows a part of the answer. With ``"auto"`` ties are
+    ordered by a hash of user and item if nearly all of them are sorted by id, and else as in the file.
 
     Args:
-        events: Without exact duplicates.
+        events: Events without exact duplicates.
         ties: ``"file"``, ``"random"`` (the hash), or ``"auto"``.
 
     Raises:
@@ -223,13 +223,13 @@ def chronological(events: Events, ties: Ties) -> Chronology:
 
 
 def ties_with_next(events: Events) -> Bool[np.ndarray, " pairs"]:
-    """Whether each of ordered events has the user and time of the one behind it; one fewer than events."""
+    """Mark the events that have the user and time of the next one; there is one mark fewer than events."""
     user, time = events.user, events.time
     return (user[1:] == user[:-1]) & (time[1:] == time[:-1])
 
 
 def _ties_are_sorted_by_item(events: Events) -> bool:
-    """Whether nearly all neighbours of one user and time ascend, or descend, by item id; a few pairs tell nothing."""
+    """Return whether nearly all neighbours in ties ascend, or descend, by item id; False for a few pairs only."""
     tied = ties_with_next(events)
     if tied.sum() < _ENOUGH_PAIRS:
         return False
@@ -239,7 +239,7 @@ def _ties_are_sorted_by_item(events: Events) -> bool:
 
 
 def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
-    """Return the place of each id among all; numbers in the order of their values."""
+    """Return the rank of each id among all: numbers by value, then other ids by text."""
     keys = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in ids]
     ranks = np.empty(len(ids), np.int64)
     ranks[sorted(range(len(ids)), key=keys.__getitem__)] = np.arange(len(ids))
@@ -247,5 +247,5 @@ def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
 
 
 def _hash_of_pair(events: Events) -> UInt64[np.ndarray, " e"]:
-    """Hash user and item by their names, so that the order of the file has no part in it."""
+    """Hash the ids of user and item, so that the result does not depend on the order of the file."""
     return splitmix64(hash_texts(events.user_ids)[events.user] ^ splitmix64(hash_texts(events.item_ids)[events.item]))

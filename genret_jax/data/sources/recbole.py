@@ -1,6 +1,6 @@
-"""RecBole's atomic files: ``NAME.inter`` with events, ``NAME.item`` with what is known of the items.
+"""RecBole's atomic files: ``NAME.inter`` with events, ``NAME.item`` with the fields of the items.
 
-Each begins with a line of ``name:type`` columns, separated by tabs like the lines below it, in any order.
+Columns are separated by tabs. The first line names them as ``name:type``, in any order.
 """
 
 import re
@@ -25,10 +25,10 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
     type ``token`` and ``token_seq``, and ``price``.
 
     Args:
-        folder: With one ``.inter`` file and, where there are texts, an ``.item`` file of the same name.
+        folder: Folder with one ``.inter`` file and, for texts, an ``.item`` file of the same name.
         core: Least number of events of a user and of an item.
         ties: Order of events of one user at one time.
-        name: What reports call the set; the name of the files by default.
+        name: Name of the set in reports; by default that of the files.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -56,7 +56,7 @@ def _events_file(folder: Path) -> Path:
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the columns' names with types, and then the rows, each with its line and as many values as the header."""
+    """Yield line and columns of the header, and then of each row; all rows have as many columns as the header."""
     width = 0
     for line, text in read_lines(path):
         row = text.split("\t")

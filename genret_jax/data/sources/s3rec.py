@@ -1,7 +1,7 @@
-"""Sequences as S3-Rec, P5 and their successors publish them: ``user item item …`` a line, oldest first, without times.
+"""Sequences of S3-Rec, P5 and their successors: lines of ``user item item …``, oldest item first, without times.
 
-They are histories already, filtered and in order, so nothing is changed. Texts come from files beside them, if at all:
-S3-Rec's ``item2attributes.json``, whose attributes are numbers, and a list of titles.
+They are histories already, filtered and in order, so nothing is changed. Texts may come from two other files: S3-Rec's
+``item2attributes.json``, whose attributes are numbers, and a list of titles.
 """
 
 from pathlib import Path
@@ -16,13 +16,13 @@ from genret_jax.errors import InputError
 
 
 def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
-    """Read sequences as they are.
+    """Read sequences without changes.
 
     Args:
-        sequences: ``user item item …`` on each line.
-        titles: ``item<TAB>title`` on each line.
-        attributes: A JSON object of item ids to lists of attributes, names or numbers.
-        name: What reports call the set; the name of the file of sequences by default.
+        sequences: File of lines ``user item item …``.
+        titles: File of lines ``item<TAB>title``.
+        attributes: File of a JSON object that maps item ids to lists of attributes, names or numbers.
+        name: Name of the set in reports; by default that of the file of sequences.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -56,7 +56,7 @@ def _read_titles(path: Path) -> dict[str, str]:
                 file=path,
                 line=line,
                 expected="item<TAB>title",
-                fix="put a tab behind the id",
+                fix="put a tab after the id",
             )
         titles.setdefault(require_id(item, "the item", path, line), title)
     return titles
