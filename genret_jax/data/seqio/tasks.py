@@ -163,11 +163,7 @@ def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) ->
 
 
 def _add_task(
-    name: str,
-    sampler: Sampler,
-    evaluations: dict[str, _Evaluation],
-    features: dict[str, Any],
-    steps: int | None,
+    name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], features: dict[str, Any], steps: int | None
 ) -> None:
     seqio, _ = import_seqio()
     text = TokenText.of_targets(sampler.store)

@@ -86,10 +86,7 @@ def read_metadata(path: Path, wanted: Collection[str], *, price: bool = True) ->
     """
     texts: dict[str, ItemText] = {}
     with warnings.catch_warnings():
-        for category in (
-            SyntaxWarning,
-            DeprecationWarning,
-        ):  # for "\d" in texts, by Python version
+        for category in (SyntaxWarning, DeprecationWarning):  # for "\d" in texts, by Python version
             warnings.simplefilter("ignore", category)
         for line, text in read_lines(path):
             asin = _PYTHON_ASIN.match(text)

@@ -13,14 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from genret_jax.data.records import (
-    column_numbers,
-    is_present,
-    list_folder,
-    read_lines,
-    require_folder,
-    require_id,
-)
+from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
@@ -145,11 +138,7 @@ def _read_movies(path: Path, layout: _Layout) -> dict[str, ItemText]:
 
 
 def _read_rows(
-    path: Path,
-    split: Callable[[str], list[str]],
-    columns: tuple[str, ...],
-    header: bool,
-    encoding: str = "utf-8",
+    path: Path, split: Callable[[str], list[str]], columns: tuple[str, ...], header: bool, encoding: str = "utf-8"
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the wanted columns, in the order of ``columns``, of each row."""
     lines = read_lines(path, encoding=encoding)
