@@ -1,4 +1,4 @@
-"""The kinds of ``genret corpus`` that make items and histories: their options, and what they call."""
+"""The kinds of ``genret corpus`` that make items and histories: their options and importers."""
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,8 @@ KINDS = ("amazon", "movielens", "recbole", "s3rec", "toy-items")
 REPORT = "import.json"
 
 _TIES = (
-    "order of events of one user at one time: as in the file, by a hash of user and item, or auto: as in the file, "
-    "unless it is sorted by item id, which tells the answer (default: auto)"
+    "order of events of one user at one time: as in the file, by a hash of user and item (random), or auto: as in the "
+    "file, unless that is sorted by item id, which gives away the item to predict (default: auto)"
 )
 
 
@@ -24,7 +24,7 @@ def configure(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "movielens",
         "MovieLens, any of its sets",
         "Write MovieLens as items and histories: every rating is an event, the text of a movie its title and genres. "
-        "The set is told from its files: ml-100k, ml-1m, ml-10m, ml-20m and newer.",
+        "The files show which set it is: ml-100k, ml-1m, ml-10m, ml-20m or newer.",
         "genret corpus movielens --folder ml-1m --out corpora/ml-1m",
     )
     movielens.add_argument("--folder", required=True, metavar="DIR", help="the unpacked archive")
@@ -43,12 +43,12 @@ def configure(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         kinds,
         "toy-items",
         "a small made-up shop, to try everything in a minute",
-        "Write a made-up shop: texts and histories carry signal, so a model has something to learn.",
+        "Write a made-up shop whose texts and histories carry signal, so that a model can learn.",
         "genret corpus toy-items --out corpora/toy-items",
     )
     toy.add_argument("--users", type=int, default=300, metavar="N", help="number of users (default: 300)")
     toy.add_argument("--items", type=int, default=120, metavar="N", help="number of items, 12 to 144 (default: 120)")
-    toy.add_argument("--seed", type=int, default=0, help="seed; another shop for each (default: 0)")
+    toy.add_argument("--seed", type=int, default=0, help="seed of the shop (default: 0)")
 
 
 def _add(
@@ -65,7 +65,7 @@ def _add_event_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="keep users and items with at least so many interactions, again and again until all have (default: 5)",
+        help="least interactions of a user and of an item; others are dropped until all have enough (default: 5)",
     )
     parser.add_argument("--ties", choices=("auto", "file", "random"), default="auto", help=_TIES)
 
@@ -99,7 +99,7 @@ def _configure_s3rec(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the folder and print what it holds; what an import changed is also left beside the items, as JSON."""
+    """Make the folder, with the report of the import as JSON beside the items, and print that report."""
     import dataclasses
 
     from genret_jax.data.describing import describe_interactions

@@ -42,7 +42,7 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
         "--out examples/python-docs --vocabulary-size 4000",
     )
     build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder")
-    build.add_argument("--docids", required=True, metavar="DIR", help="its docids, from 'genret docids build'")
+    build.add_argument("--docids", required=True, metavar="DIR", help="docids of its documents ('genret docids build')")
     build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     build.add_argument(
         "--vocabulary",
@@ -88,17 +88,17 @@ def _configure_show(actions: "argparse._SubParsersAction[Any]") -> None:
         "--representation",
         choices=("direct", "set", "inverted"),
         default="direct",
-        help="what indexing shows of a document: its first tokens, its distinct terms, or a random chunk "
+        help="input of indexing examples: the first tokens of a document, its distinct terms, or a random chunk "
         "(default: direct)",
     )
     show.add_argument(
         "--objective",
         choices=("inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"),
         default="inputs_to_targets",
-        help="what indexing asks for (default: inputs_to_targets)",
+        help="direction of indexing examples (default: inputs_to_targets)",
     )
     show.add_argument("--input-length", type=int, default=24, metavar="N", help="encoder tokens (default: 24)")
-    show.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
+    show.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
     show.add_argument(
         "--seqio", action="store_true", help="print them through the seqio tasks, with features and mixture rates"
     )
@@ -153,6 +153,7 @@ def _build(args: argparse.Namespace) -> int:
 def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
     from pathlib import Path
 
+    from genret_jax.data.records import is_present
     from genret_jax.data.text.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
     from genret_jax.errors import InputError, nearest
 
@@ -165,7 +166,7 @@ def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
     normalization = args.normalization or "none"
     if args.vocabulary == "bytes":
         return ByteVocabulary(normalization=normalization, extra_ids=args.extra_ids)
-    if not args.vocabulary.endswith(".model") and not Path(args.vocabulary).exists():
+    if not args.vocabulary.endswith(".model") and not is_present(Path(args.vocabulary)):
         raise InputError(
             f"--vocabulary {args.vocabulary}",
             expected="sentencepiece, bytes or the path of a .model file",
@@ -175,7 +176,7 @@ def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
 
 
 def _training_texts(corpus: "Corpus") -> Iterator[str]:
-    """Documents and training queries; other queries are for tests, and stay unseen."""
+    """Yield documents and training queries; other queries are for tests, and the vocabulary must not see them."""
     yield from (corpus.document_text(index) for index in range(len(corpus)))
     yield from (corpus.queries[query_id] for query_id in corpus.qrels.get("train", {}))
 
@@ -229,7 +230,7 @@ def _config(args: argparse.Namespace) -> "SamplerConfig":
     if args.task == "all":
         return config
     rates: dict[str, Any] = dict.fromkeys(_TASKS.values(), 0.0) | {_TASKS[args.task]: 1.0}
-    # Asked for retrieval, show queries, not what stands in for them at documents without one.
+    # For retrieval alone, draw queries, so that no document without one shows a pseudo-query.
     return dataclasses.replace(config, **rates, draw="query" if args.task == "retrieval" else config.draw)
 
 

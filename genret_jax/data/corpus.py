@@ -129,7 +129,7 @@ def seen_and_unseen(corpus: Corpus, split: str) -> tuple[list[str], list[str]]:
         split: The split to divide, e.g. ``"test"``.
 
     Returns:
-        Ids of the seen queries, of which some relevant document has a query in ``train``; and ids of the unseen ones.
+        Ids of the seen queries, which share a relevant document with a query of ``train``; and ids of the unseen ones.
     """
     trained = {doc_id for grades in corpus.qrels.get("train", {}).values() for doc_id in grades}
     seen: list[str] = []

@@ -22,9 +22,9 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
         split: Name of the new split.
     """
     train = corpus.qrels["train"]
-    moved = {query for query in train if _uniform(query) < share}
+    moved = {query for query in train if hash_to_unit(query) < share}
     if len(moved) == len(train):
-        moved.remove(max(moved, key=_uniform))
+        moved.remove(max(moved, key=hash_to_unit))
     if not moved:
         return corpus
     divided = {
@@ -51,7 +51,7 @@ def without_generated(corpus: Corpus, *, split: str) -> tuple[Corpus, int]:
     return dataclasses.replace(corpus, generated_queries=kept), left_out
 
 
-def _uniform(text: str) -> float:
+def hash_to_unit(text: str) -> float:
     """Hash a text to a number from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 

@@ -1,4 +1,4 @@
-"""BEIR folders: what is read, and what each kind of damage is told to the user."""
+"""BEIR folders: what is read, and errors for each kind of damage."""
 
 import dataclasses
 import json

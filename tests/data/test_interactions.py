@@ -1,4 +1,4 @@
-"""Folders of items and histories: what is read, what each kind of damage is told, and the leave-one-out protocol."""
+"""Folders of items and histories: what is read, errors for each kind of damage, and the leave-one-out protocol."""
 
 import dataclasses
 import json
@@ -139,7 +139,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         ("ann a b\nbob c\n", None, "no user has three items"),
     ],
 )
-def test_what_is_wrong_with_histories_is_told_with_its_line(sequences, line, found, folder):
+def test_what_is_wrong_with_histories_is_reported_with_its_line(sequences, line, found, folder):
     (folder / "sequences.txt").write_text(sequences)
     error = fails(folder)
     assert (error.file, error.line) == (folder / "sequences.txt", line)
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_histories_is_told_with_its_line(sequences, line, fou
     assert error.fix
 
 
-def test_a_misspelt_item_is_told_with_the_nearest(folder):
+def test_a_misspelt_item_is_reported_with_the_nearest(folder):
     (folder / "items.jsonl").write_text(json_lines([{"_id": "apple", "text": "x"}, {"_id": "pear", "text": "y"}]))
     (folder / "sequences.txt").write_text("ann apple pear aple\n")
     assert "did you mean 'apple'?" in fails(folder).found
@@ -164,7 +164,7 @@ def test_a_misspelt_item_is_told_with_the_nearest(folder):
         ('{"_id": "a"', "broken JSON"),
     ],
 )
-def test_what_is_wrong_with_items_is_told(items, found, folder):
+def test_what_is_wrong_with_items_is_reported(items, found, folder):
     (folder / "items.jsonl").write_text(items)
     error = fails(folder)
     assert error.file == folder / "items.jsonl"
@@ -178,7 +178,7 @@ def test_both_files_must_be_there(name, folder):
     assert (error.file, error.found) == (folder / name, "the file is missing")
 
 
-def test_a_folder_that_is_none_is_told(folder):
+def test_a_folder_that_is_none_is_reported(folder):
     assert fails(folder / "nowhere").found == "the folder is missing"
     error = fails(folder / "items.jsonl")
     assert error.found == "this is not a folder"

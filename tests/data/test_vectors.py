@@ -89,7 +89,7 @@ def test_missing_damaged_and_pickled_files_are_refused(corpus, tmp_path):
 
 def test_zero_vectors_of_documents_with_text_are_warned_of(corpus, tmp_path):
     array = np.ones((5, 2))
-    array[[2, 4]] = 0  # document e has no text, and the reader has said so
+    array[[2, 4]] = 0  # document e has no text, and the reader has warned of it
     with pytest.warns(UserWarning, match=r"1 of 5 document vectors are zero \(first: document 'c'\)"):
         saved(tmp_path, array).vectors(corpus)
 

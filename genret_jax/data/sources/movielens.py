@@ -10,7 +10,7 @@ their columns are read by position, and ratings and genres are checked: a file i
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
@@ -27,6 +27,7 @@ Romance Sci-Fi Thriller War Western
 """
 _GENRES_100K = tuple(_FLAGS_100K.split())
 _GENRES = {*_GENRES_100K, "Children", "IMAX", _NO_GENRE, ""}
+_RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 _RATINGS = {f"{half / 2:g}" for half in range(1, 11)} | {f"{whole}.0" for whole in range(1, 6)}
 
 
@@ -37,19 +38,15 @@ class _Layout:
     Attributes:
         ratings: File of ratings.
         movies: File of movies.
-        rating_columns: Names of the columns of ``ratings``, in their order where the file has no header.
-        movie_columns: The same for ``movies``.
-        split_rating: Divides a line of ``ratings`` into columns.
-        split_movie: Divides a line of ``movies`` into columns.
+        separators: What separates the columns of ``ratings``, and of ``movies``.
+        movie_columns: Names of the columns of ``movies``, in their order if the file has no header.
         header: Whether the first line names the columns, which may then be in any order, with others among them.
     """
 
     ratings: str
     movies: str
-    rating_columns: tuple[str, ...] = ("userId", "movieId", "rating", "timestamp")
+    separators: tuple[str, str]
     movie_columns: tuple[str, ...] = ("movieId", "title", "genres")
-    split_rating: Callable[[str], list[str]]
-    split_movie: Callable[[str], list[str]]
     header: bool = False
 
 
@@ -57,23 +54,11 @@ _LAYOUTS = (
     _Layout(
         ratings="u.data",
         movies="u.item",
+        separators=("\t", "|"),
         movie_columns=("movieId", "title", "date", "video date", "URL", *_GENRES_100K),
-        split_rating=lambda line: line.split("\t"),
-        split_movie=lambda line: line.split("|"),
     ),
-    _Layout(
-        ratings="ratings.dat",
-        movies="movies.dat",
-        split_rating=lambda line: line.split("::"),
-        split_movie=lambda line: line.split("::"),
-    ),
-    _Layout(
-        ratings="ratings.csv",
-        movies="movies.csv",
-        split_rating=lambda line: line.split(","),
-        split_movie=lambda line: next(csv.reader([line])),
-        header=True,
-    ),
+    _Layout(ratings="ratings.dat", movies="movies.dat", separators=("::", "::")),
+    _Layout(ratings="ratings.csv", movies="movies.csv", separators=(",", ","), header=True),
 )
 
 
@@ -110,7 +95,7 @@ def _layout_of(folder: Path) -> _Layout:
 
 
 def _read_ratings(path: Path, layout: _Layout) -> Iterator[Event]:
-    for line, row in _read_rows(path, layout.split_rating, layout.rating_columns, layout.header):
+    for line, row in _read_rows(path, layout.separators[0], _RATING_COLUMNS, layout.header):
         user, item, rating, time = row
         if rating not in _RATINGS:
             raise _another_order(f"the rating is {rating[:40]!r}", "0.5 to 5", path, line)
@@ -123,8 +108,7 @@ def _read_ratings(path: Path, layout: _Layout) -> Iterator[Event]:
 
 def _read_movies(path: Path, layout: _Layout) -> dict[str, ItemText]:
     texts: dict[str, ItemText] = {}
-    rows = _read_rows(path, layout.split_movie, layout.movie_columns, layout.header, _encoding_of(path))
-    for line, row in rows:
+    for line, row in _read_rows(path, layout.separators[1], layout.movie_columns, layout.header, _encoding_of(path)):
         if layout.movies == "u.item":
             if not {"0", "1"}.issuperset(row[5:]):
                 raise _another_order(f"genre flags {' '.join(row[5:])[:60]!r}", "19 flags, 0 or 1", path, line)
@@ -138,17 +122,17 @@ def _read_movies(path: Path, layout: _Layout) -> dict[str, ItemText]:
 
 
 def _read_rows(
-    path: Path, split: Callable[[str], list[str]], columns: tuple[str, ...], header: bool, encoding: str = "utf-8"
+    path: Path, separator: str, columns: tuple[str, ...], header: bool, encoding: str = "utf-8"
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the wanted columns, in the order of ``columns``, of each row."""
     lines = read_lines(path, encoding=encoding)
     wanted, width = list(range(len(columns))), len(columns)
     if header:
         first, text = next(lines, (1, ""))
-        names = [name.strip() for name in split(text)]
+        names = [name.strip() for name in text.split(separator)]
         wanted, width = column_numbers(names, columns, path, first), len(names)
     for line, text in lines:
-        row = split(text)
+        row = next(csv.reader([text])) if header and '"' in text else text.split(separator)
         if len(row) != width:
             raise InputError(
                 f"{len(row)} columns in {text[:60]!r}",

@@ -7,7 +7,6 @@ are. Sources are parsed and never imported, so no code of the library runs, and 
 """
 
 import ast
-import hashlib
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genret_jax.data.corpus import Corpus
+from genret_jax.data.splits import hash_to_unit
 from genret_jax.data.text.words import normalized_words, valid_unicode
 from genret_jax.errors import InputError
 
@@ -104,7 +104,7 @@ def _title(name: str) -> str:
 
 
 def _split_of(name: str, validation: float) -> str:
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    position = hash_to_unit(name)
     if position < TEST_SHARE:
         return "test"
     return "validation" if position < TEST_SHARE + (1 - TEST_SHARE) * validation else "train"
@@ -117,10 +117,10 @@ def read_entries(root: Path) -> Iterator[Entry]:
             with tokenize.open(path) as handle, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old sources hold invalid escapes
                 tree = ast.parse(handle.read())
+        except (FileNotFoundError, SyntaxError, ValueError):
+            continue  # dangling links, templates, and files for other versions of Python
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", file=path, fix="check its permissions") from None
-        except (SyntaxError, ValueError):
-            continue  # templates, and files for other versions of Python
         for name, node in _documented(tree, module):
             entry = _entry(name, ast.get_docstring(node) or "")
             if entry is not None:

@@ -219,9 +219,8 @@ def from_model_file(
 
 def _read_model(path: str | os.PathLike[str]) -> bytes:
     path = Path(path)
-    if path.is_dir():
-        path = path / "spiece.model"
     try:
+        path = path / "spiece.model" if path.is_dir() else path
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None

@@ -69,7 +69,7 @@ def test_each_layout_gives_the_same(write, tmp_path):
     assert (report.events, report.out_of_order) == (6, 2)
 
 
-def test_a_folder_without_ratings_is_told(tmp_path):
+def test_a_folder_without_ratings_is_reported(tmp_path):
     assert "no ratings of MovieLens here; expected u.data with u.item or ratings.dat with movies.dat" in fails(tmp_path)
     assert "the folder is missing" in fails(tmp_path / "nowhere")
     inner = tmp_path / "ml-1m"
@@ -89,7 +89,7 @@ def test_a_folder_without_ratings_is_told(tmp_path):
         ("u.item", "", "u.item: no text for any of the 3 items"),
     ],
 )
-def test_what_is_wrong_is_told(file, content, message, tmp_path):
+def test_what_is_wrong_is_reported(file, content, message, tmp_path):
     write_100k(tmp_path)
     (tmp_path / file).write_text(content)
     assert message in fails(tmp_path)

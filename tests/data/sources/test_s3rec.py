@@ -62,12 +62,12 @@ def test_ids_alone_are_allowed_with_a_warning(sequences):
         ("1 10 11 12\n1 13\n", "Beauty.txt:2: user '1' again, first on line 1"),
     ],
 )
-def test_what_is_wrong_with_sequences_is_told(content, message, sequences):
+def test_what_is_wrong_with_sequences_is_reported(content, message, sequences):
     sequences.write_text(content)
     assert message in fails(sequences)
 
 
-def test_what_is_wrong_with_titles_is_told(sequences, titles):
+def test_what_is_wrong_with_titles_is_reported(sequences, titles):
     titles.write_text("10\tRed\n11 Balm\n")
     assert "titles.tsv:2: no tab in '11 Balm'" in fails(sequences, titles=titles)
     titles.write_text("\tRed\n")
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_titles_is_told(sequences, titles):
         ('{"10": [[3]]}', "the attributes of item '10' are '[[3]]'"),
     ],
 )
-def test_what_is_wrong_with_attributes_is_told(content, message, sequences, attributes):
+def test_what_is_wrong_with_attributes_is_reported(content, message, sequences, attributes):
     attributes.write_text(content)
     assert f"item2attributes.json: {message}" in fails(sequences, attributes=attributes)
 
