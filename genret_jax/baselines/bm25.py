@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from genret_jax.data.text.words import spaced
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
@@ -93,7 +94,11 @@ class Bm25:
     def _tokenize(self, texts: list[str]) -> list[list[str]]:
         stop_words = "english" if self.config.stop_words else []
         tokens = self._bm25s.tokenize(
-            texts, stopwords=stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
+            [spaced(text) for text in texts],
+            stopwords=stop_words,
+            stemmer=self._stemmer,
+            return_ids=False,
+            show_progress=False,
         )
         return [[token for token in text if token] for text in tokens]  # a text without words comes back as [""]
 
