@@ -1,6 +1,8 @@
 """Generative retrieval in JAX: train a sequence model to write the docid of the document or item that answers."""
 
+import importlib
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -11,9 +13,34 @@ if (_beside / "tasks" / "__init__.py").is_file() and (_beside / "gin_configs").i
     __path__.append(str(_beside))
 
 
-def __getattr__(name: str) -> object:
-    if name == "Retriever":  # imported on use: `import genret_jax` stays quick and needs no accelerator
-        from genret_jax.retriever import Retriever
+if TYPE_CHECKING:
+    from genret_jax.config.experiment import Experiment, Recommendation
+    from genret_jax.retriever import Retriever, SearchResult
+    from genret_jax.run import evaluate_runs, open_run, train, train_run, train_seeds
 
-        return Retriever
-    raise AttributeError(f"module 'genret_jax' has no attribute {name!r}")
+__all__ = [
+    "Experiment",
+    "Recommendation",
+    "Retriever",
+    "SearchResult",
+    "evaluate_runs",
+    "open_run",
+    "train",
+    "train_run",
+    "train_seeds",
+]
+# Imported on use: `import genret_jax` stays quick and needs no accelerator.
+_ROOMS = {"Experiment": "config.experiment", "Recommendation": "config.experiment"}
+_ROOMS |= {"Retriever": "retriever", "SearchResult": "retriever"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'genret_jax' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"genret_jax.{_ROOMS.get(name, 'run')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -54,9 +54,10 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
-        return isinstance(value, hint)
-    return True
+    if getattr(hint, "_is_protocol", False):
+        checkable = getattr(hint, "_is_runtime_protocol", False)
+        return not checkable or (isinstance(value, hint) and not isinstance(value, type))
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _describe(hint: Any, value: Any) -> str:

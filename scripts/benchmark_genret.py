@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from benchmark_sides import genret_jax_steps
 
-from genret_jax.docid_learning.model import Codebooks, Tokeniser, shifted_tokens
-from genret_jax.docid_learning.task import TokeniserTask
+from genret_jax.docid_learning.model import Codebooks, DocidModel, shifted_tokens
+from genret_jax.docid_learning.task import DocidLearningTask
 from genret_jax.docids import LearnedDocids
 from genret_jax.evaluation.environment import environment
 from genret_jax.models import T5Config
@@ -83,7 +83,7 @@ def learning(length: int) -> Any:
         "known": np.tile(levels < LEVELS - 1, (ROWS, 1)).astype(np.float32),
         "coded": np.ones(ROWS, np.float32),
     }
-    task = TokeniserTask(BOOKS, np.zeros((1, length), np.int32), LearnedDocids(levels=LEVELS, codebook=CODEBOOK))
+    task = DocidLearningTask(BOOKS, np.zeros((1, length), np.int32), LearnedDocids(levels=LEVELS, codebook=CODEBOOK))
     return with_batch(task, batch)
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     params = jax.device_get(random_variables(NETWORK, jax.random.key(0), None)["params"])
     documents = np.random.default_rng(1).integers(2, TEXT, (DOCUMENTS, 64)).astype(np.int32)
     began = time.perf_counter()
-    codes = Tokeniser.of(params, BOOKS, length=64).codes(documents)
+    codes = DocidModel.of(params, BOOKS, length=64).codes(documents)
     result = {
         "step_seconds": {name: {"median": medians[name], "all": seconds[name]} for name in steps},
         "ratio_to_run": {name: medians[name] / medians["run"] for name in steps},

@@ -59,8 +59,7 @@ def steps_of(side: str) -> Callable[[], float]:
     if side.startswith("torch"):
         return torch_steps(fused=side == "torch_fused")
     from genret_jax.config.gin_files import experiment_from_gin
-    from genret_jax.prepare import prepare
-    from genret_jax.run_training import task_of
+    from genret_jax.run import prepare
 
     at_once = 1 if side == "paper_fed" else STEPS
     recipe = "runs/tiger.gin" if side == "tuned" else "runs/tiger_paper.gin"
@@ -78,7 +77,7 @@ def steps_of(side: str) -> Callable[[], float]:
         ]
         _, experiment = experiment_from_gin([recipe, "ablations/ids_random.gin"], bindings)
         run = prepare(experiment, Path(folder) / "run", log=lambda line: None)
-        call = genret_jax_steps(task_of(run, experiment), experiment.trainer, run.start_params())
+        call = genret_jax_steps(run.task(), experiment.trainer, run.start_params())
     return lambda: [call() for _ in range(STEPS // at_once)][-1]
 
 

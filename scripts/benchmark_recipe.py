@@ -18,10 +18,10 @@ from typing import Any
 from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import write_beir
 from genret_jax.data.sources.python_docs import python_docs
-from genret_jax.evaluate import Baselines, evaluate_runs
 from genret_jax.evaluation.report import Report
+from genret_jax.problems import Measured
+from genret_jax.run import evaluate_runs, train_run
 from genret_jax.storage import write_json
-from genret_jax.train import train
 
 SPLIT, METRICS = "validation", ("hits@1", "hits@10", "mrr@10")
 NO_LEXICAL = "T5Config.lexical_width=0"
@@ -56,8 +56,8 @@ def measure(name: str, work: Path, corpus: Path, settings: list[str]) -> Report:
     run = str(folder / kind)
     files = [f"runs/dsi_{kind}_from_scratch.gin"]
     bindings = [f"CORPUS='{corpus}'", f"RUN='{run}'", *settings, *changes]
-    train(run=run, experiment=experiment_from_gin(files, bindings)[1])
-    return evaluate_runs([run], report, split=SPLIT, baselines=Baselines())
+    train_run(experiment_from_gin(files, bindings)[1], run)
+    return evaluate_runs([run], report, split=SPLIT, measured=Measured())
 
 
 def row(report: Report, system: str) -> dict[str, float]:

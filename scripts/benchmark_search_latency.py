@@ -41,9 +41,9 @@ from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference.ranker import node_tree
 from genret_jax.models import T5, T5Config
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run, node_tree
 from genret_jax.storage import read_json, write_json
 
 RESULTS, WANTED_RECALL = 10, 0.95
@@ -256,7 +256,7 @@ def whole_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
     """Return both sides from text to document ids."""
 
     def theirs(number: int) -> list[str]:
-        other.encode_queries([texts[number]])
+        other.encode([texts[number]])
         _, found = graph.hnsw.search(graph.queries[number : number + 1], RESULTS)
         return [other.doc_ids[document] for document in found[0] if document >= 0]
 
@@ -266,7 +266,7 @@ def whole_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
 def stage_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: list[str], beam: int) -> dict[str, Call]:
     """Return the stages of both sides, each with its input ready."""
     run, model = retriever.run, T5(retriever.run.model)
-    tokens = [jnp.asarray(run.encode_queries([text])) for text in texts]
+    tokens = [jnp.asarray(run.encode([text])) for text in texts]
     encode = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens, method=T5.encode))
 
     def search(number: int) -> Any:
@@ -281,11 +281,11 @@ def stage_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
         return retriever._results(rank_documents(found[number % len(found)], retriever.index, limit=RESULTS), 0)
 
     return {
-        "tokenise": lambda number: run.encode_queries([texts[number]]),
+        "tokenise": lambda number: run.encode([texts[number]]),
         "encode": lambda number: jax.block_until_ready(encode(retriever._params, tokens[number])),
         "encode_and_decode": search,
         "map": to_documents,
-        "other_tokenise_and_encode": lambda number: other.encode_queries([texts[number]]),
+        "other_tokenise_and_encode": lambda number: other.encode([texts[number]]),
         "other_hnsw": lambda number: graph.hnsw.search(graph.queries[number : number + 1], RESULTS),
     }
 

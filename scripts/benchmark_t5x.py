@@ -29,7 +29,7 @@ from genret_jax.data.sources.python_docs import python_docs
 from genret_jax.docids import HierarchicalKMeans
 from genret_jax.evaluation.environment import environment
 from genret_jax.models.config import T5Config
-from genret_jax.prepare import prepare
+from genret_jax.run import prepare
 from genret_jax.storage import write_json
 from genret_jax.training import AdamW, Constant, TrainerConfig
 
@@ -126,10 +126,10 @@ def main() -> None:
     parser.add_argument("--train", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
-        from genret_jax.train import train
+        from genret_jax.run import train_run
 
         size, corpus, run = options.train
-        train(run=run, experiment=experiment(Path(corpus), size))
+        train_run(experiment(Path(corpus), size), run)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     result: dict[str, Any] = {"what": " ".join(__doc__.split("\n\n")[2].split()), "batch": BATCH, "sizes": {}}

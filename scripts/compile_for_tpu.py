@@ -46,11 +46,11 @@ from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint, Unconstr
 from genret_jax.decoding.layout import Level
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
+from genret_jax.inference.ranker import node_tree
 from genret_jax.models import T5, T5Config
 from genret_jax.parallel.mesh import DATA, MODEL, placed_on
-from genret_jax.planning.index_shapes import WrittenOut, written_out
-from genret_jax.planning.shapes import shapes_on
-from genret_jax.run import node_tree
+from genret_jax.planning.docids import WrittenOut, written_out
+from genret_jax.planning.programs import shapes_on
 from genret_jax.storage import write_json
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.step_shapes import plan_steps
@@ -194,7 +194,7 @@ def free(index: DocidIndex) -> Unconstrained:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrittenOutUnconstrained(Unconstrained):
-    """Every depth by code of its own, as :func:`genret_jax.planning.index_shapes.written_out` has it of an index."""
+    """Every depth by code of its own, as :func:`genret_jax.planning.docids.written_out` has it of an index."""
 
     @property
     def levels(self) -> tuple[Level, ...]:

@@ -19,8 +19,7 @@ from typing import Any
 
 from genret_jax.config.gin_files import planned_experiment
 from genret_jax.evaluation.environment import environment
-from genret_jax.planning.docid_shapes import planned_docids
-from genret_jax.planning.index_shapes import index_shapes
+from genret_jax.planning.docids import index_shapes, planned_docids
 from genret_jax.storage import read_json, write_json
 
 SIZES = ("base", "large", "xl", "xxl")

@@ -1,17 +1,18 @@
 r"""DSI's training mixture on any example store: ``dsi_indexing``, ``dsi_retrieval``, and the mixture ``dsi``.
 
-Importing this module with ``GENRET_EXAMPLES`` set to a folder written by ``genret examples build`` registers them::
+The environment variable ``GENRET_EXAMPLES`` names the folder of a store from ``genret examples build``. With it, the
+import of this module registers the tasks::
 
     GENRET_EXAMPLES=/data/nq/examples python -m t5x.train --gin.MIXTURE_OR_TASK_MODULE='"genret_jax.tasks.dsi"' \
         --gin.MIXTURE_OR_TASK_NAME='"dsi"' ...
 
-With ``GENRET_STEPS`` too the tasks end after so many steps of 128 examples, and seqio's Beam job can cache them::
+With ``GENRET_STEPS`` the tasks end after that number of steps of 128 examples, and seqio's Beam job can cache them::
 
     GENRET_EXAMPLES=/data/nq/examples GENRET_STEPS=10000 seqio_cache_tasks --module_import=genret_jax.tasks.dsi \
         --tasks=dsi_indexing,dsi_retrieval --output_cache_dir=/data/nq/cached
 
-In a gin file, or Python, :func:`mixture` does so for a given folder and configuration, and :func:`task_name` where a
-configuration holds a name.
+In a gin file or in Python, :func:`mixture` does this for a given folder and configuration; :func:`task_name` returns
+the name of a task, for configurations that hold names.
 """
 
 import os
@@ -45,9 +46,9 @@ def mixture(
     Args:
         examples: Folder of the example store.
         name: Name of the mixture, prefix of its tasks.
-        config: What the examples are.
+        config: Rates, representation, objective and noise of the examples.
         seed: Seed of all random choices.
-        steps: Training steps of 128 examples in each task, where they are to be cached; endless when left out.
+        steps: Training steps of 128 examples in each task, for caching; by default endless.
     """
     seqio, _ = import_seqio()
     return seqio.MixtureRegistry.get(register_tasks(examples, name, config, seed=seed, steps=steps).mixture)
@@ -62,13 +63,13 @@ def task_name(
     seed: int = 0,
     batch_size: int = 128,
 ) -> str:
-    """Register the tasks of an example store and return the name of one: t5x names files after it.
+    """Register the tasks of an example store and return the name of one, which t5x uses in file names.
 
     Args:
         examples: Folder of the example store.
         task: ``"indexing"``, ``"pseudo_queries"`` or ``"retrieval"``; None for the mixture of all.
         name: Name of the mixture, prefix of its tasks.
-        config: What the examples are.
+        config: Rates, representation, objective and noise of the examples.
         seed: Seed of all random choices.
         batch_size: Rows of a training step, by which examples are numbered.
 
@@ -87,11 +88,11 @@ def task_name(
 
 
 def feature_lengths(examples: str, *, config: SamplerConfig = DSI) -> dict[str, int]:
-    """Return the lengths at which nothing of an example is cut, for configurations that ask for them.
+    """Return the lengths of inputs and targets at which no example is cut.
 
     Args:
         examples: Folder of the example store.
-        config: What the examples are.
+        config: Rates, representation, objective and noise of the examples.
     """
     sampler = Sampler(ExampleStore.open(examples), config, seed=0, batch_size=1)
     return {"inputs": config.input_length, "targets": sampler.decoder_length}

@@ -95,11 +95,11 @@ def tiny_run(tiny_corpus: Path) -> Path:
     """A run folder of that corpus, trained for 30 steps; not to be changed."""
     from support.tiny_run import tiny_experiment
 
-    from genret_jax.train import train
+    from genret_jax.run import train_run
 
     folder = tiny_corpus.parent / "run"
     with pytest.warns(UserWarning, match="neither title nor text"):
-        train(run=str(folder), experiment=tiny_experiment(tiny_corpus))
+        train_run(tiny_experiment(tiny_corpus), folder)
     return folder
 
 
@@ -108,9 +108,9 @@ def text_head_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A run folder of the tiny corpus with T5's head, prepared and not trained; not to be changed."""
     from support.tiny_run import text_head_experiment
 
-    from genret_jax.train import prepare_only
+    from genret_jax.run import prepare_only
 
     folder = tmp_path_factory.mktemp("text_head") / "run"
     with pytest.warns(UserWarning, match="neither title nor text"):
-        prepare_only(run=str(folder), experiment=text_head_experiment(tiny_corpus))
+        prepare_only(text_head_experiment(tiny_corpus), folder)
     return folder

@@ -16,15 +16,15 @@ from support.tiny_model import tiny_t5
 from support.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
 
 from genret_jax.config.experiment import PretrainedStart, VocabularyConfig
-from genret_jax.config.gin_files import experiment_as_gin, experiment_from_gin
+from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.config.record import record_text
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.docids import NaiveStringDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.models import T5
 from genret_jax.models.convert.huggingface import save_safetensors
-from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.train import train
+from genret_jax.run import prepare, train_run
 from genret_jax.training import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -69,7 +69,7 @@ def test_the_vocabulary_head_learns_every_objective_in_every_codec(codec, object
         z_loss=1e-4,
         label_smoothing=0.1,
     )
-    run = train(run=str(tmp_path / "run"), experiment=experiment)
+    run = train_run(experiment, tmp_path / "run")
     losses = [record["loss"] for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
     assert len(losses) == 3
     assert np.isfinite(losses).all()
@@ -106,7 +106,7 @@ def test_public_weights_are_a_start(tiny_corpus, tmp_path):
     ):
         network = {**dataclasses.asdict(experiment.model), **model}
         with pytest.raises(InputError) as error:
-            train(run=str(tmp_path / "other"), experiment=dataclasses.replace(experiment, model=tiny_t5(**network)))
+            train_run(dataclasses.replace(experiment, model=tiny_t5(**network)), tmp_path / "other")
         assert f"another network than the checkpoint's: {message}" in str(error.value)
         assert not (tmp_path / "other").exists()
 
@@ -127,7 +127,7 @@ def test_the_published_recipe_runs_from_a_folder_of_public_weights(tiny_corpus, 
     bindings = [f"CORPUS='{tiny_corpus}'", f"RUN='{tmp_path / 'run'}'", f"T5='{tmp_path / 't5'}'", "STEPS=4"]
     bindings += [f"T5Config.{name}={size}" for name, size in shape.items()]
     bindings += ["TrainerConfig.batch_size=8", "TrainerConfig.log_every=2", "TrainerConfig.data_parallel=1"]
-    run = train(run=str(tmp_path / "run"), experiment=experiment_from_gin(["runs/dsi_t5.gin"], bindings)[1])
+    run = train_run(experiment_from_gin(["runs/dsi_t5.gin"], bindings)[1], tmp_path / "run")
     start = run.start_params()
     np.testing.assert_array_equal(
         start["encoder"]["layers_0"]["mlp"]["wo"]["kernel"], weights["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
@@ -139,9 +139,7 @@ def test_the_published_recipe_runs_from_a_folder_of_public_weights(tiny_corpus, 
 def test_without_tensorflow_and_all_that_is_optional(tiny_corpus, tmp_path):
     """The t5x way to train, then evaluation and search, in a process that cannot import any of it."""
     gin_file = tmp_path / "tiny.gin"
-    gin_file.write_text(
-        experiment_as_gin("elsewhere", tiny_experiment(tiny_corpus, trainer={"checkpoint_every": None}))
-    )
+    gin_file.write_text(record_text("elsewhere", tiny_experiment(tiny_corpus, trainer={"checkpoint_every": None})))
     run, report = tmp_path / "run", tmp_path / "report"
     script = textwrap.dedent(f"""
         import runpy, sys

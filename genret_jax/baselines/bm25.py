@@ -1,12 +1,15 @@
 """BM25 by bm25s: search by shared words, without any training."""
 
 import dataclasses
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from genret_jax.data.corpus import Corpus
+from genret_jax.data.text.words import spaced
 from genret_jax.errors import InputError
 from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import check_fields, require
@@ -79,9 +82,25 @@ class Bm25:
     def _tokenize(self, texts: list[str]) -> list[list[str]]:
         stop_words = "english" if self.config.stop_words else []
         tokens = self._bm25s.tokenize(
-            texts, stopwords=stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
+            [spaced(text) for text in texts],
+            token_pattern=_token_pattern(texts),
+            stopwords=stop_words,
+            stemmer=self._stemmer,
+            return_ids=False,
+            show_progress=False,
         )
         return [[token for token in text if token] for text in tokens]  # a text without words comes back as [""]
+
+
+def _token_pattern(texts: list[str]) -> str:
+    """Return bm25s's pattern of a word, two or more letters or digits, for texts in any script.
+
+    Python's ``re`` does not count combining marks as letters, and Hindi vowels are such marks. A single character is a
+    word in scripts that have no spaces or write syllables, the first of which is Thai at U+0E00.
+    """
+    characters = set().union(*(text for text in texts if not text.isascii()))
+    marks = "".join(sorted(one for one in characters if unicodedata.category(one).startswith("M")))
+    return f"[\\w{re.escape(marks)}]{{2,}}|[^\\W\\x00-\u0dff]"
 
 
 def _best(scores: np.ndarray, k: int) -> tuple[list[int], list[float]]:

@@ -12,8 +12,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.layers import Embed
-from genret_jax.models.network import Encoder
 from genret_jax.validation import check_fields, require
 
 _ROWS_AT_ONCE = 256  # most texts encoded in one call
@@ -55,7 +55,7 @@ class TextEncoder(nn.Module):
     def setup(self) -> None:
         """Declare the embedding and the stack under T5's names."""
         self.token_embedder = Embed(self.config.vocab_size, self.config.d_model, self.config.compute_dtype)
-        self.encoder = Encoder(self.config, self.token_embedder)
+        self.encoder = T5Encoder(self.config, self.token_embedder)
 
     def __call__(self, tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b d"]:
         """Return unit vectors in float32; a zero vector for a text without tokens."""

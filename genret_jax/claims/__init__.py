@@ -1,4 +1,4 @@
-"""What the papers claim, shown again on a corpus: ``genret claims``."""
+"""Test the claims of the papers on a corpus (``genret claims``)."""
 
 from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
 from genret_jax.claims.running import show_claims

@@ -1,4 +1,4 @@
-"""Train the runs that decide the claims, measure them, and say what holds."""
+"""Train and measure the runs that test the papers' claims, and decide which claims hold."""
 
 import dataclasses
 import functools
@@ -19,16 +19,15 @@ from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.problems import make, say
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
-from genret_jax.run import DocumentRun, stderr
-from genret_jax.run.folder import make
+from genret_jax.run.training import train_run
 from genret_jax.storage import fingerprint, read_json, write_json
-from genret_jax.train import train
 
 METRIC, KS, BEAM = "mrr@10", (1, 10), 20
 _UNSEEN_SHARE, _MOST_QUERIES, _QUERIES_A_DOCUMENT = 0.1, 1000, 10
-# Nothing is chosen by validation: all runs of a budget are measured at its end.
+# No checkpoint is chosen by validation: every run is measured at the end of its budget.
 _BUDGET = (
     "TrainerConfig.evaluate_every = None",
     "TrainerConfig.evaluate_at_start = False",
@@ -41,13 +40,13 @@ _BUDGET = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every run is given.
+    """The budget of every run.
 
     Attributes:
-        steps: Training steps.
-        learning: Steps of each level of learned docids, before those.
-        seeds: Seeds of each run, and of its docids.
-        documents: Documents of the corpus that are used, at most.
+        steps: Number of training steps.
+        learning: Number of steps for each level of learned docids, before those.
+        seeds: Seeds of each run and of its docids.
+        documents: Largest number of documents to use; None for all.
     """
 
     steps: int
@@ -59,35 +58,39 @@ class Budget:
 def show_claims(
     corpus: Corpus, out: Path, budget: Budget, *, claims: Sequence[Claim] = CLAIMS, bindings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Train what decides some claims, and say which hold; stopped, it goes on with the runs that are missing.
+    """Train the runs that some claims need, and decide which claims hold; results that exist already are reused.
 
-    A tenth of the documents lose their training queries, which become the split ``unseen`` with their others. A run
+    A tenth of the documents are hidden: all their queries, of training and test, become the split ``unseen``. A run
     whose codebook collapses counts as one that finds nothing.
 
     Args:
-        corpus: With training queries and a split ``test``.
+        corpus: Corpus with training queries and a split ``test``.
         out: Folder for corpora, runs and results.
-        budget: Of each run.
-        claims: Which.
-        bindings: Made after those of every arm.
+        budget: Budget of each run.
+        claims: Claims to test.
+        bindings: Gin bindings for every arm, after the arm's own.
 
     Returns:
-        What ``claims.json`` in the folder then holds: ``claims``, each with the MRR@10 of both arms for every seed, the
-        mean difference with its interval, and the verdict; ``arms``, with all metrics; ``budget`` and ``environment``.
+        The content of ``claims.json`` in the folder: ``claims``, each with the MRR@10 of both arms for every seed, the
+        mean difference with its 95% interval, and the verdict; ``arms``, with all metrics; ``budget`` and
+        ``environment``.
 
     Raises:
-        InputError: If the corpus has no queries to train on or to ask.
+        InputError: If the corpus has no training or test queries, there are fewer than two seeds, or the folder holds
+            results of another budget or corpus.
     """
     if len(budget.seeds) < 2:
-        raise InputError(f"{len(budget.seeds)} seed", expected="2 or more, for an interval", fix="give --seeds 0 1 2")
+        raise InputError(
+            f"{len(budget.seeds)} seed", expected="at least 2, for an interval", fix="give more seeds, such as 0 1 2"
+        )
     corpora = _Corpora(corpus, out / "corpora", budget)
     needed = dict.fromkeys(name for claim in claims for name in (claim.better, claim.worse))
     arms: dict[str, list[dict[str, float]]] = {}
     for number, name in enumerate(needed, 1):
-        stderr(f"[{number}/{len(needed)}] {name}")
-        arms[name] = _measured(name, ARMS[name], corpora, out, budget, bindings)
+        say(f"[{number}/{len(needed)}] {name}")
+        arms[name] = _arm_metrics(name, ARMS[name], corpora, out, budget, bindings)
     found = {
-        "claims": [_judged(claim, arms) for claim in claims],
+        "claims": [_decided(claim, arms) for claim in claims],
         "arms": arms,
         "budget": dataclasses.asdict(budget),
         "corpus": {"name": corpus.name, "documents": len(corpora.whole), "fingerprint": corpus.fingerprint},
@@ -98,7 +101,7 @@ def show_claims(
 
 
 class _Corpora:
-    """The corpus as the runs see it: whole or in part, with and without generated queries."""
+    """Folders of the corpus and of parts of it, with and without generated queries; made when needed."""
 
     def __init__(self, corpus: Corpus, folder: Path, budget: Budget):
         for split in ("train", "test"):
@@ -107,22 +110,22 @@ class _Corpora:
                     f"no queries in the split '{split}'",
                     file=corpus.source,
                     expected="a corpus with training queries and a split 'test'",
-                    fix="give another --corpus, such as 'genret corpus python-docs --out DIR' makes",
+                    fix="choose another corpus, such as the one that 'genret corpus python-docs --out DIR' writes",
                 )
         self.whole = with_unseen(_part(corpus, budget.documents or len(corpus)), _UNSEEN_SHARE)
         self._folder, self._budget = folder, budget
 
     def folder(self, share: float, generated: bool) -> Path:
-        """Return the folder of a part of the documents."""
+        """Return the folder of this share of the documents."""
         name = f"{'generated' if generated else 'plain'}-{share:g}"
-        of_share = functools.partial(_part, self.whole, max(2, round(share * len(self.whole))))
+        part = functools.partial(_part, self.whole, max(2, round(share * len(self.whole))))
         if not generated:
-            make(self._folder / name, lambda path: write_beir(of_share(), path))
+            make(self._folder / name, lambda path: write_beir(part(), path))
         elif not (self._folder / name).is_dir():
             queries = self._generated(self.folder(share, False))
             make(
                 self._folder / name,
-                lambda path: write_beir(dataclasses.replace(of_share(), generated_queries=queries), path),
+                lambda path: write_beir(dataclasses.replace(part(), generated_queries=queries), path),
             )
         return self._folder / name
 
@@ -130,17 +133,17 @@ class _Corpora:
         run, bindings = self._folder / f"writer-{plain.name}", list(_BUDGET)
         bindings += [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
         _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], bindings)
-        train(run=str(run), experiment=experiment)
+        train_run(experiment, run)
         writer = QueryWriter.load(run, checkpoint="last")
         return generate_queries(writer, read_beir(plain), _QUERIES_A_DOCUMENT, progress=True).queries
 
 
 def with_unseen(corpus: Corpus, share: float) -> Corpus:
-    """Return a corpus some of whose documents have no training queries; theirs of all splits are split ``unseen``.
+    """Return a corpus in which the queries of some documents, of training and test, are the split ``unseen``.
 
     Args:
-        corpus: With training queries.
-        share: Of the documents that have some.
+        corpus: Corpus with training queries.
+        share: Share of the documents with training queries that are hidden from training.
     """
     trained = sorted({doc_id for grades in corpus.qrels["train"].values() for doc_id in grades})
     random = np.random.default_rng(0)
@@ -149,18 +152,18 @@ def with_unseen(corpus: Corpus, share: float) -> Corpus:
     for split in ("train", "test"):
         for query, grades in corpus.qrels[split].items():
             splits[split if hidden.isdisjoint(grades) else "unseen"][query] = grades
-    return _asked(dataclasses.replace(corpus, qrels=splits, generated_queries={}))
+    return _with_judged_queries(dataclasses.replace(corpus, qrels=splits, generated_queries={}))
 
 
 def _part(corpus: Corpus, documents: int) -> Corpus:
-    """Return some documents, always the same, with the queries that only they answer."""
+    """Return a fixed random part of the documents, with the queries that only these documents answer."""
     chosen = np.sort(np.random.default_rng(1).permutation(len(corpus))[:documents])
     kept = {corpus.doc_ids[index] for index in chosen}
     qrels = {
         split: {query: grades for query, grades in of_split.items() if kept.issuperset(grades)}
         for split, of_split in corpus.qrels.items()
     }
-    return _asked(
+    return _with_judged_queries(
         dataclasses.replace(
             corpus,
             doc_ids=tuple(corpus.doc_ids[index] for index in chosen),
@@ -172,15 +175,16 @@ def _part(corpus: Corpus, documents: int) -> Corpus:
     )
 
 
-def _asked(corpus: Corpus) -> Corpus:
+def _with_judged_queries(corpus: Corpus) -> Corpus:
+    """Drop queries without judgements."""
     wanted = {query for of_split in corpus.qrels.values() for query in of_split}
     return dataclasses.replace(corpus, queries={query: corpus.queries[query] for query in wanted})
 
 
-def _measured(
+def _arm_metrics(
     name: str, arm: Arm, corpora: _Corpora, out: Path, budget: Budget, bindings: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Return the metrics of every seed of an arm, measured now or before; none of one whose codebook collapsed."""
+    """Return the metrics of every seed of an arm, from an earlier call if they exist; empty if a codebook collapsed."""
     trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
     steps = budget.steps + arm.more_levels * budget.learning
     made_of: dict[str, Any] = {
@@ -194,9 +198,9 @@ def _measured(
         measured = read_json(file)
         if measured["made_of"] != json.loads(json.dumps(made_of)):
             raise InputError(
-                f"the results of {name} are those of another budget or corpus",
+                f"the results of {name} belong to another budget or corpus",
                 file=file,
-                fix="choose another --out folder",
+                fix="choose another output folder",
             )
         of_seeds: list[dict[str, float]] = measured["seeds"]
         return of_seeds
@@ -214,22 +218,22 @@ def _measured(
             "SEED": seed,
         }
         lines = [f"{macro} = {value!r}" for macro, value in macros.items() if _uses(arm, macro)]
-        # Docids differ too, as they are part of what is compared.
+        # Docids get the seed too, because they are part of the comparison.
         lines += [*_BUDGET, f"Experiment.docid_seed = {seed}", *arm.bindings, *bindings]
         run, experiment = experiment_from_gin([arm.file], lines)
         try:
-            opened = train(run=run, experiment=experiment)
+            opened = train_run(experiment, run)
         except CollapsedError as collapse:
-            stderr(f"{name}, seed {seed}: {collapse.found}")
+            say(f"{name}, seed {seed}: {collapse.found}")
             found.append({})
         else:
-            found.append(_asked_of(opened, unconstrained=arm.searched_as is not None))
+            found.append(_run_metrics(opened, unconstrained=arm.searched_as is not None))
     write_json(file, {"made_of": made_of, "seeds": found})
     return found
 
 
 def _codebook(documents: int) -> int:
-    """Return codes of a level, two of which make some 16 docids for each document; at most one for three documents."""
+    """Return the codebook size: two levels give about 16 docids per document, with at most one code per 3 documents."""
     return int(2 ** min(math.ceil(math.log2(16 * documents) / 2), math.floor(math.log2(documents / 3))))
 
 
@@ -237,12 +241,11 @@ def _uses(arm: Arm, macro: str) -> bool:
     return macro not in ("CODEBOOK", "HALF", "LEARNING") or any(f"%{macro}" in line for line in arm.bindings)
 
 
-def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
-    """Return Hits@k and MRR@10 of a run on every split, and on documents as queries for themselves.
+def _run_metrics(run: Any, *, unconstrained: bool) -> dict[str, float]:
+    """Return Hits@k and MRR@10 of a run for every split, and for documents as queries for themselves.
 
-    Where a run starts from something, figures of its start have ``start/`` before their names.
+    If the run has a start, the metrics of the untrained network are included, with the prefix ``start/``.
     """
-    assert isinstance(run, DocumentRun)
     corpus, sampler = run.corpus, run.sampler
     found: dict[str, float] = {}
     asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
@@ -258,12 +261,12 @@ def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
     shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
     asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
     for before, checkpoint in {"": "last", "start/": "start"}.items():
-        if before and run.settings["start"] is None:
+        if before and run.experiment.start is None:
             continue
         retriever = Retriever(run, run.params(checkpoint))
         for split, (names, tokens, qrels) in asked.items():
             if unconstrained:
-                rankings = _anything_written(retriever, names, tokens)
+                rankings = _unconstrained_rankings(retriever, names, tokens)
             else:
                 ranked = retriever.rank(tokens, beam=BEAM, progress=True)
                 rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
@@ -272,10 +275,10 @@ def _asked_of(run: Any, *, unconstrained: bool) -> dict[str, float]:
     return found
 
 
-def _anything_written(
+def _unconstrained_rankings(
     retriever: Retriever, names: Sequence[str], tokens: np.ndarray
 ) -> dict[str, list[tuple[str, float]]]:
-    """Search without constraint; what is written and is no docid is left out of the ranking."""
+    """Search without constraint; token sequences that are not docids are left out of the rankings."""
     run = retriever.run
     encoded = run.encoded
     document_of = {tuple(row[:end]): run.corpus.doc_ids[d] for row, end, d in _rows(encoded)}
@@ -298,12 +301,12 @@ def _rows(encoded: Any) -> Iterable[tuple[list[int], int, int]]:
     return zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
 
 
-def _judged(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Compare two arms, paired by seed."""
+def _decided(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return a claim with its figures and verdict; the two arms are paired by seed."""
     from scipy.stats import t
 
     name = f"{claim.split}/{METRIC}"
-    # What has collapsed finds nothing.
+    # A collapsed run finds nothing.
     better, worse = ([of_seed.get(name, 0.0) for of_seed in arms[arm]] for arm in (claim.better, claim.worse))
     collapsed = sum(not of_seed for arm in (claim.better, claim.worse) for of_seed in arms[arm])
     differences = np.subtract(better, worse)

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
@@ -25,9 +25,30 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 COMMANDS = (  # in the order of a first use
-    "corpus", "docids", "examples", "checkpoint", "train", "evaluate", "search", "recommend", "queries", "plan",
-    "claims", "doctor",
+    "corpus", "recipes", "train", "evaluate", "search", "recommend", "docids", "examples", "queries", "checkpoint",
+    "plan", "claims", "doctor",
 )  # fmt: skip
+#: What people type for an option that is called otherwise.
+SYNONYMS = {
+    "--epochs": "training is counted in steps: --steps N",
+    "--num-steps": "use --steps N",
+    "--max-steps": "use --steps N",
+    "--batch-size": "use --gin.TrainerConfig.batch_size=N",
+    "--lr": "set the peak of the recipe's schedule, such as --gin.LinearWarmupLinearDecay.peak=0.001",
+    "--learning-rate": "set the peak of the recipe's schedule, such as --gin.LinearWarmupLinearDecay.peak=0.001",
+    "--seed": "use --gin.SEED=N, or --seeds N ...",
+    "--model": "use --gin-file models/NAME.gin",
+    "--config": "use --gin-file FILE or --recipe NAME",
+    "--data": "use --corpus DIR",
+    "--dataset": "use --corpus DIR",
+    "--output": "use --run DIR (train) or --out DIR",
+    "--output-dir": "use --run DIR (train) or --out DIR",
+    "--top-k": "use -k N",
+    "--k": "use -k N",
+    "--num-beams": "use --beam N",
+    "--beams": "use --beam N",
+}
+DEFAULT_RECIPE = "semantic"
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -69,7 +90,8 @@ class _Parser(argparse.ArgumentParser):
         parsed, unknown = super().parse_known_args(args, namespace)
         misspelt = next((text for text in unknown if text.startswith("--")), None)
         if misspelt:  # here, in the innermost parser, because only it knows its options
-            hint = nearest(misspelt.split("=")[0], self._option_string_actions)
+            name = misspelt.split("=")[0]
+            hint = SYNONYMS.get(name) or nearest(name, self._option_string_actions)
             self.error(f"no option {misspelt}{f'; {hint}' if hint else ''}")
         return parsed, unknown
 
@@ -89,14 +111,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: _run(arguments))
 
 
-def model_parallel_option(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--model_parallel``."""
+def experiment_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that choose an experiment: ``--recipe``, ``--gin-file``, ``--gin`` and ``--allow-import``."""
     parser.add_argument(
-        "--model_parallel",
+        "--recipe", metavar="NAME", help=f"shipped recipe, see 'genret recipes' (default: {DEFAULT_RECIPE})"
+    )
+    parser.add_argument(
+        "--gin-file", action="append", default=[], metavar="FILE", help="gin file; may be repeated, later ones win"
+    )
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a gin macro or parameter; also --gin.NAME=VALUE",
+    )
+    allow_import_option(parser)
+
+
+def allow_import_option(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--allow-import``."""
+    parser.add_argument(
+        "--allow-import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let the configuration import this module or package of yours, which runs its code; may be repeated",
+    )
+
+
+def gin_files_and_bindings(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the gin files and bindings of :func:`experiment_options`."""
+    from genret_jax.config.gin_files import command_line_binding, recipe_file
+
+    recipe = args.recipe or (None if args.gin_file else DEFAULT_RECIPE)
+    files = [*([recipe_file(recipe)] if recipe else []), *args.gin_file]
+    return files, [command_line_binding(text) for text in args.gin]
+
+
+def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the run folder and the experiment of :func:`experiment_options`.
+
+    Args:
+        args: The options.
+        given: Values of options that stand for gin macros, or for a field of the experiment; None is left out.
+    """
+    import dataclasses
+
+    from genret_jax.config.gin_files import experiment_from_gin
+
+    files, bindings = gin_files_and_bindings(args)
+    fields = {name: value for name, value in given.items() if value is not None and not name.isupper()}
+    bindings += [f"{name} = {value!r}" for name, value in given.items() if value is not None and name.isupper()]
+    run, experiment = experiment_from_gin(files, bindings, allow_imports=args.allow_import)
+    return run, dataclasses.replace(experiment, **fields)
+
+
+def model_parallel_option(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--model-parallel``."""
+    parser.add_argument(
+        "--model-parallel",
         type=int,
         metavar="N",
-        help="search on all devices, N of which share one copy of the network, while queries are divided among the "
-        "copies (default: on one device)",
+        help="search on all devices, N of which share one copy of the network; queries are divided among the copies "
+        "(default: one device)",
     )
 
 
@@ -122,7 +200,7 @@ def mesh_of(args: argparse.Namespace) -> "Mesh | None":
     """
     if args.model_parallel is None:
         return None
-    from genret_jax.training import make_mesh
+    from genret_jax.parallel.mesh import make_mesh
 
     return make_mesh(model_parallel=args.model_parallel)
 
@@ -187,12 +265,20 @@ def _run(arguments: list[str]) -> int:
             fix=nearest(name, COMMANDS) or "see 'genret --help'",
         )
     try:
-        # As t5x spells it; argparse cannot have an option for every name.
-        rest = [f"--gin={text.removeprefix('--gin.')}" if text.startswith("--gin.") else text for text in rest]
-        args = build_parser(name).parse_args(rest)
+        args = build_parser(name).parse_args([_spelt(text) for text in rest])
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     return load(name).run(args)
+
+
+def _spelt(text: str) -> str:
+    """Return an option as argparse knows it: t5x's ``--gin.NAME=VALUE``, and ``_`` where options have ``-``."""
+    if text.startswith("--gin."):
+        return f"--gin={text.removeprefix('--gin.')}"  # argparse cannot have an option for every name
+    if text.startswith("--"):
+        name, equals, value = text.partition("=")
+        return f"{name.replace('_', '-')}{equals}{value}"
+    return text
 
 
 def _overview() -> str:

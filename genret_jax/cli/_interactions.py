@@ -1,6 +1,8 @@
-"""The kinds of ``genret corpus`` that make items and histories: their options, and what they call."""
+"""The kinds of ``genret corpus`` that make items and histories: their options and importers."""
 
 import argparse
+import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,8 @@ KINDS = ("amazon", "movielens", "recbole", "s3rec", "toy-items")
 REPORT = "import.json"
 
 _TIES = (
-    "order of events of one user at one time: as in the file, by a hash of user and item, or auto: as in the file, "
-    "unless it is sorted by item id, which tells the answer (default: auto)"
+    "order of events of one user at one time: as in the file, by a hash of user and item (random), or auto: as in the "
+    "file, unless that is sorted by item id, which gives away the item to predict (default: auto)"
 )
 
 
@@ -24,10 +26,10 @@ def configure(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "movielens",
         "MovieLens, any of its sets",
         "Write MovieLens as items and histories: every rating is an event, the text of a movie its title and genres. "
-        "The set is told from its files: ml-100k, ml-1m, ml-10m, ml-20m and newer.",
+        "The files show which set it is: ml-100k, ml-1m, ml-10m, ml-20m or newer.",
         "genret corpus movielens --folder ml-1m --out corpora/ml-1m",
     )
-    movielens.add_argument("--folder", required=True, metavar="DIR", help="the unpacked archive")
+    movielens.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the unpacked archive")
     _add_event_options(movielens)
     recbole = _add(
         kinds,
@@ -36,19 +38,21 @@ def configure(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "Write a folder of RecBole's atomic files, NAME.inter and NAME.item, as items and histories.",
         "genret corpus recbole --folder dataset/ml-100k --out corpora/ml-100k",
     )
-    recbole.add_argument("--folder", required=True, metavar="DIR", help="the folder with NAME.inter and NAME.item")
+    recbole.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="folder with NAME.inter and NAME.item"
+    )
     _add_event_options(recbole)
     _configure_s3rec(kinds)
     toy = _add(
         kinds,
         "toy-items",
         "a small made-up shop, to try everything in a minute",
-        "Write a made-up shop: texts and histories carry signal, so a model has something to learn.",
+        "Write a made-up shop whose texts and histories carry signal, so that a model can learn.",
         "genret corpus toy-items --out corpora/toy-items",
     )
     toy.add_argument("--users", type=int, default=300, metavar="N", help="number of users (default: 300)")
     toy.add_argument("--items", type=int, default=120, metavar="N", help="number of items, 12 to 144 (default: 120)")
-    toy.add_argument("--seed", type=int, default=0, help="seed; another shop for each (default: 0)")
+    toy.add_argument("--seed", type=int, default=0, help="seed of the shop (default: 0)")
 
 
 def _add(
@@ -65,7 +69,7 @@ def _add_event_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="keep users and items with at least so many interactions, again and again until all have (default: 5)",
+        help="least interactions of a user and of an item; others are dropped until all have enough (default: 5)",
     )
     parser.add_argument("--ties", choices=("auto", "file", "random"), default="auto", help=_TIES)
 
@@ -79,9 +83,11 @@ def _configure_amazon(kinds: "argparse._SubParsersAction[argparse.ArgumentParser
         "one sentence of title, price, brand and categories, as in TIGER. Files may be packed by gzip.",
         "genret corpus amazon --reviews reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out corpora/beauty",
     )
-    amazon.add_argument("--reviews", required=True, metavar="FILE", help="reviews, one JSON object a line")
-    amazon.add_argument("--metadata", required=True, metavar="FILE", help="metadata of the items, one record a line")
-    amazon.add_argument("--no-price", action="store_true", help="leave the price out of the text")
+    amazon.add_argument("--reviews", type=Path, required=True, metavar="FILE", help="reviews, one JSON object a line")
+    amazon.add_argument(
+        "--metadata", type=Path, required=True, metavar="FILE", help="metadata of items, one record a line"
+    )
+    amazon.add_argument("--no-price", dest="price", action="store_false", help="leave the price out of the text")
     _add_event_options(amazon)
 
 
@@ -93,13 +99,13 @@ def _configure_s3rec(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]
         "Write lines of 'user item item …', oldest first, as items and histories, unchanged.",
         "genret corpus s3rec --sequences Beauty.txt --titles titles.tsv --out corpora/beauty",
     )
-    s3rec.add_argument("--sequences", required=True, metavar="FILE", help="lines of 'user item item …'")
-    s3rec.add_argument("--titles", metavar="FILE", help="lines of item, tab, title")
-    s3rec.add_argument("--attributes", metavar="FILE", help='JSON object {"item": [attribute, …]}, names or numbers')
+    s3rec.add_argument("--sequences", type=Path, required=True, metavar="FILE", help="lines of 'user item item …'")
+    s3rec.add_argument("--titles", type=Path, metavar="FILE", help="lines of item, tab, title")
+    s3rec.add_argument("--attributes", type=Path, metavar="FILE", help='JSON object {"item": [attribute, …]}')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the folder and print what it holds; what an import changed is also left beside the items, as JSON."""
+    """Make the folder, with the report of the import as JSON beside the items, and print that report."""
     import dataclasses
 
     from genret_jax.data.describing import describe_interactions
@@ -121,20 +127,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> "Imported":
-    if args.kind == "amazon":
-        from genret_jax.data.sources.amazon import amazon
-
-        reviews, metadata = Path(args.reviews), Path(args.metadata)
-        return amazon(reviews, metadata, core=args.core, price=not args.no_price, ties=args.ties)
-    if args.kind == "movielens":
-        from genret_jax.data.sources.movielens import movielens
-
-        return movielens(Path(args.folder), core=args.core, ties=args.ties)
-    if args.kind == "recbole":
-        from genret_jax.data.sources.recbole import recbole
-
-        return recbole(Path(args.folder), core=args.core, ties=args.ties)
-    from genret_jax.data.sources.s3rec import s3rec
-
-    titles, attributes = (Path(path) if path else None for path in (args.titles, args.attributes))
-    return s3rec(Path(args.sequences), titles=titles, attributes=attributes)
+    """Call the importer of this kind; the options have the names of its arguments."""
+    importer = getattr(importlib.import_module(f"genret_jax.data.sources.{args.kind}"), args.kind)
+    names = inspect.signature(importer).parameters
+    imported: Imported = importer(**{name: value for name, value in vars(args).items() if name in names})
+    return imported

@@ -1,4 +1,4 @@
-"""``genret corpus``: make a corpus, or items with users' histories, as a folder, or look into one."""
+"""``genret corpus``: make a folder with a corpus or with items and histories, or show one."""
 
 import argparse
 from pathlib import Path
@@ -9,14 +9,14 @@ from genret_jax.cli import _interactions
 if TYPE_CHECKING:
     from genret_jax.data.corpus import Corpus
 
-HELP = "make a corpus, or items with users' histories, from public data; check and show your own"
+HELP = "make a corpus, or items with users' histories, from public data; check and show a folder"
 
 _EPILOG = """
-A corpus is a BEIR folder: corpus.jsonl ("_id", "title", "text"), and, where you have them, queries.jsonl ("_id",
-"text"), qrels/SPLIT.tsv (query-id, corpus-id, score) and queries_generated.jsonl ("_id" of a document, "queries").
+A corpus is a BEIR folder: corpus.jsonl ("_id", "title", "text"), and optionally queries.jsonl ("_id", "text"),
+qrels/SPLIT.tsv (query-id, corpus-id, score) and queries_generated.jsonl ("_id" of a document, "queries").
 
 Items and histories are a folder too: items.jsonl ("_id", "title", "text"), sequences.txt ("user item item …", oldest
-first), and embeddings.npy, where you have vectors of the items.
+first), and optionally embeddings.npy with vectors of the items.
 
 examples:
   genret corpus python-docs --out corpora/python-docs
@@ -36,9 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _interactions.configure(kinds)
     show = kinds.add_parser(
         "show",
-        help="check a folder and show what it holds",
-        description="Read a folder, a corpus or items and histories, with all its checks, and show counts and a few "
-        "queries with their documents, or histories with their items.",
+        help="check a folder and show its contents",
+        description="Read and check a corpus, or items and histories. Show counts, and a few queries with their "
+        "documents or histories with their items.",
         epilog="example:\n  genret corpus show my-corpus --samples 5",
     )
     show.add_argument("folder", metavar="DIR", help="a BEIR folder, or one of items and histories")
@@ -48,9 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_python_docs(kinds: argparse._SubParsersAction) -> None:
     docs = kinds.add_parser(
         "python-docs",
-        help="the documentation of the Python that runs this",
-        description="Write the documentation of this Python's standard library: bodies of docstrings are the "
-        "documents, their summaries the queries, a fifth of them held out as split 'test'.",
+        help="the documentation of the running Python",
+        description="Write the documentation of this Python's standard library. Bodies of docstrings are the "
+        "documents; their summaries are the queries, a fifth of them in split 'test'.",
         epilog="example:\n  genret corpus python-docs --out corpora/python-docs",
     )
     docs.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
@@ -76,8 +76,8 @@ def _configure_nq(kinds: argparse._SubParsersAction) -> None:
         "--identity",
         choices=("title", "text"),
         default="title",
-        help="what makes two pages one document: the title, as in NCI and GenRet, or the first 4,000 characters, "
-        "as in DSI (default: title)",
+        help="pages are one document if they have the same title, as in NCI and GenRet, or the same first 4,000 "
+        "characters (text), as in DSI (default: title)",
     )
     nq.add_argument("--seed", type=int, default=0, help="seed of the samples 10k and 100k (default: 0)")
     nq.add_argument("--data-dir", metavar="DIR", help="folder of TensorFlow Datasets (default: its own)")
@@ -86,8 +86,10 @@ def _configure_nq(kinds: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from genret_jax.data.text.words import printable
+
     if args.kind == "show":
-        print(_show(Path(args.folder), samples=max(0, args.samples)))
+        print(printable(_show(Path(args.folder), samples=max(0, args.samples))))
     elif args.kind in _interactions.KINDS:
         _interactions.run(args)
     else:
@@ -127,11 +129,11 @@ def _make_corpus(args: argparse.Namespace) -> None:
 
 
 def describe(corpus: "Corpus", *, samples: int) -> str:
-    """Return what a corpus holds, for people.
+    """Return counts and samples of a corpus, as text.
 
     Args:
-        corpus: Any corpus with documents.
-        samples: Queries to print with a relevant document each.
+        corpus: A corpus with documents.
+        samples: Number of queries of each split to show, each with a relevant document.
     """
     from genret_jax.data.corpus import seen_and_unseen
 

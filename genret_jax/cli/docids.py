@@ -203,7 +203,7 @@ def _vector_source(args: argparse.Namespace) -> Any:
     from genret_jax.data.item_vectors import vectors_of_items
     from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
     from genret_jax.errors import InputError, nearest
-    from genret_jax.run import stderr
+    from genret_jax.problems import say
 
     if args.strategy not in _WITH_VECTORS:
         if args.vectors is not None:
@@ -211,7 +211,7 @@ def _vector_source(args: argparse.Namespace) -> Any:
         return None
     kind, _, model = (args.vectors or "lsa").partition(":")
     if args.vectors is None and is_interactions(args.corpus):
-        return vectors_of_items(args.corpus, stderr, args.seed)
+        return vectors_of_items(args.corpus, say, args.seed)
     if args.vectors is None or args.vectors == "lsa":
         return LsaVectors(seed=args.seed)
     if kind == "sentence-transformers" and model:
@@ -265,7 +265,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _vectors_and_quantiser(table: "DocidTable", args: argparse.Namespace) -> tuple[Any, Any]:
-    import genret_jax.docid_learning.model  # noqa: F401  makes learned ones known
+    import genret_jax.docid_learning.model  # noqa: F401  registers learned quantisers
     from genret_jax.docids import load_quantiser
     from genret_jax.errors import InputError
     from genret_jax.storage import read_npy

@@ -1,4 +1,4 @@
-"""``genret doctor``: what is installed, what jax sees, and what is missing with the command that brings it."""
+"""``genret doctor``: show installed versions and devices, and how to install what is missing."""
 
 import argparse
 import importlib.metadata
@@ -14,7 +14,7 @@ from typing import Any
 
 import genret_jax
 
-HELP = "show versions, devices, memory, and what is missing"
+HELP = "show versions, devices, memory and missing packages"
 
 CORE = (
     "jax",
@@ -40,7 +40,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
-    """An optional part: its packages, and what cannot be done without them."""
+    """An optional part of the installation: its packages and their purpose."""
 
     packages: tuple[str, ...]
     purpose: str
@@ -51,34 +51,34 @@ EXTRAS = {
         packages=("seqio", "tensorflow", "tensorflow-datasets"),
         purpose="seqio tasks for t5x and other seqio users; Natural Questions by TFDS",
     ),
-    "baselines": Extra(packages=("bm25s", "PyStemmer", "faiss-cpu"), purpose="BM25 and FAISS beside a trained model"),
-    "viz": Extra(packages=("matplotlib",), purpose="pictures of loss and Hits@k"),
+    "baselines": Extra(packages=("bm25s", "PyStemmer", "faiss-cpu"), purpose="BM25 and FAISS baselines"),
+    "viz": Extra(packages=("matplotlib",), purpose="plots of loss and Hits@k"),
     "embed": Extra(packages=("sentence-transformers",), purpose="document vectors from sentence-transformers"),
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``genret doctor``."""
-    parser.add_argument("--json", action="store_true", help="print the same as JSON, for a bug report or a script")
+    """Add the command's options."""
+    parser.add_argument("--json", action="store_true", help="print as JSON, for a bug report or a script")
     parser.epilog = (
-        "example:\n  genret doctor\n\nThe exit code is 1 if something that every command needs is missing; "
-        "a missing extra is no error."
+        "example:\n  genret doctor\n\nThe exit code is 1 if something is missing that every command needs. "
+        "A missing extra is not an error."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the examination; return 1 if something that every command needs is missing."""
+    """Print the report; return 1 if something is missing that every command needs."""
     found = examine()
     print(json.dumps(found, indent=2) if args.json else describe(found))
     return 1 if found["problems"] else 0
 
 
 def examine() -> dict[str, Any]:
-    """Look at this installation and this machine.
+    """Examine this installation and this machine.
 
     Returns:
         JSON values: ``python``, ``packages`` (version or None by name), ``extras``, ``files``, ``devices``, ``memory``
-        (in bytes), ``problems`` and ``hints`` (lines for a reader).
+        (in bytes), ``problems`` and ``hints`` (lines of text).
     """
     packages = {name: _version(name) for name in CORE}
     problems = [f"{name} is missing; next: pip install {name}" for name, found in packages.items() if found is None]
@@ -110,7 +110,7 @@ def examine() -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """Lay out what :func:`examine` returned, for a reader."""
+    """Format the result of :func:`examine` as text."""
     lines = [
         f"genret_jax {found['genret_jax']} at {found['installed_at']}",
         f"Python {found['python']} ({found['executable']}) on {found['platform']}",
@@ -169,7 +169,7 @@ def _devices() -> tuple[list[dict[str, Any]], str | None]:
         import jax
 
         devices = jax.devices()
-    except Exception as error:  # a broken driver or plugin may raise anything, and that is what a doctor is to report
+    except Exception as error:  # a broken driver or plugin may raise anything; it is reported
         return [], f"jax finds no device ({' '.join(str(error).split())}); next: try JAX_PLATFORMS=cpu"
     return [
         {

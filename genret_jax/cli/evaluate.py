@@ -4,8 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
-from genret_jax.errors import InputError
+from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
 
@@ -34,10 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     checkpoint_option(parser)
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
     model_parallel_option(parser)
-    parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
+    allow_import_option(parser)
+    parser.add_argument("--no-bm25", action="store_true", help="on documents: leave BM25 out")
     parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
     parser.add_argument(
-        "--dual-encoder", action="store_true", help="train a dual encoder with the run's encoder, and search it too"
+        "--dual-encoder",
+        action="store_true",
+        help="on documents: train a dual encoder with the run's encoder, and search it too",
     )
     parser.add_argument(
         "--sasrec", action="store_true", help="on items: train SASRec with both losses on the run's data, and rank too"
@@ -49,40 +51,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables."""
-    from genret_jax.evaluate import Baselines, evaluate_runs
     from genret_jax.evaluation.render import terminal
-    from genret_jax.run import Run, run_folders
+    from genret_jax.problems import Measured
+    from genret_jax.run.evaluate import evaluate_runs, report_folder
 
-    first = Run.open(run_folders(args.run[0])[0])
-    _check_kind(args, first.kind)
-    out = Path(args.out) if args.out else Path(args.run[0]) / "reports" / (args.split or first.evaluation.split)
     report = evaluate_runs(
         args.run,
-        out,
+        args.out,
         split=args.split,
         checkpoint=args.checkpoint,
         beam=args.beam,
         mesh=mesh_of(args),
-        baselines=Baselines(
+        measured=Measured(
             bm25=not args.no_bm25,
             untrained=not args.no_untrained,
             dual_encoder=args.dual_encoder,
             sasrec=args.sasrec,
+            exclude_history=args.exclude_history,
         ),
-        exclude_history=args.exclude_history,
+        allow_imports=args.allow_import,
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
+    out = Path(args.out) if args.out else report_folder(args.run[0], report.splits[0].name)
     print(f"report: {out / 'report.md'}")
     return 0
-
-
-def _check_kind(args: argparse.Namespace, kind: str | None) -> None:
-    """Refuse options that runs of this kind have no use for."""
-    for option, wanted in (
-        ("--no-bm25", "documents"),
-        ("--dual-encoder", "documents"),
-        ("--sasrec", "items"),
-        ("--exclude-history", "items"),
-    ):
-        if kind != wanted and getattr(args, option[2:].replace("-", "_")):
-            raise InputError(f"{option} for a run of {kind}", expected=f"a run of {wanted}", fix="leave it out")

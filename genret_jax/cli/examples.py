@@ -1,4 +1,4 @@
-"""``genret examples``: turn a corpus and its docids into an example store, or read some of its examples."""
+"""``genret examples``: print training examples of a run or store, or build a store for t5x and seqio."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from genret_jax.data.examples.store import ExampleStore
     from genret_jax.data.text.vocabulary import Vocabulary
 
-HELP = "tokenise a corpus with its docids into an example store, or read examples of one"
+HELP = "print training examples of a run, or build examples for t5x and seqio"
 
 _EPILOG = """
+'genret train' makes the examples of a run itself, in RUN/examples: nothing has to be built before it.
+
 examples:
+  genret examples show runs/mine
+  genret examples show runs/mine --task retrieval --seqio
   genret examples build --corpus corpora/python-docs --docids docids/semantic --out examples/python-docs
-  genret examples build --corpus my-corpus --docids docids/mine --vocabulary spiece.model --out examples/mine
-  genret examples show examples/python-docs
-  genret examples show examples/python-docs --task retrieval --seqio
 """
 _TASKS = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
 
@@ -25,22 +26,23 @@ _TASKS = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "r
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = _EPILOG
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{build,show}")
-    _configure_build(actions)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{show,build}")
     _configure_show(actions)
+    _configure_build(actions)
 
 
 def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build = actions.add_parser(
         "build",
-        help="tokenise documents, queries and docids once",
-        description="Write an example store: the corpus's documents and queries as words with their tokens, and the "
-        "docids. It holds no random choice; rates and representations are the sampler's and need no new store.",
+        help="write an example store for t5x or another program that reads seqio tasks",
+        description="Write an example store for t5x or another program that reads seqio tasks (docs/t5x.md); 'genret "
+        "train' does not read it, and makes its own. A store holds documents and queries as words with their tokens, "
+        "and docids. Rates and representations are options of the tasks and need no new store.",
         epilog="example:\n  genret examples build --corpus corpora/python-docs --docids docids/semantic "
         "--out examples/python-docs --vocabulary-size 4000",
     )
     build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder")
-    build.add_argument("--docids", required=True, metavar="DIR", help="its docids, from 'genret docids build'")
+    build.add_argument("--docids", required=True, metavar="DIR", help="docids of its documents ('genret docids build')")
     build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     build.add_argument(
         "--vocabulary",
@@ -74,28 +76,29 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
 def _configure_show(actions: "argparse._SubParsersAction[Any]") -> None:
     show = actions.add_parser(
         "show",
-        help="print examples as people read them",
-        description="Print training examples as the model gets them, decoded, with the document they stand for.",
-        epilog="example:\n  genret examples show examples/python-docs --count 3 --task indexing --representation set",
+        help="print examples as text",
+        description="Print training examples as text, each with its document. The options choose which examples; those "
+        "that a run was trained with are in its configuration.",
+        epilog="example:\n  genret examples show runs/mine --count 3 --task indexing --representation set",
     )
-    show.add_argument("folder", metavar="DIR", help="an example store, from 'genret examples build'")
+    show.add_argument("folder", metavar="DIR", help="a run folder, or an example store from 'genret examples build'")
     show.add_argument("--count", type=int, default=5, metavar="N", help="examples to print (default: 5)")
     show.add_argument("--task", choices=("all", *_TASKS), default="all", help="which examples (default: all)")
     show.add_argument(
         "--representation",
         choices=("direct", "set", "inverted"),
         default="direct",
-        help="what indexing shows of a document: its first tokens, its distinct terms, or a random chunk "
+        help="input of indexing examples: the first tokens of a document, its distinct terms, or a random chunk "
         "(default: direct)",
     )
     show.add_argument(
         "--objective",
         choices=("inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption"),
         default="inputs_to_targets",
-        help="what indexing asks for (default: inputs_to_targets)",
+        help="direction of indexing examples (default: inputs_to_targets)",
     )
     show.add_argument("--input-length", type=int, default=24, metavar="N", help="encoder tokens (default: 24)")
-    show.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
+    show.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
     show.add_argument(
         "--seqio", action="store_true", help="print them through the seqio tasks, with features and mixture rates"
     )
@@ -114,10 +117,10 @@ def _build(args: argparse.Namespace) -> int:
     from genret_jax.docids.codec import DocidCodec
     from genret_jax.docids.table import DocidTable
     from genret_jax.errors import InputError
+    from genret_jax.storage import require_free
 
     out = Path(args.out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError("the output already exists", file=out, fix="remove it or choose another name")
+    require_free(out)
     for name, least in (("vocabulary_size", 1), ("extra_ids", 0), ("document_words", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -150,6 +153,7 @@ def _build(args: argparse.Namespace) -> int:
 def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
     from pathlib import Path
 
+    from genret_jax.data.records import is_present
     from genret_jax.data.text.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
     from genret_jax.errors import InputError, nearest
 
@@ -162,7 +166,7 @@ def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
     normalization = args.normalization or "none"
     if args.vocabulary == "bytes":
         return ByteVocabulary(normalization=normalization, extra_ids=args.extra_ids)
-    if not args.vocabulary.endswith(".model") and not Path(args.vocabulary).exists():
+    if not args.vocabulary.endswith(".model") and not is_present(Path(args.vocabulary)):
         raise InputError(
             f"--vocabulary {args.vocabulary}",
             expected="sentencepiece, bytes or the path of a .model file",
@@ -172,7 +176,7 @@ def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
 
 
 def _training_texts(corpus: "Corpus") -> Iterator[str]:
-    """Documents and training queries; other queries are for tests, and stay unseen."""
+    """Yield documents and training queries; other queries are for tests, and the vocabulary must not see them."""
     yield from (corpus.document_text(index) for index in range(len(corpus)))
     yield from (corpus.queries[query_id] for query_id in corpus.qrels.get("train", {}))
 
@@ -197,16 +201,21 @@ def _describe(store: "ExampleStore") -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from genret_jax.data.examples.store import ExampleStore
+    from genret_jax.data.records import is_present
+    from genret_jax.data.text.words import printable
     from genret_jax.errors import InputError
 
     if args.count < 0:
         raise InputError(f"--count {args.count}", expected="a number of at least 0")
-    store = ExampleStore.open(args.folder)
+    folder = Path(args.folder)
+    store = ExampleStore.open(folder / "examples" if is_present(folder / "examples") else folder)
     config = _config(args)
-    print(_describe(store))
+    print(printable(_describe(store)))
     for line in _seqio_lines(store, config, args) if args.seqio else _sampled_lines(store, config, args):
-        print(line)
+        print(printable(line))
     return 0
 
 
@@ -221,7 +230,7 @@ def _config(args: argparse.Namespace) -> "SamplerConfig":
     if args.task == "all":
         return config
     rates: dict[str, Any] = dict.fromkeys(_TASKS.values(), 0.0) | {_TASKS[args.task]: 1.0}
-    # Asked for retrieval, show queries, not what stands in for them at documents without one.
+    # For retrieval alone, draw queries, so that no document without one shows a pseudo-query.
     return dataclasses.replace(config, **rates, draw="query" if args.task == "retrieval" else config.draw)
 
 

@@ -1,62 +1,50 @@
-"""``genret plan``: what a run needs on devices that are not here, by compiling its steps for them."""
+"""``genret plan``: compile a run's steps for hardware you don't have, to see what it needs there."""
 
 import argparse
 import re
 import sys
 
-from genret_jax.cli.train import binding
+from genret_jax.cli import experiment_options, gin_files_and_bindings
 from genret_jax.errors import InputError
 
-HELP = "compile training and search for devices that are not here: memory, communication, time"
+HELP = "memory, communication and least time of training and search on hardware you don't have"
 
-_DEFAULT = "runs/dsi_semantic_from_scratch.gin"
 _EPILOG = """
 examples:
   genret plan --device tpu-v5e --devices 256 --mesh 64x4 --documents 320000 \\
-      --gin_file runs/dsi_t5.gin --gin_file models/t5_1_1_xxl.gin
-  genret plan --device h100 --devices 8 --documents 8800000 --gin_file runs/dsi_atomic_from_scratch.gin --json plan.json
+      --recipe t5 --gin-file models/t5_1_1_xxl.gin
+  genret plan --device h100 --devices 8 --documents 8800000 --recipe atomic --json plan.json
 
-No corpus is read and nothing is trained: --documents says how many there are, the gin files everything else. For TPUs
-the real compiler is asked (pip install libtpu; no TPU is needed), for other devices the CPU's, on as many CPU devices
-as planned: its memory and operations are estimates. Times are rooflines of the vendors' peaks, which nothing reaches.
-Devices: tpu-v4 (two a chip), tpu-v5e, tpu-v5p, tpu-v6e, a100, h100, h200, cpu.
+No corpus is read and nothing is trained: --documents gives the number of documents, the gin files everything else.
+For TPUs the program is compiled by the TPU's own compiler (pip install libtpu; no TPU is needed). For other devices it
+is compiled for that many CPU devices, so memory and operations are estimates. Times assume the vendors' peak figures,
+which no program reaches.
+Devices: tpu-v4 (two per chip), tpu-v5e, tpu-v5p, tpu-v6e, a100, h100, h200, cpu.
 """
 _PARTS = ("training", "decoding")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the command's options."""
     parser.epilog = _EPILOG
-    parser.add_argument("--device", required=True, metavar="NAME", help="what to plan for, such as tpu-v5p or h100")
-    parser.add_argument("--devices", type=int, required=True, metavar="N", help="how many of them")
-    parser.add_argument("--mesh", metavar="DxM", help="data x model axis (default: the trainer's of the gin file)")
-    parser.add_argument(
-        "--slice", metavar="SHAPE", help="grid of a TPU slice, such as 4x4x8 (default: as cubic as can be)"
-    )
-    parser.add_argument("--documents", type=int, metavar="N", help="documents of the corpus")
-    parser.add_argument(
-        "--gin_file", action="append", metavar="FILE", help=f"gin file, may be repeated (default: {_DEFAULT})"
-    )
-    parser.add_argument(
-        "--gin",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a macro or parameter; also --gin.NAME=VALUE",
-    )
+    parser.add_argument("--device", required=True, metavar="NAME", help="device to plan for, such as tpu-v5p or h100")
+    parser.add_argument("--devices", type=int, required=True, metavar="N", help="number of devices")
+    parser.add_argument("--mesh", metavar="DxM", help="data x model axis, such as 64x4 (default: the gin file's)")
+    parser.add_argument("--slice", metavar="SHAPE", help="grid of a TPU slice, such as 4x4x8 (default: most cubic)")
+    parser.add_argument("--documents", type=int, metavar="N", help="number of documents in the corpus")
+    experiment_options(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="queries searched together (default: the gin file's)")
-    parser.add_argument("--beams", type=int, metavar="N", help="beams of the search (default: the gin file's)")
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to plan (default: both)")
+    parser.add_argument("--beams", type=int, metavar="N", help="number of beams (default: the gin file's)")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts (default: both)")
     parser.add_argument(
         "--whole", action="store_true", help="compile all layers of a deep network instead of extrapolating from a few"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the plan there as JSON, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the plan to this file as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print."""
-    from genret_jax.planning.devices import device_named
-    from genret_jax.planning.topology import before_jax, planned_devices
+    """Make the plan and print it."""
+    from genret_jax.planning.devices import before_jax, device_named, planned_devices
 
     device, mesh = device_named(args.device), _mesh(args.mesh)
     for option in ("devices", "queries", "beams"):
@@ -69,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.planning.render import render
     from genret_jax.storage import write_json
 
-    experiment = planned_experiment(args.gin_file or [_DEFAULT], [binding(text) for text in args.gin])
+    experiment = planned_experiment(*gin_files_and_bindings(args))
     request = PlanRequest(
         experiment=experiment,
         device=device,

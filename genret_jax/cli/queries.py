@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from genret_jax.cli import allow_import_option
+
 HELP = "write queries that documents answer (queries_generated.jsonl), to train on them"
 
 _EPILOG = """
@@ -38,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     generate.add_argument("--top-k", type=int, default=10, metavar="N", help="next tokens to draw from (default: 10)")
     generate.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of the draw (default: 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+    allow_import_option(generate)
     generate.add_argument("--out", metavar="FILE", help="default: queries_generated.jsonl in the corpus")
 
 
@@ -51,7 +54,11 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or Path(args.corpus) / "queries_generated.jsonl")
     require_free(out, folder=False)
     corpus = read_beir(args.corpus)
-    writer = QueryWriter.load(args.run) if args.run else QueryWriter.from_public(args.checkpoint)
+    writer = (
+        QueryWriter.load(args.run, allow_imports=args.allow_import)
+        if args.run
+        else QueryWriter.from_public(args.checkpoint)
+    )
     generated = generate_queries(
         writer,
         corpus,

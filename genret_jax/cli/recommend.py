@@ -3,15 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
     from genret_jax.retriever import Retriever
-    from genret_jax.run.items import ItemRun
 
 HELP = "recommend items to users: after a history given here, in a file, or of a user of the data"
 
@@ -35,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", metavar="ID", help="the user; without items, one of the data with the whole history")
     parser.add_argument("--file", metavar="FILE", help="a history per line; '-' reads standard input")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="items a history (default: 10)")
-    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
+    parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
     parser.add_argument("--add", metavar="FILE", help="items.jsonl of further items to choose from")
     parser.add_argument("--add-vectors", metavar="FILE.npy", help="their vectors, row i for line i")
     parser.add_argument(
@@ -47,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
     checkpoint_option(parser, "best, last, start (untrained), or a step")
     model_parallel_option(parser)
+    allow_import_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a history")
 
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     """Recommend and print."""
     from tqdm import tqdm
 
+    from genret_jax.problems import History
     from genret_jax.retriever import Retriever
-    from genret_jax.run.items import ItemRun
 
     if bool(args.file) + bool(args.items or args.user) != 1:
         raise InputError(
@@ -63,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
             expected="ids of items, --user, or --file",
             fix="give one of them",
         )
-    retriever = Retriever.load(args.run, checkpoint=args.checkpoint, mesh=mesh_of(args))
+    retriever = Retriever.load(
+        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
+    )
+    retriever.run.require_request(History)
     if args.add or args.add_vectors:
         retriever = _with_items(retriever, args.add, args.add_vectors)
-    opened = retriever.run_of(ItemRun)
+    opened: Any = retriever.run
     if args.file:
         histories = [(number, line.split()) for number, line in lines_of(args.file, "history")]
     else:
@@ -99,7 +102,7 @@ def _with_items(retriever: "Retriever", file: str | None, vectors: str | None) -
     return retriever.with_items(item_ids, NpyVectors(path=vectors).vectors(items), titles=titles, texts=texts)
 
 
-def _history(run: "ItemRun", user: str) -> list[str]:
+def _history(run: Any, user: str) -> list[str]:
     data = run.interactions
     if user not in data.user_index:
         raise InputError(f"there is no user '{user}' in the data", fix="give the ids of items, or a user of the data")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.data.records import read_lines
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
@@ -35,12 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
     parser.add_argument("--file", metavar="FILE", help="a query per line; '-' reads standard input")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
-    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the larger of k and 20)")
+    parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
     checkpoint_option(parser)
     parser.add_argument(
         "--add", metavar="FILE", help="corpus.jsonl of further documents to search, for runs whose docids were learned"
     )
     model_parallel_option(parser)
+    allow_import_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a query")
 
 
@@ -48,12 +49,13 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     from genret_jax.data.corpus import read_documents
     from genret_jax.retriever import Retriever
-    from genret_jax.run.documents import DocumentRun
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
-    retriever = Retriever.load(args.run, checkpoint=args.checkpoint, mesh=mesh_of(args))
-    retriever.run_of(DocumentRun)  # or say so before anybody is asked
+    retriever = Retriever.load(
+        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
+    )
+    retriever.run.require_request(str)  # before anybody is asked for a query
     if args.add:
         doc_ids, titles, texts = read_documents(Path(args.add))
         retriever = retriever.with_documents(doc_ids, texts, titles=titles)
@@ -71,19 +73,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
-    """Search for one query after the other; one that cannot be searched is told, and has no results."""
+    """Search for one query after the other; one that cannot be searched is reported, and has no results."""
     from tqdm import tqdm
 
-    from genret_jax.run.documents import DocumentRun
-
-    lines, vocabulary = lines_of(args.file, "query"), retriever.run_of(DocumentRun).vocabulary
+    lines = lines_of(args.file, "query")
     queries = [query for _, query in lines]
     # On a terminal the results themselves are the progress.
     hidden = sys.stdout.isatty() or not sys.stderr.isatty()
     with tqdm(total=len(queries), desc="searching", unit="query", disable=hidden, leave=False) as bar:
         for start in range(0, len(queries), _TOGETHER):
             chunk = queries[start : start + _TOGETHER]
-            places = [place for place, query in enumerate(chunk) if vocabulary.words(query)]
+            places = [place for place, query in enumerate(chunk) if normalized_words(query)]
             results = retriever.search([chunk[place] for place in places], args.k, beam=args.beam) if places else []
             found = dict(zip(places, results, strict=True))
             for place, query in enumerate(chunk):

@@ -1,62 +1,34 @@
-"""One experiment as one value: everything that turns a folder of data into a trained model.
+"""One experiment as one value: every choice between a folder of data and a trained model.
 
-The classes here are what gin files name; they hold choices and check them, and do no work. :mod:`genret_jax.run` does.
+The classes here are what gin files name. They hold choices and check them; :mod:`genret_jax.run` does the work.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, ClassVar, Literal
 
+from genret_jax.config.record import to_bindings
 from genret_jax.data.examples.histories import HistoryConfig
 from genret_jax.data.examples.sampler import SamplerConfig
-from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
-from genret_jax.docids import (
-    AtomicDocids,
-    HierarchicalKMeans,
-    LearnedDocids,
-    LshDocids,
-    NaiveStringDocids,
-    NpyDocids,
-    QuantisedDocids,
-    RandomDocids,
-    ResidualKMeans,
-    RqVae,
-)
+from genret_jax.data.vectors import LsaVectors, VectorSource
+from genret_jax.docids import DocidStrategy, HierarchicalKMeans, LearnedDocids, ResidualKMeans
 from genret_jax.losses import check_consistency
 from genret_jax.models.config import T5Config
-from genret_jax.models.initialize import ItemStart, LsaStart
+from genret_jax.models.start import Start
 from genret_jax.training import TrainerConfig
 from genret_jax.validation import check_fields, reject, require
-
-DocidStrategy = (
-    AtomicDocids
-    | NaiveStringDocids
-    | HierarchicalKMeans
-    | ResidualKMeans
-    | RqVae
-    | LearnedDocids
-    | LshDocids
-    | RandomDocids
-    | NpyDocids
-)
-VectorSource = LsaVectors | NpyVectors | SentenceTransformerVectors
-
-
-def needs_vectors(docids: DocidStrategy) -> bool:
-    """Whether a strategy makes docids of the documents' vectors."""
-    return isinstance(docids, (HierarchicalKMeans, QuantisedDocids))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-    """Where text tokens come from.
+    """The text vocabulary.
 
     Args:
-        kind: ``"sentencepiece"`` trains a unigram model on the corpus and its training queries, ``"file"`` opens an
-            existing ``.model``, ``"bytes"`` needs nothing (ByT5's layout).
+        kind: ``"sentencepiece"`` trains a unigram model on the corpus and its training queries. ``"file"`` opens an
+            existing ``.model``. ``"bytes"`` needs no model (ByT5's layout).
         size: Pieces to train; a small corpus gets fewer.
-        normalization: ``"words"`` lower-cases and splits camelCase and snake_case; ``"none"`` keeps the text as it is,
-            which is what public T5 weights expect.
+        normalization: ``"words"`` lower-cases and splits camelCase and snake_case. ``"none"`` keeps the text as it is,
+            as public T5 weights expect.
         path: The ``.model`` of ``kind="file"``.
         extra_ids: Sentinel tokens at the end, needed by span corruption (T5: 100).
     """
@@ -89,21 +61,34 @@ class PretrainedStart:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    #: The network keeps all rows of the public vocabulary.
+    keeps_vocabulary: ClassVar[bool] = True
+
     @property
     def source(self) -> str:
-        """What the network starts from, in a few words."""
+        """The source of the parameters, in a few words."""
         return f"public weights, {self.path}"
+
+    def initial_params(self, random_params: dict[str, Any], config: T5Config, facts: Any) -> dict[str, Any]:
+        """Return the checkpoint's parameters, with random rows for docid tokens.
+
+        Raises:
+            InputError: If it cannot be read, or is of another network.
+        """
+        from genret_jax.models.convert.pretrained import load_into
+
+        return load_into(random_params, config, self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What is measured, and how widely the search looks.
+    """Settings of the report and of validation during training.
 
     Args:
-        split: The qrels split that the report is about.
-        beam: Beams of the report's search; metrics at k > beam are left out.
+        split: Qrels split of the report.
+        beam: Beams of the report's search. Metrics at k > beam are left out.
         validation_beam: Beams of the searches during training.
-        validation_queries: At most so many validation queries are searched during training.
+        validation_queries: Largest number of validation queries searched during training.
         batch_size: Queries searched together.
     """
 
@@ -120,20 +105,50 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Choices:
-    """What experiments of every kind have in common."""
+class BaseExperiment:
+    """The choices of every experiment, whatever its problem.
 
-    if TYPE_CHECKING:
-        trainer: TrainerConfig
-        docid_seed: int
-        model: T5Config
-        z_loss: float
-        label_smoothing: float
-        consistency: float
+    An experiment on a new problem is a subclass; :class:`genret_jax.problems.Problem` says what goes with it.
+
+    Args:
+        corpus: Folder with the data.
+        docids: Strategy that assigns the docids, or the folder of a saved docid table.
+        docid_seed: Seed of the strategy. It is separate from the trainer's, so that runs of several seeds share their
+            docids.
+        model: Network. Vocabulary sizes and node counts are filled in from the data.
+        start: What the parameters start from; None for random values.
+        trainer: Optimiser, steps, batch, mesh, checkpoints.
+        evaluation: Settings of the report and of validation.
+        z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
+        label_smoothing: Share of a target's probability that is spread over the vocabulary.
+        consistency: Weight of the divergence between two passes over a batch with different dropout masks
+            (:class:`genret_jax.training.docid_task.DocidTask`). 0 makes one pass. NCI uses 0.15.
+    """
+
+    corpus: str
+    docids: DocidStrategy | LearnedDocids | str
+    docid_seed: int = 0
+    model: T5Config
+    start: Start | None = None
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "docid_seed", 0 <= self.docid_seed < 2**32, "a seed from 0 to 2**32 - 1")
+        require(self, "z_loss", self.z_loss >= 0, "0 or more")
+        check_consistency(self, self.model.dropout_rate)
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
+        # Label smoothing would ask for tokens whose logits the prefix head holds at the lowest value.
+        smooth = self.label_smoothing == 0 or self.model.head == "vocabulary"
+        require(self, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
 
     @property
     def losses(self) -> dict[str, float]:
-        """Weights of what the loss consists of, as training tasks take them."""
+        """Weights of the parts of the loss, as training tasks take them."""
         return {name: getattr(self, name) for name in ("z_loss", "label_smoothing", "consistency")}
 
     @property
@@ -142,70 +157,57 @@ class _Choices:
         return self.trainer.seed
 
     def identity(self) -> dict[str, str]:
-        """Return what a run folder must agree on to be continued, by gin's names.
+        """Return the gin bindings that a run folder must agree on to be resumed.
 
-        That is everything but the place of the corpus, the length of training and what is reported.
+        The place of the corpus, the length of training and the settings of reports may change.
         """
-        training = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
-        found: dict[str, str] = {}
-        for field in dataclasses.fields(self):
-            if field.name not in ("corpus", "trainer", "evaluation"):
-                _describe(type(self).__name__, field.name, getattr(self, field.name), found)
-        for name in training:
-            _describe("TrainerConfig", name, getattr(self.trainer, name), found)
-        return found
+        decisive = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
+        free = {f"{type(self).__name__}.{name}" for name in ("corpus", "evaluation")}
+        free |= {f"TrainerConfig.{field.name}" for field in dataclasses.fields(TrainerConfig)}
+        free -= {f"TrainerConfig.{name}" for name in decisive}
+        found = to_bindings("train.experiment", self)
+        return {
+            name: value
+            for name, value in found.items()
+            if name not in free and not name.startswith("EvaluationConfig.")
+        }
+
+
+def needs_vectors(docids: DocidStrategy | LearnedDocids | str) -> bool:
+    """Return whether a strategy clusters or quantises vectors of the documents."""
+    return bool(getattr(docids, "needs_vectors", False))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(_Choices):
-    """A corpus, and every choice between it and ranked documents.
+class Experiment(BaseExperiment):
+    """An experiment on documents: text in, docids of documents out.
 
     Args:
-        corpus: BEIR folder.
-        docids: Strategy that gives documents their docids, or the folder of a saved docid table.
-        docid_seed: Seed of the strategy; of its own, so that runs of several seeds have the same docids.
-        vectors: Document vectors for strategies that cluster.
+        vectors: Document vectors, for strategies that cluster.
         codec: How codes become decoder tokens (:class:`genret_jax.docids.DocidCodec`).
         vocabulary: Text tokens.
         sampler: Training examples: representation, objective, mixture rates, pseudo-queries, noise.
-        model: Network; vocabulary sizes and node counts are filled in from the corpus.
-        start: ``LsaStart`` (from the corpus alone), ``PretrainedStart`` (from public weights), or None for random
-            weights.
-        trainer: Optimiser, steps, batch, mesh, checkpoints.
-        evaluation: Report and validation.
+        start: ``LsaStart`` (from the corpus alone), ``PretrainedStart`` (from public weights), or None.
         hold_out: Share of the training queries set aside as split ``validation`` where the corpus has none.
-        z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
-        label_smoothing: Share of a target's probability that is spread over the vocabulary.
-        consistency: Weight of the divergence between two passes over a batch with different dropout masks
-            (:class:`genret_jax.training.docid_task.DocidTask`); 0 makes one pass. NCI has 0.15.
     """
 
-    corpus: str
-    docids: DocidStrategy | str = HierarchicalKMeans()
-    docid_seed: int = 0
+    docids: DocidStrategy | LearnedDocids | str = HierarchicalKMeans()
     vectors: VectorSource = LsaVectors()
     codec: Literal["per_level", "shared", "text"] = "per_level"
     vocabulary: VocabularyConfig = VocabularyConfig()
     sampler: SamplerConfig = SamplerConfig()
-    model: T5Config
-    start: LsaStart | PretrainedStart | None = None
-    trainer: TrainerConfig
-    evaluation: EvaluationConfig = EvaluationConfig()
+    start: Start | None = None
     hold_out: float = 0.1
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    consistency: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        _check_docid_seed(self)
+        super().__post_init__()
         require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
-        _check_loss(self)
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
             if self.sampler.objective != "inputs_to_targets":
-                _reject_objective(self.sampler)
+                needed = "'inputs_to_targets' with T5Config.head='prefix'; the others write text and need 'vocabulary'"
+                reject(self.sampler, "objective", needed)
         if isinstance(self.docids, LearnedDocids):
             needed = "another strategy, or "
             require(self, "docids", self.codec == "per_level", needed + "Experiment.codec = 'per_level'")
@@ -214,85 +216,30 @@ class Experiment(_Choices):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recommendation(_Choices):
-    """Items with users' histories, and every choice between them and recommended items.
+class Recommendation(BaseExperiment):
+    """An experiment on items: a user's history in, docids of items out.
 
     Args:
         corpus: Folder of items and histories (:mod:`genret_jax.data.interactions`).
-        docids: Strategy that gives items their docids, or the folder of a saved docid table.
-        docid_seed: Seed of the strategy; of its own, so that runs of several seeds have the same docids.
-        vectors: Item vectors for strategies that quantise; None takes the folder's ``embeddings.npy``, and latent
+        vectors: Item vectors, for strategies that quantise. None takes the folder's ``embeddings.npy``, or latent
             semantic analysis of the items' texts where there is none.
         histories: How a user's history is shown.
-        model: Network; vocabulary sizes and node counts are filled in from the items.
-        start: ``ItemStart`` (from vectors of the items and who had them, for whole items and shared codes), or None for
-            random weights.
-        trainer: Optimiser, steps, batch, mesh, checkpoints.
-        evaluation: Report and validation.
-        cold_items: Share of the items that training is not shown, to see how new ones are recommended.
-        z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
-        label_smoothing: Share of a target's probability that is spread over the vocabulary.
-        consistency: Weight of the divergence between two passes over a batch with different dropout masks
-            (:class:`genret_jax.training.docid_task.DocidTask`); 0 makes one pass. NCI has 0.15.
+        start: ``ItemStart`` (from vectors of the items and their users; for whole items and shared codes), or None.
+        cold_items: Share of the items that training is not shown, to measure how new items are recommended.
     """
 
-    corpus: str
-    docids: DocidStrategy | str = ResidualKMeans(levels=3, codebook=256)
-    docid_seed: int = 0
+    docids: DocidStrategy | LearnedDocids | str = ResidualKMeans(levels=3, codebook=256)
     vectors: VectorSource | None = None
     histories: HistoryConfig = HistoryConfig()
-    model: T5Config
-    start: ItemStart | None = None
-    trainer: TrainerConfig
+    start: Start | None = None
     evaluation: EvaluationConfig = EvaluationConfig(beam=20)
     cold_items: float = 0.0
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    consistency: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        _check_docid_seed(self)
+        super().__post_init__()
         require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
         learned = isinstance(self.docids, LearnedDocids)
         require(self, "docids", not learned, "another strategy: LearnedDocids reads documents")
         fits = self.histories.whole_items and self.model.shared_codes
         needed = "None without HistoryConfig.whole_items and T5Config.shared_codes"
         require(self, "start", self.start is None or fits, needed)
-        _check_loss(self)
-
-
-AnyExperiment = Experiment | Recommendation
-
-
-def _check_docid_seed(experiment: _Choices) -> None:
-    require(experiment, "docid_seed", 0 <= experiment.docid_seed < 2**32, "a seed from 0 to 2**32 - 1")
-
-
-def _check_loss(experiment: Experiment | Recommendation) -> None:
-    require(experiment, "z_loss", experiment.z_loss >= 0, "0 or more")
-    check_consistency(experiment, experiment.model.dropout_rate)
-    smoothing = experiment.label_smoothing
-    require(experiment, "label_smoothing", 0 <= smoothing < 1, "a share from 0 to below 1")
-    # Spread over all tokens, it would ask for those whose logits the prefix head holds at the lowest value.
-    smooth = smoothing == 0 or experiment.model.head == "vocabulary"
-    require(experiment, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
-
-
-def _describe(owner: str, field: str, value: object, found: dict[str, str]) -> None:
-    if not dataclasses.is_dataclass(value):
-        found[f"{owner}.{field}"] = repr(value)
-        return
-    name = type(value).__name__
-    found[f"{owner}.{field}"] = f"@{name}()"
-    for part in dataclasses.fields(value):
-        _describe(name, part.name, getattr(value, part.name), found)
-
-
-def _reject_objective(sampler: SamplerConfig) -> None:
-    """Reject an objective that writes text, for a head that can only write docids."""
-    reject(
-        sampler,
-        "objective",
-        "'inputs_to_targets' with T5Config.head='prefix'; the others write text and need 'vocabulary'",
-    )

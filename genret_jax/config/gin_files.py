@@ -1,67 +1,26 @@
-"""The gin edge: every class that a gin file may name, and a stricter parser in front of gin.
+"""The gin edge: gin files and command-line bindings become one experiment.
 
-Gin by itself reports an unknown name from deep inside, ignores bindings and macros that nothing uses, and lets the last
-of two equal bindings win. Here each of these is an error with the place and the nearest known name.
+Gin's own parser reads the files; everything after that is done here. Gin's global configuration is not used, so a file
+can name only the classes of :data:`~genret_jax.config.record.CONFIGURABLES` and of modules that the user allows. Each
+of these is an error with its place and the nearest known name: an unknown name, a name bound twice in a file, and a
+macro or a binding of the command line that nothing uses.
 """
 
 import dataclasses
-import importlib
-import logging
+import io
+import re
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import gin
+from genret_jax.config.experiment import BaseExperiment, Experiment
+from genret_jax.config.record import CONFIGURABLES, classes_of, find_class, require_allowed
+from genret_jax.errors import InputError, nearest
 
-from genret_jax.config.experiment import AnyExperiment, Experiment, Recommendation
-from genret_jax.config.gin_checks import ConfigText, check_bindings, check_macros, explain, explain_value
-from genret_jax.errors import InputError
-
-#: What a gin file may name: ``name -> module``. Modules are imported when a file is parsed, not before.
-CONFIGURABLES = {
-    "train": "genret_jax.train",
-    "Experiment": "genret_jax.config.experiment",
-    "Recommendation": "genret_jax.config.experiment",
-    "VocabularyConfig": "genret_jax.config.experiment",
-    "EvaluationConfig": "genret_jax.config.experiment",
-    "PretrainedStart": "genret_jax.config.experiment",
-    "LsaStart": "genret_jax.models.initialize",
-    "ItemStart": "genret_jax.models.initialize",
-    "T5Config": "genret_jax.models.config",
-    "AtomicDocids": "genret_jax.docids",
-    "NaiveStringDocids": "genret_jax.docids",
-    "HierarchicalKMeans": "genret_jax.docids",
-    "ResidualKMeans": "genret_jax.docids",
-    "RqVae": "genret_jax.docids",
-    "LearnedDocids": "genret_jax.docids",
-    "LshDocids": "genret_jax.docids",
-    "RandomDocids": "genret_jax.docids",
-    "NpyDocids": "genret_jax.docids",
-    "NpyVectors": "genret_jax.data.vectors",
-    "LsaVectors": "genret_jax.data.vectors",
-    "SentenceTransformerVectors": "genret_jax.data.vectors",
-    "HistoryConfig": "genret_jax.data.examples.histories",
-    "SamplerConfig": "genret_jax.data.examples.sampler",
-    "PseudoQueries": "genret_jax.data.examples.pseudo_queries",
-    "SpanCorruption": "genret_jax.data.examples.span_corruption",
-    "TrainerConfig": "genret_jax.training",
-    "AdamW": "genret_jax.training",
-    "Adafactor": "genret_jax.training",
-    "Constant": "genret_jax.training",
-    "LinearWarmupLinearDecay": "genret_jax.training",
-    "InverseSquareRoot": "genret_jax.training",
-    "Cosine": "genret_jax.training",
-}
-#: Parameters that the command line sets by macros; a saved configuration has them too.
-MACROS = {
-    "train.run": "RUN",
-    "Experiment.corpus": "CORPUS",
-    "Recommendation.corpus": "CORPUS",
-    "TrainerConfig.steps": "STEPS",
-    "TrainerConfig.seed": "SEED",
-}
+_ENTRY, _ENTRY_PARAMETERS = "train", ("run", "experiment")
 _NOT_READ = "planned, not read"  # stands for a folder that a plan does not open
+_BARE_WORD = re.compile(r"[\w./~+:-]+$")
 
 
 def gin_configs_folder() -> Path:
@@ -74,160 +33,455 @@ def gin_configs_folder() -> Path:
     raise InputError("gin_configs is not part of this installation", fix="install genret_jax again")
 
 
-def experiment_from_gin(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[str, AnyExperiment]:
-    """Parse gin files and bindings, and return what they say that ``train`` shall do.
+def recipes() -> dict[str, tuple[str, str]]:
+    """Return the shipped recipes: short name to gin file and one line about it."""
+    found = {}
+    for path in sorted(gin_configs_folder().glob("runs/*.gin")):
+        header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        if any(line.startswith("genret train") for line in header):  # the others are included by these
+            name = path.stem.removeprefix("dsi_").removesuffix("_from_scratch").replace("_", "-")
+            paragraph = " ".join(header[: header.index("")])
+            found[name] = (f"runs/{path.name}", re.split(r"(?<!\bal)\.(?: |$)|[:;] ", paragraph)[0])
+    return found
+
+
+def recipe_file(name: str) -> str:
+    """Return the gin file of a recipe; the name itself where it is that of a file.
+
+    Raises:
+        InputError: If there is no such recipe.
+    """
+    known = recipes()
+    if name in known:
+        return known[name][0]
+    if name.endswith(".gin"):
+        return name
+    raise InputError(f"no recipe '{name}'", expected=f"one of {', '.join(known)}", fix=nearest(name, known) or None)
+
+
+def recipe_experiment(
+    recipe: str, corpus: str, *, steps: int | None = None, seed: int | None = None, overrides: Mapping[str, Any]
+) -> BaseExperiment:
+    """Return the experiment of a recipe on a corpus.
+
+    Args:
+        recipe: Short name or gin file.
+        corpus: Folder with the data.
+        steps: Training steps; the recipe's when left out.
+        seed: Seed of the run; the recipe's when left out.
+        overrides: Parameters to change, by their gin names.
+
+    Raises:
+        InputError: If there is no such recipe or parameter.
+    """
+    given = {"CORPUS": corpus, "RUN": ".", "STEPS": steps, "SEED": seed, **overrides}
+    bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None or name in overrides]
+    return experiment_from_gin([recipe_file(recipe)], bindings)[1]
+
+
+def experiment_from_gin(
+    files: Sequence[str], bindings: Sequence[str] = (), *, allow_imports: Collection[str] = ()
+) -> tuple[str, BaseExperiment]:
+    """Return the run folder and the experiment that gin files and bindings describe.
 
     Args:
         files: Paths, absolute, relative to here, or relative to the shipped ``gin_configs``; later ones win.
-        bindings: ``"NAME = value"`` lines that win over the files.
-
-    Returns:
-        The run folder and the experiment.
+        bindings: ``"NAME = value"`` lines that win over the files. A value may be a bare word.
+        allow_imports: Modules outside genret_jax that the files may import.
 
     Raises:
-        InputError: For a missing file, a syntax error, an unknown name (the nearest one is suggested), a name bound
-            twice in one file, a macro or a binding of the command line that nothing uses, or a value that does not fit.
+        InputError: For a missing file, a syntax error, an unknown name, a name bound twice in a file or on the command
+            line, a macro or a binding of the command line that nothing uses, or a value that does not fit.
     """
-    text = parse(files, bindings)
-    for name, option in ((_corpus(), "--corpus"), ("train.run", "--run")):
-        if _value(name) is None:
+    text = GinText.read(files, bindings, allow_imports)
+    for name, option in ((text.corpus_parameter(), "--corpus"), ("train.run", "--run")):
+        if text.value(name) is None:
             raise InputError(
                 f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
             )
-    return _experiment(text)
+    return text.experiment()
 
 
 def planned_experiment(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
-    """Return the experiment of gin files that is only planned: what they leave to a user's folders may be missing.
+    """Return the experiment of gin files that is only planned: the folders they ask for may be missing.
 
     Args:
         files: As for :func:`experiment_from_gin`.
         bindings: As for :func:`experiment_from_gin`.
 
     Raises:
-        InputError: As :func:`experiment_from_gin`, but for missing folders of corpus, run, and pretrained model.
+        InputError: As :func:`experiment_from_gin`, except for missing folders; if it is no experiment on documents.
     """
-    text = parse(files, bindings)
-    for name in (_corpus(), "train.run"):
-        if _value(name) is None:
-            gin.bind_parameter(name, _NOT_READ)
-    folders = ["PretrainedStart.path", *["VocabularyConfig.path"] * (_value("VocabularyConfig.kind") == "file")]
+    text = GinText.read(files, bindings)
+    folders = [text.corpus_parameter(), "train.run", "PretrainedStart.path"]
+    if text.value("VocabularyConfig.kind") == "file":
+        folders.append("VocabularyConfig.path")
     for name in folders:
-        if _value(name) is None:
-            gin.bind_parameter(name, _NOT_READ)
-    experiment = _experiment(text)[1]
-    if isinstance(experiment, Recommendation):
+        if text.value(name) is None:
+            text.bindings[name] = Binding(_NOT_READ)
+    experiment = text.experiment()[1]
+    if not isinstance(experiment, Experiment):
         raise InputError(
-            "a plan of a recommender", expected="an experiment on documents", fix="give another --gin_file"
+            f"a plan of a {type(experiment).__name__}",
+            expected="an experiment on documents",
+            fix="give another gin file",
         )
     return experiment
 
 
-def _corpus() -> str:
-    """Return the parameter that has the corpus: that of the experiment which shall be run."""
-    experiment = gin.config._CONFIG.get(("", "genret_jax.train.train"), {}).get("experiment")
-    named = isinstance(experiment, gin.config.ConfigurableReference)
-    owner = experiment.configurable.name if named else "Experiment"
-    return f"{owner}.corpus" if f"{owner}.corpus" in MACROS else "Experiment.corpus"
+def command_line_binding(text: str) -> str:
+    """Return ``NAME=VALUE`` of the command line as a gin binding, with quotes around a bare word.
+
+    Raises:
+        InputError: If there is no value.
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not value:
+        raise InputError(f"--gin.{text}", expected="--gin.NAME=VALUE", fix="add a value")
+    if _BARE_WORD.match(value):
+        try:
+            _parse_line(f"x = {value}")
+        except (SyntaxError, tokenize.TokenError):
+            value = repr(value)
+    return f"{name} = {value}"
 
 
-def _experiment(text: ConfigText) -> tuple[str, AnyExperiment]:
-    try:
-        arguments = gin.get_configurable("train")()
-        run, experiment = arguments["run"], arguments["experiment"]
-        if not isinstance(experiment, AnyExperiment):
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """``@scope/Class()``, or ``@scope/Class`` where it is not called."""
+
+    name: str
+    called: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """``%NAME``."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """A value with the place where it was bound.
+
+    Attributes:
+        value: A literal, a reference, a macro, or a tuple or list of these.
+        file: The file; None on the command line.
+        line: One-based line number in the file.
+    """
+
+    value: Any
+    file: Path | None = None
+    line: int | None = None
+
+
+class _Delegate:
+    """Receives references and macros from gin's parser."""
+
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_name, evaluate)
+
+    def macro(self, scoped_name: str) -> Macro:
+        return Macro(scoped_name)
+
+
+class GinText:
+    """The bindings of gin files and of the command line; later ones win.
+
+    Attributes:
+        bindings: Parameter (``Class.field``, ``scope/Class.field``) or macro to its binding.
+        given: Names bound on the command line.
+        modules: Imported modules outside genret_jax.
+        mentioned: Macros that some file refers to.
+    """
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, Binding] = {}
+        self.given: list[str] = []
+        self.modules: list[str] = []
+        self.mentioned: set[str] = set()
+
+    @classmethod
+    def read(cls, files: Sequence[str], bindings: Sequence[str] = (), allow_imports: Collection[str] = ()) -> "GinText":
+        """Read files, then bindings, and check all names.
+
+        Raises:
+            InputError: As :func:`experiment_from_gin`, but for values.
+        """
+        text = cls()
+        for file in files:
+            text._read_file(file, allow_imports)
+        for line in bindings:
+            text._bind_line(line)
+        text._check_names()
+        text._check_macros()
+        text._check_given()
+        return text
+
+    # --- Reading ---
+
+    def _read_file(
+        self, file: str, allow_imports: Collection[str], including: tuple[Path, ...] = (), line: int | None = None
+    ) -> None:
+        path = next((path for path in (Path(file), gin_configs_folder() / file) if path.is_file()), None)
+        if path is None:
+            raise _missing(file, including[-1] if including else None, line)
+        if path in including:
+            raise InputError(f"'{file}' includes itself", file=including[-1], line=line, fix="remove this line")
+        own: dict[str, Binding] = {}
+        for statement in _statements(path):
+            number = statement.location.line_num
+            kind = type(statement).__name__
+            if kind == "IncludeStatement":
+                self._read_file(statement.filename, allow_imports, (*including, path), number)
+            elif kind == "ImportStatement":
+                self._import(statement, path, allow_imports)
+            elif kind == "BindingStatement":
+                name = _name(statement)
+                if name in own:
+                    found = f"'{name}' is bound twice (first on line {own[name].line})"
+                    raise InputError(found, file=path, line=number, fix="keep one")
+                own[name] = self.bindings[name] = Binding(statement.value, path, number)
+                self.mentioned.update(part.name for part in _parts(statement.value) if isinstance(part, Macro))
+
+    def _import(self, statement: Any, path: Path, allow_imports: Collection[str]) -> None:
+        line = statement.location.line_num
+        if statement.is_from or statement.alias:
+            raise InputError(
+                f"'{statement.format()}'",
+                file=path,
+                line=line,
+                expected="'import MODULE'; the classes of genret_jax need no import",
+                fix="remove this line, or write 'import MODULE'",
+            )
+        require_allowed([statement.module], allow_imports, file=path)
+        self.modules.append(statement.module)
+
+    def _bind_line(self, line: str) -> None:
+        try:
+            statement = _parse_line(line)
+        except (SyntaxError, tokenize.TokenError) as error:
+            raise _unreadable(error) from None
+        name = _name(statement)
+        if name in self.given:
+            raise InputError(f"'{name}' is set twice on the command line", fix="keep one")
+        self.given.append(name)
+        self.bindings[name] = Binding(statement.value)
+
+    # --- Checks ---
+
+    def _known(self) -> dict[str, Any]:
+        """Return the classes that may be named, by name; None for those of genret_jax, which are imported when used."""
+        found: dict[str, Any] = dict.fromkeys(CONFIGURABLES)
+        for module in self.modules:
+            found |= classes_of(module)
+        return found
+
+    def _check_names(self) -> None:
+        known = self._known()
+        for name, binding in self.bindings.items():
+            owner, parameter = _split(name)
+            for reference in (part for part in _parts(binding.value) if isinstance(part, Reference)):
+                self._require_known(_class_name(reference.name), known, binding)
+            if not parameter:
+                continue
+            fields: Collection[str] = _ENTRY_PARAMETERS
+            if owner != _ENTRY:
+                self._require_known(owner, known, binding)
+                fields = [field.name for field in dataclasses.fields(find_class(owner, self.modules))]
+            if parameter not in fields:
+                hint = nearest(parameter, fields) or f"use one of {', '.join(fields)}"
+                raise InputError(
+                    f"unknown gin name '{owner}.{parameter}'", fix=hint, file=binding.file, line=binding.line
+                )
+
+    def _require_known(self, name: str, known: Mapping[str, Any], binding: Binding) -> None:
+        if name not in known:
+            hint = nearest(name, known) or f"use one of {', '.join(known)}"
+            raise InputError(f"unknown gin name '{name}'", fix=hint, file=binding.file, line=binding.line)
+
+    def _check_macros(self) -> None:
+        """Refuse a macro that nothing refers to: a misspelt override, ``--gin.STEP=10`` where the file says ``%STEPS``.
+
+        In a file it may be a choice of the file it includes, where a later binding replaced what referred to it.
+        """
+        defined = {name for name in self.bindings if "." not in name}
+        used = {part.name for binding in self.bindings.values() for part in _parts(binding.value) if _is_macro(part)}
+        for name in sorted(defined - used):
+            binding = self.bindings[name]
+            if binding.file is None or name not in self.mentioned:
+                hint = nearest(name, used) or f"the files use {', '.join(sorted(used)) or 'no macros'}"
+                found = f"the gin macro '{name}' is set but nothing uses it"
+                raise InputError(found, file=binding.file, line=binding.line, fix=hint)
+        for name in sorted(used - defined):
+            fix = nearest(name, defined) or f"write {name} = ..."
+            raise InputError(f"the gin macro '%{name}' has no value", fix=fix)
+
+    def _check_given(self) -> None:
+        """Refuse a binding of the command line that training never reads: ``--gin.Adafactor.…`` where AdamW is used."""
+        reached = [_ENTRY]
+        for owner in reached:
+            for name, binding in self.bindings.items():
+                if _split(name)[0] == owner:
+                    for part in _parts(self._resolved(binding.value)):
+                        if isinstance(part, Reference) and _class_name(part.name) not in reached:
+                            reached.append(_class_name(part.name))
+        for name in self.given:
+            owner, parameter = _split(name)
+            if parameter and owner not in reached:
+                names = ", ".join(sorted(set(reached) - {_ENTRY}))
+                raise InputError(
+                    f"'{name}' is set but '{owner}' is not used", expected=f"one of {names}", fix="bind these"
+                )
+
+    # --- Values ---
+
+    def value(self, name: str) -> Any:
+        """Return what a parameter is bound to, through macros; None where it is not."""
+        binding = self.bindings.get(name)
+        return None if binding is None else self._resolved(binding.value)
+
+    def corpus_parameter(self) -> str:
+        """Return the parameter that holds the corpus: that of the experiment to be run."""
+        experiment = self.value("train.experiment")
+        owner = _class_name(experiment.name) if isinstance(experiment, Reference) else "Experiment"
+        return f"{owner}.corpus"
+
+    def experiment(self) -> tuple[str, BaseExperiment]:
+        """Return the run folder and the experiment.
+
+        Raises:
+            InputError: If a value does not fit, with the place where it was bound.
+        """
+        run, experiment = self.value("train.run"), self._built(self.value("train.experiment"))
+        if not isinstance(experiment, BaseExperiment):
             raise InputError(
                 "train.experiment is not set",
                 fix="write train.experiment = @Experiment() or @Recommendation() in the gin file",
             )
         if not isinstance(run, str):
-            raise InputError(f"train.run is {run!r}", expected="str", fix="change train.run")
-    except (InputError, TypeError) as error:
-        raise explain_value(error, text) from None
-    return run, experiment
+            self._reject_value(InputError(f"train.run is {run!r}", expected="str", fix="change train.run"))
+        return run, experiment
+
+    def _resolved(self, value: Any) -> Any:
+        while isinstance(value, Macro):
+            value = self.bindings[value.name].value
+        return value
+
+    def _built(self, value: Any) -> Any:
+        value = self._resolved(value)
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._built(part) for part in value)
+        if not isinstance(value, Reference):
+            return value
+        owner = _class_name(value.name)
+        cls = find_class(owner, self.modules)
+        if not value.called:
+            return cls
+        fields = {}
+        for selector in dict.fromkeys((owner, value.name)):  # what a scope binds wins
+            for name, binding in self.bindings.items():
+                if name.rpartition(".")[0] == selector:
+                    fields[name.rpartition(".")[2]] = self._built(binding.value)
+        for field in dataclasses.fields(cls):
+            unset = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            if unset and field.name not in fields:
+                name = f"{owner}.{field.name}"
+                raise InputError(f"{name} is not set", fix=f"bind it in the gin file or with --gin.{name}=VALUE")
+        try:
+            return cls(**fields)
+        except InputError as error:
+            self._reject_value(error)
+
+    def _reject_value(self, error: InputError) -> NoReturn:
+        """Raise an error about a value with the place where it was bound."""
+        name = next((name for name in self.bindings if error.found.startswith(f"{name} is ")), "")
+        binding, fix = self.bindings.get(name, Binding(None)), error.fix
+        if isinstance(binding.value, Macro):
+            fix = f"set --gin.{binding.value.name}=VALUE"
+            binding = self.bindings.get(binding.value.name, binding)
+        raise InputError(
+            error.found,
+            file=error.file or binding.file,
+            line=error.line or binding.line,
+            expected=error.expected,
+            fix=fix,
+        ) from None
 
 
-def parse(files: Sequence[str], bindings: Sequence[str] = ()) -> ConfigText:
-    """Parse gin files and bindings into gin's global configuration, replacing what was there.
+def _statements(path: Path) -> Iterator[Any]:
+    from gin import config_parser
 
-    Args:
-        files: As for :func:`experiment_from_gin`.
-        bindings: As for :func:`experiment_from_gin`.
-
-    Returns:
-        Where each name is bound.
-
-    Raises:
-        InputError: As :func:`experiment_from_gin`, but for values, which are not yet looked at.
-    """
-    _register()
-    gin.clear_config()
-    gin.add_config_file_search_path(str(gin_configs_folder()))
-    text = ConfigText(gin_configs_folder())
-    for file in files:
-        text.read(file)
-    text.bind(bindings)
-    logging.disable(logging.ERROR)  # gin logs an error for every place where an included file is not
-    readers = gin.config._FILE_READERS
-    # Its other reader takes folders for Python packages, and fails on 'runs/...' beside a folder 'runs'.
-    gin.config._FILE_READERS = readers[:1]
     try:
-        gin.parse_config_files_and_bindings(
-            list(files), list(bindings), finalize_config=False, print_includes_and_imports=False
-        )
-    except (ValueError, SyntaxError, NameError, AttributeError, TypeError, tokenize.TokenError) as error:
-        raise explain(error, files, CONFIGURABLES) from None
-    finally:
-        gin.config._FILE_READERS = readers
-        logging.disable(logging.NOTSET)
-    check_macros(text)
-    check_bindings(text, CONFIGURABLES)
-    return text
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError("not UTF-8", file=path, expected="a gin file", fix="convert it") from None
+    try:
+        yield from config_parser.ConfigParser(content, _Delegate())
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise _unreadable(error, path) from None
 
 
-def experiment_as_gin(run: str, experiment: AnyExperiment) -> str:
-    """Return the gin text that gives this experiment, every default written out."""
-    macros: list[str] = []
-    lines: list[str] = []
+def _parse_line(line: str) -> Any:
+    from gin import config_parser
 
-    def bind(name: str, value: Any) -> None:
-        if name in MACROS:
-            macros.append(f"{MACROS[name]} = {value!r}")
-            lines.append(f"{name} = %{MACROS[name]}")
-        elif dataclasses.is_dataclass(value):
-            owner = type(value).__name__
-            lines.append(f"{name} = @{owner}()")
-            for field in dataclasses.fields(value):
-                bind(f"{owner}.{field.name}", getattr(value, field.name))
-        else:
-            lines.append(f"{name} = {value!r}")
-
-    bind("train.run", run)
-    bind("train.experiment", experiment)
-    header = ["# The configuration as run, defaults included. Once more, elsewhere:", "#"]
-    header += ["#   genret train --gin_file THIS_FILE --run DIR", ""]
-    return "\n".join([*header, *macros, "", *lines, ""])
+    statements = list(config_parser.ConfigParser(io.StringIO(line), _Delegate()))
+    if len(statements) != 1 or type(statements[0]).__name__ != "BindingStatement":
+        raise SyntaxError("expected one binding")
+    return statements[0]
 
 
-def _register() -> None:
-    for name, module in CONFIGURABLES.items():
-        if f"{module}.{name}" not in gin.config._REGISTRY:  # gin has no public question for this
-            target = getattr(importlib.import_module(module), name)
-            # Collected here and called outside of gin, which would put its own words behind every error.
-            target = _arguments if name == "train" else target
-            gin.external_configurable(target, name=name, module=module)
+def _unreadable(error: SyntaxError | tokenize.TokenError, path: Path | None = None) -> InputError:
+    if isinstance(error, SyntaxError):
+        message, line = error.msg, error.lineno if path else None
+    else:
+        message, line = "a bracket or quote is not closed", None
+    return InputError(
+        f"gin cannot read this: {str(message).splitlines()[0]}",
+        expected="NAME = value, with text in quotes",
+        fix="correct the gin file" if path else "correct --gin.NAME=VALUE",
+        file=path,
+        line=line,
+    )
 
 
-def _arguments(*, run: Any = None, experiment: Any = None) -> dict[str, Any]:
-    """The parameters of :func:`genret_jax.train.train`."""
-    return {"run": run, "experiment": experiment}
+def _missing(file: str, included_in: Path | None, line: int | None) -> InputError:
+    shipped = sorted(str(path.relative_to(gin_configs_folder())) for path in gin_configs_folder().rglob("*.gin"))
+    hint = nearest(file, shipped) or f"use a path or one of {', '.join(shipped)}"
+    if included_in is None:
+        return InputError("no such gin file", file=file, fix=hint)
+    return InputError(f"no such gin file '{file}'", file=included_in, line=line, fix=hint)
 
 
-def _value(name: str) -> Any:
-    """Return what a parameter is bound to, through macros; None where it is not."""
+def _name(statement: Any) -> str:
+    """Return the name of a binding: ``scope/Class.field``, or a macro's."""
+    if not statement.arg_name:
+        return str(statement.selector)
+    scope = f"{statement.scope}/" if statement.scope else ""
+    return f"{scope}{statement.selector.split('.')[-1]}.{statement.arg_name}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the class and the field of a parameter; no field for a macro."""
     owner, _, parameter = name.rpartition(".")
-    module = CONFIGURABLES[owner]
-    value = gin.config._CONFIG.get(("", f"{module}.{owner}"), {}).get(parameter)
-    while isinstance(value, gin.config.ConfigurableReference) and value.configurable.selector == "gin.macro":
-        value = gin.config._CONFIG.get(value.config_key, {}).get("value")
-    return value
+    return (_class_name(owner), parameter) if owner else (name, "")
+
+
+def _class_name(scoped: str) -> str:
+    return scoped.split("/")[-1].split(".")[-1]
+
+
+def _is_macro(part: Any) -> bool:
+    return isinstance(part, Macro)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield a value, or the parts of a tuple, list or dict."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _parts(part)
+    elif isinstance(value, dict):
+        yield from _parts(list(value.values()))
+    else:
+        yield value

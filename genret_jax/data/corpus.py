@@ -2,7 +2,7 @@
 
 A BEIR folder (Thakur et al. 2021, arXiv 2104.08663) holds ``corpus.jsonl`` (``_id``, ``title``, ``text``),
 ``queries.jsonl`` (``_id``, ``text``) and ``qrels/<split>.tsv`` (header ``query-id corpus-id score``). Beside them
-``queries_generated.jsonl`` may give pseudo-queries from any tool: ``_id`` of a document with ``text`` or ``queries``.
+``queries_generated.jsonl`` may give pseudo-queries from any tool: ``_id`` of a document, with ``text`` or ``queries``.
 """
 
 import warnings
@@ -13,10 +13,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from genret_jax.data.qrels import read_qrels, write_qrels
+from genret_jax.data.qrels import HIGHEST_GRADE, read_qrels, write_qrels
 from genret_jax.data.records import (
+    check_ids,
     claim_id,
     id_field,
+    is_present,
+    list_folder,
     read_json_lines,
     require_folder,
     require_known,
@@ -34,14 +37,18 @@ class Corpus:
     """Documents with the queries and judgements that belong to them.
 
     Attributes:
-        name: What reports call it; the folder's name when read.
+        name: Name in reports; by default that of the folder.
         doc_ids: External document ids, n of them, in the order of the file.
         titles: Titles, aligned with ``doc_ids``; may be empty strings.
         texts: Bodies, aligned with ``doc_ids``; may be empty strings.
         queries: Query id to text, of all splits together.
         qrels: Split to query id to document id to grade (above 0).
         generated_queries: Document id to pseudo-queries made by any tool.
-        source: The folder it came from, or what made it.
+        source: Folder that it was read from, or name of the program that made it.
+
+    Raises:
+        InputError: If an id of a document or query is no non-empty Unicode string or is there twice, or a grade is no
+            positive number of 31 bits.
     """
 
     name: str
@@ -56,12 +63,18 @@ class Corpus:
     def __post_init__(self) -> None:
         if not len(self.doc_ids) == len(self.titles) == len(self.texts):
             raise ValueError(f"{len(self.doc_ids)} ids, {len(self.titles)} titles, {len(self.texts)} texts")
+        check_ids(self.doc_ids, "document")
+        check_ids(self.queries, "query")
+        grades = (grade for qrels in self.qrels.values() for judged in qrels.values() for grade in judged.values())
+        for grade in grades:
+            if not 0 < grade <= HIGHEST_GRADE:
+                raise InputError(f"the grade {grade}", expected=f"1 to {HIGHEST_GRADE}", fix="change or remove it")
 
     def __len__(self) -> int:
         return len(self.doc_ids)
 
     def document_text(self, index: int) -> str:
-        """Return ``"title. text"``; the text alone where it has no title or begins with it already."""
+        """Return ``"title. text"``, or the text alone if there is no title or the text begins with it."""
         title, text = self.titles[index].strip(), self.texts[index].strip()
         if not title or _begins_with(text, title):
             return text
@@ -70,10 +83,11 @@ class Corpus:
         return f"{title}{'' if title[-1] in '.!?' else '.'} {text}"
 
     def extended(self, doc_ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> "Corpus":
-        """Return the corpus with further documents behind its own; empty titles or texts stand for none.
+        """Return the corpus with further documents after its own; titles and texts may be left out as ``()``.
 
         Raises:
-            InputError: If there are not as many titles or texts as documents.
+            InputError: If there are not as many titles or texts as documents, an id is no non-empty Unicode string, or
+                an id is in the corpus already.
         """
         for name, given in (("titles", titles), ("texts", texts)):
             if given and len(given) != len(doc_ids):
@@ -88,12 +102,12 @@ class Corpus:
 
     @cached_property
     def document_index(self) -> dict[str, int]:
-        """Document id to its position."""
+        """Maps each document id to its position."""
         return {doc_id: index for index, doc_id in enumerate(self.doc_ids)}
 
     @cached_property
     def fingerprint(self) -> str:
-        """What changes exactly when a document's id, title, text or place changes."""
+        """Hash of the ids, titles and texts of the documents, and their order."""
         return fingerprint("corpus", list(self.doc_ids), list(self.titles), list(self.texts))
 
     @cached_property
@@ -115,7 +129,7 @@ def seen_and_unseen(corpus: Corpus, split: str) -> tuple[list[str], list[str]]:
         split: The split to divide, e.g. ``"test"``.
 
     Returns:
-        Ids of the seen queries (some relevant document has a query in ``train``) and of the unseen ones.
+        Ids of the seen queries, which share a relevant document with a query of ``train``; and ids of the unseen ones.
     """
     trained = {doc_id for grades in corpus.qrels.get("train", {}).values() for doc_id in grades}
     seen: list[str] = []
@@ -128,8 +142,8 @@ def seen_and_unseen(corpus: Corpus, split: str) -> tuple[list[str], list[str]]:
 def read_beir(folder: str | PathLike[str]) -> Corpus:
     """Read a BEIR folder; ``queries.jsonl``, ``qrels/`` and ``queries_generated.jsonl`` may be absent.
 
-    Documents without title and text are kept, with a warning. Judgements of grade 0 and below are dropped. Fields
-    beyond those of the layout are ignored.
+    Documents without title and text are kept, with a warning. Judgements of grade 0 and below are dropped. Other fields
+    are ignored.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -143,7 +157,7 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
     doc_ids, titles, texts = read_documents(folder / "corpus.jsonl")
     known = set(doc_ids)
     files = _qrels_files(folder)
-    queries = _read_queries(folder / "queries.jsonl") if files or (folder / "queries.jsonl").exists() else {}
+    queries = _read_queries(folder / "queries.jsonl") if files or is_present(folder / "queries.jsonl") else {}
     corpus = Corpus(
         name=folder.resolve().name,
         doc_ids=doc_ids,
@@ -154,12 +168,13 @@ def read_beir(folder: str | PathLike[str]) -> Corpus:
         generated_queries=_read_generated_queries(folder / "queries_generated.jsonl", known),
         source=fspath(folder),
     )
-    _warn_about(corpus)
+    warn_of_empty_documents(corpus)
+    _warn_of_shared_queries(corpus)
     return corpus
 
 
 def read_documents(path: Path, *, need_text: bool = True) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return ids, titles and texts of a file of documents, or of items; fields beyond those are ignored.
+    """Return ids, titles and texts from a file of documents or items; other fields are ignored.
 
     Args:
         path: The file.
@@ -202,8 +217,7 @@ def _read_queries(path: Path) -> dict[str, str]:
 
 
 def _qrels_files(folder: Path) -> list[Path]:
-    # Hidden files are what other systems leave behind ("._test.tsv").
-    present = [file for file in sorted((folder / "qrels").glob("*")) if not file.name.startswith(".")]
+    present = list_folder(folder / "qrels") if is_present(folder / "qrels") else []
     files = [file for file in present if file.suffix == ".tsv"]
     if present and not files:
         raise InputError(
@@ -217,7 +231,7 @@ def _qrels_files(folder: Path) -> list[Path]:
 
 def _read_generated_queries(path: Path, documents: set[str]) -> dict[str, tuple[str, ...]]:
     generated: dict[str, list[str]] = {}
-    if not path.exists():
+    if not is_present(path):
         return {}
     for line, record in read_json_lines(path):
         doc_id = id_field(record, "doc_id" if "doc_id" in record else "_id", path, line)
@@ -242,19 +256,18 @@ def _generated(record: dict[str, Any], path: Path, line: int) -> list[str]:
 
 
 def warn_of_empty_documents(corpus: Corpus) -> None:
-    """Warn in one line of documents without title and text."""
+    """Warn of documents without title and text."""
     if corpus.empty_documents:
         some = ", ".join(repr(corpus.doc_ids[i]) for i in corpus.empty_documents[:5])
         warnings.warn(
             f"{corpus.source}: {len(corpus.empty_documents)} of {len(corpus):,} documents have neither title nor text "
-            f"({some}{', …' * (len(corpus.empty_documents) > 5)}); they keep their docids, but nothing can be learnt "
-            "of them",
+            f"({some}{', …' * (len(corpus.empty_documents) > 5)}); they get docids, but a model can learn nothing "
+            "about them",
             stacklevel=3,
         )
 
 
-def _warn_about(corpus: Corpus) -> None:
-    warn_of_empty_documents(corpus)
+def _warn_of_shared_queries(corpus: Corpus) -> None:
     train = corpus.qrels.get("train", {})
     for split, qrels in corpus.qrels.items():
         shared = len(train.keys() & qrels.keys())
@@ -267,7 +280,7 @@ def _warn_about(corpus: Corpus) -> None:
 
 
 def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
-    """Write a corpus as a BEIR folder, whole or not at all.
+    """Write a corpus as a BEIR folder; a failure leaves no folder.
 
     Raises:
         InputError: If something is there already, or the disk is full.

@@ -1,4 +1,4 @@
-"""Items and histories, described for people."""
+"""A summary of items and histories, for the command line."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
+from genret_jax.data.records import is_present
 from genret_jax.errors import InputError
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -13,12 +14,12 @@ _SHOWN_ITEMS, _SHOWN_CHARACTERS = 5, 100
 
 
 def describe_interactions(interactions: Interactions, folder: Path, *, samples: int) -> str:
-    """Return what a folder of items and histories holds.
+    """Return counts and samples of a folder of items and histories, as text.
 
     Args:
-        interactions: As read from it.
-        folder: The folder, for vectors beside the items.
-        samples: Users whose last items are printed.
+        interactions: The contents of the folder.
+        folder: The folder, which may hold vectors too.
+        samples: Number of users whose last items are shown.
     """
     items, lengths = interactions.items, interactions.lengths
     total, cells = len(interactions.item), interactions.num_users * len(items)
@@ -44,7 +45,7 @@ def _quantile_name(quantile: float) -> str:
 
 
 def _describe_vectors(path: Path, items: Corpus) -> str:
-    if not path.exists():
+    if not is_present(path):
         texts = len(items) > len(items.empty_documents)
         return f"no {path.name}" + (
             "; they can be made from the texts" if texts else ", and no texts to make them from"

@@ -1,32 +1,45 @@
-"""Items and what each user did with them, in order: what a recommender learns from.
+"""Items, and for each user the history of items: the data that a recommender learns from.
 
-The folder layout has two files. ``items.jsonl`` holds one JSON object an item (``_id``, ``title``, ``text``; further
-fields are ignored), ``sequences.txt`` one user a line, ``user item item …``, oldest first. Vectors of the items may lie
-beside them as ``embeddings.npy``, row i for item i.
+The folder layout has two files. ``items.jsonl`` holds one JSON object an item (``_id``, ``title``, ``text``; other
+fields are ignored), ``sequences.txt`` one user a line, ``user item item …``, oldest item first. An id with white space
+is written as a JSON string. Vectors of the items may be beside them as ``embeddings.npy``, row i for item i.
 
-The protocol is the usual leave-one-out (Kang & McAuley 2018, arXiv 1808.09781, section IV-A): of every user the last
-item is the test, the one before the validation, and all before those are for training.
+The protocol is the usual leave-one-out (Kang & McAuley 2018, arXiv 1808.09781, section IV-A): the last item of each
+user is for the test, the one before it for validation, and all earlier ones are for training.
 """
 
 import dataclasses
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
-from genret_jax.data.records import read_lines, require_folder, require_known, write_json_lines
+from genret_jax.data.records import (
+    check_ids,
+    is_present,
+    read_id,
+    read_lines,
+    require_folder,
+    require_known,
+    write_id,
+    write_json_lines,
+)
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
 
 ITEMS, SEQUENCES, EMBEDDINGS = "items.jsonl", "sequences.txt", "embeddings.npy"
-#: How many items of a user are left out of training.
+#: Number of items at the end of each history that a split does not see.
 HELD_OUT = {"train": 2, "validation": 1, "test": 0}
-_LEAST = 3  # items of a user of whom one can be held out for the test, one for validation, and one is left
+_LEAST = 3  # items of a user who is evaluated: one each for test, validation and training
+_FIELD = re.compile(r'"(?:[^"\\]|\\.)*"(?!\S)|\S+')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +51,9 @@ class Interactions:
         user_ids: External user ids, u of them.
         offsets: User i has ``item[offsets[i]:offsets[i + 1]]``.
         item: Positions in ``items`` of all histories, one user after the other, each oldest first.
+
+    Raises:
+        InputError: If a user id is no non-empty Unicode string, or is there twice.
     """
 
     items: Corpus
@@ -45,9 +61,27 @@ class Interactions:
     offsets: Int64[np.ndarray, " u_plus_1"]
     item: Int32[np.ndarray, " total"]
 
+    def __post_init__(self) -> None:
+        check_ids(self.user_ids, "user")
+
+    @classmethod
+    def of(
+        cls, items: Corpus, user_ids: Sequence[str], lengths: Sequence[int] | Int[np.ndarray, " u"], item: Any
+    ) -> "Interactions":
+        """Make interactions from the lengths of the histories.
+
+        Args:
+            items: The items.
+            user_ids: External user ids.
+            lengths: Number of items in each user's history.
+            item: Positions in ``items`` of all histories, one user after the other, each oldest first.
+        """
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(items=items, user_ids=tuple(user_ids), offsets=offsets, item=np.asarray(item, np.int32))
+
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         return self.items.name
 
     @property
@@ -56,7 +90,7 @@ class Interactions:
         return len(self.user_ids)
 
     def renamed(self, name: str) -> "Interactions":
-        """Return the same under another name."""
+        """Return the same data under another name."""
         return dataclasses.replace(self, items=dataclasses.replace(self.items, name=name))
 
     @cached_property
@@ -66,12 +100,12 @@ class Interactions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What changes exactly when an item, a user or a history changes."""
+        """Hash of items, users and histories."""
         return fingerprint("interactions", self.items.fingerprint, list(self.user_ids), self.offsets, self.item)
 
     @cached_property
     def user_index(self) -> dict[str, int]:
-        """User id to position."""
+        """Maps each user id to its position."""
         return {user: index for index, user in enumerate(self.user_ids)}
 
     def history(self, user: int) -> Int32[np.ndarray, " l"]:
@@ -85,16 +119,16 @@ class Interactions:
 
     @cached_property
     def evaluated_users(self) -> Int64[np.ndarray, " e"]:
-        """Users with enough items for the protocol: three."""
+        """Positions of the users with three items or more."""
         return np.flatnonzero(self.lengths >= _LEAST)
 
     def training_ends(self) -> Int64[np.ndarray, " u"]:
-        """Return where in ``item`` the part of each user that is for training ends."""
+        """Return for each user the position in ``item`` where the training part of the history ends."""
         held_out = np.where(self.lengths >= _LEAST, HELD_OUT["train"], 0)
         return self.offsets[1:] - held_out
 
     def targets(self, split: str) -> Int64[np.ndarray, " e"]:
-        """Return the place in ``item`` of each evaluated user's item to be predicted; what is before it is known.
+        """Return for each evaluated user the position in ``item`` of the item to predict; those before it are known.
 
         Args:
             split: ``"validation"`` or ``"test"``.
@@ -102,14 +136,14 @@ class Interactions:
         return self.offsets[1:][self.evaluated_users] - 1 - HELD_OUT[split]
 
     def histories(self, split: str, length: int) -> Int32[np.ndarray, "e length"]:
-        """Return what is known of each evaluated user when a split is predicted: at most the last so many items.
+        """Return for each evaluated user the latest items before the one to predict.
 
         Args:
             split: ``"validation"`` or ``"test"``.
-            length: Columns.
+            length: Number of columns, at most as many items.
 
         Returns:
-            Positions in ``items``, oldest first, -1 behind the last.
+            Positions in ``items``, oldest first, then -1 as padding.
         """
         ends = self.targets(split)
         begins = np.maximum(self.offsets[self.evaluated_users], ends - length)
@@ -119,15 +153,15 @@ class Interactions:
 
 
 def is_interactions(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds items and histories, and not documents and queries."""
-    return (Path(folder) / SEQUENCES).is_file() or (Path(folder) / ITEMS).is_file()
+    """Return whether a folder holds items and histories instead of documents and queries."""
+    return is_present(Path(folder) / SEQUENCES) or is_present(Path(folder) / ITEMS)
 
 
 def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
     """Read a folder of items and histories.
 
-    Users with fewer than three items are kept, for training only, with a warning; so are items without text, be it all
-    of them, and items that a user has twice.
+    Users with fewer than three items are kept for training only, with a warning. Items without text, and items that a
+    user has twice, are kept with a warning too.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -140,28 +174,22 @@ def read_interactions(folder: str | os.PathLike[str]) -> Interactions:
     )
     item_ids, titles, texts = read_documents(folder / ITEMS, need_text=False)
     items = Corpus(name=folder.resolve().name, doc_ids=item_ids, titles=titles, texts=texts, source=os.fspath(folder))
-    user_ids, lengths, item = _read_sequences(folder / SEQUENCES, items)
-    found = Interactions(
-        items=items,
-        user_ids=user_ids,
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        item=item,
-    )
+    found = _read_histories(folder / SEQUENCES, items)
     _warn_about(found, folder / SEQUENCES)
     return found
 
 
 def read_corpus(folder: str | os.PathLike[str]) -> Corpus:
-    """Read what has docids: the documents of a BEIR folder, or the items of a folder of items and histories.
+    """Read the documents of a BEIR folder, or the items of a folder of items and histories.
 
     Raises:
-        InputError: As :func:`genret_jax.data.corpus.read_beir` and :func:`read_interactions`.
+        InputError: If :func:`genret_jax.data.corpus.read_beir` or :func:`read_interactions` refuses the folder.
     """
     return read_interactions(folder).items if is_interactions(folder) else read_beir(folder)
 
 
 def write_interactions(interactions: Interactions, folder: str | os.PathLike[str]) -> None:
-    """Write items and histories as a folder, whole or not at all.
+    """Write items and histories as a folder; a failure leaves no folder.
 
     Raises:
         InputError: If something is there already, or the disk is full.
@@ -173,22 +201,24 @@ def write_interactions(interactions: Interactions, folder: str | os.PathLike[str
         with open(partial / SEQUENCES, "w", encoding="utf-8", newline="\n") as handle:
             for number, user in enumerate(interactions.user_ids):
                 ids = (items.doc_ids[i] for i in interactions.history(number).tolist())
-                handle.write(f"{user} {' '.join(ids)}\n")
+                handle.write(f"{' '.join(map(write_id, (user, *ids)))}\n")
 
 
 def read_sequences(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     """Yield one-based line numbers, user ids and item ids of a file of lines ``user item item …``.
 
     Raises:
-        InputError: Naming the line, if a user has no items, or is there twice.
+        InputError: Naming the line, if a user has no items or is there twice, or an id is empty.
     """
     lines: dict[str, int] = {}
     for line, text in read_lines(path):
-        user, *ids = text.split()
+        user, *ids = map(read_id, _FIELD.findall(text)) if '"' in text else text.split()
         if not ids:
             raise InputError(
                 f"user {user!r} without items", file=path, line=line, expected="user item item …", fix="remove the line"
             )
+        if not (user and all(ids)):
+            raise InputError("an empty id", file=path, line=line, expected="user item item …", fix="remove it")
         first = lines.setdefault(user, line)
         if first != line:
             raise InputError(
@@ -201,25 +231,22 @@ def read_sequences(path: Path) -> Iterator[tuple[int, str, list[str]]]:
         yield line, user, ids
 
 
-def _read_sequences(path: Path, items: Corpus) -> tuple[tuple[str, ...], list[int], Int32[np.ndarray, " total"]]:
+def _read_histories(path: Path, items: Corpus) -> Interactions:
     known = items.document_index
-    users: list[str] = []
-    lengths: list[int] = []
-    parts: list[int] = []
+    lengths: dict[str, int] = {}
+    item = array("i")
     for line, user, ids in read_sequences(path):
         for item_id in ids:
-            if item_id not in known:
-                require_known(item_id, "item", ITEMS, known, path, line)
-        users.append(user)
-        lengths.append(len(ids))
-        parts.extend(known[item_id] for item_id in ids)
-    if not users:
+            require_known(item_id, "item", ITEMS, known, path, line)
+            item.append(known[item_id])
+        lengths[user] = len(ids)
+    if not lengths:
         raise InputError("no users", file=path, expected="user item item … on each line", fix="check how it was made")
-    return tuple(users), lengths, np.asarray(parts, np.int32)
+    return Interactions.of(items, list(lengths), list(lengths.values()), item)
 
 
 def count_repeats(user: Int[np.ndarray, " e"], item: Int[np.ndarray, " e"]) -> int:
-    """Count the interactions with an item that the user had before."""
+    """Count the interactions of users with items that they had before."""
     pairs = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
     return len(pairs) - len(np.unique(pairs))
 
@@ -237,7 +264,7 @@ def _warn_about(found: Interactions, path: Path) -> None:
     if len(short):
         warnings.warn(
             f"{path}: {len(short):,} of {found.num_users:,} users have fewer than three items (first: user "
-            f"{found.user_ids[short[0]]!r}); they are trained on, but not evaluated",
+            f"{found.user_ids[short[0]]!r}); they are used for training, but not evaluated",
             stacklevel=3,
         )
     repeated = count_repeats(np.repeat(np.arange(found.num_users), found.lengths), found.item)

@@ -1,4 +1,4 @@
-"""Vectors of items in which those lie close that are alike, or that the same users had."""
+"""Vectors of items: similar items, and items of the same users, have similar vectors."""
 
 import os
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
+from genret_jax.data.records import is_present
 from genret_jax.data.text.lsa import right_singular_vectors
 from genret_jax.data.vectors import LsaVectors, NpyVectors
 
@@ -17,15 +18,15 @@ from genret_jax.data.vectors import LsaVectors, NpyVectors
 def vectors_of_items(
     folder: str | os.PathLike[str], log: Callable[[str], None], seed: int = 0
 ) -> NpyVectors | LsaVectors:
-    """Return where the vectors of a folder's items come from, where nothing else is said: the file beside them, if any.
+    """Return the default vector source of a folder: the file ``embeddings.npy`` if there is one, else the texts.
 
     Args:
-        folder: Of items and histories.
-        log: Gets a line that says which.
-        seed: Of an analysis of the texts.
+        folder: Folder of items and histories.
+        log: Receives a line that names the source.
+        seed: Seed of the analysis of the texts.
     """
     beside = Path(folder) / EMBEDDINGS
-    if beside.is_file():
+    if is_present(beside):
         log(f"vectors     {EMBEDDINGS}")
         return NpyVectors(path=os.fspath(beside))
     log(f"vectors     latent semantic analysis of the texts, as there is no {EMBEDDINGS}")
@@ -40,17 +41,18 @@ def start_vectors(
     seed: int,
     cold: Bool[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, "n d"]:
-    """Return a vector of length 1 for each item: half of its dimensions are of its content, half of who had it.
+    """Return a vector of length 1 for each item: half of the dimensions from its content, half from its users.
 
-    Each half is a direction by itself: the leading principal components of the content vectors, and the leading
-    singular vectors of the matrix of users and items, whose entries are divided by the root of the number of items of
-    the user and of users of the item. An item that nobody had in training has its content alone.
+    The first half holds the leading principal components of the content vectors. The second half holds the leading
+    singular vectors of the matrix of users and items; its entries are divided by the root of the user's number of items
+    and of the item's number of users. Both halves have the same length, except that an item without users in training
+    has its content alone.
 
     Args:
-        interactions: Users and items; only the training part of the histories is looked at.
-        content: A vector an item.
-        width: Dimensions.
-        seed: Of the singular vectors' algorithm.
+        interactions: Users and items; only the training part of the histories is used.
+        content: Content vector of each item.
+        width: Number of dimensions d.
+        seed: Seed of the singular value decomposition.
         cold: Items that training must not see.
     """
     of_content = _principal(content, min(content.shape[1], width // 2))

@@ -1,12 +1,16 @@
-"""Judgements in BEIR's layout: which documents answer which query, and how well."""
+"""Judgements in BEIR's layout: which documents answer which query, and how well.
+
+An id that holds a tab or line end, or begins with a double quote, is written as a JSON string.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from genret_jax.data.records import read_lines, require_known
+from genret_jax.data.records import read_id, read_lines, require_known, write_id
 from genret_jax.errors import InputError
 
 HEADER = ("query-id", "corpus-id", "score")
+HIGHEST_GRADE = 2**31 - 1
 
 
 def read_qrels(path: Path, queries: Collection[str], documents: Collection[str]) -> dict[str, dict[str, int]]:
@@ -68,17 +72,21 @@ def _parse_judgement(row: str, path: Path, line: int) -> tuple[str, str, int]:
             expected="3: query-id, corpus-id, score",
             fix="repair this line",
         )
+    grade: int | None
     try:
-        return columns[0], columns[1], int(columns[2])
+        grade = int(columns[2])
     except ValueError:
-        raise InputError(
-            f"the score {columns[2]!r}", file=path, line=line, expected="a whole number", fix="repair this line"
-        ) from None
+        grade = None
+    if grade is None or abs(grade) > HIGHEST_GRADE:
+        expected = f"a whole number of at most {HIGHEST_GRADE}"
+        raise InputError(f"the score {columns[2][:40]!r}", file=path, line=line, expected=expected, fix="correct it")
+    return read_id(columns[0]), read_id(columns[1]), grade
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
-    """Write one split's judgements as :func:`read_qrels` reads them."""
+    """Write one split's judgements for :func:`read_qrels`."""
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
         handle.write("\t".join(HEADER) + "\n")
         for query_id, grades in qrels.items():
-            handle.writelines(f"{query_id}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())
+            query = write_id(query_id)
+            handle.writelines(f"{query}\t{write_id(doc_id)}\t{grade}\n" for doc_id, grade in grades.items())

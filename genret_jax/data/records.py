@@ -1,39 +1,56 @@
-"""Lines of text files that know where they stand, so that every complaint can name its line."""
+"""Reading of files and folders in which every error names the file and the line, and the one rule for ids.
 
+An id is any Unicode string with at least one character (:func:`check_ids`). Text files whose columns are separated by
+tabs or spaces hold it as it is, or as a JSON string in double quotes where it could not be told from its neighbours
+(:func:`write_id`, :func:`read_id`).
+"""
+
+import contextlib
 import gzip
 import json
+import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
 from genret_jax.errors import InputError, nearest
+from genret_jax.storage import read_json
 
 _SHOW_PROGRESS_FROM_BYTES = 64 * 2**20
+_JSON_NAMES = {
+    type(None): "null",
+    list: "an array",
+    dict: "an object",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+}
 
 
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield one-based line numbers and the lines of a text file, without line ends and empty lines.
+    """Yield line numbers from 1, and the lines of a text file without line ends; empty lines are left out.
 
-    Lines end at LF only (CR LF is accepted): the further separators of Unicode may stand inside a JSON string. A file
-    that begins as gzip does is unpacked on the way, whatever its name. Files of 64 MiB and more show a progress bar on
-    a terminal.
+    Lines end at LF only (CR LF is accepted): the other separators of Unicode may occur inside a JSON string. A file
+    that begins like a gzip file is unpacked, whatever its name. Files of 64 MiB and more show a progress bar on a
+    terminal.
 
     Args:
         path: The file.
-        encoding: How its characters are written.
+        encoding: Its encoding.
 
     Raises:
-        InputError: If the file is missing, cannot be read, is a damaged gzip file, or holds bytes of another encoding.
+        InputError: If the file is missing, cannot be read, is a damaged gzip file, or has bytes of another encoding.
     """
     try:
         handle = open(path, "rb")  # noqa: SIM115 (closed below; the error message belongs to the opening alone)
     except FileNotFoundError:
         raise InputError("the file is missing", file=path, fix="check the path") from None
     except OSError as error:
-        raise InputError(f"the file cannot be read ({error.strerror})", file=path, fix="check it") from None
+        raise _unreadable(path, error) from None
     with handle:
         size = path.stat().st_size
         packed = handle.peek(2)[:2] == b"\x1f\x8b"
@@ -49,7 +66,7 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
 
 
 def _unpacked_lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Yield the lines of a gzip file; what is wrong with it shows only where its bytes are read."""
+    """Yield the lines of a gzip file; damage is found only where its bytes are read."""
     number = 0
     try:
         with gzip.open(handle) as unpacked:
@@ -68,7 +85,7 @@ def _unpacked_lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
     try:
-        # A byte order mark at the start of a file is an editor's habit, not content.
+        # Some editors write a byte order mark at the start of a file; it is no content.
         return raw.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise InputError(
@@ -80,27 +97,123 @@ def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
         ) from None
 
 
+def is_present(path: Path) -> bool:
+    """Return whether a path exists; a link counts even where its target is missing.
+
+    Raises:
+        InputError: If the folder that would hold it cannot be searched, so that nobody can tell.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the entries of a folder in the order of their names, without hidden ones such as ``._test.tsv``.
+
+    Raises:
+        InputError: If the folder is missing, is no folder, or cannot be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
 def require_folder(folder: Path, *, expected: str, fix: str) -> None:
-    """Reject a path that is no folder.
+    """Check that a path is a folder that can be read.
 
     Args:
         folder: The path.
-        expected: What should be there.
-        fix: The next step.
+        expected: Contents that the folder should have, for the message.
+        fix: The next step, for the message.
 
     Raises:
-        InputError: If it is missing, or something else.
+        InputError: If it is missing, is no folder, or cannot be read.
     """
-    if not folder.is_dir():
-        found = "this is not a folder" if folder.exists() else "the folder is missing"
-        raise InputError(found, file=folder, expected=expected, fix=fix)
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        raise InputError("the folder is missing", file=folder, expected=expected, fix=fix) from None
+    except NotADirectoryError:
+        raise InputError("this is not a folder", file=folder, expected=expected, fix=fix) from None
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be read ({error.strerror})", file=path, fix="check the path and its permissions")
+
+
+def column_numbers(header: Sequence[str], names: Sequence[str], path: Path, line: int) -> list[int]:
+    """Return the positions of some columns in a header.
+
+    Args:
+        header: Names of all columns of the file.
+        names: Names of the wanted columns.
+        path: The file, for errors.
+        line: The line of the header, for errors.
+
+    Raises:
+        InputError: If the header lacks a name, or has it twice.
+    """
+    for name in names:
+        if header.count(name) != 1:
+            hint = nearest(name, header) if name not in header else ""
+            raise InputError(
+                f"{'two columns' if name in header else 'no column'} '{name}' in the header {' '.join(header)[:80]!r}",
+                file=path,
+                line=line,
+                expected=f"a header with {', '.join(names)}, each once, in any order",
+                fix=f"rename the column ({hint})" if hint else "correct the header",
+            )
+    return [header.index(name) for name in names]
+
+
+def read_json_object(path: Path, fields: Mapping[str, type]) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: The file.
+        fields: Names and types of the fields that it must have; others are allowed.
+
+    Raises:
+        InputError: If the file is missing or broken, is no object, or lacks a field of that type.
+    """
+    return require_fields(read_json(path), fields, path)
+
+
+def require_fields(record: Any, fields: Mapping[str, type], path: Path) -> dict[str, Any]:
+    """Check the shape of a JSON value.
+
+    Args:
+        record: The value.
+        fields: Names and types of the fields that it must have; others are allowed.
+        path: Its file, for errors.
+
+    Raises:
+        InputError: If it is no object, or lacks a field of that type.
+    """
+    if not isinstance(record, dict):
+        raise InputError(_json_name(record), file=path, expected="a JSON object", fix="restore the file, or remake it")
+    for name, kind in fields.items():
+        if type(record.get(name)) is not kind:
+            found = f"'{name}' is {_json_name(record[name])}" if name in record else f"no field '{name}'"
+            expected = f"{_JSON_NAMES[kind]} as '{name}'"
+            raise InputError(found, file=path, expected=expected, fix="restore the file, or remake it")
+    return record
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield one-based line numbers and the JSON objects of a JSON Lines file.
+    """Yield line numbers from 1 and the JSON objects of a JSON Lines file.
 
     Raises:
-        InputError: As :func:`read_lines`, or if a line is not a JSON object.
+        InputError: If the file cannot be read (:func:`read_lines`), or a line is not a JSON object.
     """
     for number, line in read_lines(path):
         yield number, json_object(line, path, number)
@@ -115,7 +228,7 @@ def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
         number: Its number, for errors.
 
     Raises:
-        InputError: If it is not a JSON object, or holds what is no character.
+        InputError: If it is not a JSON object, or escapes half of a surrogate pair.
     """
     try:
         record = json.loads(line)
@@ -137,15 +250,22 @@ def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
             expected='a JSON object such as {"_id": "d1", "text": "..."}',
             fix="repair this line",
         )
-    if "\\ud" in line.lower():
-        _reject_lone_surrogates(record, path, number)
+    # JSON can escape half of a surrogate pair, which UTF-8 cannot hold.
+    if "\\ud" in line.lower() and not _is_unicode(json.dumps(record, ensure_ascii=False)):
+        raise InputError(
+            "an escaped half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+            file=path,
+            line=number,
+            expected="Unicode text",
+            fix="remove or replace it",
+        )
     return record
 
 
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json_line(record) for record in records)
+        handle.writelines(map(json_line, records))
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -153,30 +273,8 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _reject_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> None:
-    """JSON can escape half a surrogate pair, which no UTF-8 file that we write later could hold."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            "an escaped half of a surrogate pair (\\ud800 to \\udfff), which is no character",
-            file=path,
-            line=number,
-            expected="Unicode text",
-            fix="remove or replace it",
-        ) from None
-
-
 def _json_name(value: Any) -> str:
-    names = {
-        list: "an array",
-        dict: "an object",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-    }
-    return "null" if value is None else names[type(value)]
+    return _JSON_NAMES[type(value)]
 
 
 def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, default: str | None = None) -> str:
@@ -187,7 +285,7 @@ def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, defa
         name: The field's name.
         path: Its file, for errors.
         line: Its line, for errors.
-        default: What stands for a missing or null field; None means that it must be there.
+        default: Value of a missing or null field; None requires the field.
 
     Raises:
         InputError: If it is missing without a default, or is not a string.
@@ -215,39 +313,81 @@ def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, defa
 
 
 def id_field(record: dict[str, Any], name: str, path: Path, line: int) -> str:
-    """Return an identifier: a string that survives tab-separated judgements and TREC run files.
+    """Return an id from a record.
 
     Raises:
-        InputError: If it is missing, not a string, empty, or holds white space.
+        InputError: If it is missing, not a string, or empty.
     """
     return require_id(text_field(record, name, path, line), f"'{name}'", path, line)
 
 
 def require_id(value: str, name: str, path: Path, line: int) -> str:
-    """Return a string that can be an identifier.
+    """Return a string from a file if it can be an id.
 
     Args:
-        value: What was found.
-        name: What it is called in the file.
+        value: The string.
+        name: Its name in the file.
         path: The file.
         line: The line.
 
     Raises:
-        InputError: If it is empty, or holds white space.
+        InputError: If it is empty.
     """
-    if not value or value.split() != [value] or not value.isprintable():
-        raise InputError(
-            f"{name} is {value!r}",
-            file=path,
-            line=line,
-            expected="an id with at least one character and no white space (run files are separated by it)",
-            fix="rename it, e.g. with '_' for spaces, wherever it is used",
-        )
+    if not value:
+        expected = "an id with at least one character"
+        raise InputError(f"{name} is ''", file=path, line=line, expected=expected, fix="give it an id")
     return value
 
 
+def check_ids(ids: Collection[str], kind: str) -> None:
+    """Check ids that did not come from a file.
+
+    Args:
+        ids: The ids, e.g. of all documents of a corpus.
+        kind: Kind of the things that they name, e.g. ``"document"``.
+
+    Raises:
+        InputError: If one is no string, is empty, holds half of a surrogate pair, or is there twice.
+    """
+    strings = all(isinstance(one, str) for one in ids)
+    if strings and all(ids) and _is_unicode("".join(ids)) and len(set(ids)) == len(ids):
+        return
+    seen: set[str] = set()
+    for place, one in enumerate(ids):
+        if not isinstance(one, str) or not one or not _is_unicode(one):
+            found, expected = f"{kind} id {one!r} at position {place}", "a Unicode string with at least one character"
+            raise InputError(found, expected=expected, fix="choose another id")
+        if one in seen:
+            raise InputError(
+                f"{kind} id {one!r} twice", expected="every id once", fix="remove or rename one of the two"
+            )
+        seen.add(one)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_id(identifier: str) -> str:
+    """Return an id for a file of columns: as it is, or as a JSON string where it holds white space or begins with "."""
+    plain = identifier.isprintable() and " " not in identifier and not identifier.startswith('"')
+    return identifier if plain else json.dumps(identifier, ensure_ascii=False)
+
+
+def read_id(field: str) -> str:
+    """Return the id that :func:`write_id` wrote."""
+    if len(field) > 1 and field[0] == field[-1] == '"':
+        with contextlib.suppress(ValueError):
+            return str(json.loads(field))
+    return field
+
+
 def claim_id(identifier: str, lines: dict[str, int], path: Path, line: int) -> None:
-    """Note the line of an id in ``lines``, or reject it if an earlier line has it.
+    """Enter the line of an id into ``lines``, or reject it if an earlier line has it.
 
     Raises:
         InputError: Naming both lines.
@@ -263,15 +403,15 @@ def claim_id(identifier: str, lines: dict[str, int], path: Path, line: int) -> N
         )
 
 
-def require_known(identifier: str, what: str, where: str, known: Collection[str], path: Path, line: int) -> None:
-    """Reject an identifier that nothing defines.
+def require_known(identifier: str, kind: str, source: str, known: Collection[str], path: Path, line: int) -> None:
+    """Reject an id that nothing defines.
 
     Args:
-        identifier: What was found.
-        what: What it should name, e.g. ``"document"``.
-        where: The file whose ids it should be one of.
-        known: Those ids.
-        path: The file it was found in.
+        identifier: The id.
+        kind: Kind of the thing that it should name, e.g. ``"document"``.
+        source: The file that defines ids of this kind.
+        known: The ids that are defined.
+        path: The file that holds the id.
         line: Its line.
 
     Raises:
@@ -279,12 +419,12 @@ def require_known(identifier: str, what: str, where: str, known: Collection[str]
     """
     if identifier in known:
         return
-    # Looking for a near miss in millions of ids would take longer than reading them.
+    # To look for a similar one among millions of ids would take longer than reading them.
     hint = nearest(identifier, known) if len(known) <= 20_000 else ""
     raise InputError(
-        f"unknown {what} {identifier!r}{f' ({hint})' if hint else ''}",
+        f"unknown {kind} {identifier!r}{f' ({hint})' if hint else ''}",
         file=path,
         line=line,
-        expected=f"an '_id' of {where}",
-        fix=f"remove this line or add the {what}",
+        expected=f"an '_id' of {source}",
+        fix=f"remove this line or add the {kind}",
     )

@@ -1,4 +1,4 @@
-"""Setting queries aside."""
+"""Held-out queries, and evenly spread samples."""
 
 import dataclasses
 import hashlib
@@ -11,10 +11,10 @@ from genret_jax.data.text.words import normalized_words
 
 
 def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:
-    """Move a share of the training queries to a split of their own, so that choices need not look at the test.
+    """Move a share of the training queries to a new split, so that choices need no test queries.
 
-    A query's place depends on its id alone, so it does not change when other queries come or go. At least one query
-    stays for training, and a split that would be empty is not made.
+    The split of a query depends on its id alone, so other queries do not change it. At least one query stays for
+    training, and an empty split is not made.
 
     Args:
         corpus: A corpus with a split ``train``.
@@ -22,9 +22,9 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
         split: Name of the new split.
     """
     train = corpus.qrels["train"]
-    moved = {query for query in train if _uniform(query) < share}
+    moved = {query for query in train if hash_to_unit(query) < share}
     if len(moved) == len(train):
-        moved.remove(max(moved, key=_uniform))
+        moved.remove(max(moved, key=hash_to_unit))
     if not moved:
         return corpus
     divided = {
@@ -35,15 +35,15 @@ def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corp
 
 
 def without_generated(corpus: Corpus, *, split: str) -> tuple[Corpus, int]:
-    """Leave out generated queries that are queries of a split too, by their normalised words, and count them.
+    """Leave out generated queries that have the same normalised words as a query of a split, and count them.
 
     Args:
         corpus: A corpus.
-        split: Its queries are not to be seen in training; may be missing.
+        split: The split whose queries training must not see; may be missing.
     """
-    asked = {tuple(normalized_words(corpus.queries[query])) for query in corpus.qrels.get(split, ())} - {()}
+    hidden = {tuple(normalized_words(corpus.queries[query])) for query in corpus.qrels.get(split, ())} - {()}
     kept = {
-        doc_id: tuple(query for query in queries if tuple(normalized_words(query)) not in asked)
+        doc_id: tuple(query for query in queries if tuple(normalized_words(query)) not in hidden)
         for doc_id, queries in corpus.generated_queries.items()
     }
     left_out = sum(map(len, corpus.generated_queries.values())) - sum(map(len, kept.values()))
@@ -51,11 +51,11 @@ def without_generated(corpus: Corpus, *, split: str) -> tuple[Corpus, int]:
     return dataclasses.replace(corpus, generated_queries=kept), left_out
 
 
-def _uniform(text: str) -> float:
-    """Return a number from 0 to below 1 that is a fixed function of the text."""
+def hash_to_unit(text: str) -> float:
+    """Hash a text to a number from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def evenly_spread(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
-    """Return at most so many of the indices, evenly spread over them."""
+    """Return at most ``most`` of the indices, evenly spread over them."""
     return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int))]

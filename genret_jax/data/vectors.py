@@ -1,4 +1,4 @@
-"""Document vectors: what k-means groups into semantic docids and the dual encoder is compared with."""
+"""Document vectors, which k-means groups into semantic docids: from a file, from the words, or from a model."""
 
 import warnings
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -19,15 +19,18 @@ from genret_jax.errors import InputError
 from genret_jax.storage import read_npy
 from genret_jax.validation import check_fields, require
 
-# Vectors looked at together, so that a large file need not fit in memory.
-_CHECKED = 1 << 16
+_CHECKED_AT_ONCE = 1 << 16  # vectors, so that a large file need not fit in memory
 
 
-class DocumentVectors(Protocol):
-    """A source of one vector a document."""
+@runtime_checkable
+class VectorSource(Protocol):
+    """A source of document vectors; a configuration accepts any object with this method.
+
+    :class:`NpyVectors`, :class:`LsaVectors` and :class:`SentenceTransformerVectors` are vector sources.
+    """
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
-        """Return a vector for every document of a corpus, in its order, and perhaps still in a file."""
+        """Return one vector for each document of a corpus, in the order of the corpus; may be a memory map."""
         ...
 
 
@@ -48,7 +51,7 @@ class NpyVectors:
         """Map the file into memory, and check it.
 
         Raises:
-            InputError: If it is missing or damaged, or does not hold one finite vector a document.
+            InputError: If it is missing or damaged, or does not hold one finite vector for each document.
         """
         stored = read_npy(self.path, kinds="fiu", expected="numbers of shape [documents, dimensions]")
         return _checked(stored, corpus, file=Path(self.path))
@@ -61,7 +64,7 @@ class LsaVectors:
     Attributes:
         dimensions: Length of the vectors.
         seed: Seed of the SVD's random projection.
-        min_documents: Words in fewer documents than this are left out; a word of one document groups nothing.
+        min_documents: Words in fewer documents are left out; a word of one document groups nothing.
     """
 
     dimensions: int = 64
@@ -75,11 +78,11 @@ class LsaVectors:
         require(self, "min_documents", self.min_documents >= 1, "at least 1")
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
-        """Compute the vectors; documents without a known word get zeros, with a warning."""
+        """Compute the vectors; documents without a frequent word get zeros, with a warning."""
         counts = count_words(map(corpus.document_text, range(len(corpus))))
         in_documents = np.bincount(counts.indices, minlength=counts.shape[1])
         common = in_documents >= self.min_documents
-        # A corpus that shares no word at all (a handful of documents) still gets what it has.
+        # A handful of documents may share no word at all; then all words count.
         documents = lsa(counts[:, common] if common.any() else counts, self.dimensions, self.seed).documents
         norms = np.linalg.norm(documents, axis=1, keepdims=True)
         return _checked(documents / np.where(norms > 0, norms, 1.0), corpus, file=None)
@@ -91,7 +94,7 @@ class SentenceTransformerVectors:
 
     Attributes:
         model: A name of the model hub, or a folder.
-        batch_size: Documents at a time.
+        batch_size: Documents that are encoded together.
     """
 
     model: str
@@ -158,7 +161,7 @@ def count_words(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
 
 
 def _checked(vectors: Num[np.ndarray, "r d"], corpus: Corpus, *, file: Path | None) -> Num[np.ndarray, "r d"]:
-    """Check that there is one finite vector a document; warn of zeros, which have no direction to cluster by."""
+    """Check that there is one finite vector for each document; warn of zeros, which cannot be clustered."""
     if len(vectors) != len(corpus):
         raise InputError(
             f"{len(vectors):,} vectors",
@@ -167,9 +170,10 @@ def _checked(vectors: Num[np.ndarray, "r d"], corpus: Corpus, *, file: Path | No
             fix="compute the vectors again from this corpus",
         )
     finite, zero = np.ones(len(vectors), bool), np.zeros(len(vectors), bool)
-    for start in range(0, len(vectors), _CHECKED):
-        piece = np.asarray(vectors[start : start + _CHECKED], np.float32)
-        finite[start : start + _CHECKED], zero[start : start + _CHECKED] = np.isfinite(piece).all(1), ~piece.any(1)
+    for start in range(0, len(vectors), _CHECKED_AT_ONCE):
+        rows = slice(start, start + _CHECKED_AT_ONCE)
+        piece = np.asarray(vectors[rows], np.float32)
+        finite[rows], zero[rows] = np.isfinite(piece).all(1), ~piece.any(1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise InputError(
@@ -179,7 +183,7 @@ def _checked(vectors: Num[np.ndarray, "r d"], corpus: Corpus, *, file: Path | No
             expected="finite numbers",
             fix="compute the vectors again; float16 overflows beyond 65,504",
         )
-    zero[list(corpus.empty_documents)] = False  # the reader has warned of those
+    zero[list(corpus.empty_documents)] = False  # the reader of the corpus has warned of these
     if zero.any():
         row = int(np.argmax(zero))
         warnings.warn(

@@ -8,7 +8,7 @@ the loop that trains runs, in a folder of its own below the run's: stopped, it g
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.docid_learning.model import Codebooks, Tokeniser, states_of, written_codes
-from genret_jax.docid_learning.task import Phase, TokeniserTask, prefix_numbers
+from genret_jax.docid_learning.model import Codebooks, DocidModel, states_of, written_codes
+from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_numbers
 from genret_jax.docids import DocidTable, LearnedDocids
 from genret_jax.docids.balanced import balanced_kmeans
 from genret_jax.docids.diagnostics import describe_level
@@ -30,12 +30,11 @@ from genret_jax.docids.kmeans import KMeans
 from genret_jax.docids.separating import with_separating
 from genret_jax.errors import CollapsedError, InputError
 from genret_jax.models.config import T5Config
-from genret_jax.models.initialize import LsaStart
-from genret_jax.run.base import random_params
-from genret_jax.run.documents import begin
-from genret_jax.run.folder import Log
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
 from genret_jax.training import TrainerConfig, train
+from genret_jax.training.initial import DocumentFacts, initial_params, random_params
+
+Log = Callable[[str], None]
 
 # A codebook of which so few codes tell documents apart, by their perplexity, has collapsed.
 _LEAST_SHARE = 0.25
@@ -45,8 +44,13 @@ _KIND, _VERSION = "learned_levels", 1
 
 
 def learn_docids(
-    experiment: Experiment, corpus: Corpus, store: ExampleStore, model: T5Config, folder: Path, log: Log
-) -> tuple[Tokeniser, DocidTable]:
+    experiment: Experiment,
+    corpus: Corpus,
+    store: ExampleStore,
+    model: T5Config,
+    folder: Path,
+    log: Callable[[str], None],
+) -> tuple[DocidModel, DocidTable]:
     """Train a tokeniser, or go on with it, and give every document its docid.
 
     Documents of ``SamplerConfig.unseen_split`` are not trained on, and get theirs from the trained network.
@@ -68,14 +72,16 @@ def learn_docids(
 
 
 class _Learner:
-    def __init__(self, experiment: Experiment, store: ExampleStore, model: T5Config, folder: Path, log: Log):
+    def __init__(
+        self, experiment: Experiment, store: ExampleStore, model: T5Config, folder: Path, log: Callable[[str], None]
+    ):
         assert isinstance(experiment.docids, LearnedDocids)
         self._experiment, self._strategy, self._store = experiment, experiment.docids, store
         self._folder, self._log, self._seed = folder, log, experiment.docid_seed
         sizes = (self._strategy.codebook,) * self._strategy.levels
         self._books = Codebooks(config=model, first_token=store.vocabulary_size, level_sizes=sizes)
         self._tokens = store.document_inputs(self._strategy.document_length, append_eos=experiment.sampler.append_eos)
-        self._task = TokeniserTask(self._books, self._tokens, self._strategy)
+        self._task = DocidLearningTask(self._books, self._tokens, self._strategy)
         self._shown = self._sampler(0).documents
         self._codes = np.full((len(self._tokens), len(sizes)), -1, np.int32)
         self._course: list[dict[str, Any]] = []
@@ -94,7 +100,7 @@ class _Learner:
         config = dataclasses.replace(self._experiment.sampler, indexing_first=0)
         return Sampler(self._store, config, seed=seed, batch_size=self._experiment.trainer.batch_size)
 
-    def learn(self, corpus: Corpus) -> tuple[Tokeniser, DocidTable]:
+    def learn(self, corpus: Corpus) -> tuple[DocidModel, DocidTable]:
         """Learn all levels, and give every document its docid."""
         levels = range(self._strategy.levels)
         groups: list[tuple[int, ...]] = [(level,) for level in levels]
@@ -108,7 +114,7 @@ class _Learner:
                 self._remove_phases(number)  # gone on with, they would come to the same
                 raise
             self._keep(number, params)
-        tokeniser = Tokeniser.of(params, self._books, length=self._tokens.shape[1])
+        tokeniser = DocidModel.of(params, self._books, length=self._tokens.shape[1])
         new = np.setdiff1d(np.arange(len(self._codes)), self._shown)
         if len(new):
             self._codes[new] = tokeniser.codes(self._tokens[new])
@@ -140,10 +146,9 @@ class _Learner:
                 )
             self._codes, self._course = np.array(arrays.pop("codes")), manifest["course"]
             return flax.traverse_util.unflatten_dict(dict(arrays), sep="."), number + 1
-        config, start = self._books.config, self._experiment.start
-        params = random_params(config, self._seed)
-        unseen = self._experiment.sampler.unseen_split
-        return begin(params, config, start, self._store, seed=self._seed, encoded=None, unseen_split=unseen), 0
+        config, unseen = self._books.config, self._experiment.sampler.unseen_split
+        facts = DocumentFacts(store=self._store, seed=self._seed, docids=None, unseen_split=unseen)
+        return initial_params(random_params(config, self._seed), config, self._experiment.start, facts), 0
 
     def _keep(self, number: int, params: Any) -> None:
         """Keep what has been learned, and no longer how."""
@@ -225,7 +230,7 @@ class _Learner:
             centroids = KMeans(clusters=clusters).fit(vectors, self._seed + level).centroids[0]
         start = self._experiment.start
         # A start from the corpus has input vectors of that length; a public checkpoint has some of its own.
-        norm = start.node_scale if isinstance(start, LsaStart) else None
+        norm = getattr(start, "node_scale", None)
         return self._books.with_vectors(params, level, dict(enumerate(centroids)), read_norm=norm)
 
     def _directions(

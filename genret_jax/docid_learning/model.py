@@ -190,7 +190,7 @@ def shifted_tokens(books: Codebooks, codes: Any) -> Any:
     return where.pad(tokens, ((0, 0), (1, 0)))
 
 
-class Tokeniser(Quantiser):
+class DocidModel(Quantiser):
     """The network of learned docids, kept to give later documents theirs.
 
     Where other quantisers are given vectors, it is given the tokens of documents, ``settings["length"]`` of them and
@@ -200,7 +200,7 @@ class Tokeniser(Quantiser):
     name = "learned"
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], books: Codebooks, *, length: int) -> "Tokeniser":
+    def of(cls, params: Mapping[str, Any], books: Codebooks, *, length: int) -> "DocidModel":
         """Return the tokeniser of trained parameters that reads so many tokens of a document."""
         flat = flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(params)), sep=".")
         settings = {"model": dataclasses.asdict(books.config), "first_token": books.first_token, "length": length}

@@ -37,7 +37,7 @@ class Phase:
     coded: bool = True
 
 
-class TokeniserTask:
+class DocidLearningTask:
     """Documents beside queries that they answer, both to get the same codes.
 
     The losses are those of section 3.2 of the paper. A document's code at a level is the one that is nearest to its

@@ -14,6 +14,7 @@ from genret_jax.docids.strategies.quantised import QuantisedDocids
 from genret_jax.docids.strategies.residual import ResidualKMeans
 from genret_jax.docids.strategies.rq_vae import RqVae
 from genret_jax.docids.strategies.stored import NpyDocids
+from genret_jax.docids.strategy import DocidStrategy
 from genret_jax.docids.table import DocidTable
 from genret_jax.docids.tree_drawing import tree_text
 
@@ -23,6 +24,7 @@ __all__ = [
     "AtomicDocids",
     "Clustering",
     "DocidCodec",
+    "DocidStrategy",
     "DocidTable",
     "DocidTree",
     "EncodedDocids",

@@ -1,4 +1,4 @@
-"""Rank what has docids for tokenised inputs: the model, its index and the search, without a word of text."""
+"""Rank documents for tokenised requests: the network, its docid index and the search."""
 
 import contextlib
 import copy
@@ -17,40 +17,35 @@ from genret_jax.decoding import (
     TrieConstraint,
     allow,
     rank_documents,
+    with_share,
 )
+from genret_jax.docids import EncodedDocids
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded
+from genret_jax.models.heads import NodeTree
 from genret_jax.parallel.mesh import DATA, mesh_of, on_all_devices, placed_on
-from genret_jax.run import DocumentRun, Run, docid_index, node_tree
 
 _R = TypeVar("_R", bound="Ranker")
 
 
 class Ranker:
-    """A model with the docids it may write.
+    """A network with the docids it may write.
 
     Args:
-        run: The opened run folder.
-        params: Parameters of its model; where they are spread over a mesh, it searches on that mesh.
-
-    Raises:
-        InputError: If the run's decoder writes queries.
+        model: The network.
+        docids: The docids of all documents.
+        params: Parameters of the network. Where they are spread over a mesh, it searches on that mesh.
     """
 
-    def __init__(self, run: Run, params: Mapping[str, Any]):
-        if isinstance(run, DocumentRun) and run.sampler.writes_queries:
-            raise InputError(
-                "a run that writes queries of documents, and no docids",
-                file=run.folder,
-                fix="let it write them with 'genret queries generate', or give a run that was trained on docids",
-            )
-        self.run = run
+    def __init__(self, model: T5Config, docids: EncodedDocids, params: Mapping[str, Any]):
+        self._model, self._docids = model, docids
+        self._documents = int(docids.document.max()) + 1
         self._mesh = mesh_of(params)
-        self.index: DocidIndex = on_all_devices(docid_index(run.encoded, run.model.output_vocab_size), self._mesh)
-        by_nodes = run.model.head == "prefix" or run.model.adaptive_layers
-        self._tree = on_all_devices(node_tree(run.encoded), self._mesh) if by_nodes else None
+        self.index: DocidIndex = on_all_devices(docid_index(docids, model.output_vocab_size), self._mesh)
+        by_nodes = model.head == "prefix" or model.adaptive_layers
+        self._tree = on_all_devices(node_tree(docids), self._mesh) if by_nodes else None
         self._params = jax.tree.map(_committed, params)
         self._searched: tuple[Mapping[str, Any], T5Config] | None = None
 
@@ -60,7 +55,7 @@ class Ranker:
         return self._params
 
     def with_params(self: _R, params: Mapping[str, Any]) -> _R:
-        """Return a retriever of the same run with other parameters; on the same devices nothing is compiled anew."""
+        """Return the same with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)
         other._params, other._searched = jax.tree.map(_committed, params), None
         if (mesh := mesh_of(params)) != self._mesh:
@@ -80,20 +75,23 @@ class Ranker:
         widths: Sequence[int] = (),
         progress: bool = False,
     ) -> RankedDocuments:
-        """Rank documents for tokenised queries.
+        """Rank documents for tokenised requests.
 
         Args:
-            tokens: Queries, padded with 0.
+            tokens: Requests, padded with 0.
             beam: Beams of the search.
-            limit: Documents a query at most; ``beam`` when left out.
-            batch_size: Queries searched together.
-            allowed: Which documents each query may have, or all of them alike; all when left out.
-            without: Documents that each query may not have, -1 for none; takes less memory than to allow the others.
-            widths: Columns that queries may be cut to where the others hold padding only, so that short ones cost less.
+            limit: Largest number of documents per request; ``beam`` when left out.
+            batch_size: Requests searched together.
+            allowed: Documents that each request may find, or one row for all requests; all when left out.
+            without: Documents that each request must not find, -1 for none. It takes less memory than ``allowed``.
+            widths: Columns that requests may be cut to where the rest is padding, so that short ones cost less.
             progress: Show a progress bar on stderr.
 
         Returns:
-            Document indices of the run's corpus with scores, ``[q, limit]``.
+            Document indices with scores, ``[q, limit]``.
+
+        Raises:
+            InputError: If there are no requests.
         """
         from tqdm import tqdm
 
@@ -109,7 +107,7 @@ class Ranker:
             size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])
             mine, chosen = allowed, shared
             if differs:
-                mine = _with_rows(_allowed_to(rows, allowed, without, len(self.run.corpus)), size)
+                mine = _with_rows(_allowed_to(rows, allowed, without, self._documents), size)
                 chosen = allow(self.index, mine)
             padded = _with_rows(tokens[rows, :width], size)
             result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
@@ -120,6 +118,41 @@ class Ranker:
                 whole[rows] = part[: len(rows)]
         assert found is not None
         return found
+
+    def rank_with_share(
+        self,
+        tokens: Int[np.ndarray, "q l"],
+        share: float,
+        new: Bool[np.ndarray, " n"],
+        *,
+        limit: int,
+        allowed: Bool[np.ndarray, "#q n"] | None = None,
+        **options: Any,
+    ) -> RankedDocuments:
+        """Rank documents so that a share of the results are new ones (TIGER's epsilon, arXiv 2305.05065, section 4.3).
+
+        Known and new documents are searched apart, so scores need not descend.
+
+        Args:
+            tokens: Requests, padded with 0.
+            share: Share of the results that are new documents, from 0 to 1.
+            new: Which documents are new.
+            limit: Largest number of documents per request.
+            allowed: As in :meth:`rank`.
+            **options: Further options of :meth:`rank`.
+
+        Raises:
+            InputError: If the share is none.
+        """
+        if not 0 <= share <= 1:
+            raise InputError(f"new_items={share}", expected="a share from 0 to 1")
+        everything = np.ones((1, self._documents), bool) if allowed is None else allowed
+        known = self.rank(tokens, limit=limit, allowed=everything & ~new[None], **options)
+        if share == 0:
+            return known
+        return with_share(
+            known, self.rank(tokens, limit=limit, allowed=everything & new[None], **options), share, limit
+        )
 
     def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
         """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
@@ -151,7 +184,7 @@ class Ranker:
     def _network(self) -> tuple[Mapping[str, Any], T5Config]:
         """Return the network that is searched with: an adaptive decoder's vectors of all docids are computed once."""
         if self._searched is None:
-            config, docids = self.run.model, self.run.encoded
+            config, docids = self._model, self._docids
             self._searched = self._params, config
             if config.adaptive_layers:
                 assert self._tree is not None
@@ -204,3 +237,14 @@ def _allowed_to(
 
 def _with_rows(array: np.ndarray, rows: int) -> np.ndarray:
     return array if len(array) == rows else np.pad(array, ((0, rows - len(array)), (0, 0)))
+
+
+def node_tree(docids: EncodedDocids, documents: Bool[np.ndarray, " n"] | None = None) -> NodeTree:
+    """Return the docid tree, or that of some documents, as device arrays of the prefix head."""
+    tree = docids.tree if documents is None else docids.tree_of(documents)
+    return NodeTree.build(tree.child_offsets, tree.child_nodes, tree.child_tokens)
+
+
+def docid_index(docids: EncodedDocids, vocab_size: int) -> DocidIndex:
+    """Return the index to search; its documents and nodes are those of the docids."""
+    return DocidIndex.build(docids.tokens, docids.lengths, docids.document, docids.prefix_nodes, vocab_size=vocab_size)

@@ -1,4 +1,4 @@
-"""T5 and its output heads."""
+"""The network: T5, its output heads, and starts and conversions of its parameters."""
 
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import IMPOSSIBLE, NodeTree

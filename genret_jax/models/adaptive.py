@@ -1,14 +1,14 @@
 """NCI's prefix-aware weight-adaptive decoder (PAWA): the prefix decides how the output layer reads the decoder's state.
 
-A code means something else after every prefix, and the output layer of T5 has one vector for it. In NCI (Wang et al.
+A code has a different meaning after every prefix, but the output layer of T5 has one vector for it. In NCI (Wang et al.
 2022, arXiv 2206.02743, section 3.3) the logits of a position are ``h A W``: ``h`` is the decoder's state, ``W`` the
-output layer, and the matrix ``A`` is what an adaptive decoder, a Transformer of its own, makes of the tokens written so
-far. It does not see the query: the authors' code hands it zeros for one (``adaptor_efficient=0``, which is the product
-of the paper; the code's default adds a matrix of the whole vocabulary to ``W`` instead).
+output layer, and ``A`` a matrix that the adaptive decoder, a separate Transformer, computes from the tokens written so
+far. The adaptive decoder does not see the query: the authors' code passes zeros instead (``adaptor_efficient=0``, which
+is the product of the paper; the code's default adds a matrix of the whole vocabulary to ``W``).
 
-Here ``A`` is the identity plus what the adaptive decoder says, which is nothing at the start: a network begins as the
-T5 that it would be without it, public weights included. As ``A`` depends on the prefix alone, all that a search among
-known docids needs of it can be computed before there is a query: :func:`genret_jax.models.folding.folded`.
+Here ``A`` is the identity plus the adaptive decoder's matrix, which is zero at the start, so the network begins as the
+same T5 without it, public weights included. ``A`` depends on the prefix only, so a search among known docids can
+compute it beforehand: :func:`genret_jax.models.folding.folded`.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5EncoderLayer
 from genret_jax.models.layers import (
     Dense,
     Embed,
-    EncoderLayer,
     LayerNorm,
     RelativePositionBias,
     causal_bias,
@@ -32,8 +32,8 @@ from genret_jax.models.layers import (
 )
 
 
-class AdaptiveLayer(EncoderLayer):
-    """A layer without attention to a query, step by step too."""
+class AdaptiveLayer(T5EncoderLayer):
+    """A Transformer layer without cross-attention, which can also be applied step by step."""
 
     def step(
         self,
@@ -42,7 +42,7 @@ class AdaptiveLayer(EncoderLayer):
         position: Int[Array, ""] | int,
         bias: Float[Array, "h n m"],
     ) -> tuple[Float[Array, "b q d"], dict[str, Array]]:
-        """Apply the layer to the next n positions of every beam, and return its grown keys and values too."""
+        """Apply the layer to the next n positions of every beam; return its output, and the grown keys and values."""
         normed = self.pre_attention_layer_norm(x)
         mixed, keys, values = self.attention.attend_own_past(normed, own["key"], own["value"], position, bias)
         x = x + mixed
@@ -50,11 +50,11 @@ class AdaptiveLayer(EncoderLayer):
 
 
 class AdaptiveDecoder(nn.Module):
-    """The Transformer over the prefix, and the matrix that it makes of it.
+    """A Transformer over the prefix, and the map from its output to the adaptive matrix.
 
     Attributes:
-        config: The network's shape; ``adaptive_layers`` and ``adaptive_width`` are of this part.
-        embedding: The decoder's token embedding, which it reads the prefix by.
+        config: The network's shape; ``adaptive_layers`` and ``adaptive_width`` describe this part.
+        embedding: The decoder's token embedding, shared by this Transformer.
     """
 
     config: T5Config
@@ -70,13 +70,13 @@ class AdaptiveDecoder(nn.Module):
         self.dropout = dropout(config)
         if config.adaptive_width is not None:
             self.narrow = Dense(config.adaptive_width, ("embed", "joined_kv"), config.compute_dtype)
-        # [state, what is said, changed state]: a matrix for every number that is said.
+        # One matrix per component of the prefix's vector: [state, component, changed state].
         shape = (config.d_model, config.adaptive_width or config.d_model, config.d_model)
         axes = ("embed", "kv", "mlp")
         self.kernel = param_with_axes("kernel", nn.initializers.zeros, shape, jnp.float32, axes=axes, module=self)
 
     def __call__(self, tokens: Int[Array, "b m"], deterministic: bool) -> Float[Array, "b m e"]:
-        """Return what says the matrix of each position, given the tokens before it (0 first)."""
+        """Return a vector for each position from the tokens before it (0 first); it determines the adaptive matrix."""
         x = self.dropout(self.embedding(tokens), deterministic=deterministic)
         bias = self.relpos_bias(tokens.shape[1]) + causal_bias(tokens.shape[1])
         for layer in self.layers:
@@ -86,7 +86,7 @@ class AdaptiveDecoder(nn.Module):
     def step(
         self, tokens: Int[Array, "b q"], own: dict[str, Any], position: Int[Array, ""] | int, new: int
     ) -> tuple[Float[Array, "b q e"], dict[str, Any]]:
-        """Return the same for so many positions of every beam that follow what the cache holds, and its next state."""
+        """Return these vectors for ``new`` positions of every beam after the cached ones, and the grown cache."""
         bias = later_rows(self.relpos_bias(own["layers_0"]["key"].shape[2]), position, new)
         x, grown = self.embedding(tokens), {}
         for i, layer in enumerate(self.layers):
@@ -94,15 +94,15 @@ class AdaptiveDecoder(nn.Module):
             x, grown[name] = layer.step(x, own[name], position, bias)
         return self._narrowed(self.norm(x)), grown
 
-    def adapt(self, hidden: Float[Array, "b q d"], said: Float[Array, "b q e"]) -> Float[Array, "b q d"]:
-        """Return ``h A``, without making ``A``."""
+    def adapt(self, hidden: Float[Array, "b q d"], prefixes: Float[Array, "b q e"]) -> Float[Array, "b q d"]:
+        """Return ``h A`` without computing ``A``."""
         kernel = self.kernel.astype(hidden.dtype)
-        parts = project(hidden, kernel.reshape(len(kernel), -1)).reshape(*said.shape, -1)
-        return hidden + jnp.einsum("bqe,bqef->bqf", said, parts)
+        parts = project(hidden, kernel.reshape(len(kernel), -1)).reshape(*prefixes.shape, -1)
+        return hidden + jnp.einsum("bqe,bqef->bqf", prefixes, parts)
 
-    def matrices(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
-        """Return ``A`` less the identity."""
-        return jnp.einsum("pe,def->pdf", said, self.kernel.astype(said.dtype))
+    def matrices(self, prefixes: Float[Array, "p e"]) -> Float[Array, "p d d"]:
+        """Return ``A`` less the identity for each prefix's vector."""
+        return jnp.einsum("pe,def->pdf", prefixes, self.kernel.astype(prefixes.dtype))
 
     def _narrowed(self, x: Float[Array, "b q d"]) -> Float[Array, "b q e"]:
         narrowed = x if self.config.adaptive_width is None else self.narrow(x)

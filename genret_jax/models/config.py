@@ -1,4 +1,4 @@
-"""The shape of a T5 network, and where it departs from T5."""
+"""The shape of a T5 network, and its departures from T5."""
 
 import dataclasses
 from typing import Any, Literal
@@ -8,24 +8,38 @@ import jax.numpy as jnp
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
-# Sizes are rounded up, so that embeddings divide evenly among the devices of the model axis: small ones, which stay
-# on few devices, to the first of these, large ones to the second.
+# Table sizes are rounded up to a multiple of the first number, large ones to a multiple of the second, so that they
+# divide evenly among the devices of the model axis.
 _DIVISIBLE = (8, 128)
 _LARGE = 2048
+# Upper limits that no T5 comes near; a larger value is a typing error or a damaged file, and would hang or exhaust
+# the memory.
+_MOST_LAYERS, _WIDEST, _MOST_ROWS = 1000, 1 << 20, (1 << 31) - 1
+_LIMITS = {
+    **dict.fromkeys(("vocab_size", "decoder_vocab_size"), (1, _MOST_ROWS)),
+    **dict.fromkeys(("d_model", "d_kv", "num_heads", "d_ff", "adaptive_width"), (1, _WIDEST)),
+    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers"), (1, _MOST_LAYERS)),
+    "relative_attention_num_buckets": (4, _WIDEST),
+    "relative_attention_max_distance": (3, _MOST_ROWS),
+    "adaptive_layers": (0, _MOST_LAYERS),
+    "lexical_width": (0, _WIDEST),
+    "num_nodes": (0, _MOST_ROWS),
+}
+_ITEM_LIMITS = {"leading": (0, _WIDEST), "length": (1, _MOST_LAYERS), "count": (1, _WIDEST)}
 _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemInput:
-    """Input that is a sequence of items, each of equally many tokens (:mod:`genret_jax.models.item_input`).
+    """Describes encoder input that is a sequence of items (:mod:`genret_jax.models.item_input`).
 
     Attributes:
-        leading: Tokens before the first item.
-        length: Tokens of an item's docid, padding included.
-        count: Items at most.
-        causal: Items do not see those after them, so that one encoding serves every item of it as a target.
-        whole: An item is one position, the sum of the vectors of its tokens and of the tree's nodes that they lead to.
-            In the input the tokens are then followed by the nodes.
+        leading: Number of tokens before the first item.
+        length: Number of tokens of each item's docid, including padding.
+        count: Largest number of items.
+        causal: Items do not attend to later items, so that one encoding serves every item as a target.
+        whole: An item is one position: the sum of the vectors of its tokens and of the tree nodes that they lead to.
+            In the input, the nodes then follow the tokens of each item.
     """
 
     leading: int
@@ -36,19 +50,17 @@ class ItemInput:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "leading", self.leading >= 0, "0 or more")
-        require(self, "leading", not (self.causal and self.leading), "0 where items do not see those after them")
-        require(self, "length", self.length >= 1, "at least 1")
-        require(self, "count", self.count >= 1, "at least 1")
+        _require_limits(self, _ITEM_LIMITS)
+        require(self, "leading", not (self.causal and self.leading), "0 with causal items")
 
     @property
     def tokens(self) -> int:
-        """Numbers of an item in the input."""
+        """Number of input tokens of an item; nodes count as tokens."""
         return 2 * self.length if self.whole else self.length
 
     @property
     def positions(self) -> int:
-        """Positions of an item in the encoder."""
+        """Number of encoder positions of an item."""
         return 1 if self.whole else self.length
 
 
@@ -62,46 +74,47 @@ class T5Config:
     * T5 1.0: ``activations=("relu",)``, ``tie_embeddings=True``, ``scale_decoder_outputs=True``.
 
     Attributes:
-        vocab_size: Rows of the token embedding (the encoder's, and the decoder's unless it has its own).
-        decoder_vocab_size: Tokens the decoder reads and writes, with an embedding of their own; None shares the
-            encoder's embedding, as T5 does.
+        vocab_size: Rows of the encoder's token embedding, which the decoder shares unless it has its own.
+        decoder_vocab_size: Number of tokens that the decoder reads and writes by an embedding of its own; None shares
+            the encoder's embedding, as T5 does.
         d_model: Width of the residual stream.
         d_kv: Width of one attention head.
-        num_heads: Attention heads in every layer.
+        num_heads: Number of attention heads in every layer.
         d_ff: Width of the feed-forward layers.
-        num_encoder_layers: Encoder layers.
-        num_decoder_layers: Decoder layers.
-        activations: One projection per entry, multiplied together.
-        dropout_rate: Rate everywhere T5 has dropout.
+        num_encoder_layers: Number of encoder layers.
+        num_decoder_layers: Number of decoder layers.
+        activations: Activation of each projection of the feed-forward layer; the projections are multiplied together.
+        dropout_rate: Dropout rate at all places where T5 has dropout.
         relative_attention_num_buckets: Rows of the relative position bias.
-        relative_attention_max_distance: Distances from here on share a bucket.
+        relative_attention_max_distance: Distance from which on all distances share a bucket.
         tie_embeddings: Use the decoder's token embedding (``head="vocabulary"``) or its node embedding
             (``head="prefix"``) as the output layer too.
         scale_decoder_outputs: Multiply the decoder's output by ``d_model**-0.5`` before the output layer.
-        layer_norm_epsilon: Added to the mean square in RMS norm.
-        encoder_final_norm: Normalise the encoder's output. False is a departure from T5 for networks that start from
-            a linear model; such networks cannot be written in public layouts.
-        item_input: Where the encoder's input is a sequence of items: its positions are then items and places within
-            them, and not those of tokens, which is a departure from T5.
+        layer_norm_epsilon: Number added to the mean square in RMS norm.
+        encoder_final_norm: Normalise the encoder's output. False departs from T5, for networks that start from a
+            linear model; such networks cannot be written in public layouts.
+        item_input: Describes the encoder's input if it is a sequence of items: attention then has biases for items
+            and for places within them instead of for tokens, which departs from T5.
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
-        head: ``"vocabulary"`` is T5's output layer, a row per token; ``"prefix"`` has a row per node of the docid tree.
-        adaptive_layers: Layers of NCI's adaptive decoder, by which the tokens written so far change how the output
-            layer reads a position (:mod:`genret_jax.models.adaptive`); for ``head="vocabulary"``. 0 for none; the
-            authors' code has 4.
-        adaptive_width: Numbers that the adaptive decoder says its matrix with, each of which costs a matrix of
-            ``d_model * d_model`` parameters; None for ``d_model``, as in the paper.
-        shared_codes: A node's vectors are those of the token that leads to it, the same after any prefix, and its own,
-            which begin at zero; for ``head="prefix"``. Nodes that training has not seen then have their tokens'. With
-            whole items the encoder has the same vectors.
-        root_lookahead: Judge a first code by the nodes it leads to next, not by its own alone; for ``head="prefix"``
-            (:class:`genret_jax.models.heads.PrefixHead`).
-        lexical_width: Width of a second vector that the output rows are compared with beside the decoder's state: the
-            normalised sum of the input tokens' vectors in a table of their own; for ``head="prefix"``. 0 for none.
-        lexical_dropout: Share of training examples that do without that vector.
-        num_nodes: Rows of the tables with one for each node of the docid tree, which the prefix head and whole items
-            have: at least the tree's nodes, more leaves room for new documents. 0 where the docids are not yet known;
-            no network can be made then.
+        head: ``"vocabulary"`` is T5's output layer, with a row per token; ``"prefix"`` has a row per node of the docid
+            tree.
+        adaptive_layers: Number of layers of NCI's adaptive decoder, with which the tokens written so far change how the
+            output layer reads the decoder's state (:mod:`genret_jax.models.adaptive`); for ``head="vocabulary"``. 0
+            turns it off; the authors' code has 4.
+        adaptive_width: Rank of the adaptive matrix, which costs ``d_model * d_model`` parameters per rank; None for
+            ``d_model``, as in the paper.
+        shared_codes: The vectors of a node are the sum of the vectors of the token that leads to it, which are the same
+            after any prefix, and of the node's own, which begin at zero; for ``head="prefix"``. Nodes that training has
+            not shown then have the vectors of their tokens. With whole items the encoder uses the same vectors.
+        root_lookahead: Score a first code by the children of the node that it leads to, not by that node alone; for
+            ``head="prefix"`` (:class:`genret_jax.models.heads.PrefixHead`).
+        lexical_width: Width of a second vector that is compared with each output row: the normalised sum of the input
+            tokens' vectors in a separate table; for ``head="prefix"``. 0 turns it off.
+        lexical_dropout: Share of training examples that are trained without the lexical vector.
+        num_nodes: Rows of the tables with one row per node of the docid tree, for the prefix head and for whole items.
+            At least the number of nodes; more rows leave room for new documents. 0 as long as the docids are unknown;
+            no network can be built then.
     """
 
     vocab_size: int = 32128
@@ -147,16 +160,12 @@ class T5Config:
         return cls(**{**small, **fields})
 
     def __post_init__(self) -> None:
-        """Check every field, so that a wrong binding fails here and not inside a compiled function."""
+        """Check every field, so that a wrong value fails here and not inside a compiled function."""
         check_fields(self)
         # gin hands over lists; a tuple keeps the configuration hashable, so that jit can take it as static.
         object.__setattr__(self, "activations", tuple(self.activations))
-        positive = ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers")
-        for field in positive:
-            require(self, field, getattr(self, field) > 0, "a positive integer")
-        require(
-            self, "decoder_vocab_size", self.decoder_vocab_size is None or self.decoder_vocab_size > 1, "None or more"
-        )
+        _require_limits(self, _LIMITS)
+        require(self, "decoder_vocab_size", self.decoder_vocab_size != 1, "None, or at least 2")
         known = bool(self.activations) and all(name in _ACTIVATIONS for name in self.activations)
         require(self, "activations", known, f"one or more of {', '.join(_ACTIVATIONS)}")
         require(self, "dropout_rate", 0 <= self.dropout_rate < 1, "a rate from 0 to below 1")
@@ -166,18 +175,14 @@ class T5Config:
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
         require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
-        layers, narrow = self.adaptive_layers, self.adaptive_width
-        require(self, "adaptive_layers", layers >= 0, "0 or more")
+        layers, width = self.adaptive_layers, self.adaptive_width
         require(self, "adaptive_layers", not (layers and needs_nodes), "0 unless head='vocabulary'")
-        require(
-            self, "adaptive_width", narrow is None or (narrow > 0 < layers), "None, or with adaptive_layers 1 or more"
-        )
+        require(self, "adaptive_width", width is None or layers > 0, "None unless adaptive_layers is 1 or more")
         require(self, "shared_codes", needs_nodes or not self.shared_codes, "False unless head='prefix'")
         require(self, "shared_codes", not (self.shared_codes and self.tie_embeddings), "False with tie_embeddings")
         fits = not self.ties_items or self.output_vocab_size <= self.vocab_size
         require(self, "decoder_vocab_size", fits, "at most vocab_size with whole items and shared_codes")
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
-        require(self, "lexical_width", self.lexical_width >= 0, "0 or more")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
         require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
         form = self.item_input
@@ -188,10 +193,15 @@ class T5Config:
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix' or whole items")
 
     def require_divides(self, parts: int) -> None:
-        """Reject a model axis that does not divide what it is to split, which would then lie whole on every device.
+        """Check that a model axis divides every dimension that is split over it.
+
+        A dimension that it does not divide would be stored whole on every device.
+
+        Args:
+            parts: Size of the model axis.
 
         Raises:
-            InputError: If it does not.
+            InputError: If a dimension is not a multiple of it.
         """
         for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
             size = getattr(self, field)
@@ -199,11 +209,11 @@ class T5Config:
                 raise InputError(
                     f"a model axis of {parts} and T5Config.{field} of {size}",
                     expected="a divisor",
-                    fix="change TrainerConfig.model_parallel, or --mesh of a plan, or the network",
+                    fix="change TrainerConfig.model_parallel or the mesh, or the network",
                 )
 
     def writing_tokens(self) -> "T5Config":
-        """Return the network with T5's output layer in the place of the prefix head and what comes with it."""
+        """Return the network with T5's output layer instead of the prefix head and its options."""
         if self.head == "vocabulary":
             return self
         return dataclasses.replace(
@@ -217,35 +227,45 @@ class T5Config:
         )
 
     def require_prefixes(self, codes: int) -> None:
-        """Reject an adaptive decoder for docids of one code, before which there is no prefix.
+        """Check that docids are long enough for an adaptive decoder: it reads the codes before a code.
+
+        Args:
+            codes: Number of codes of the longest docid.
 
         Raises:
-            InputError: If there is one.
+            InputError: If the network has an adaptive decoder and docids have one code only.
         """
         if self.adaptive_layers and codes == 1:
             raise InputError(
-                "docids of one code, before which there is no prefix, with T5Config.adaptive_layers",
+                f"T5Config.adaptive_layers is {self.adaptive_layers}, and docids have one code and so no prefix",
                 expected="docids of several codes",
                 fix="choose other docids, or set T5Config.adaptive_layers = 0",
             )
 
     @property
     def output_vocab_size(self) -> int:
-        """Width of the logits."""
+        """Number of logits of a position."""
         return self.vocab_size if self.decoder_vocab_size is None else self.decoder_vocab_size
 
     @property
     def ties_items(self) -> bool:
-        """Whether the decoder reads and writes items by the vectors that the encoder has for them."""
+        """Whether the decoder reads and writes items by the encoder's vectors of them."""
         return self.shared_codes and self.item_input is not None and self.item_input.whole
 
     @property
     def compute_dtype(self) -> Any:
-        """The ``dtype`` field as JAX knows it."""
+        """The field ``dtype`` as a JAX type."""
         return jnp.dtype(self.dtype)
 
 
 def divisible(size: int) -> int:
-    """Return a number of rows that is at least ``size`` and divides evenly among devices."""
+    """Round a number of rows up, so that it divides evenly among devices."""
     unit = _DIVISIBLE[size > _LARGE]
     return -(-size // unit) * unit
+
+
+def _require_limits(config: T5Config | ItemInput, limits: dict[str, tuple[int, int]]) -> None:
+    """Reject a field outside its limits; None is allowed."""
+    for field, (least, most) in limits.items():
+        value = getattr(config, field)
+        require(config, field, value is None or least <= value <= most, f"a number from {least:,} to {most:,}")

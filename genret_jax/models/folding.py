@@ -1,4 +1,4 @@
-"""Compute before a search what an adaptive decoder says of the prefixes of known docids."""
+"""Fold an adaptive decoder into an output vector per docid node, before a search among known docids."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from genret_jax.models.heads import NodeTree
 from genret_jax.models.layers import constrain
 from genret_jax.models.network import T5
 
-# Numbers of the matrices that are made together, and docids that are read together.
+# Limits of a batch: numbers in the adaptive matrices, and docids.
 _NUMBERS_AT_ONCE = 1 << 24
 _DOCIDS_AT_ONCE = 256
 
@@ -29,22 +29,22 @@ def folded(
     prefix_nodes: Int[np.ndarray, "r m"],
     node_tokens: Int[np.ndarray, " s"],
 ) -> tuple[dict[str, Any], T5Config]:
-    """Return a network with a vector a node that writes these docids as one with an adaptive decoder does.
+    """Return a network with the prefix head that scores these docids like a network with an adaptive decoder.
 
-    A node's output vector is that of its token as its parent's prefix transforms it, so the logits of tokens that lead
-    to nodes are the same. Those of others are impossible: probabilities are shared among the continuations that exist,
-    as ``TrieConstraint(..., normalize="children")`` shares them.
+    The output vector of a node is the vector of its token, transformed by the adaptive matrix of its parent's prefix.
+    So the logits of tokens that lead to nodes are the same. All other tokens are impossible: the probability is shared
+    among existing continuations, as with ``TrieConstraint(..., normalize="children")``.
 
     Args:
-        params: Of a network with an adaptive decoder (:mod:`genret_jax.models.adaptive`).
-        config: Its shape.
-        tree: Of the docids.
+        params: Parameters of a network with an adaptive decoder (:mod:`genret_jax.models.adaptive`).
+        config: Configuration of the parameters.
+        tree: Tree of the docids.
         tokens: The docids, padded with 0.
-        prefix_nodes: The node before each token.
-        node_tokens: The token that leads to each node.
+        prefix_nodes: Node before each token.
+        node_tokens: Token that leads to each node.
 
     Returns:
-        Parameters and shape, with ``head="prefix"``; the vectors of nodes lie in host memory.
+        Parameters and configuration with ``head="prefix"``; the vectors of nodes are in host memory.
     """
     decoder = dict(params["decoder"])
     embedding = params.get("decoder_token_embedder", params["token_embedder"])["embedding"]
@@ -53,11 +53,11 @@ def folded(
         del decoder[name]
     count = divisible(len(node_tokens))
     table = np.zeros((count, config.d_model), np.float32)
-    parents, said = _said_of_parents(params, config, tokens, prefix_nodes)
+    parents, prefixes = _parent_prefixes(params, config, tokens, prefix_nodes)
     at_once = max(1, _NUMBERS_AT_ONCE // config.d_model**2)
     for start in range(0, len(parents), at_once):
         chosen = slice(start, start + at_once)
-        part = _with_rows(parents[chosen], at_once), _with_rows(said[chosen], at_once)
+        part = _with_rows(parents[chosen], at_once), _with_rows(prefixes[chosen], at_once)
         children, rows = jax.device_get(_vectors(params, output, *part, tree, config))
         exists = children[: len(parents[chosen])] > 0
         table[children[: len(exists)][exists]] = rows[: len(exists)][exists]
@@ -68,10 +68,7 @@ def folded(
 
 
 def folded_shape(config: T5Config, num_nodes: int) -> T5Config:
-    """Return the shape of the network that is searched with, given the nodes of the docid tree.
-
-    One without an adaptive decoder is searched with as it is.
-    """
+    """Return the configuration that :func:`folded` returns; a network without an adaptive decoder stays as it is."""
     if not config.adaptive_layers:
         return config
     return dataclasses.replace(
@@ -85,29 +82,29 @@ def folded_shape(config: T5Config, num_nodes: int) -> T5Config:
     )
 
 
-def _said_of_parents(
+def _parent_prefixes(
     params: Mapping[str, Any],
     config: T5Config,
     tokens: Int[np.ndarray, "r m"],
     prefix_nodes: Int[np.ndarray, "r m"],
 ) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "p e"]]:
-    """Return the nodes that have children, and what the adaptive decoder says of each."""
+    """Return the nodes that have children, and the adaptive decoder's vector of each one's prefix."""
     width = tokens.shape[1]
     parents, first = np.unique(np.where(tokens > 0, prefix_nodes, -1), return_index=True)
     parents, first = parents[parents >= 0], first[parents >= 0]
     shifted = np.pad(tokens, ((0, 0), (1, 0)))[:, :width]
     rows, of_parent = np.unique(first // width, return_inverse=True)
-    said = []
+    vectors = []
     for start in range(0, len(rows), _DOCIDS_AT_ONCE):
         chosen = rows[start : start + _DOCIDS_AT_ONCE]
-        found = _said(params, _with_rows(shifted[chosen], _DOCIDS_AT_ONCE), config)
-        said.append(np.asarray(found)[: len(chosen)])
-    return parents.astype(np.int32), np.concatenate(said)[of_parent, first % width]
+        found = _prefix_vectors(params, _with_rows(shifted[chosen], _DOCIDS_AT_ONCE), config)
+        vectors.append(np.asarray(found)[: len(chosen)])
+    return parents.astype(np.int32), np.concatenate(vectors)[of_parent, first % width]
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _said(params: Mapping[str, Any], shifted: Int[Array, "r m"], config: T5Config) -> Float[Array, "r m e"]:
-    found: Array = T5(config).apply({"params": params}, shifted, method=T5.said_of)
+def _prefix_vectors(params: Mapping[str, Any], shifted: Int[Array, "r m"], config: T5Config) -> Float[Array, "r m e"]:
+    found: Array = T5(config).apply({"params": params}, shifted, method=T5.prefix_vectors)
     return constrain(found.astype(jnp.float32), None, None, None)
 
 
@@ -121,14 +118,14 @@ def _vectors(
     params: Mapping[str, Any],
     output: Float[Array, "d v"],
     parents: Int[Array, " p"],
-    said: Float[Array, "p e"],
+    prefixes: Float[Array, "p e"],
     tree: NodeTree,
     config: T5Config,
 ) -> tuple[Int[Array, "p f"], Float[Array, "p f d"]]:
-    """Return the children of some nodes, 0 where there are fewer than of another, and their output vectors."""
+    """Return the children of some nodes, padded with 0, and the children's output vectors."""
     edges, exists = tree.edges_of(parents, max(tree.fanouts))
     own = jnp.take(output.T, tree.child_tokens[edges], axis=0, mode="clip")
-    matrices = T5(config).apply({"params": params}, said.astype(config.compute_dtype), method=T5.matrices_of)
+    matrices = T5(config).apply({"params": params}, prefixes.astype(config.compute_dtype), method=T5.adaptive_matrices)
     changed = own + jnp.einsum("pde,pfe->pfd", matrices.astype(jnp.float32), own)
     return jnp.where(exists, tree.child_nodes[edges], 0), constrain(changed, None, None, None)
 

@@ -1,10 +1,10 @@
-"""What the decoder reads and writes: tokens of a vocabulary, or nodes of the docid tree.
+"""The decoder's input and output: tokens of a vocabulary, or nodes of the docid tree.
 
-Both heads have the same three methods, so the decoder does not know which one it has:
+Both heads have the same three methods, so the decoder need not know which head it has:
 
-* ``embed(tokens, nodes)``: the decoder's input vectors;
-* ``logits(hidden, nodes, tree)``: of a teacher-forced sequence, whose position 0 is always at the root;
-* ``step_logits(hidden, nodes, tree, at_root)``: of one position of every beam.
+* ``embed(tokens, nodes)`` returns the decoder's input vectors;
+* ``logits(hidden, nodes, tree)`` returns the logits of teacher-forced sequences, whose position 0 is at the root;
+* ``step_logits(hidden, nodes, tree, at_root)`` returns the logits of one position of every beam.
 """
 
 import itertools
@@ -22,12 +22,12 @@ from genret_jax.models.config import T5Config
 from genret_jax.models.item_input import WholeItems
 from genret_jax.models.layers import Embed, constrain, project
 
-# Finite, so that a weight of zero times the loss of an impossible token is zero and not NaN.
+# Logit of an impossible token; finite, so that a weight of zero times its loss is zero and not NaN.
 IMPOSSIBLE = -1e7
-# First and number of the logits that are wanted; None for all.
+# First logit and number of logits to return; None for all.
 Columns = tuple[Int[Array, ""] | int, int] | None
-# Reading a row of a table that is scattered over the memory takes as long as some such number of inner products.
-_READING = 32
+# Reading one scattered row of a table takes about as long as this number of inner products.
+_ROW_COST = 32
 
 
 @typing.no_type_check
@@ -36,74 +36,76 @@ class NodeTree:
     """The docid tree as device arrays, in compressed rows: node ``x`` has the edges ``child_offsets[x:x+2]``.
 
     Attributes:
-        child_offsets: int32 [s + 1]; where the edges of each node begin.
-        child_nodes: int32 [e]; the node at the end of each edge.
-        child_tokens: int32 [e]; the decoder token of each edge, ascending within a node.
-        fanouts: Most edges of a node at each depth, the root first; static.
-        root_first_node: Id of the root's first child where its children have consecutive ids, else -1; static.
-        root_first_token: Its token where the tokens are consecutive, else -1; static.
-        judges: int32 [g]; for each child of the root in turn its children, or itself where it has none.
-        judge_tokens: int32 [g]; the tokens that lead to them.
-        judges_of: int32 [root_fanout, w]; positions in ``judges``, filled up with g.
-        first_judge: The first judge where their ids are consecutive, else -1; static.
+        child_offsets: int32 [s + 1]; index of the first edge of each node.
+        child_nodes: int32 [e]; node at the end of each edge.
+        child_tokens: int32 [e]; decoder token of each edge, ascending within a node.
+        lookahead_nodes: int32 [g]; the children of each child of the root in turn; a child without children stands for
+            itself.
+        lookahead_tokens: int32 [g]; tokens that lead to these nodes.
+        lookahead_windows: int32 [root_fanout, w]; for each child of the root, the positions of its nodes in
+            ``lookahead_nodes``, padded with g.
+        fanouts: Largest number of edges of a node at each depth, the root first; static.
+        root_first_node: Id of the root's first child if its children have consecutive ids, else -1; static.
+        root_first_token: Token of that child if the tokens of the children are consecutive, else -1; static.
+        first_lookahead_node: First of ``lookahead_nodes`` if they have consecutive ids, else -1; static.
     """
 
     child_offsets: Array
     child_nodes: Array
     child_tokens: Array
-    judges: Array
-    judge_tokens: Array
-    judges_of: Array
+    lookahead_nodes: Array
+    lookahead_tokens: Array
+    lookahead_windows: Array
     fanouts: tuple[int, ...] = struct.field(pytree_node=False)
     root_first_node: int = struct.field(pytree_node=False, default=-1)
     root_first_token: int = struct.field(pytree_node=False, default=-1)
-    first_judge: int = struct.field(pytree_node=False, default=-1)
+    first_lookahead_node: int = struct.field(pytree_node=False, default=-1)
 
     @classmethod
     def build(cls, child_offsets: np.ndarray, child_nodes: np.ndarray, child_tokens: np.ndarray) -> "NodeTree":
-        """Make a tree from host arrays and work out what is static about it."""
+        """Build a tree from arrays on the host, and compute its other fields."""
         offsets, nodes, tokens = np.asarray(child_offsets), np.asarray(child_nodes), np.asarray(child_tokens)
         fanout = np.diff(offsets)
         firsts = nodes[: fanout[0]]
-        judged = np.maximum(fanout[firsts], 1)
-        begins = np.cumsum(judged) - judged
-        inner = np.repeat(fanout[firsts] > 0, judged)
-        edges = np.repeat(offsets[firsts] - begins, judged) + np.arange(len(inner))
-        # Of a leaf, its own edge from the root.
-        edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), judged))
-        judges = nodes[edges]
-        window = np.arange(judged.max(initial=1))
-        judges_of = np.where(window < judged[:, None], begins[:, None] + window, len(judges))
+        counts = np.maximum(fanout[firsts], 1)
+        begins = np.cumsum(counts) - counts
+        inner = np.repeat(fanout[firsts] > 0, counts)
+        edges = np.repeat(offsets[firsts] - begins, counts) + np.arange(len(inner))
+        # A leaf has no edges; its lookahead is its own edge from the root.
+        edges = np.where(inner, edges, np.repeat(np.arange(fanout[0]), counts))
+        ahead = nodes[edges]
+        window = np.arange(counts.max(initial=1))
+        windows = np.where(window < counts[:, None], begins[:, None] + window, len(ahead))
         return cls(
             child_offsets=jnp.asarray(offsets, jnp.int32),
             child_nodes=jnp.asarray(nodes, jnp.int32),
             child_tokens=jnp.asarray(tokens, jnp.int32),
-            judges=jnp.asarray(judges, jnp.int32),
-            judge_tokens=jnp.asarray(tokens[edges], jnp.int32),
-            judges_of=jnp.asarray(judges_of, jnp.int32),
+            lookahead_nodes=jnp.asarray(ahead, jnp.int32),
+            lookahead_tokens=jnp.asarray(tokens[edges], jnp.int32),
+            lookahead_windows=jnp.asarray(windows, jnp.int32),
             fanouts=_fanouts(offsets, nodes),
             root_first_node=_first_of_consecutive(firsts),
             root_first_token=_first_of_consecutive(tokens[: fanout[0]]),
-            first_judge=_first_of_consecutive(judges),
+            first_lookahead_node=_first_of_consecutive(ahead),
         )
 
     @property
     def root_fanout(self) -> int:
-        """Edges of the root."""
+        """Number of edges of the root."""
         return self.fanouts[0]
 
     @property
     def max_fanout(self) -> int:
-        """Most edges of any other node."""
+        """Largest number of edges of any other node."""
         return max(self.fanouts[1:], default=0)
 
     @property
     def rows_are_logits(self) -> bool:
-        """Whether all docids are of one code, and nodes numbered as the tokens that lead to them, without a gap."""
+        """Whether all docids have one code and nodes are numbered like the tokens that lead to them, without gaps."""
         return self.max_fanout == 0 and self.root_first_node == self.root_first_token > 0
 
     def edges_of(self, nodes: Int[Array, "*q"], window: int) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:
-        """Return for each of some nodes, none of them the root, a window of so many edges, and which exist."""
+        """Return ``window`` edges for each of some nodes, none of them the root, and which of these edges exist."""
         start = jnp.take(self.child_offsets, nodes, mode="clip")[..., None]
         end = jnp.take(self.child_offsets, nodes + 1, mode="clip")[..., None]
         edges = start + jnp.arange(window, dtype=jnp.int32).reshape((1,) * nodes.ndim + (-1,))
@@ -111,7 +113,7 @@ class NodeTree:
 
 
 def _fanouts(offsets: np.ndarray, children: np.ndarray) -> tuple[int, ...]:
-    """Return the most edges of a node at each depth, without the last, where there are only leaves."""
+    """Return the largest number of edges of a node at each depth but the last, which has only leaves."""
     widest, level = [], np.zeros(1, np.int64)
     while True:
         fanout = offsets[level + 1] - offsets[level]
@@ -127,7 +129,7 @@ def _first_of_consecutive(numbers: np.ndarray) -> int:
 
 
 class VocabularyHead(nn.Module):
-    """T5's own: token embeddings in, a dense layer (or the embedding again) out.
+    """T5's head: it reads token embeddings, and writes by a dense layer or by the same embedding.
 
     Attributes:
         config: The network's shape.
@@ -138,7 +140,7 @@ class VocabularyHead(nn.Module):
     embedding: Embed
 
     def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
-        """Look the decoder's input tokens up."""
+        """Return the vectors of the decoder's input tokens."""
         return self.embedding(tokens)
 
     @nn.compact
@@ -150,7 +152,7 @@ class VocabularyHead(nn.Module):
         lexical: Float[Array, "b w"] | None = None,
         columns: Columns = None,
     ) -> Float[Array, "b m v"]:
-        """Return a logit for every token of the vocabulary, or of some columns of it, in float32."""
+        """Return the logits of all tokens, or of those in ``columns``, in float32."""
         if self.config.tie_embeddings:
             return self.embedding.attend(hidden, columns)
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -173,36 +175,37 @@ class VocabularyHead(nn.Module):
 
 
 class PrefixHead(nn.Module):
-    """A vector per tree node: the prefix decides what the next code means.
+    """A head with a vector per tree node, so that the meaning of a code depends on its prefix.
 
-    The logit of a code after a prefix is the inner product with the vector of the node it leads to; codes that lead
-    nowhere get :data:`IMPOSSIBLE`. The decoder reads the vector of the node it stands on instead of a token's. The
-    idea is that of NCI's prefix-aware decoder (Wang et al. 2022, arXiv 2206.02743, section 3.3), with a table instead
-    of a network. Atomic docids are the case of one level.
+    The logit of a code after a prefix is the inner product of the decoder's state with the vector of the node that the
+    code leads to; codes that lead to no node get :data:`IMPOSSIBLE`. The decoder reads the vector of its current node
+    instead of a token's. This is the idea of NCI's prefix-aware decoder (Wang et al. 2022, arXiv 2206.02743, section
+    3.3), with a table instead of a network. Atomic docids are the special case of one level.
 
-    With ``root_lookahead``, the logit of a first code is the log-sum-exp of the inner products with the children of
-    the node it leads to (a leaf has its own). One vector has to stand for all documents of a large cluster, and the
-    first code is where a ranking is lost; the children say more finely what is in it, at the cost of a product with
-    at most fan-out squared vectors, whatever the size of the corpus.
+    With ``root_lookahead``, the logit of a first code is the log-sum-exp of the inner products with the children of the
+    node that it leads to (a leaf counts itself). One vector cannot represent all documents of a large cluster, and
+    most errors of a ranking happen at the first code. The children represent the cluster more finely, at the cost of
+    inner products with at most fan-out squared vectors, whatever the size of the corpus.
 
-    With ``shared_codes``, a node's vectors are the sum of those of the token that leads to it, which it has in common
-    with all nodes that the token leads to, and of its own, which begin at zero.
+    With ``shared_codes``, a node's vectors are the sum of the vectors of the token that leads to it, which all nodes of
+    that token share, and of its own vectors, which begin at zero.
 
-    With whole items these are the vectors that the encoder reads items by (:class:`~genret_jax.models.item_input.
-    WholeItems`), as an item's vector is the same in SASRec's input and output (Kang & McAuley 2018, arXiv 1808.09781,
-    section III-E). An item is the sum along its path, so a node is scored by the sum that ends with it. Nodes of one
-    parent have the rest of it in common, which a softmax over them does not see, and lookahead does.
+    With whole items, these are also the vectors by which the encoder reads items
+    (:class:`~genret_jax.models.item_input.WholeItems`), as SASRec uses the same vectors for its input and output (Kang
+    & McAuley 2018, arXiv 1808.09781, section III-E). An item's vector is the sum along its path, so a node is scored
+    by the sum of the vectors up to it. Nodes of one parent share all terms but the last: a softmax over them does not
+    depend on the shared terms, but lookahead does.
 
     Attributes:
         config: The network's shape.
-        items: The vectors of whole items; None where there are none or codes are not shared.
+        items: The vectors of whole items; None without whole items or shared codes.
     """
 
     config: T5Config
     items: WholeItems | None = None
 
     def setup(self) -> None:
-        """Declare the tables; one serves as both if the embeddings are tied."""
+        """Declare the tables; tied embeddings have one table for input and output."""
         width, wide, shared = self.config.d_model, self.config.lexical_width, self.config.shared_codes
         if self.items is not None:
             self.input_nodes = self.output_nodes = self.items.nodes
@@ -225,7 +228,7 @@ class PrefixHead(nn.Module):
         return param_with_axes(name, init, shape, jnp.float32, axes=("nodes", "embed"), module=self)
 
     def embed(self, tokens: Int[Array, "b m"], nodes: Int[Array, "b m"] | None) -> Float[Array, "b m d"]:
-        """Look the prefixes' nodes up; the root's row is the start symbol."""
+        """Return the vectors of the prefixes' nodes; the vector of the root is the start symbol."""
         if nodes is None:
             raise ValueError("the prefix head needs decoder_prefix_nodes")
         own = jnp.take(self.input_nodes, nodes, axis=0, mode="clip").astype(self.config.compute_dtype)
@@ -238,10 +241,10 @@ class PrefixHead(nn.Module):
         tree: NodeTree | None,
         lexical: Float[Array, "b w"] | None = None,
     ) -> Float[Array, "b m v"]:
-        """Return ordinary logits over the decoder's vocabulary, in float32.
+        """Return logits over the decoder's vocabulary, in float32.
 
-        Position 0 stands at the root, so it is one dense product with the root's children; only the later positions,
-        whose fan-out is small, gather the rows of their children: as many as a node at that depth has at most.
+        Position 0 is at the root: its logits are one dense product with the root's children. Later positions have a
+        small fan-out and gather the rows of their children: as many as the largest fan-out at that depth.
         """
         nodes, tree = _required(nodes, tree)
         parts = [self.step_logits(hidden[:, :1], nodes[:, :1], tree, lexical, at_root=True)]
@@ -260,15 +263,15 @@ class PrefixHead(nn.Module):
         at_root: bool,
         columns: Columns = None,
     ) -> Float[Array, "b k v"]:
-        """Return the logits of one position of every beam; all of them at the root, or none.
+        """Return the logits of one position of every beam; either all beams are at the root or none is.
 
         Args:
-            hidden: The decoder's state.
-            nodes: The node each beam stands on.
-            tree: The docid tree.
-            lexical: The lexical vector of each query, where the configuration has them.
+            hidden: State of the decoder.
+            nodes: Node of each beam.
+            tree: Docid tree.
+            lexical: Lexical vector of each query, if the configuration has a ``lexical_width``.
             at_root: Whether all nodes are the root.
-            columns: First and number of the logits wanted; all when left out.
+            columns: First logit and number of logits to return; by default all.
         """
         nodes, tree = _required(nodes, tree)
         hidden = hidden.astype(jnp.float32)
@@ -298,10 +301,10 @@ class PrefixHead(nn.Module):
         ahead = self.config.root_lookahead and tree.max_fanout > 0
         first, nodes, tokens = tree.root_first_node, tree.child_nodes[:fanout], tree.child_tokens[:fanout]
         if ahead:
-            first, nodes, tokens = tree.first_judge, tree.judges, tree.judge_tokens
+            first, nodes, tokens = tree.first_lookahead_node, tree.lookahead_nodes, tree.lookahead_tokens
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
         if lexical is not None:
-            # Without the barrier XLA for CPU adds the product up in place, from a transposed copy of the table.
+            # Without the barrier, XLA on the CPU computes the product from a transposed copy of the table.
             scores += jax.lax.optimization_barrier(project(lexical, _rows(self.lexical_nodes, first, nodes).T))[:, None]
         if shared is not None:
             scores += jnp.take(shared, tokens, axis=-1)
@@ -309,12 +312,12 @@ class PrefixHead(nn.Module):
                 firsts = tree.child_nodes[:fanout]
                 above = project(hidden, _rows(self.output_nodes, tree.root_first_node, firsts).T)
                 above += jnp.take(shared, tree.child_tokens[:fanout], axis=-1)
-                judges = tree.child_offsets[firsts + 1] - tree.child_offsets[firsts]
-                above = jnp.where(judges > 0, above, 0.0)  # a leaf judges itself
-                scores += jnp.repeat(above, jnp.maximum(judges, 1), axis=-1, total_repeat_length=len(tokens))
+                fanout_of = tree.child_offsets[firsts + 1] - tree.child_offsets[firsts]
+                above = jnp.where(fanout_of > 0, above, 0.0)  # a leaf is its own lookahead
+                scores += jnp.repeat(above, jnp.maximum(fanout_of, 1), axis=-1, total_repeat_length=len(tokens))
         if ahead:
             scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)), constant_values=IMPOSSIBLE)
-            scores = jax.nn.logsumexp(scores[..., tree.judges_of], axis=-1)
+            scores = jax.nn.logsumexp(scores[..., tree.lookahead_windows], axis=-1)
         if tree.root_first_token >= 0:
             around = (tree.root_first_token, vocab_size - tree.root_first_token - fanout)
             return jnp.pad(scores, ((0, 0), (0, 0), around), constant_values=IMPOSSIBLE)
@@ -336,10 +339,10 @@ class PrefixHead(nn.Module):
         edges, exists = tree.edges_of(nodes, window)
         children = tree.child_nodes[edges]  # --> [b, q, fanout]
         scores = _scores_of(hidden, self.output_nodes, children)
-        if lexical is not None:  # the same for all beams of a query
+        if lexical is not None:  # all beams of a query share the lexical vector
             together = children.reshape(len(nodes), 1, -1)
             scores += _scores_of(lexical[:, None], self.lexical_nodes, together).reshape(children.shape)
-        # Edges beyond the node's own point past the vocabulary, each elsewhere, and are dropped there.
+        # Edges that do not exist get distinct tokens past the vocabulary, which the scatter drops.
         tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(window)[None, None])
         b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
         logits = empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
@@ -347,7 +350,7 @@ class PrefixHead(nn.Module):
         return logits if shared is None else logits + shared
 
     def _of_codes(self, hidden: Float[Array, "b q d"]) -> Float[Array, "b q v"] | None:
-        """Return what the tokens' own vectors add to the logits, the same after any prefix."""
+        """Return the part of the logits that comes from the tokens' vectors, the same after any prefix."""
         if not self.config.shared_codes:
             return None
         return self.output_codes.attend(hidden, (0, self.config.output_vocab_size))
@@ -360,7 +363,7 @@ def _required(nodes: Int[Array, "b m"] | None, tree: NodeTree | None) -> tuple[I
 
 
 def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:
-    """Return runs of positions after the first, each with the edges to read; depths of similar fan-out share a run."""
+    """Return (begin, end, number of edges) for runs of later positions; depths of similar fan-out share a run."""
     padded = [0, *fanouts[1:length], *[0] * (length - len(fanouts))]
     runs = itertools.groupby(range(1, length), key=lambda depth: padded[depth].bit_length())
     spans = [list(run) for _, run in runs]
@@ -368,19 +371,19 @@ def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]
 
 
 def _columns(array: Float[Array, "*q v"], columns: tuple[Int[Array, ""] | int, int]) -> Float[Array, "*q w"]:
-    """Return some neighbouring columns; of a kernel, without touching the others."""
+    """Return a range of columns."""
     return jax.lax.dynamic_slice_in_dim(array, *columns, axis=-1)
 
 
 def _rows(table: Float[Array, "s d"], first: int, nodes: Int[Array, " g"]) -> Float[Array, "g d"]:
-    """Return the rows of some nodes, without copying where they are ``first`` and those after it."""
+    """Return the rows of some nodes; without a copy if the nodes are consecutive, beginning with ``first``."""
     return table[first : first + len(nodes)] if first >= 0 else jnp.take(table, nodes, axis=0, mode="clip")
 
 
 def _scores_of(
     x: Float[Array, "b q d"], table: Float[Array, "s d"], nodes: Int[Array, "b q f"]
 ) -> Float[Array, "b q f"]:
-    """Return inner products with some rows at every position, read one by one or chosen from those with all rows."""
-    if len(table) <= _READING * nodes.shape[-1]:
+    """Return inner products with some rows at each position: gather the rows, or multiply all and gather products."""
+    if len(table) <= _ROW_COST * nodes.shape[-1]:
         return jnp.take_along_axis(project(x, table.T), nodes, axis=-1, mode="clip")
     return jnp.einsum("bqd,bqfd->bqf", x, jnp.take(table, nodes, axis=0, mode="clip"))

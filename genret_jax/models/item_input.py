@@ -1,15 +1,15 @@
-"""Positions where the input is a sequence of items: how many items apart, where within them, and how long ago.
+"""Vectors and attention biases for encoder input that is a sequence of items, such as a user's history.
 
-T5 knows how far apart two tokens of its input are and nothing else, its exact distances end after eight tokens, which
-are two items of four codes, and its decoder does not know where a token of the input stands. What these add is what a
-user's history is made of: whole items in order, of which the latest say most.
+T5's position bias knows only the distance between two tokens, which is exact up to eight tokens (two items of four
+codes), and its decoder does not know the positions of the input. The biases here depend on the number of items between
+two tokens, on the tokens' places within their items, and on how many items came after a token's item: a history is a
+sequence of whole items, and the latest items matter most.
 
-An item need not be as many positions as its docid has codes: as one (``ItemInput.whole``), the sum of what its codes
-and its prefixes mean, it costs the encoder a fraction, and the network need not learn first which codes make an item.
+An item may be one position instead of one per code (``ItemInput.whole``): the sum of the vectors of its codes and
+prefixes. That costs the encoder a fraction, and the network need not learn which codes belong to one item.
 
-Where items do not see those after them (``ItemInput.causal``), one encoding of a history serves every item of it as a
-target, and histories may be packed behind one another in one row of the batch: an encoder's work for one target, done
-once for all of them.
+With causal items (``ItemInput.causal``), which do not attend to later items, one encoding of a history serves every
+item as a target, and several histories can be packed into one row of the batch.
 """
 
 from typing import Any
@@ -27,9 +27,9 @@ _INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 def places(form: ItemInput, length: int) -> tuple[Int[np.ndarray, " l"], Int[np.ndarray, " l"]]:
-    """Return for each of so many positions its item, and its place within it.
+    """Return the item of each of ``length`` positions, and the position's place within the item.
 
-    Tokens before the first item are item -1; their places follow those of an item's.
+    Tokens before the first item have the item -1, and the places after those of an item.
     """
     after = np.arange(length) - form.leading
     item = np.where(after < 0, -1, after // form.positions)
@@ -37,37 +37,37 @@ def places(form: ItemInput, length: int) -> tuple[Int[np.ndarray, " l"], Int[np.
 
 
 def shown(form: ItemInput, tokens: Int[Array, "b t"]) -> Bool[Array, "b l"]:
-    """Return which positions of the encoder hold something."""
+    """Return which positions of the encoder are not padding."""
     if not form.whole:
         return tokens > 0
     return jnp.concatenate([tokens[:, : form.leading], tokens[:, form.leading :: form.tokens]], axis=1) > 0
 
 
 class WholeItems(nn.Module):
-    """A vector for each item: the sum of those of its tokens and of the nodes that they lead to.
+    """A vector for each item: the sum of the vectors of its tokens and of the nodes that they lead to.
 
-    The nodes' begin at zero, so that an item which training has not seen is what its codes say.
+    The nodes' vectors begin at zero, so an item that training has not shown has the vector of its codes.
 
-    Where the decoder has the same vectors (``T5Config.ties_items``) they are of a length near 1, as logits need it, and
-    the encoder multiplies them by the root of the width, as Vaswani et al. 2017 (arXiv 1706.03762, section 3.4) do.
+    If the decoder uses the same vectors (``T5Config.ties_items``), they have a norm near 1, as logits require, and the
+    encoder multiplies them by the square root of the width, as in Vaswani et al. 2017 (arXiv 1706.03762, section 3.4).
 
     Attributes:
         config: The network's shape.
-        embedding: The tokens'.
+        embedding: Vectors of the tokens.
     """
 
     config: T5Config
     embedding: Embed
 
     def setup(self) -> None:
-        """Declare the nodes' table."""
+        """Declare the table of the nodes' vectors."""
         shape = (self.config.num_nodes, self.config.d_model)
         self.nodes = param_with_axes(
             "nodes", nn.initializers.zeros, shape, jnp.float32, axes=("nodes", "embed"), module=self
         )
 
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b l d"]:
-        """Look up tokens before the items, and then the items, each as its tokens and their nodes."""
+        """Return the vectors of the tokens before the items, followed by the vectors of the items."""
         form = self.config.item_input
         assert form is not None
         items = tokens[:, form.leading :].reshape(len(tokens), -1, 2, form.length)
@@ -84,9 +84,9 @@ def _per_head(module: Any, name: str, rows: int) -> Float[Array, "h r"]:
 
 
 class ItemBias(nn.Module):
-    """Bias of the encoder's attention: one for how many items apart two tokens are, and one for their places.
+    """Bias of the encoder's attention, by the number of items between two tokens and by their places within the items.
 
-    With causal items it also hides those after a token's own, and those of other histories in the row.
+    With causal items, it also hides later items, and the items of other histories in the row.
     """
 
     config: T5Config
@@ -95,11 +95,11 @@ class ItemBias(nn.Module):
     def __call__(
         self, tokens: Int[Array, "b t"], histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "#b h l l"]:
-        """Return the bias of attention logits, padding hidden, in float32.
+        """Return the bias of the attention logits in float32; padding is hidden.
 
         Args:
-            tokens: The input.
-            histories: Number of the history that each item belongs to, where there are several in a row.
+            tokens: Input of the encoder.
+            histories: Number of the history to which each item belongs, if rows hold several histories.
         """
         form, buckets = self.config.item_input, self.config.relative_attention_num_buckets
         assert form is not None
@@ -126,9 +126,9 @@ class ItemBias(nn.Module):
 
 
 class RecencyBias(nn.Module):
-    """Bias of the decoder's attention to a history: one for how many items came after a token's item.
+    """Bias of the decoder's attention to a history, by the number of items that came after a token's item.
 
-    Tokens before the first item have one of their own.
+    Tokens before the first item have a bias of their own.
     """
 
     config: T5Config
@@ -137,15 +137,15 @@ class RecencyBias(nn.Module):
     def __call__(
         self, tokens: Int[Array, "b t"], histories: Int[Array, "b n"] | None = None
     ) -> Float[Array, "b h #q l"]:
-        """Return the bias of attention logits, what is not the history of a target hidden, in float32.
+        """Return the bias of the attention logits in float32; all but the target's history is hidden.
 
         Args:
-            tokens: The encoder's input.
-            histories: Number of the history that each item belongs to, where there are several in a row; there is
-                then a target for each item, whose history ends with it.
+            tokens: Input of the encoder.
+            histories: Number of the history to which each item belongs, if rows hold several histories. Each item then
+                has a target, whose history ends with that item.
 
         Returns:
-            For the one target of each row; or for ``q = n * length``, the targets one after the other.
+            The bias for the one target of each row (``q = 1``), or for all targets in order (``q = n * length``).
         """
         form = self.config.item_input
         assert form is not None

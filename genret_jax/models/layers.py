@@ -26,14 +26,14 @@ _MLP_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """Tell the partitioner how an activation lies, by logical axis names; nothing happens without a mesh."""
+    """Constrain how an activation is spread over devices, by logical axis names; without a mesh, do nothing."""
     return with_sharding_constraint(x, axes)
 
 
 def dropout(config: T5Config) -> nn.Dropout:
-    """Return dropout whose mask is the same at every position of a sequence, as in T5's own training code.
+    """Return dropout with the same mask at every position of a sequence, as in T5's own training code.
 
-    One mask per feature instead of one per position and feature also makes the random numbers cost nothing.
+    With one mask per feature instead of one per position and feature, drawing random numbers also costs little.
     """
     return nn.Dropout(rate=config.dropout_rate, broadcast_dims=(-2,))
 
@@ -41,8 +41,8 @@ def dropout(config: T5Config) -> nn.Dropout:
 def project(x: Float[Array, "*b i"], kernel: Float[Array | np.ndarray, "i o"]) -> Float[Array, "*b o"]:
     """Multiply the last axis by a matrix, as one product of two matrices.
 
-    With the leading axes kept apart, XLA copies the operands of the kernel's gradient into another order on the CPU,
-    and computes what was fused into them again: a feed-forward layer's step takes a third longer.
+    With separate leading axes, XLA on the CPU transposes the operands of the kernel's gradient and recomputes the
+    operations fused into them: the training step of a feed-forward layer takes a third longer.
     """
     flat = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -64,10 +64,10 @@ class LayerNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear map without bias; the kernel is kept in float32.
+    """A linear map without bias, with its kernel in float32.
 
     Attributes:
-        features: Output width.
+        features: Width of the output.
         axes: Logical names of the kernel's two axes.
         dtype: Type of the computation.
         kernel_init: Initialiser of the kernel.
@@ -89,10 +89,10 @@ class Embed(nn.Module):
     """A table of token vectors.
 
     Attributes:
-        rows: Vocabulary size.
-        features: Width.
-        dtype: Type of the vectors handed out; the table is float32.
-        deviation: Of the vectors at the start.
+        rows: Number of tokens.
+        features: Width of the vectors.
+        dtype: Type of the returned vectors; the table is float32.
+        deviation: Standard deviation of the initial numbers.
     """
 
     rows: int
@@ -112,11 +112,11 @@ class Embed(nn.Module):
         )
 
     def __call__(self, tokens: Int[Array, "*b"]) -> Float[Array, "*b d"]:
-        """Look the tokens up."""
+        """Return the vectors of tokens."""
         return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
 
     def attend(self, hidden: Float[Array, "*b d"], rows: tuple[Any, int] | None = None) -> Float[Array, "*b v"]:
-        """Return the inner product with every row, or with ``rows[1]`` rows from ``rows[0]`` on, in float32."""
+        """Return the inner product with every row, or with ``rows[1]`` rows starting at ``rows[0]``, in float32."""
         table = self.embedding if rows is None else jax.lax.dynamic_slice_in_dim(self.embedding, *rows)
         return project(hidden.astype(jnp.float32), table.T)
 
@@ -126,7 +126,7 @@ def relative_position_buckets(
 ) -> Int[np.ndarray, "*b"]:
     """Map ``key position - query position`` to a row of the bias table (arXiv 1910.10683, section 2.1).
 
-    Half of the buckets are exact distances, the other half grow logarithmically up to ``max_distance``.
+    Half of the buckets are exact distances; the other half grow logarithmically up to ``max_distance``.
     """
     buckets = np.zeros_like(offset)
     if bidirectional:
@@ -146,8 +146,8 @@ class RelativePositionBias(nn.Module):
     """One learned scalar per head and distance bucket, shared by all layers of a stack.
 
     Attributes:
-        config: Number of heads, buckets and the largest distance.
-        bidirectional: True in the encoder.
+        config: Gives the number of heads and buckets, and the largest distance.
+        bidirectional: Whether positions attend to later ones, as in the encoder.
     """
 
     config: T5Config
@@ -155,7 +155,7 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, length: int) -> Float[Array, "1 h l l"]:
-        """Return the bias of attention logits for sequences of one length, in float32."""
+        """Return the bias of the attention logits for sequences of this length, in float32."""
         buckets = self.config.relative_attention_num_buckets
         table = param_with_axes(
             "rel_embedding",
@@ -175,7 +175,7 @@ class RelativePositionBias(nn.Module):
 
 
 def later_rows(bias: Float[Array, "1 h m m"], position: Int[Array, ""] | int, count: int) -> Float[Array, "h n m"]:
-    """Return a causal stack's bias of so many positions from one on, for :meth:`Attention.attend_own_past`."""
+    """Return ``count`` rows of a causal bias, starting at ``position``, for :meth:`Attention.attend_own_past`."""
     causal = (bias + causal_bias(bias.shape[-1]))[0]
     return jax.lax.dynamic_slice_in_dim(causal, position, count, axis=1)
 
@@ -208,7 +208,7 @@ class Attention(nn.Module):
     def keys_values(
         self, inputs: Float[Array, "b l d_model"]
     ) -> tuple[Float[Array, "b l h d"], Float[Array, "b l h d"]]:
-        """Project what is attended to."""
+        """Return the keys and values of the vectors that are attended to."""
         return self._heads(self.key(inputs)), self._heads(self.value(inputs))
 
     def attend(
@@ -222,11 +222,11 @@ class Attention(nn.Module):
         """Attend from ``inputs`` to projected keys and values; softmax in float32.
 
         Args:
-            inputs: What asks.
-            keys: From :meth:`keys_values`.
-            values: From :meth:`keys_values`.
+            inputs: Vectors of the queries.
+            keys: Keys from :meth:`keys_values`.
+            values: Values from :meth:`keys_values`.
             bias: Added to the logits: position bias, and :data:`MASKED` where attention is not allowed.
-            deterministic: Without dropout.
+            deterministic: Turn dropout off.
         """
         query = self._heads(self.query(inputs))
         logits = jnp.einsum("bqhd,blhd->bhql", query, keys, preferred_element_type=jnp.float32)
@@ -243,17 +243,17 @@ class Attention(nn.Module):
         position: Int[Array, ""] | int,
         bias: Float[Array, "h n m"],
     ) -> tuple[Float[Array, "b q d_model"], Float[Array, "b k m h d"], Float[Array, "b k m h d"]]:
-        """Attend from n new tokens of every beam to that beam's past, which grows by these tokens.
+        """Attend from n new tokens of every beam to the past of that beam, including the new tokens.
 
         Args:
-            inputs: The new tokens' vectors, those of a beam behind each other: q is k times n.
-            past_keys: Keys of the earlier positions; later positions hold anything.
-            past_values: Values of the earlier positions.
-            position: Where a beam's first new token stands.
-            bias: Position bias of the new tokens' rows, :data:`MASKED` after each one's own position.
+            inputs: Vectors of the new tokens; those of a beam follow each other, so q is k times n.
+            past_keys: Keys of earlier positions; later positions may hold anything.
+            past_values: Values of earlier positions.
+            position: Position of a beam's first new token.
+            bias: Position bias of the new tokens, :data:`MASKED` after each token's own position.
 
         Returns:
-            The attention's output, and the keys and values with the new ones written from ``position`` on.
+            The output of the attention, and the keys and values with those of the new tokens at ``position``.
         """
 
         def of_beams(x: Float[Array, "b q h d"]) -> Float[Array, "b k n h d"]:
@@ -270,7 +270,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """T5's feed-forward layer: one hidden projection (1.0), or a gated pair (1.1; Shazeer 2020, arXiv 2002.05202)."""
+    """T5's feed-forward layer: one hidden projection (1.0) or a gated pair (1.1; Shazeer 2020, arXiv 2002.05202)."""
 
     config: T5Config
 
@@ -287,30 +287,6 @@ class Mlp(nn.Module):
         hidden = dropout(self.config)(hidden, deterministic=deterministic)
         hidden = constrain(hidden, "batch", "length", "mlp")
         return Dense(self.config.d_model, ("mlp", "embed"), dtype, _MLP_INIT, name="wo")(hidden)
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on the normalised residual stream."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Declare the sublayers under t5x's names."""
-        self.pre_attention_layer_norm = LayerNorm(self.config)
-        self.attention = Attention(self.config)
-        self.pre_mlp_layer_norm = LayerNorm(self.config)
-        self.mlp = Mlp(self.config)
-        self.dropout = dropout(self.config)
-
-    def __call__(
-        self, x: Float[Array, "b l d"], bias: Float[Array, "#b h l l"], deterministic: bool
-    ) -> Float[Array, "b l d"]:
-        """Apply the layer to a batch of sequences."""
-        normed = self.pre_attention_layer_norm(x)
-        mixed = self.attention.attend(normed, *self.attention.keys_values(normed), bias, deterministic)
-        x = x + self.dropout(mixed, deterministic=deterministic)
-        mapped = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
 
 
 def padding_bias(tokens_kept: Bool[Array, "b l"]) -> Float[Array, "b 1 1 l"]:

@@ -1,4 +1,4 @@
-"""T5: an encoder-decoder Transformer (Raffel et al. 2020, arXiv 1910.10683), with t5x's parameter names."""
+"""T5, an encoder-decoder Transformer (Raffel et al. 2020, arXiv 1910.10683), with t5x's parameter names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.models.adaptive import AdaptiveDecoder
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
-from genret_jax.models.item_input import ItemBias, RecencyBias, WholeItems
+from genret_jax.models.item_input import RecencyBias, WholeItems
 from genret_jax.models.layers import (
     Attention,
     Embed,
-    EncoderLayer,
     LayerNorm,
     Mlp,
     RelativePositionBias,
@@ -27,7 +27,7 @@ from genret_jax.models.layers import (
 )
 
 Cache = dict[str, Any]
-# Parameters with a row for each node of the docid tree.
+# Names of the parameters that have one row per node of the docid tree.
 NODE_TABLES = ("input_nodes", "output_nodes", "lexical_nodes", "nodes")
 
 
@@ -54,14 +54,17 @@ class DecoderLayer(nn.Module):
         cross_bias: Float[Array, "s #h #q l"],
         deterministic: bool,
     ) -> Float[Array, "b m d"]:
-        """Apply the layer to whole target sequences, equally many of each source and one after the other."""
+        """Apply the layer to whole target sequences.
+
+        Each source has the same number of targets, and the targets of a source follow each other.
+        """
         normed = self.pre_self_attention_layer_norm(x)
         mixed = self.self_attention.attend(normed, *self.self_attention.keys_values(normed), bias, deterministic)
         x = x + self.dropout(mixed, deterministic=deterministic)
         return self._attend_encoded(x, self.cross_keys_values(encoded), cross_bias, deterministic)
 
     def cross_keys_values(self, encoded: Float[Array, "b l d"]) -> tuple[Array, Array]:
-        """Project the encoder's output for this layer's attention to it."""
+        """Return the keys and values of this layer's attention to the encoder's output."""
         return self.encoder_decoder_attention.keys_values(encoded)
 
     def step(
@@ -73,16 +76,20 @@ class DecoderLayer(nn.Module):
         bias: Float[Array, "h n m"],
         cross_bias: Float[Array, "b #h 1 l"],
     ) -> tuple[Float[Array, "b q d"], dict[str, Array]]:
-        """Apply the layer to the next n positions of every beam, and return its grown keys and values too.
+        """Apply the layer to the next n positions of every beam.
 
-        To the encoder's output the beams of a query are like positions of one sequence, so they share its keys.
+        The attention to the encoder's output treats the beams of a query as positions of one sequence, so that all
+        beams share its keys and values.
+
+        Returns:
+            The layer's output, and the beams' own keys and values with the new positions added.
         """
         normed = self.pre_self_attention_layer_norm(x)
         mixed, keys, values = self.self_attention.attend_own_past(normed, own["key"], own["value"], position, bias)
         return self._attend_encoded(x + mixed, cross, cross_bias, True), {"key": keys, "value": values}
 
     def _attend_encoded(self, x: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool) -> Array:
-        # The targets of a source are like positions of one sequence.
+        # The attention treats the targets of a source as positions of one sequence.
         of_sources = self.pre_cross_attention_layer_norm(x).reshape(len(cross[0]), -1, x.shape[-1])
         mixed = self.encoder_decoder_attention.attend(of_sources, *cross, cross_bias, deterministic).reshape(x.shape)
         x = x + self.dropout(mixed, deterministic=deterministic)
@@ -90,52 +97,13 @@ class DecoderLayer(nn.Module):
         return constrain(x + self.dropout(mapped, deterministic=deterministic), "batch", "length", "embed")
 
 
-class Encoder(nn.Module):
-    """The stack of encoder layers.
-
-    Attributes:
-        config: The network's shape.
-        embedding: Of the input, or of whole items.
-    """
-
-    config: T5Config
-    embedding: Embed | WholeItems
-
-    def setup(self) -> None:
-        """Declare the layers and the position bias that they share."""
-        layer = nn.remat(EncoderLayer, static_argnums=(3,)) if self.config.remat else EncoderLayer
-        if self.config.item_input is None:
-            self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
-        else:
-            self.item_bias = ItemBias(self.config)
-        self.layers = [layer(self.config) for _ in range(self.config.num_encoder_layers)]
-        if self.config.encoder_final_norm:
-            self.encoder_norm = LayerNorm(self.config)
-        self.dropout = dropout(self.config)
-
-    def __call__(
-        self, tokens: Int[Array, "b t"], deterministic: bool, histories: Int[Array, "b n"] | None = None
-    ) -> Float[Array, "b l d"]:
-        """Encode token sequences; what stands at padding means nothing."""
-        x = constrain(self.dropout(self.embedding(tokens), deterministic=deterministic), "batch", "length", "embed")
-        if self.config.item_input is None:
-            bias = self.relpos_bias(tokens.shape[1]) + padding_bias(tokens > 0)
-        else:
-            bias = self.item_bias(tokens, histories)
-        for layer in self.layers:
-            x = layer(x, bias, deterministic)
-        if self.config.encoder_final_norm:
-            x = self.encoder_norm(x)
-        return self.dropout(x, deterministic=deterministic)
-
-
 class Decoder(nn.Module):
     """The stack of decoder layers with its output head.
 
     Attributes:
         config: The network's shape.
-        embedding: The decoder's token embedding; with the prefix head, which has its own input vectors, None, or the
-            whole items whose vectors are its own.
+        embedding: The decoder's token embedding. The prefix head has input vectors of its own: there it is None, or
+            the whole items whose vectors the head shares.
     """
 
     config: T5Config
@@ -183,7 +151,7 @@ class Decoder(nn.Module):
         deterministic: bool,
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m d"]:
-        """Return what the head compares its rows with."""
+        """Return the decoder's states, which the head compares with its rows."""
         x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
@@ -201,16 +169,6 @@ class Decoder(nn.Module):
         logits: Array = self.head.logits(self._scaled(states), None, None, columns=columns)
         return logits
 
-    def said_of(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
-        """Return what the adaptive decoder says of prefixes; see :meth:`T5.said_of`."""
-        said: Array = self.adaptive(tokens, True)
-        return said
-
-    def matrices_of(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
-        """Return the matrices that were said; see :meth:`T5.matrices_of`."""
-        matrices: Array = self.adaptive.matrices(said)
-        return matrices
-
     def _cross_bias(
         self, tokens: Int[Array, "s t"], histories: Int[Array, "s n"] | None = None
     ) -> Float[Array, "s #h #q l"]:
@@ -223,10 +181,10 @@ class Decoder(nn.Module):
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
 
     def _lexical(self, tokens: Int[Array, "b t"], deterministic: bool) -> Float[Array, "b w"] | None:
-        """Return the direction of the sum of the input tokens' lexical vectors.
+        """Return the normalised sum of the input tokens' lexical vectors.
 
-        Most training examples go without: pieces of a document share its words, and a decoder that is shown the sum
-        every time learns to leave the work to it, which queries in other words then miss.
+        Most training examples do without it: pieces of a document share its words, so a decoder that always sees the
+        sum learns to rely on it, and then fails on queries in other words.
         """
         if not self.config.lexical_width:
             return None
@@ -237,7 +195,7 @@ class Decoder(nn.Module):
         return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
-        """Return the cache of an empty prefix; see :meth:`T5.init_cache`."""
+        """Return the cache of empty prefixes; see :meth:`T5.init_cache`."""
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
         cross = {f"layers_{i}": layer.cross_keys_values(encoded) for i, layer in enumerate(self.layers)}
@@ -287,7 +245,7 @@ class Decoder(nn.Module):
         position: Int[Array, ""] | int,
         new: int,
     ) -> tuple[Float[Array, "b q d"], dict[str, Any]]:
-        """Take the stack over so many positions of every beam that follow what the cache holds."""
+        """Return the states of the ``new`` positions of every beam that follow the cached ones, and the grown cache."""
         bias = later_rows(self.relpos_bias(cache["beams"]["layers_0"]["key"].shape[2]), position, new)
         x, beams = self.head.embed(tokens, nodes), {}
         for i, layer in enumerate(self.layers):
@@ -296,13 +254,13 @@ class Decoder(nn.Module):
             x, beams[name] = layer.step(x, own, cross, position, bias, cache["shared"]["bias"])
         x = self.decoder_norm(x)
         if self.config.adaptive_layers:
-            said, beams["adaptive"] = self.adaptive.step(tokens, cache["beams"]["adaptive"], position, new)
-            x = self.adaptive.adapt(x, said)
+            prefixes, beams["adaptive"] = self.adaptive.step(tokens, cache["beams"]["adaptive"], position, new)
+            x = self.adaptive.adapt(x, prefixes)
         return self._scaled(x), beams
 
 
 def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dict[str, Any]:
-    """Return a network's random start: ``params``, and ``params_axes``, the logical axis names of every parameter."""
+    """Return random ``params`` of a network, and ``params_axes``, the logical axis names of every parameter."""
     form, token = config.item_input, jnp.zeros((1, 1), jnp.int32)
     source = token if form is None else jnp.zeros((1, form.leading + form.tokens), jnp.int32)
     variables: dict[str, Any] = T5(config).init(key, source, token, token, tree)
@@ -310,9 +268,9 @@ def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dic
 
 
 def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
-    """Return a network's parameters with so many rows in each table that has one for each docid node.
+    """Return parameters whose tables with one row per docid node have ``num_nodes`` rows.
 
-    The new are zero, which with ``T5Config.shared_codes`` and whole items is what rows that training has not seen are.
+    New rows are zero: with ``T5Config.shared_codes`` and whole items, the nodes then have the vectors of their tokens.
     """
 
     def grown(path: Any, leaf: Any) -> Any:
@@ -324,10 +282,10 @@ def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
 
 
 class T5(nn.Module):
-    """The whole network.
+    """The whole network; :func:`random_variables` initialises it.
 
-    Initialise it by :func:`random_variables`. Dropout draws from the ``dropout``
-    stream, by JAX's partitionable generator, so the masks do not depend on how a batch is spread over devices.
+    Dropout draws from the ``dropout`` stream with JAX's partitionable generator, so the masks do not depend on how a
+    batch is spread over devices.
     """
 
     config: T5Config
@@ -344,7 +302,7 @@ class T5(nn.Module):
         source: Embed | WholeItems = self.token_embedder
         if config.item_input is not None and config.item_input.whole:
             source = self.items = WholeItems(config, self.token_embedder)
-        self.encoder = Encoder(config, source)
+        self.encoder = T5Encoder(config, source)
         self.decoder = Decoder(config, source if config.ties_items else decoder_embedding)
 
     def __call__(
@@ -361,12 +319,12 @@ class T5(nn.Module):
 
         Args:
             encoder_input_tokens: Sources, padded with 0.
-            decoder_input_tokens: Targets shifted right, beginning with 0; not read by the prefix head.
-            decoder_prefix_nodes: The tree's node before each target token, the root (0) first; for the prefix head.
-            tree: The docid tree; for the prefix head.
-            deterministic: Without dropout.
-            histories: For causal items (:class:`genret_jax.models.config.ItemInput`): number of the history that each
-                item of a source belongs to. There is then a target for each item, which follows it; ``b = s * n``.
+            decoder_input_tokens: Targets shifted right, beginning with 0; the prefix head does not read them.
+            decoder_prefix_nodes: Tree node before each target token, the root (0) first; for the prefix head.
+            tree: Docid tree; for the prefix head.
+            deterministic: Turn dropout off.
+            histories: For causal items (:class:`genret_jax.models.config.ItemInput`): number of the history to which
+                each item of a source belongs. Each item is then followed by a target, so ``b = s * n``.
 
         Returns:
             Logits in float32.
@@ -389,7 +347,7 @@ class T5(nn.Module):
         deterministic: bool = True,
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "s l d"]:
-        """Return the encoder's output; what stands at padding (token 0) means nothing."""
+        """Return the encoder's output; the vectors at padding (token 0) are meaningless."""
         return self.encoder(encoder_input_tokens, deterministic, histories)
 
     def decode(
@@ -403,7 +361,7 @@ class T5(nn.Module):
         deterministic: bool = True,
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
-        """Return the logits of target sequences given encoded sources; arguments as for calling the network."""
+        """Return the logits of target sequences given encoded sources; the arguments are those of a call."""
         return self.decoder(
             encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic, histories
         )
@@ -416,25 +374,30 @@ class T5(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b m d"]:
-        """Return the decoder's output after each token, which the vocabulary head compares with a row a token.
+        """Return the decoder's states, which the vocabulary head compares with its rows.
 
-        For the vocabulary head; arguments are those of :meth:`decode`.
+        Only for the vocabulary head; the arguments are those of :meth:`decode`.
         """
         return self.decoder.states(encoded, encoder_input_tokens, decoder_input_tokens, None, deterministic)
 
     def read(self, states: Float[Array, "b m d"], columns: tuple[int, int]) -> Float[Array, "b m c"]:
-        """Return so many logits, from the first on, of what :meth:`states` returned."""
+        """Return some logits of states from :meth:`states`.
+
+        Args:
+            states: The states.
+            columns: First logit, and number of logits.
+        """
         return self.decoder.read(states, columns)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
-        """Return what :meth:`step` needs of the encoder's output, and room for ``length`` positions of one beam.
+        """Return a cache with room for ``length`` positions, for one beam per query.
 
         Returns:
-            ``beams``: keys and values of each beam's own past, leaves ``[b, 1, length, h, d_kv]``. Whoever reorders,
-            copies or drops beams does so on axis 1 of these leaves and nowhere else.
-            ``shared``: keys and values of the encoder's output, once per query however many beams it has.
-            ``position``: positions decoded so far. None, which is part of the pytree's structure and not a value,
-            until the first step: so the first step, where all beams stand at the root, is known when it is compiled.
+            ``beams``: keys and values of each beam's past, leaves ``[b, 1, length, h, d_kv]``. To reorder, copy or drop
+            beams, index axis 1 of these leaves and nothing else.
+            ``shared``: keys and values of the encoder's output, stored once per query.
+            ``position``: number of positions decoded so far. It is None before the first step. None is part of the
+            pytree's structure, so the first step, in which all beams are at the root, compiles to its own program.
         """
         return self.decoder.init_cache(encoded, encoder_input_tokens, length)
 
@@ -449,11 +412,11 @@ class T5(nn.Module):
         """Decode one position of every beam.
 
         Args:
-            tokens: The token before this position, 0 at the first; not read by the prefix head.
-            prefix_nodes: The node each beam stands on, 0 at the first; for the prefix head.
-            cache: From :meth:`init_cache` (one beam) or the step before, with as many beams as ``tokens``.
-            tree: The docid tree; for the prefix head.
-            columns: First and number of the logits wanted; all when left out.
+            tokens: Token before this position, 0 at the first position; the prefix head does not read it.
+            prefix_nodes: Tree node of each beam, 0 at the first position; for the prefix head.
+            cache: Cache from :meth:`init_cache` (one beam) or the previous step, with as many beams as ``tokens``.
+            tree: Docid tree; for the prefix head.
+            columns: First logit and number of logits to return; by default all.
 
         Returns:
             Logits in float32, and the cache of the next step.
@@ -467,23 +430,25 @@ class T5(nn.Module):
         cache: Cache,
         tree: NodeTree | None = None,
     ) -> Float[Array, "b k n v"]:
-        """Decode several positions of every beam at once, whose tokens are known; after the first step.
+        """Decode several positions of every beam at once, after the first step, given their tokens.
 
         Args:
-            tokens: The token before each position.
-            prefix_nodes: The node on which each beam stands at each position, none of them the root.
-            cache: From the step before.
-            tree: The docid tree; for the prefix head.
+            tokens: Token before each position.
+            prefix_nodes: Tree node of each beam at each position, none of them the root; for the prefix head.
+            cache: Cache from the previous step.
+            tree: Docid tree; for the prefix head.
 
         Returns:
             Logits in float32.
         """
         return self.decoder.forced(tokens, prefix_nodes, cache, tree)
 
-    def said_of(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
-        """Return what the adaptive decoder says of each prefix of some docids shifted right."""
-        return self.decoder.said_of(tokens)
+    def prefix_vectors(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
+        """Return the adaptive decoder's vector of each prefix, given docids shifted right."""
+        vectors: Array = self.decoder.adaptive(tokens, True)
+        return vectors
 
-    def matrices_of(self, said: Float[Array, "p e"]) -> Float[Array, "p d d"]:
-        """Return the matrices that :meth:`said_of` says, less the identity."""
-        return self.decoder.matrices_of(said)
+    def adaptive_matrices(self, prefixes: Float[Array, "p e"]) -> Float[Array, "p d d"]:
+        """Return the adaptive matrix less the identity for each vector of :meth:`prefix_vectors`."""
+        matrices: Array = self.decoder.adaptive.matrices(prefixes)
+        return matrices

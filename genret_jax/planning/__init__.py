@@ -1,1 +1,1 @@
-"""What a run will need on devices that are not here: its steps compiled from shapes alone, and counted."""
+"""Plan runs on hardware you don't have: compile their steps from shapes, and count memory, communication and time."""

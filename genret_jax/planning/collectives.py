@@ -1,4 +1,4 @@
-"""Read out of a compiled program what its devices send each other."""
+"""Find the communication between devices in a compiled program."""
 
 import dataclasses
 import math
@@ -24,13 +24,13 @@ _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One operation in which devices take part together.
+    """One communication operation.
 
     Attributes:
         kind: One of ``KINDS``.
-        size: Bytes of its whole array on one device: the result, or what a reduce-scatter reads.
-        groups: Device numbers of each group, ``[g, n]``.
-        times: How often it runs.
+        size: Bytes of the whole array on one device: the input of a reduce-scatter, the result of any other kind.
+        groups: Numbers of the devices in each group that communicates, ``[g, n]``.
+        times: How often the operation runs.
     """
 
     kind: str
@@ -40,26 +40,26 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends each time, on a ring (Thakur et al. 2005, table 1; an all-to-all in one go)."""
+        """Bytes that a device sends each time, on a ring (Thakur et al. 2005, table 1); all-to-all sends directly."""
         peers = self.groups.shape[1]
         share = (peers - 1) / peers
         factors = {"all-reduce": 2 * share, "collective-permute": 1.0}
         return self.size * factors.get(self.kind, share)
 
     def leaves(self, linked: int | None) -> bool:
-        """Tell whether a group reaches over the border of a machine of so many linked devices."""
+        """Whether a group has devices of several machines, each of ``linked`` devices; None means one machine."""
         return linked is not None and bool((self.groups // linked != self.groups[:, :1] // linked).any())
 
 
 def collectives_of(program: str, devices: int) -> list[Collective]:
-    """Return the collective operations of a compiled program, loops with known numbers of turns multiplied out.
+    """Return the communication operations of a compiled program.
 
-    A loop whose turns are known only when it runs, such as that over training steps, counts once; of a condition all
-    branches count.
+    An operation in a loop counts once per iteration if the number of iterations is known at compile time, else once
+    (the loop over training steps). All branches of a condition count.
 
     Args:
         program: HLO text after compilation.
-        devices: That it was compiled for; a group that is not given has all of them.
+        devices: Number of devices of the program; an operation that names no groups involves all of them.
     """
     bodies, entry = _computations(program)
     times = _times(bodies, entry)
@@ -73,7 +73,7 @@ def collectives_of(program: str, devices: int) -> list[Collective]:
 
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """Return the lines of each computation by name, and the name of the one that is run."""
+    """Return the lines of each computation by name, and the name of the entry computation."""
     bodies: dict[str, list[str]] = {}
     entry = name = ""
     for line in program.splitlines():
@@ -94,7 +94,7 @@ def _times(bodies: dict[str, list[str]], entry: str) -> Counter[str]:
     def visit(name: str, count: int) -> None:
         times[name] += count
         for line in bodies[name]:
-            # The two later parts of an asynchronous operation name what the first one runs.
+            # The later parts of an asynchronous operation name the computation that the first part runs.
             if "async-done(" in line or "async-update(" in line:
                 continue
             trips = _TRIPS.search(line)
@@ -116,7 +116,7 @@ def _collective(line: str) -> Iterator[tuple[str, int]]:
     sizes = [_BYTES.get(kind_, 4) * math.prod(map(int, filter(None, dims.split(","))))
              for kind_, dims in _SHAPE.findall(result)]  # fmt: skip
     if start and kind != "all-reduce":
-        # (operand, result, ...): the part that is asynchronous hands both on.
+        # The start of an asynchronous operation returns both the operand and the result.
         sizes = [max(sizes)]
     size = sum(sizes)
     yield kind, size * _groups(line, 1).shape[1] if kind == "reduce-scatter" and not start else size

@@ -1,38 +1,46 @@
-"""Compile a program and count: bytes, operations, and what devices send each other; all figures of one device."""
+"""Compile a program and count memory, operations and communication; all figures are for one device.
 
+Deep networks are counted from shallow ones, and the counts give the least time that the program can take.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from genret_jax.errors import InputError
+from genret_jax.models.config import T5Config
 from genret_jax.planning.collectives import KINDS, collectives_of
 from genret_jax.planning.devices import Device
 
-#: Flat, so that counts of programs with some layers and with some more can be subtracted.
+#: Counts by name. A flat dictionary, so that the counts of two programs can be subtracted.
 Counts = dict[str, float]
 
 _MEMORY = ("argument", "output", "alias", "temp", "generated_code")
+# Networks with more layers than this, encoder and decoder together, are counted from shallow ones.
+_MOST_COMPILED = 4
 
 
 class OutOfMemoryError(Exception):
-    """The compiler finds that a program does not fit into a device's memory; the message is its first line."""
+    """The compiler refuses a program that does not fit into a device's memory; the message is its first line."""
 
 
 def count(lowered: Any, device: Device, devices: int) -> Counts:
-    """Compile what jax has lowered, and return what the compiler says of it.
+    """Compile a lowered program and return the compiler's counts.
 
     Args:
-        lowered: From ``jax.jit(...).lower(...)``.
-        device: Its links decide which collective operations are local.
-        devices: How many.
+        lowered: Program from ``jax.jit(...).lower(...)``.
+        device: Device whose links decide which communication stays within a machine.
+        devices: Number of devices.
 
     Returns:
         ``bytes/KIND`` of memory, ``flops``, ``bytes_accessed``, ``collective/KIND`` (bytes of the arrays), and
         ``sent/link`` and ``sent/network`` (bytes that a device sends).
 
     Raises:
-        InputError: If what was compiled cannot be read.
-        OutOfMemoryError: If the compiler of a TPU refuses a program that its memory does not hold.
+        InputError: If the compiled program cannot be read.
+        OutOfMemoryError: If a TPU's compiler refuses the program because it does not fit into the memory.
     """
     try:
         compiled = lowered.compile()
@@ -54,15 +62,72 @@ def count(lowered: Any, device: Device, devices: int) -> Counts:
 def _text(compiled: Any) -> str:
     try:
         text: str = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:  # seen of operations that libtpu has and this jaxlib does not know
+    except jax.errors.JaxRuntimeError as error:  # seen with operations that libtpu has and this jaxlib does not
         raise InputError(
-            f"the program was compiled, but cannot be read for its communication ({str(error).splitlines()[0][:200]})",
-            fix="plan for another --device, or install versions of jax and libtpu that belong together",
+            f"the communication of the compiled program cannot be read ({str(error).splitlines()[0][:200]})",
+            fix="plan for another device, or install matching versions of jax and libtpu",
         ) from None
     return text
 
 
 def total_bytes(counts: Counts) -> float:
-    """Return the memory that a program holds on a device at its fullest: what is handed over lies once."""
+    """Return the largest memory that a program holds on a device; donated arguments count once."""
     held = sum(counts[f"bytes/{kind}"] for kind in ("argument", "output", "temp", "generated_code"))
     return held - counts["bytes/alias"]
+
+
+def count_by_layers(
+    config: T5Config, count_model: Callable[[T5Config], Counts], *, whole: bool = False
+) -> tuple[Counts, str]:
+    """Count a network's program, and extrapolate the counts from shallow networks if it is deep.
+
+    All layers of a stack are alike, so each adds the same to the counts.
+
+    Args:
+        config: The network.
+        count_model: Compiles the program of a network and counts it.
+        whole: Compile all layers, however many there are.
+
+    Returns:
+        The counts, and a text that says how they were obtained.
+    """
+    layers = (config.num_encoder_layers, config.num_decoder_layers)
+    if whole or sum(layers) <= _MOST_COMPILED:
+        return count_model(config), f"all {layers[0]} + {layers[1]} layers compiled"
+
+    def counted(encoder: int, decoder: int) -> Counts:
+        return count_model(dataclasses.replace(config, num_encoder_layers=encoder, num_decoder_layers=decoder))
+
+    # Two equally deep stacks grow together, with one compilation less.
+    probes = [(2, 2)] if layers[0] == layers[1] else [(2, 1), (1, 2)]
+    first = counted(1, 1)
+    total = dict(first)
+    for probe in probes:
+        further = (layers[0] if probe[0] == 2 else layers[1]) - 1
+        deeper = counted(*probe)
+        for name in total:
+            total[name] += further * (deeper[name] - first[name])
+    shallow = ", ".join(f"{encoder} + {decoder}" for encoder, decoder in [(1, 1), *probes])
+    how = f"{shallow} layers compiled, {layers[0]} + {layers[1]} extrapolated linearly"
+    return {name: max(value, 0.0) for name, value in total.items()}, how
+
+
+def roofline(counts: Counts, device: Device) -> dict[str, Any]:
+    """Return the least time that a program can take, with every part at the device's peak (Williams et al. 2009).
+
+    Returns:
+        Seconds of ``arithmetic``, ``memory`` and ``communication``; ``overlapped`` if all three happen at once;
+        ``one_after_another`` if communication overlaps with nothing; and ``bound_by``, the name of the longest part.
+    """
+    network = counts["sent/network"] / device.network_bandwidth if counts["sent/network"] else 0.0
+    parts = {
+        "arithmetic": counts["flops"] / device.flops,
+        "memory": counts["bytes_accessed"] / device.memory_bandwidth,
+        "communication": counts["sent/link"] / device.link_bandwidth + network,
+    }
+    return {
+        **parts,
+        "overlapped": max(parts.values()),
+        "one_after_another": max(parts["arithmetic"], parts["memory"]) + parts["communication"],
+        "bound_by": max(parts, key=parts.__getitem__),
+    }

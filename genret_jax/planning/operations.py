@@ -1,8 +1,8 @@
-"""Operations of a network's matrix products, counted by hand: a check of what a compiler counts.
+"""Count the operations of a network's matrix products by formula, to check the compiler's counts.
 
-A product of a token with a matrix is 2 operations a parameter, and training makes three such products for each: one
-forward, two backward, which is the 6 N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). Each stack's parameters
-count for its own tokens, and the scores of attention are added.
+Multiplying a token's vector by a matrix takes 2 operations per parameter. Training does so three times, once forward
+and twice backward: the 6 N of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1). The parameters of each stack count
+for the tokens of that stack, and the attention scores are added.
 """
 
 from genret_jax.models.config import T5Config
@@ -11,14 +11,14 @@ _FORWARD_AND_BACKWARD = 3
 
 
 def training_operations(config: T5Config, batch: int, inputs: int, targets: int) -> int:
-    """Return the operations of the matrix products of a training step, over all devices.
+    """Return the operations of the matrix products of a training step, summed over all devices.
 
     Args:
-        config: The network. Of a prefix head's output layer only the first position counts, which is a product; the
-            others gather.
-        batch: Rows.
-        inputs: Encoder tokens a row.
-        targets: Decoder tokens a row.
+        config: The network. A prefix head counts at the first position only: there its output is a matrix product, at
+            later positions it gathers rows.
+        batch: Number of rows.
+        inputs: Number of encoder tokens of a row.
+        targets: Number of decoder tokens of a row.
     """
     encoder = config.num_encoder_layers * _encoder_layer(config, inputs)
     decoder = config.num_decoder_layers * (
@@ -30,14 +30,14 @@ def training_operations(config: T5Config, batch: int, inputs: int, targets: int)
 
 
 def decoding_operations(config: T5Config, queries: int, inputs: int, beams: int, length: int) -> int:
-    """Return the operations of the matrix products of a batch of searches, over all devices.
+    """Return the operations of the matrix products of a batch of searches, summed over all devices.
 
     Args:
         config: The network.
-        queries: Searched together.
-        inputs: Tokens of a query.
-        beams: Of the search; at the root there is one.
-        length: Tokens of a docid.
+        queries: Number of queries searched together.
+        inputs: Number of tokens of a query.
+        beams: Number of beams after the first position, which has one.
+        length: Number of tokens of a docid.
     """
     encoder = config.num_encoder_layers * _encoder_layer(config, inputs)
     cross = config.num_decoder_layers * _cross_keys(config, inputs)
@@ -53,19 +53,19 @@ def _encoder_layer(config: T5Config, tokens: int) -> int:
 
 
 def _decoder_layer(config: T5Config, tokens: int, *, attended: int, inputs: int) -> int:
-    """Self-attention, attention to the encoder without its keys and values, and feed-forward."""
+    """Count self-attention, cross-attention without its keys and values, and the feed-forward layer."""
     parameters = 6 * config.d_model * _width(config) + _mlp(config)
     return 2 * tokens * parameters + _scores(config, tokens, attended) + _scores(config, tokens, inputs)
 
 
 def _adaptive_decoder(config: T5Config, tokens: int) -> int:
-    """Layers, the matrix that they say, and its product with the decoder's state; in training, as a search folds it."""
+    """Count the layers and the product with the adaptive matrix; in training only, since a search has it folded in."""
     if not config.adaptive_layers:
         return 0
-    said = config.adaptive_width or config.d_model
-    narrowed = config.d_model * said if config.adaptive_width else 0
+    rank = config.adaptive_width or config.d_model
+    narrowing = config.d_model * rank if config.adaptive_width else 0
     return config.adaptive_layers * _encoder_layer(config, tokens) + 2 * tokens * (
-        narrowed + (said + 1) * config.d_model**2
+        narrowing + (rank + 1) * config.d_model**2
     )
 
 
@@ -73,9 +73,9 @@ def _cross_keys(config: T5Config, inputs: int) -> int:
     return 2 * inputs * 2 * config.d_model * _width(config)
 
 
-def _scores(config: T5Config, asking: int, asked: int) -> int:
-    """Queries with keys, and weights with values."""
-    return 2 * 2 * asking * asked * _width(config)
+def _scores(config: T5Config, queries: int, keys: int) -> int:
+    """Count the products of queries with keys and of weights with values."""
+    return 2 * 2 * queries * keys * _width(config)
 
 
 def _mlp(config: T5Config) -> int:

@@ -1,4 +1,4 @@
-"""Plan a run: what its steps need on devices that are not here, and how long they take at best."""
+"""Plan a run on hardware you don't have: the memory, communication and least time of its steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,16 +13,11 @@ from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.parallel.mesh import DATA, MODEL, make_mesh
 from genret_jax.planning.collectives import KINDS
-from genret_jax.planning.counting import Counts, OutOfMemoryError, count, total_bytes
-from genret_jax.planning.decoding_step import DecodingPlan
+from genret_jax.planning.counting import Counts, OutOfMemoryError, count, count_by_layers, roofline, total_bytes
 from genret_jax.planning.devices import Device
-from genret_jax.planning.docid_shapes import PlannedDocids, planned_docids
-from genret_jax.planning.index_shapes import index_shapes, tree_shapes
-from genret_jax.planning.layers import count_by_layers
+from genret_jax.planning.docids import PlannedDocids, index_shapes, planned_docids, tree_shapes
 from genret_jax.planning.operations import decoding_operations, training_operations
-from genret_jax.planning.roofline import roofline
-from genret_jax.planning.shapes import bytes_on_a_device
-from genret_jax.planning.training_step import TrainingPlan
+from genret_jax.planning.programs import DecodingPlan, TrainingPlan, bytes_on_a_device
 from genret_jax.training.batches import check_batch
 
 Json = dict[str, Any]
@@ -31,18 +26,18 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What to plan.
+    """The run to plan.
 
     Attributes:
-        experiment: As from a gin file; its corpus is not read.
-        device: What the mesh is made of.
-        devices: The devices themselves, or those that stand for them.
+        experiment: The experiment; its corpus is not read.
+        device: Device that the mesh consists of.
+        devices: JAX devices to compile for, from :func:`~genret_jax.planning.devices.planned_devices`.
         mesh: Sizes of the data and the model axis; None takes the experiment's.
-        documents: Of the corpus; None where the experiment names a saved docid table.
-        queries: Searched together; None takes the experiment's, rounded up to the data axis.
-        beams: Of the search; None takes the experiment's.
+        documents: Number of documents; None if the experiment names a saved docid table.
+        queries: Number of queries searched together; None takes the experiment's, rounded up to the data axis.
+        beams: Number of beams; None takes the experiment's.
         parts: ``"training"``, ``"decoding"`` or both.
-        whole: Compile all layers.
+        whole: Compile all layers of a deep network instead of extrapolating from a few.
     """
 
     experiment: Experiment
@@ -57,11 +52,11 @@ class PlanRequest:
 
 
 def make_plan(request: PlanRequest, log: Log) -> Json:
-    """Compile an experiment's steps for the devices, and return what that says as JSON values.
+    """Compile an experiment's steps for the devices and return the plan as JSON values.
 
     Args:
-        request: What to plan.
-        log: Receives a line before each part that takes time.
+        request: The run to plan.
+        log: Called with a line of text before each part that takes time.
 
     Raises:
         InputError: If the mesh does not divide the devices, the network, the batch or the queries.
@@ -95,7 +90,7 @@ def _mesh(request: PlanRequest) -> Mesh:
         raise InputError(
             f"a mesh of {data}x{model} on {count} devices",
             expected=f"data x model = {count}",
-            fix="change --mesh or --devices",
+            fix="change the mesh or the number of devices",
         )
     return make_mesh(data_parallel=data, model_parallel=model, devices=request.devices)
 
@@ -120,7 +115,7 @@ def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log)
     def counted(config: T5Config) -> Counts:
         log(f"training step, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
         counts = count(plan.lower(config), device, mesh.size)
-        # The loop over the parts of a batch is counted once, the update with it.
+        # The compiler counts the loop over the parts of a batch once; the update is counted too often then.
         parts = trainer.gradient_accumulation
         return {name: value * (1 if name.startswith("bytes/") else parts) for name, value in counts.items()}
 
@@ -149,7 +144,9 @@ def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mes
     queries = request.queries or -(-experiment.evaluation.batch_size // data) * data
     if queries % data:
         raise InputError(
-            f"{queries} queries over a data axis of {data}", expected=f"a multiple of {data}", fix="change --queries"
+            f"{queries} queries over a data axis of {data}",
+            expected=f"a multiple of {data}",
+            fix="change the number of queries",
         )
     plan = DecodingPlan(
         index=index,
@@ -177,13 +174,12 @@ def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mes
 
 
 def _refused(state: Json, error: OutOfMemoryError) -> Json:
-    """Return what is known of a program that the compiler refuses for its size, if with fewer layers than planned."""
+    """Return the plan of a program that the compiler refuses because of its size."""
     return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
 
 
 def _program(counts: Counts, how: str, state: Json, analytic: int, device: Device, devices: int) -> Json:
-    """Return what is known of a compiled program, for one device."""
-    times = roofline(counts, device)
+    """Return the plan of a compiled program, for one device."""
     memory = {**state, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
     return {
         "layers": how,
@@ -193,17 +189,12 @@ def _program(counts: Counts, how: str, state: Json, analytic: int, device: Devic
         "flops": counts["flops"],
         "analytic_flops": analytic / devices,
         "bytes_accessed": counts["bytes_accessed"],
-        "roofline_seconds": {
-            **dataclasses.asdict(times),
-            "overlapped": times.overlapped,
-            "one_after_another": times.one_after_another,
-            "bound_by": times.bound_by,
-        },
+        "roofline_seconds": roofline(counts, device),
     }
 
 
 def _rates(program: Json, examples: int) -> dict[str, float]:
-    """Return how many examples a day a step's times allow."""
+    """Return the examples per day that a step's least times allow."""
     times = program["roofline_seconds"]
     return {name: examples * 86400 / times[name] for name in ("overlapped", "one_after_another")}
 
@@ -219,17 +210,18 @@ def _parameters(params: Any) -> dict[str, int]:
 
 
 def what_does_not_fit(plan: Json, device: Device) -> list[str]:
-    """Return a line for each program of a plan that a device's memory does not hold."""
-    found = []
-    for part in ("training", "decoding"):
-        if "refused" in plan.get(part, {}):
-            found.append(f"{part}: the compiler refuses it: {plan[part]['refused']}")
-        elif part in plan and device.memory is not None and plan[part]["bytes_a_device"]["total"] > device.memory:
-            sizes = {k: v for k, v in plan[part]["bytes_a_device"].items() if k not in ("total", "program")}
+    """Return a line for each program of a plan that does not fit into a device's memory."""
+    lines = []
+    for part in [name for name in ("training", "decoding") if name in plan]:
+        sizes = dict(plan[part]["bytes_a_device"])
+        total = sizes.pop("total")
+        if "refused" in plan[part]:
+            lines.append(f"{part}: the compiler refuses it: {plan[part]['refused']}")
+        elif device.memory is not None and total > device.memory:
+            sizes.pop("program")
             largest = max(sizes, key=sizes.__getitem__)
-            total = plan[part]["bytes_a_device"]["total"]
-            found.append(
+            lines.append(
                 f"{part}: {total / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB a device, "
                 f"most of it {largest.replace('_', ' ')} ({sizes[largest] / 1e9:.1f} GB)"
             )
-    return found
+    return lines

@@ -1,4 +1,4 @@
-"""A plan as text for a reader."""
+"""Format a plan as text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ _PER = {"training": "examples a day", "decoding": "queries a second"}
 
 
 def render(plan: dict[str, Any]) -> str:
-    """Return a plan of :func:`genret_jax.planning.plan.make_plan` as lines of text."""
+    """Format a plan from :func:`genret_jax.planning.plan.make_plan` as lines of text."""
     mesh, docids = plan["mesh"], plan["docids"]
     lines = [
         f"{plan['devices']:,} x {plan['device']}, mesh of data {mesh['data']} x model {mesh['model']}; "
@@ -19,15 +19,15 @@ def render(plan: dict[str, Any]) -> str:
             lines += ["", *_program(part, plan[part])]
     lines += ["", *(f"DOES NOT FIT  {line}" for line in plan["does_not_fit"])]
     if not plan["does_not_fit"]:
-        lines.append("memory is not checked: the device has no memory of its own"
-                     if plan["device"] == "cpu" else "everything fits into the devices' memory")  # fmt: skip
+        checked = plan["device"] != "cpu"
+        lines.append("everything fits into the devices' memory" if checked else "memory is not checked for CPUs")
     return "\n".join(lines)
 
 
 def _scaled(docids: dict[str, Any]) -> str:
     if docids["built"] == docids["documents"]:
         return ""
-    return f", scaled from a real one of {docids['built']:,} documents in whole subtrees"
+    return f", scaled from an index of {docids['built']:,} documents in whole subtrees"
 
 
 def _program(part: str, found: dict[str, Any]) -> list[str]:
@@ -49,11 +49,11 @@ def _program(part: str, found: dict[str, Any]) -> list[str]:
         what,
         f"  layers            {found['layers']}",
         f"  bytes a device    {sizes}",
-        f"  communication     {', '.join(collective) or 'none'}; a device sends {sent}",
+        f"  communication     {', '.join(collective) or 'none'}; each device sends {sent}",
         f"  operations        {found['flops']:.3g} a device by the compiler, {ratio:.2f} x the matrix products by "
-        f"hand; {_size(found['bytes_accessed'])} read and written",
-        f"  roofline estimate {_time(times['overlapped'])} if all overlaps, {_time(times['one_after_another'])} if "
-        f"communication does not; {times['bound_by']} bounds it "
+        f"formula; {_size(found['bytes_accessed'])} read and written",
+        f"  roofline estimate {_time(times['overlapped'])} if everything overlaps, {_time(times['one_after_another'])} "
+        f"if communication does not; bound by {times['bound_by']} "
         f"(arithmetic {_time(times['arithmetic'])}, memory {_time(times['memory'])}, "
         f"communication {_time(times['communication'])})",
         f"  {_PER[part]:<17} {rate['one_after_another']:,.0f} to {rate['overlapped']:,.0f} at the very best",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import sample_texts
 from genret_jax.models.config import T5Config
-from genret_jax.run import DocumentRun
+from genret_jax.run.opening import open_run
 
 _BATCH = 32  # documents read together
 _PUBLIC_INPUT, _PUBLIC_QUERY = 512, 64  # tokens of documents and queries that docT5query was trained with
@@ -42,21 +42,28 @@ class QueryWriter:
     append_eos: bool
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], *, checkpoint: str | int = "best") -> "QueryWriter":
+    def load(
+        cls, run: str | os.PathLike[str], *, checkpoint: str | int = "best", allow_imports: Collection[str] = ()
+    ) -> "QueryWriter":
         """Open a run that was trained to write queries (``runs/queries_from_scratch.gin``).
 
+        Args:
+            run: The run folder.
+            checkpoint: ``"best"``, ``"last"``, or a step.
+            allow_imports: Modules outside genret_jax that the run's configuration may import, which runs their code.
+
         Raises:
-            InputError: If the folder is no run, or one of another kind.
+            InputError: If the folder is no run, or its decoder writes docids.
         """
-        opened = DocumentRun.open(run)
-        sampler = opened.sampler
-        if not sampler.writes_queries:
+        opened: Any = open_run(run, allow_imports=allow_imports)
+        if not opened.writes_queries:
             raise InputError(
-                f"a run with objective {sampler.objective!r}",
+                f"a run that writes docids of {opened.kind}, not queries",
                 file=opened.folder,
-                expected="'documents_to_queries'",
-                fix="train one with 'genret train --gin_file runs/queries_from_scratch.gin'",
+                expected="a run with SamplerConfig.objective = 'documents_to_queries'",
+                fix="train one with 'genret train --recipe queries'",
             )
+        sampler = opened.experiment.sampler
         return cls(
             vocabulary=opened.vocabulary,
             params=opened.params(checkpoint),

@@ -1,47 +1,18 @@
-"""Run folders: what they hold, opened; on documents and on items."""
+"""Run folders: prepared, trained, evaluated and opened."""
 
-from genret_jax.run.base import (
-    CONFIGURATION,
-    DOCUMENTS,
-    IDENTITY,
-    ITEMS,
-    LEARNING,
-    LOCK,
-    QUANTISER,
-    SEED_FOLDER,
-    SETTINGS,
-    START_VECTORS,
-    VERSION,
-    Run,
-    as_json,
-    docid_index,
-    from_json,
-    node_tree,
-    run_folders,
-    stderr,
-)
-from genret_jax.run.documents import DocumentRun
-from genret_jax.run.items import ItemRun
+from genret_jax.run.evaluate import evaluate_runs
+from genret_jax.run.folder import run_folders
+from genret_jax.run.opening import open_run
+from genret_jax.run.prepare import prepare
+from genret_jax.run.training import prepare_only, train, train_run, train_seeds
 
 __all__ = [
-    "CONFIGURATION",
-    "DOCUMENTS",
-    "IDENTITY",
-    "ITEMS",
-    "LEARNING",
-    "LOCK",
-    "QUANTISER",
-    "SEED_FOLDER",
-    "SETTINGS",
-    "START_VECTORS",
-    "VERSION",
-    "DocumentRun",
-    "ItemRun",
-    "Run",
-    "as_json",
-    "docid_index",
-    "from_json",
-    "node_tree",
+    "evaluate_runs",
+    "open_run",
+    "prepare",
+    "prepare_only",
     "run_folders",
-    "stderr",
+    "train",
+    "train_run",
+    "train_seeds",
 ]

@@ -1,24 +1,143 @@
-"""The folder of a run while it is made: whose it is, and which parts are there."""
+"""A run folder: everything that belongs to one trained model, complete by itself.
+
+    config.gin      the record of the experiment, defaults included: the only place that says how the run was configured
+    run.json        what preparing found out: sizes, fingerprints, versions
+    metrics.jsonl   losses and validation
+    corpus/         the data as given: documents with queries (BEIR), or items with users' histories
+    docids/         the docid table
+    quantiser/      gives later documents their docids
+    examples/       tokenised sources of the examples, and the vocabulary
+    checkpoints/    parameters and optimiser states
+    reports/        evaluations
+
+Here: whose a folder is, and how a new one is left behind when something fails.
+"""
 
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from genret_jax.config.experiment import BaseExperiment
+from genret_jax.config.record import modules_of, read_record, record_text
 from genret_jax.errors import InputError
-from genret_jax.run.base import IDENTITY, LEARNING, LOCK, QUANTISER, SEED_FOLDER
-from genret_jax.storage import atomic_folder, read_json, write_json
+from genret_jax.problems.documents import LEARNING
+from genret_jax.problems.problem import QUANTISER
+from genret_jax.storage import atomic_file, read_json, write_json
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 
-Log = Callable[[str], None]
+RECORD, SETTINGS = "config.gin", "run.json"
+LOCK = ".in-use"  # a folder of its own, so that training can lock the run's itself
+SEED_FOLDER = "seed_"  # followed by the seed; within the folder of several seeds
+VERSION = 2
+_IDENTITY_1 = "identity.json"  # of version 1, with the gin bindings and fingerprints that had to agree
+
+
+def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the run folders of the seeds within a folder, by seed; the folder itself where there are none."""
+    folder = Path(folder)
+    seeds = [path.parent for path in folder.glob(f"{SEED_FOLDER}*/{SETTINGS}")]
+    if (folder / SETTINGS).is_file() or not seeds:
+        return [folder]
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
+
+
+def claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], allow_imports: Collection[str]) -> None:
+    """Make a folder this experiment's, and refuse one that holds another experiment or something else.
+
+    Args:
+        folder: The run folder.
+        experiment: The experiment.
+        given: Fingerprints of the data it was given.
+        allow_imports: Modules that the folder's record may import.
+
+    Raises:
+        InputError: If the folder holds another experiment or something else.
+    """
+    if not (folder / RECORD).is_file() and not (folder / _IDENTITY_1).is_file():
+        if there := sorted(set(_visible(folder)) - {LOCK}):
+            raise InputError(
+                f"the folder is not empty and not a run (it has {there[0]!r})",
+                file=folder,
+                expected="a new folder, or one of an earlier 'genret train'",
+                fix="choose another run folder",
+            )
+    else:
+        allowed = {*allow_imports, *modules_of(experiment)}  # whoever hands over an experiment trusts its modules
+        _require_same(folder, _made_with(folder, allowed), {**given, **experiment.identity()})
+    with atomic_file(folder / RECORD) as handle:
+        handle.write(record_text(os.fspath(folder), experiment))
+    settings = read_settings(folder)
+    if settings.get("given") != dict(given):
+        write_json(folder / SETTINGS, {"version": VERSION, **settings, "given": dict(given)})
+
+
+def _made_with(folder: Path, allow_imports: Collection[str]) -> dict[str, str]:
+    """Return the bindings and fingerprints that a folder's run was made with."""
+    if (folder / _IDENTITY_1).is_file():
+        found: dict[str, str] = read_json(folder / _IDENTITY_1)
+        fingerprints = {name: value for name, value in found.items() if "." not in name or name.endswith(".jsonl")}
+        if not (folder / RECORD).is_file():
+            return found
+    else:
+        fingerprints = dict(read_settings(folder).get("given", {}))
+    recorded: BaseExperiment = read_record(folder / RECORD, allow_imports)
+    return {**fingerprints, **recorded.identity()}
+
+
+def _require_same(folder: Path, made_with: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    if "corpus" not in made_with:  # killed before it had been written
+        wanted = {name: value for name, value in wanted.items() if name in made_with}
+    different = [name for name in {**made_with, **wanted} if made_with.get(name) != wanted.get(name)]
+    if not different:
+        return
+    name = different[0]
+    what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name, 'none')}"
+    more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
+    raise InputError(
+        f"this run folder belongs to another {what}{more}",
+        file=folder,
+        expected=f"{wanted.get(name, 'none')}, as this experiment has",
+        fix="choose another run folder, or give what this run was made with",
+    )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's ``run.json``; empty where there is none.
+
+    Raises:
+        InputError: If it is of an unknown version or not what this library writes.
+    """
+    if not (folder / SETTINGS).is_file():
+        return {}
+    settings = read_json(folder / SETTINGS)
+    if not isinstance(settings, dict):
+        raise InputError("no JSON object", file=folder / SETTINGS, fix="restore the file from a copy")
+    if settings.get("version") not in (1, VERSION):
+        raise InputError(f"a run of version {settings.get('version')}", file=folder, expected=f"version 1 or {VERSION}")
+    if settings["version"] == 1 and "fingerprints" in settings:
+        settings["model"] = _bindings_of_version_1("model", settings["model"])
+    settings["version"] = VERSION
+    return settings
+
+
+def _bindings_of_version_1(name: str, saved: Any) -> dict[str, str]:
+    """Return the gin bindings of a configuration that version 1 saved as ``{"class": ..., "fields": {...}}``."""
+    if not isinstance(saved, dict):
+        return {name: repr(tuple(saved) if isinstance(saved, list) else saved)}
+    found = {name: f"@{saved['class']}()"}
+    for field, value in saved["fields"].items():
+        found |= _bindings_of_version_1(f"{saved['class']}.{field}", value)
+    return found
 
 
 @contextlib.contextmanager
 def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Remove what an :class:`InputError` in the block leaves of a run folder that was new.
 
-    Docids that were learned, or part of the way to them, took long: with such the folder stays, to be gone on with.
+    Docids that were learned, or part of the way to them, took long: a folder that holds such is kept, to be resumed.
     """
     folder = Path(folder)
     was_new = not _visible(folder)
@@ -35,62 +154,14 @@ def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _has_learned(folder: Path) -> bool:
-    """Return whether docids, or part of the way to them, have been learned in a run folder or that of a seed in it."""
+    """Return whether docids, or part of the way to them, were learned in a run folder or in that of a seed within."""
     return any(
         any((run / LEARNING).glob("learned_*"))
         or any(checkpoint_steps(phase / CHECKPOINTS_FOLDER) for phase in (run / LEARNING).glob("*"))
-        or ((run / QUANTISER).is_dir() and read_json(run / IDENTITY).get("Experiment.docids") == "@LearnedDocids()")
+        or ((run / QUANTISER).is_dir() and "@LearnedDocids()" in (run / RECORD).read_text(encoding="utf-8"))
         for run in (folder, *folder.glob(f"{SEED_FOLDER}*"))
     )
 
 
 def _visible(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
-
-
-def claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Make the folder this experiment's, and refuse one in which another, or something else, lives.
-
-    Raises:
-        InputError: If one does.
-    """
-    marker = folder / IDENTITY
-    if not marker.is_file():
-        if there := sorted(set(_visible(folder)) - {LOCK}):
-            raise InputError(
-                f"the folder is not empty and not a run (it has {there[0]!r})",
-                file=folder,
-                expected="a new folder, or one of an earlier 'genret train'",
-                fix="choose another --run folder",
-            )
-        write_json(marker, dict(identity))
-        return
-    made_with = read_json(marker)
-    different = [name for name in {**made_with, **identity} if made_with.get(name) != identity.get(name)]
-    if different:
-        name = different[0]
-        what = "corpus" if name == "corpus" else f"{name} = {made_with.get(name, 'none')}"
-        more = f" and {len(different) - 1} more differences" if len(different) > 1 else ""
-        raise InputError(
-            f"this run folder belongs to another {what}{more}",
-            file=folder,
-            expected=f"{identity.get(name, 'none')}, as this experiment has",
-            fix="choose another --run folder, or give what this run was made with",
-        )
-
-
-def make(path: Path, write: Callable[[Path], object], like: Path | None = None) -> None:
-    """Write a part unless it is there; a part that is there is whole, as every writer renames a finished folder.
-
-    Args:
-        path: The part.
-        write: Writes it.
-        like: Run folder whose part of that name is the same, and is copied if it has it.
-    """
-    if path.exists():
-        return
-    if like is not None and (like / path.name).is_dir():
-        with atomic_folder(path) as partial:
-            shutil.copytree(like / path.name, partial, dirs_exist_ok=True)
-    else:
-        write(path)

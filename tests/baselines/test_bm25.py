@@ -74,3 +74,9 @@ def test_nothing_to_index_and_wrong_constants():
 
 def test_without_queries_there_are_no_rankings():
     assert Bm25(ANIMALS).search({}, k=3) == {}
+
+
+def test_scripts_without_spaces_are_found_by_their_bigrams():
+    found = Bm25(corpus("東京駅の地図", "京都の寺", "a map")).search({"q": "地図はどこ", "map": "map"}, k=3)
+    assert [d for d, _ in found["q"]] == ["d0"]
+    assert [d for d, _ in found["map"]] == ["d2"]

@@ -77,7 +77,7 @@ def test_part_of_a_corpus_has_the_queries_of_its_documents():
 def test_verdicts(better, worse, margin, verdict):
     claim = Claim(system="X", text="x", paper="1", better="a", worse="b", margin=margin)
     arms = {name: [{"test/mrr@10": value} for value in values] for name, values in (("a", better), ("b", worse))}
-    figures = running._judged(claim, arms)["figures"]
+    figures = running._decided(claim, arms)["figures"]
     assert figures["verdict"] == verdict
     differences = np.subtract(better, worse)
     # Student's t with two degrees of freedom: 4.303 standard errors.
@@ -119,15 +119,15 @@ def test_claims_end_to_end_and_again(tiny_corpus, tmp_path, capsys, monkeypatch)
     assert main(command) == 0
     assert capsys.readouterr().out == shown
     budget = running.Budget(steps=5, learning=200, seeds=(0, 1))
-    with pytest.raises(InputError, match=r"the results of nci are those of another budget"):
+    with pytest.raises(InputError, match=r"the results of nci belong to another budget"):
         running.show_claims(read_beir(tiny_corpus), tmp_path / "out", budget, claims=chosen, bindings=SMALL)
 
 
 def test_what_cannot_be_asked(tiny_corpus, tmp_path, capsys):
     common = ["claims", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "out")]
     for options, message in (
-        (["--only", "TIGER"], "no system 'tiger'; expected of DSI, NCI, GenRet"),
-        (["--seeds", "0"], "1 seed; expected 2 or more"),
+        (["--only", "TIGER"], "no claims of 'tiger'; expected one of DSI, NCI, GenRet"),
+        (["--seeds", "0"], "1 seed; expected at least 2"),
         (["--steps", "0"], "--steps 0; expected at least 2"),
     ):
         assert main([*common, *options]) == 2

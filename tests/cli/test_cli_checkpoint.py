@@ -7,15 +7,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.checkpoints import read_checkpoint
 from support.tiny_run import tiny_experiment
 
 from genret_jax.cli import main
 from genret_jax.data.text.vocabulary import train_sentencepiece
-from genret_jax.models.convert.huggingface import load_safetensors
 from genret_jax.models.convert.public_checkpoint import open_checkpoint
 from genret_jax.models.convert.t5x_legacy import save_t5x
-from genret_jax.prepare import prepare
-from genret_jax.run import Run
+from genret_jax.run import open_run, prepare
 from genret_jax.training.t5x.checkpoint import read_t5x_params
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -23,7 +22,7 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
 @pytest.fixture
 def t5x(tmp_path):
-    config, params = load_safetensors(GOLDEN / "t5_1_0")
+    config, params = read_checkpoint(GOLDEN / "t5_1_0")
     save_t5x(tmp_path / "t5x", params, config, step=1_000_000)
     return tmp_path / "t5x"
 
@@ -40,15 +39,15 @@ def error(capsys, *arguments):
 
 def test_show(t5x, capsys):
     shown = output(capsys, "show", GOLDEN / "t5_1_1")
-    leaves = jax.tree.leaves(load_safetensors(GOLDEN / "t5_1_1")[1])
+    leaves = jax.tree.leaves(read_checkpoint(GOLDEN / "t5_1_1")[1])
     assert f"T5 of {sum(leaf.size for leaf in leaves):,} parameters: vocabulary 40, width 16" in shown
     assert "2 encoder and 3 decoder layers, " in shown
-    assert "3 heads of 6, feed-forward 24 (gelu × linear), output layer of its own" in shown
+    assert "3 heads of 6, feed-forward 24 (gelu × linear), output layer separate" in shown
     assert f"Hugging Face safetensors, {len(leaves)} arrays of 0.06 MiB" in shown
     assert "decoder.block.*.layer.2.DenseReluDense.wi_0.weight ×3" in shown
     shown = output(capsys, "show", t5x)
     assert "T5X, its own layout" in shown
-    assert "step 1,000,000, 1 more beside the parameters" in shown
+    assert "step 1,000,000, 1 other arrays" in shown
     assert "(relu), output layer tied to the embedding" in shown
 
 
@@ -85,7 +84,7 @@ def test_import_between_layouts_and_back(t5x, tmp_path, capsys):
     printed = output(capsys, "import", t5x, "--out", tmp_path / "hf")
     assert "vocabulary 40" in printed
     output(capsys, "import", tmp_path / "hf", "--out", tmp_path / "back", "--layout", "t5x")
-    config, params = load_safetensors(GOLDEN / "t5_1_0")
+    config, params = read_checkpoint(GOLDEN / "t5_1_0")
     for name in ("hf", "back"):
         checkpoint = open_checkpoint(tmp_path / name)
         assert checkpoint.config == config
@@ -100,9 +99,9 @@ def test_import_with_more_rows_and_the_vocabulary(t5x, tmp_path, capsys):
     printed = output(capsys, "import", t5x, "--out", tmp_path / "more", *arguments)
     assert "vocabulary 64" in printed
     assert (tmp_path / "more" / "spiece.model").read_bytes() == model
-    config, params = load_safetensors(tmp_path / "more")
+    config, params = read_checkpoint(tmp_path / "more")
     assert config.vocab_size == 64
-    old = load_safetensors(GOLDEN / "t5_1_0")[1]["token_embedder"]["embedding"]
+    old = read_checkpoint(GOLDEN / "t5_1_0")[1]["token_embedder"]["embedding"]
     np.testing.assert_array_equal(params["token_embedder"]["embedding"][:40], old)
     # What lies beside a checkpoint goes with it.
     output(capsys, "import", tmp_path / "more", "--out", tmp_path / "t5x-again", "--layout", "t5x")
@@ -157,7 +156,7 @@ def test_any_network_for_t5x(tiny_run, tmp_path, capsys):
     arguments = ["--run", tiny_run, "--out", tmp_path / "out", "--layout", "t5x-orbax", "--checkpoint", "20"]
     path = tmp_path / "out" / "checkpoint_20"
     assert f"--gin.INITIAL_CHECKPOINT_PATH=\"'{path.resolve()}'\"" in output(capsys, "export", *arguments)
-    wanted = Run.open(tiny_run).params(20)
+    wanted = open_run(tiny_run).params(20)
     jax.tree.map(np.testing.assert_array_equal, read_t5x_params(path, wanted), wanted)
     assert "the output already exists" in error(capsys, "export", *arguments)
     elsewhere = [*arguments[:3], tmp_path / "other", *arguments[4:-1], "3"]

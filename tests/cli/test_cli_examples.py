@@ -158,3 +158,32 @@ def test_seqio_missing_is_explained(
     monkeypatch.setitem(sys.modules, "seqio", None)
     assert main(["examples", "show", store, "--seqio"]) == 2
     assert "pip install 'genret_jax[seqio]'" in capsys.readouterr().err
+
+
+def test_show_reads_a_run_folder_and_prints_no_control_characters(
+    sources: tuple[str, str], store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "examples").symlink_to(store)
+    assert main(["examples", "show", store]) == 0
+    of_store = capsys.readouterr().out
+    assert main(["examples", "show", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == of_store
+    corpus = tiny_corpus()
+    corpus = dataclasses.replace(corpus, titles=("\x1b]0;owned\x07Cats", *corpus.titles[1:]))
+    write_beir(corpus, tmp_path / "corpus")
+    table = tiny_table(corpus)
+    table.save(tmp_path / "docids")
+    assert build((str(tmp_path / "corpus"), str(tmp_path / "docids")), tmp_path / "out", "--vocabulary", "bytes") == 0
+    assert main(["examples", "show", str(tmp_path / "out"), "--count", "20"]) == 0
+    assert main(["corpus", "show", str(tmp_path / "corpus"), "--samples", "9"]) == 0
+    printed = capsys.readouterr().out
+    assert "owned" in printed
+    assert not set(printed) & {"\x1b", "\x07"}
+
+
+def test_help_says_whom_build_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["examples", "build", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "t5x" in printed
+    assert "'genret train' does not read it" in printed

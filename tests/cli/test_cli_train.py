@@ -10,11 +10,10 @@ from support.tiny_run import tiny_experiment
 
 from genret_jax import cli, training
 from genret_jax.config.experiment import VocabularyConfig
-from genret_jax.config.gin_files import experiment_as_gin
+from genret_jax.config.record import record_text
 from genret_jax.data.vectors import NpyVectors
 from genret_jax.docids import AtomicDocids, HierarchicalKMeans
-from genret_jax.prepare import prepare
-from genret_jax.run import Run
+from genret_jax.run import open_run, prepare
 from genret_jax.training import TrainResult
 
 # Preparing it compiles nothing.
@@ -31,7 +30,7 @@ def place(tmp_path, tiny_corpus):
 
 def write_gin(place, **fields):
     experiment = tiny_experiment(place / "corpus", **{**PLAIN, **fields})
-    (place / "tiny.gin").write_text(experiment_as_gin(str(place / "run"), experiment))
+    (place / "tiny.gin").write_text(record_text(str(place / "run"), experiment))
 
 
 def genret(place, *options):
@@ -181,7 +180,7 @@ def test_a_folder_in_use_by_something_else(place, capsys):
 def test_it_trains_and_goes_on_and_another_experiment_is_refused(place, capsys):
     few = ["--gin.Experiment.hold_out=0.0", "--gin.TrainerConfig.log_every=1"]
     assert genret(place, "--steps=2", *few) == 0
-    assert Run.open(place / "run").settings["seed"] == 0
+    assert open_run(place / "run").settings["seed"] == 0
     err = capsys.readouterr().err
     assert "genret: warning: " in err
     assert "corpus      41 documents" in err
@@ -210,7 +209,7 @@ def test_an_interrupted_training_is_not_a_success(place, monkeypatch, capsys):
 
 def test_a_run_can_be_prepared_without_a_step(place):
     assert genret(place, "--prepare-only") == 0
-    assert Run.open(place / "run").start_params()
+    assert open_run(place / "run").start_params()
     assert (place / "run" / "config.gin").is_file()
     assert not (place / "run" / "checkpoints").exists()
     assert not (place / "run" / "metrics.jsonl").exists()

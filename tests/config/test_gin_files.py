@@ -1,18 +1,28 @@
 """Gin at the edge: the shipped files, and every way to be wrong in one's own."""
 
-import gin
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 from support.tiny_run import tiny_experiment
 
 from genret_jax.config.experiment import Experiment, PretrainedStart, VocabularyConfig
-from genret_jax.config.gin_files import experiment_as_gin, experiment_from_gin, gin_configs_folder, parse
+from genret_jax.config.gin_files import (
+    command_line_binding,
+    experiment_from_gin,
+    gin_configs_folder,
+    recipe_experiment,
+    recipe_file,
+    recipes,
+)
+from genret_jax.config.record import from_bindings, read_record, record_text, to_bindings
 from genret_jax.docids import DocidCodec
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
-from genret_jax.prepare.items import sized_model
+from genret_jax.problems.sizing import item_network
+from genret_jax.training import Constant
 
 SHIPPED = gin_configs_folder()
 RUNNABLE = sorted(
@@ -24,12 +34,6 @@ BASE = "runs/dsi_semantic_from_scratch.gin"
 PATHS = ["CORPUS = 'corpus'", "RUN = 'run'"]
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    yield
-    gin.clear_config()
 
 
 def refused(files, bindings=PATHS) -> InputError:
@@ -77,7 +81,7 @@ def test_every_ablation_changes_a_recipe(recipe, file):
 def test_tigers_network_has_as_many_parameters_as_its_file_says():
     """Three codes of 256 and as many that separate, of 12,101 items."""
     experiment = experiment_from_gin(["runs/tiger_paper.gin"], PATHS)[1]
-    model = sized_model(experiment, DocidCodec(first_token=2, level_sizes=(256,) * 4), 0, 4)
+    model = item_network(experiment, DocidCodec(first_token=2, level_sizes=(256,) * 4), 0, 4)
     token = jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(T5(model).init, jax.random.key(0), token, token, token)["params"]
     millions = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
@@ -158,7 +162,6 @@ def test_a_macro_of_an_included_file_may_lose_its_use(tmp_path):
         (["Adafactor.clip_threshold = 1.0"], "Adafactor"),
         (["STEPS = '10'"], "TrainerConfig.steps is '10'; expected int; next: set --gin.STEPS=VALUE"),
         (["STEPS = "], "gin cannot read this"),
-        (["RUN = 3"], "train.run is 3; expected str; next: set --gin.RUN=VALUE"),
         (["train.run = 'other'"], "the gin macro 'RUN' is set but nothing uses it"),
         (["train.experiment = None"], "train.experiment is not set"),
     ],
@@ -223,25 +226,132 @@ def test_later_files_and_the_command_line_win(tmp_path):
     assert (experiment.model.d_ff, experiment.trainer.steps) == (96, 6)
 
 
-def test_each_parse_forgets_the_last():
-    parse([BASE], [*PATHS, "T5Config.d_ff = 99"])
-    assert experiment_from_gin([BASE], PATHS)[1].model.d_ff != 99
+def test_a_macro_of_another_type_is_refused_by_its_name():
+    assert "train.run is 3; expected str; next: set --gin.RUN=VALUE" in str(refused([BASE], [PATHS[0], "RUN = 3"]))
+
+
+def test_a_name_may_be_set_once_on_the_command_line():
+    error = refused([BASE], [*PATHS, "STEPS = 10", "STEPS = 5000"])
+    assert "'STEPS' is set twice on the command line" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("given", "bound"),
+    [
+        ("Experiment.codec=text", "Experiment.codec = 'text'"),
+        ("RUN=runs/a-b.1", "RUN = 'runs/a-b.1'"),
+        ("RUN='runs/x'", "RUN = 'runs/x'"),
+        ("STEPS=10", "STEPS = 10"),
+        ("Cosine.peak=2e-3", "Cosine.peak = 2e-3"),
+        ("Experiment.start=None", "Experiment.start = None"),
+        ("Experiment.docids=@AtomicDocids()", "Experiment.docids = @AtomicDocids()"),
+    ],
+)
+def test_bare_words_need_no_quotes(given, bound):
+    assert command_line_binding(given) == bound
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("from __gin__ import dynamic_registration", "'from __gin__ import dynamic_registration'"),
+        ("import subprocess", "imports 'subprocess', which runs that module's code"),
+        ("from os import path", "expected 'import MODULE'"),
+        ("import subprocess as s", "expected 'import MODULE'"),
+    ],
+)
+def test_a_file_imports_nothing_unasked(tmp_path, line, says):
+    file = written(tmp_path, f"{line}\ninclude '{BASE}'\n")
+    error = refused([file])
+    assert says in str(error)
+    assert str(error.file) == file
+
+
+def test_an_allowed_module_gives_its_dataclasses_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "sizes.py").write_text(
+        "import dataclasses, pathlib\n"
+        "from genret_jax.training import Constant\n"
+        "touched = pathlib.Path(__file__).with_name('imported').touch()\n"
+        "def run(): ...\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Slow:\n    rate: float = 0.1\n"
+        "    def build(self, steps): return lambda step: self.rate / steps\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lines = "import sizes\ninclude '{}'\nAdamW.learning_rate = @Slow()\nSlow.rate = 0.5\n"
+    file = written(tmp_path, lines.format(BASE))
+    assert "--allow-import sizes" in str(refused([file]))
+    assert not (tmp_path / "imported").exists()
+    _, experiment = experiment_from_gin([file], PATHS, allow_imports=["sizes"])
+    assert experiment.trainer.optimizer.learning_rate.rate == 0.5
+    text = record_text("r", experiment)
+    assert "import sizes\n" in text
+    saved = written(tmp_path, text)
+    with pytest.raises(InputError, match="--allow-import sizes"):
+        read_record(saved)
+    assert read_record(saved, ["sizes"]) == experiment
+    for name in ("run", "touched"):
+        wrong = written(tmp_path, f"import sizes\ninclude '{BASE}'\nAdamW.learning_rate = @{name}()\n")
+        with pytest.raises(InputError, match=f"unknown gin name '{name}'"):
+            experiment_from_gin([wrong], PATHS, allow_imports=["sizes"])
+
+
+def test_scopes_tell_two_objects_of_one_class_apart(tmp_path):
+    file = written(
+        tmp_path,
+        f"include '{BASE}'\nAdamW.learning_rate = @slow/Constant()\nConstant.rate = 0.5\nslow/Constant.rate = 0.1\n",
+    )
+    assert experiment_from_gin([file], PATHS)[1].trainer.optimizer.learning_rate.rate == 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two schedules."""
+
+    first: Constant
+    second: Constant
+
+
+def test_a_record_holds_two_objects_of_one_class():
+    pair = Pair(Constant(rate=0.1), Constant(rate=0.2))
+    bindings = to_bindings("x", pair)
+    assert (bindings["Pair.first"], bindings["Pair.second"]) == ("@Constant()", "@second/Constant()")
+    assert from_bindings("x", bindings, [__name__]) == pair
+
+
+def test_an_indented_include_of_itself_is_found(tmp_path):
+    file = tmp_path / "mine.gin"
+    file.write_text(f"  include '{file}'\n")
+    assert "includes itself" in str(refused([str(file)]))
+
+
+def test_recipes_have_short_names_and_a_line_each():
+    known = recipes()
+    assert {"semantic", "atomic", "naive", "residual", "t5", "byt5", "genret", "nci", "queries", "tiger"} <= set(known)
+    assert known["tiger"][0] == "runs/tiger.gin"
+    assert all(line and "\n" not in line and len(line) < 120 for _, line in known.values())
+    assert recipe_file("tiger") == "runs/tiger.gin"
+    with pytest.raises(InputError, match="did you mean 'tiger'"):
+        recipe_file("tigr")
+    experiment = recipe_experiment("semantic", "c", steps=7, overrides={"AdamW.b2": 0.9})
+    assert (experiment.corpus, experiment.trainer.steps, experiment.trainer.optimizer.b2) == ("c", 7, 0.9)
+    with pytest.raises(InputError, match=r"unknown gin name 'AdamW\.b3'"):
+        recipe_experiment("semantic", "c", overrides={"AdamW.b3": 0.9})
 
 
 def test_gin_and_python_give_equal_experiments(tmp_path):
     expected = tiny_experiment("c'orpus")
-    file = written(tmp_path, experiment_as_gin("r un", expected))
+    file = written(tmp_path, record_text("r un", expected))
     run, experiment = experiment_from_gin([file])
     assert (run, experiment) == ("r un", expected)
     assert type(experiment) is Experiment
     assert experiment.identity() == expected.identity()
-    assert experiment_as_gin(run, experiment) == experiment_as_gin("r un", expected)
+    assert record_text(run, experiment) == record_text("r un", expected)
 
 
 @pytest.mark.parametrize("file", RUNNABLE)
 def test_a_saved_configuration_gives_the_same_experiment_and_takes_macros(file, tmp_path):
     run, experiment = experiment_from_gin([file], paths(file))
-    saved = written(tmp_path, experiment_as_gin(run, experiment))
+    saved = written(tmp_path, record_text(run, experiment))
     assert experiment_from_gin([saved]) == (run, experiment)
     other_run, other = experiment_from_gin([saved], ["RUN = 'other'", "STEPS = 8"])
     assert (other_run, other.trainer.steps, other.model) == ("other", 8, experiment.model)
@@ -254,7 +364,7 @@ def test_a_saved_configuration_holds_paths_and_starts(tmp_path):
         vocabulary=VocabularyConfig(kind="file", path="t5.model", normalization="none", extra_ids=100),
         start=PretrainedStart(path="t5-small"),
     )
-    assert experiment_from_gin([written(tmp_path, experiment_as_gin("r", expected))]) == ("r", expected)
+    assert experiment_from_gin([written(tmp_path, record_text("r", expected))]) == ("r", expected)
 
 
 def test_a_folder_of_runs_beside_a_command_is_no_package_of_gin_files(tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
-"""BEIR folders: what is read, and what each kind of damage is told to the user."""
+"""BEIR folders: what is read, and errors for each kind of damage."""
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genret_jax.data.corpus import Corpus, read_beir, seen_and_unseen, write_beir
+from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 
 DOCUMENTS = [
@@ -120,7 +123,6 @@ CORPUS_DAMAGE = {
     "number as id": (b'{"_id": 1, "text": "a"}\n', "'_id' is a number", 1),
     "no id": (b'{"id": "d1", "text": "a"}\n', "a record without '_id' (it has 'id', 'text')", 1),
     "empty id": (b'{"_id": "", "text": "a"}\n', "'_id' is ''", 1),
-    "white space in an id": (b'{"_id": "d 1", "text": "a"}\n', "'_id' is 'd 1'", 1),
     "no text": (b'{"_id": "d1", "contents": "a"}\n', "a record without 'text'", 1),
     "list as text": (b'{"_id": "d1", "text": ["a"]}\n', "'text' is an array", 1),
     "title is an object": (b'{"_id": "d1", "title": {}, "text": "a"}\n', "'title' is an object", 1),
@@ -149,6 +151,9 @@ QRELS_DAMAGE = {
     "two columns": (HEADER + "q2\td2\n", "2 tab-separated columns in 'q2\\td2'", 2),
     "trec format": (HEADER + "q2 0 d2 1\n", "1 tab-separated column in", 2),
     "fraction": (HEADER + "q2\td2\t0.5\n", "the score '0.5'", 2),
+    "score beyond 32 bits": (HEADER + "q2\td2\t3000000000\n", "the score '3000000000'", 2),
+    "score beyond 64 bits": (HEADER + f"q2\td2\t{10**30}\n", "the score '1000000", 2),
+    "score beyond what Python parses": (HEADER + f"q2\td2\t{'9' * 5000}\n", "the score '99999", 2),
     "no score": (HEADER + "q2\td2\t\n", "the score ''", 2),
     "unknown document": (HEADER + "q2\td2\t1\nq2\td9\t1\n", "unknown document 'd9' (did you mean 'd3'?)", 3),
     "unknown query": (HEADER + "w5\td2\t1\n", "unknown query 'w5'", 2),
@@ -267,9 +272,7 @@ def test_a_corpus_must_be_aligned():
         Corpus(name="c", doc_ids=("a", "b"), titles=("",), texts=("1", "2"))
 
 
-identifiers = st.text(
-    st.characters(exclude_categories=("Cs", "Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp")), min_size=1, max_size=4
-)
+identifiers = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from(' \t\n"\\'), min_size=1, max_size=4)
 words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 
 
@@ -315,3 +318,34 @@ def test_an_interrupted_write_leaves_nothing(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_beir(corpus, tmp_path / "out")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+CORPUS = Corpus(name="c", doc_ids=("a",), titles=("",), texts=("1",))
+WAYS_IN = {
+    "document": lambda one: dataclasses.replace(CORPUS, doc_ids=(one,)),
+    "query": lambda one: dataclasses.replace(CORPUS, queries={one: "what"}),
+    "extended": lambda one: CORPUS.extended([one], (), ["2"]),
+    "user": lambda one: Interactions(
+        items=CORPUS, user_ids=(one,), offsets=np.array([0, 1]), item=np.array([0], np.int32)
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", ["", "a\ud800", 7])
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_every_way_in_refuses_what_is_no_id(wrong, way, annotations_unchecked):
+    with pytest.raises(InputError, match="expected a Unicode string with at least one character"):
+        WAYS_IN[way](wrong)
+
+
+def test_a_document_that_is_there_already_is_refused():
+    with pytest.raises(InputError, match="document id 'a' twice"):
+        CORPUS.extended(["b", "a"], (), ["2", "3"])
+
+
+@pytest.mark.parametrize("grade", [0, -1, 2**31, 10**30])
+def test_grades_beyond_31_bits_are_refused(grade):
+    with pytest.raises(InputError, match=f"the grade {grade}"):
+        Corpus(
+            name="c", doc_ids=("a",), titles=("",), texts=("1",), queries={"q": "x"}, qrels={"s": {"q": {"a": grade}}}
+        )

@@ -1,4 +1,4 @@
-"""Folders of items and histories: what is read, what each kind of damage is told, and the leave-one-out protocol."""
+"""Folders of items and histories: what is read, errors for each kind of damage, and the leave-one-out protocol."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.small_interactions import small_shop, three_users
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import Interactions, is_interactions, read_interactions, write_interactions
 from genret_jax.errors import InputError
 
@@ -138,7 +139,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         ("ann a b\nbob c\n", None, "no user has three items"),
     ],
 )
-def test_what_is_wrong_with_histories_is_told_with_its_line(sequences, line, found, folder):
+def test_what_is_wrong_with_histories_is_reported_with_its_line(sequences, line, found, folder):
     (folder / "sequences.txt").write_text(sequences)
     error = fails(folder)
     assert (error.file, error.line) == (folder / "sequences.txt", line)
@@ -147,7 +148,7 @@ def test_what_is_wrong_with_histories_is_told_with_its_line(sequences, line, fou
     assert error.fix
 
 
-def test_a_misspelt_item_is_told_with_the_nearest(folder):
+def test_a_misspelt_item_is_reported_with_the_nearest(folder):
     (folder / "items.jsonl").write_text(json_lines([{"_id": "apple", "text": "x"}, {"_id": "pear", "text": "y"}]))
     (folder / "sequences.txt").write_text("ann apple pear aple\n")
     assert "did you mean 'apple'?" in fails(folder).found
@@ -163,7 +164,7 @@ def test_a_misspelt_item_is_told_with_the_nearest(folder):
         ('{"_id": "a"', "broken JSON"),
     ],
 )
-def test_what_is_wrong_with_items_is_told(items, found, folder):
+def test_what_is_wrong_with_items_is_reported(items, found, folder):
     (folder / "items.jsonl").write_text(items)
     error = fails(folder)
     assert error.file == folder / "items.jsonl"
@@ -177,7 +178,7 @@ def test_both_files_must_be_there(name, folder):
     assert (error.file, error.found) == (folder / name, "the file is missing")
 
 
-def test_a_folder_that_is_none_is_told(folder):
+def test_a_folder_that_is_none_is_reported(folder):
     assert fails(folder / "nowhere").found == "the folder is missing"
     error = fails(folder / "items.jsonl")
     assert error.found == "this is not a folder"
@@ -205,3 +206,27 @@ def test_items_without_text_are_kept_with_a_warning(folder):
     (folder / "items.jsonl").write_text(json_lines(bare))
     with pytest.warns(UserWarning, match="5 of 5 documents have neither title nor text"):
         assert len(read_interactions(folder).items) == 5
+
+
+IDS = ["a b", 'say "x"', '"quoted"', "\t", "é", "x\\", "a%20b", "\n", "[", "\u2028"]
+
+
+def test_ids_may_be_any_strings(tmp_path):
+    shop = Interactions(
+        items=Corpus(name="shop", doc_ids=tuple(IDS), titles=tuple("0123456789"), texts=("",) * len(IDS)),
+        user_ids=("the user", '"'),
+        offsets=np.array([0, 10, 13]),
+        item=np.array([*range(10), 3, 0, 7], np.int32),
+    )
+    write_interactions(shop, tmp_path / "shop")
+    assert read_interactions(tmp_path / "shop").fingerprint == shop.fingerprint
+
+
+def test_plain_ids_are_written_as_before(tmp_path):
+    write_interactions(three_users(), tmp_path / "letters")
+    assert (tmp_path / "letters" / "sequences.txt").read_text() == "ann a b c d\nbob c a e\ncyd b a\n"
+
+
+def test_an_empty_id_is_refused(folder):
+    (folder / "sequences.txt").write_text('ann a "" c\n')
+    assert fails(folder).found == "an empty id"

@@ -32,7 +32,7 @@ def test_a_packed_file_reads_as_the_same_lines(packed, tmp_path):
     assert list(read_json_lines(packed)) == list(read_json_lines(plain))
 
 
-def test_a_file_cut_off_is_told_with_the_line_where_it_ends(packed):
+def test_a_file_cut_off_is_reported_with_the_line_where_it_ends(packed):
     packed.write_bytes(packed.read_bytes()[:-2000])
     error = fails(packed)
     assert error.found == "the gzip file ends early"
@@ -45,7 +45,7 @@ def test_a_file_cut_off_in_its_header(packed):
 
 
 @pytest.mark.parametrize("place", [slice(10, 20), slice(-8, -4)], ids=["data", "checksum"])
-def test_damaged_bytes_are_told(packed, place):
+def test_damaged_bytes_are_reported(packed, place):
     content = bytearray(packed.read_bytes())
     content[place] = b"\xff" * len(content[place])
     packed.write_bytes(content)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors, count_words
+from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors, VectorSource, count_words
 from genret_jax.errors import InputError
 
 TEXTS = (
@@ -89,7 +89,7 @@ def test_missing_damaged_and_pickled_files_are_refused(corpus, tmp_path):
 
 def test_zero_vectors_of_documents_with_text_are_warned_of(corpus, tmp_path):
     array = np.ones((5, 2))
-    array[[2, 4]] = 0  # document e has no text, and the reader has said so
+    array[[2, 4]] = 0  # document e has no text, and the reader has warned of it
     with pytest.warns(UserWarning, match=r"1 of 5 document vectors are zero \(first: document 'c'\)"):
         saved(tmp_path, array).vectors(corpus)
 
@@ -161,3 +161,19 @@ def test_without_sentence_transformers_the_extra_is_named(monkeypatch, corpus):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(InputError, match=r"pip install 'genret_jax\[embed\]'"):
         SentenceTransformerVectors(model="tiny").vectors(corpus)
+
+
+@pytest.mark.parametrize(
+    "source", [NpyVectors(path="x.npy"), LsaVectors(), SentenceTransformerVectors(model="x")], ids=lambda one: str(one)
+)
+def test_shipped_sources_are_vector_sources(source):
+    assert isinstance(source, VectorSource)
+
+
+def test_a_users_own_class_is_a_vector_source():
+    class Own:
+        def vectors(self, corpus):
+            return np.zeros((len(corpus), 2), np.float32)
+
+    assert isinstance(Own(), VectorSource)
+    assert not isinstance(object(), VectorSource)

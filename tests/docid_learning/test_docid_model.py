@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.tiny_model import tiny_t5
 
-from genret_jax.docid_learning.model import Codebooks, Tokeniser, shifted_tokens, states_of, written_codes
+from genret_jax.docid_learning.model import Codebooks, DocidModel, shifted_tokens, states_of, written_codes
 from genret_jax.docids import load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.models.network import T5, random_variables
@@ -111,10 +111,10 @@ def test_shifted_tokens():
 
 def test_it_is_saved_and_opened_as_a_quantiser(documents, tmp_path):
     books, params = network()
-    tokeniser = Tokeniser.of(params, books, length=6)
+    tokeniser = DocidModel.of(params, books, length=6)
     tokeniser.save(tmp_path / "quantiser")
     opened = load_quantiser(tmp_path / "quantiser")
-    assert isinstance(opened, Tokeniser)
+    assert isinstance(opened, DocidModel)
     assert (opened.books, opened.width, opened.fingerprint) == (books, 6, tokeniser.fingerprint)
     expected = np.asarray(written_codes(params, documents, nothing(documents), books))
     np.testing.assert_array_equal(opened.codes(documents), expected)
@@ -127,7 +127,7 @@ def test_a_larger_network_has_its_parameters_and_the_given_ones_beyond():
     large = jax.device_get(
         random_variables(tiny_t5(vocab_size=40, dropout_rate=0.0), jax.random.key(1), None)["params"]
     )
-    grown = Tokeniser.of(params, books, length=6).grown(large)
+    grown = DocidModel.of(params, books, length=6).grown(large)
     known = FIRST + sum(SIZES)
     table, kernel = grown["token_embedder"]["embedding"], grown["decoder"]["logits_dense"]["kernel"]
     np.testing.assert_array_equal(table[:known], params["token_embedder"]["embedding"][:known])

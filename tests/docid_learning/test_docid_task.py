@@ -9,7 +9,7 @@ from support.tiny_store import tiny_store
 
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.docid_learning.model import Codebooks
-from genret_jax.docid_learning.task import Phase, TokeniserTask, prefix_numbers
+from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_numbers
 from genret_jax.docids import LearnedDocids
 from genret_jax.models.network import T5
 from genret_jax.training.task import TrainingTask
@@ -26,7 +26,7 @@ def make_task(folder, phase, *, codes=None, sampler=None, docids=None, **fields)
     if codes is None:
         codes = np.stack([np.arange(store.num_documents) % 2, np.full(store.num_documents, -1)], axis=1)
     strategy = {"levels": 2, "balanced": False, "alike": 4, "reconstruction": 0.3, "commitment": 0.7, **(docids or {})}
-    task = TokeniserTask(books, store.document_inputs(10), LearnedDocids(**strategy))
+    task = DocidLearningTask(books, store.document_inputs(10), LearnedDocids(**strategy))
     task.begin(phase, drawn, codes.astype(np.int32))
     return task
 

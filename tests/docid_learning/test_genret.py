@@ -21,17 +21,16 @@ from genret_jax.cli import main
 from genret_jax.config.experiment import PretrainedStart, VocabularyConfig
 from genret_jax.data.examples.sampler import INDEXING, SamplerConfig
 from genret_jax.docid_learning import learner as learning
-from genret_jax.docid_learning.model import Tokeniser
+from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
 from genret_jax.errors import CollapsedError, InputError
-from genret_jax.evaluate import Baselines, evaluate_runs
 from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.models.network import random_variables
-from genret_jax.prepare import prepare
+from genret_jax.problems import Measured
+from genret_jax.problems.documents import Documents
 from genret_jax.retriever import Retriever
-from genret_jax.run import DocumentRun
-from genret_jax.train import train, train_seeds
+from genret_jax.run import evaluate_runs, prepare, train_run, train_seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 
@@ -80,7 +79,7 @@ def test_the_course_is_shown_line_by_line(whole, capsys):
 
 
 def test_reports_have_the_course_of_the_codebooks(by_nodes, tmp_path):
-    report = evaluate_runs([by_nodes.folder], tmp_path / "report", baselines=Baselines(bm25=False, untrained=False))
+    report = evaluate_runs([by_nodes.folder], tmp_path / "report", measured=Measured(bm25=False, untrained=False))
     details = report.systems[0].details
     course = [at for at in by_nodes.table.strategy["course"] if at["level"] == 2]
     told = ", ".join(f"{at['perplexity']:.1f}" for at in course)
@@ -92,8 +91,8 @@ def test_reports_have_the_course_of_the_codebooks(by_nodes, tmp_path):
 
 def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
     run = whole[0]
-    tokeniser, start = run.tokeniser, run.start_params()
-    assert isinstance(tokeniser, Tokeniser)
+    tokeniser, start = run.docid_model, run.start_params()
+    assert isinstance(tokeniser, DocidModel)
     first, number = tokeniser.books.tokens(1)
     end = first + number
     np.testing.assert_array_equal(
@@ -113,7 +112,7 @@ def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
 def test_the_tokeniser_writes_the_docids_again(whole):
     run = whole[0]
     texts = [run.corpus.document_text(index) for index in range(40)]
-    written = run.tokeniser.codes(run.vocabulary.encode_rows(texts, 12, append_eos=False))
+    written = run.docid_model.codes(run.vocabulary.encode_rows(texts, 12, append_eos=False))
     agree = (written == run.table.padded()[:40, :2]).all(1).mean()
     assert agree > 0.8  # codes are fixed when their level is done, and the network is trained on
 
@@ -126,7 +125,7 @@ def test_new_documents_get_docids_and_are_found(whole):
     codes = grown.run.table.padded()
     texts = [known, f"Other. {run.corpus.texts[20]}"]
     tokens = run.vocabulary.encode_rows(texts, 12, append_eos=False)
-    np.testing.assert_array_equal(codes[-2:, :2], run.tokeniser.codes(tokens))
+    np.testing.assert_array_equal(codes[-2:, :2], run.docid_model.codes(tokens))
     np.testing.assert_array_equal(codes[:-2], run.table.padded())
     found = {result.doc_id: result for result in grown.search(known, k=40, beam=43)}
     assert found["copy"].docid == grown.run.table.docid(41)
@@ -145,7 +144,7 @@ def by_nodes(tiny_corpus, tmp_path_factory):
     sampler = SamplerConfig(unseen_split="test")
     folder = tmp_path_factory.mktemp("by_nodes") / "run"
     experiment = learned_experiment(tiny_corpus, model=model, sampler=sampler, trainer={"steps": 30})
-    return train(run=str(folder), experiment=experiment)
+    return train_run(experiment, folder)
 
 
 def test_training_leaves_the_nodes_of_documents_that_are_not_shown_alone(by_nodes):
@@ -219,7 +218,7 @@ def test_runs_of_other_docids_have_no_room_for_documents(tiny_run):
 
 
 def test_it_is_trained_and_loaded_like_any_other(whole, tiny_corpus, tmp_path):
-    run = train(run=str(tmp_path / "run"), experiment=learned_experiment(tiny_corpus, trainer={"steps": 10}))
+    run = train_run(learned_experiment(tiny_corpus, trainer={"steps": 10}), tmp_path / "run")
     assert run.table.fingerprint == whole[0].table.fingerprint  # learned again, and the same
     retriever = Retriever.load(tmp_path / "run")
     assert len(retriever.search("ban", k=5)) == 5
@@ -228,7 +227,7 @@ def test_it_is_trained_and_loaded_like_any_other(whole, tiny_corpus, tmp_path):
 
 
 def test_the_command_adds_documents(whole, tiny_corpus, tmp_path, capsys):
-    run = train(run=str(tmp_path / "run"), experiment=learned_experiment(tiny_corpus, trainer={"steps": 1}))
+    run = train_run(learned_experiment(tiny_corpus, trainer={"steps": 1}), tmp_path / "run")
     (tmp_path / "new.jsonl").write_text(json.dumps({"_id": "new", "title": "A new one", "text": run.corpus.texts[3]}))
     command = ["search", "--run", str(run.folder), "-k", "42", "--json", "--add", str(tmp_path / "new.jsonl")]
     assert main([*command, run.corpus.texts[3]]) == 0
@@ -241,9 +240,9 @@ def test_seeds_share_the_docids(tiny_corpus, tmp_path, monkeypatch):
     calls = []
     learn = learning._Learner.learn
     monkeypatch.setattr(learning._Learner, "learn", lambda self, corpus: calls.append(1) or learn(self, corpus))
-    first, second = train_seeds(run=str(tmp_path / "runs"), experiment=experiment, seeds=[0, 1])
+    first, second = train_seeds(experiment, tmp_path / "runs", [0, 1])
     assert first.table.fingerprint == second.table.fingerprint
-    assert first.tokeniser.fingerprint == second.tokeniser.fingerprint
+    assert first.docid_model.fingerprint == second.docid_model.fingerprint
     assert len(calls) == 1
 
 
@@ -273,7 +272,7 @@ def test_stopped_by_a_signal_it_goes_on_and_comes_to_the_same(whole, tiny_corpus
     assert (tmp_path / "run" / "learning" / "learned_1").is_dir() == (stopped_at > 4)
     again, _ = prepared(learned_experiment(tiny_corpus), tmp_path / "run")
     assert again.table.fingerprint == whole[0].table.fingerprint
-    assert again.tokeniser.fingerprint == whole[0].tokeniser.fingerprint
+    assert again.docid_model.fingerprint == whole[0].docid_model.fingerprint
     assert again.table.strategy["course"] == whole[0].table.strategy["course"]
 
 
@@ -311,7 +310,7 @@ def test_documents_of_an_unseen_split_are_not_learned_from(tiny_corpus, tmp_path
     rows = [run.corpus.document_index[doc_id] for doc_id in sorted(hidden)]
     texts = [run.corpus.document_text(row) for row in rows]
     tokens = run.vocabulary.encode_rows(texts, 12, append_eos=False)
-    np.testing.assert_array_equal(run.table.padded()[rows, :2], run.tokeniser.codes(tokens))
+    np.testing.assert_array_equal(run.table.padded()[rows, :2], run.docid_model.codes(tokens))
 
 
 def test_all_levels_at_once_is_the_ablation(tiny_corpus, tmp_path):
@@ -368,7 +367,7 @@ def learner(whole, tiny_corpus, tmp_path):
     experiment = learned_experiment(
         tiny_corpus, sampler=SamplerConfig(indexing_first=20), trainer={"gradient_accumulation": 2}
     )
-    return learning._Learner(experiment, run.store, run.tokeniser.books.config, tmp_path, lambda line: None)
+    return learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
 
 
 def test_queries_are_shown_from_the_first_step_on(learner):
@@ -387,7 +386,7 @@ def test_codes_do_not_come_from_documents_that_nothing_tells_apart(whole, learne
     learner._codes[learner._shown] = 0
     learner._codes[learner._shown[apart:], 0] = 1
     monkeypatch.setattr(learner, "_states", lambda params, level: states)
-    params = whole[0].tokeniser.params
+    params = whole[0].docid_model.params
     for made in (learner._with_codebook(params, 1), learner._revived(params, (1,))):
         lengths = np.linalg.norm(learner._books.vectors(made, 1), axis=1)
         assert (lengths > 0.1 * lengths.max()).all()
@@ -397,8 +396,8 @@ def test_a_code_of_few_documents_is_enough_for_many_that_are_unused(whole, learn
     """More often than their number can be halved."""
     learner._shown = learner._shown[:3]
     learner._codes[learner._shown] = [[3, 0]] * 3
-    before = np.array(learner._books.vectors(whole[0].tokeniser.params, 0))
-    after = learner._books.vectors(learner._revived(whole[0].tokeniser.params, (0,)), 0)
+    before = np.array(learner._books.vectors(whole[0].docid_model.params, 0))
+    after = learner._books.vectors(learner._revived(whole[0].docid_model.params, (0,)), 0)
     np.testing.assert_array_equal((np.asarray(after) != before).any(axis=1), [True, True, True, False])
 
 
@@ -406,8 +405,8 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     """Of a codebook with two codes far from everything, both are used after they were moved."""
     run = whole[0]
     experiment = learned_experiment(tiny_corpus)
-    learner = learning._Learner(experiment, run.store, run.tokeniser.books.config, tmp_path, lambda line: None)
-    params = run.tokeniser.params
+    learner = learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
+    params = run.docid_model.params
     from_all = -50 * learning.states_of(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
     far = dict.fromkeys((1, 2), np.asarray(from_all))
     spoiled = learner._books.with_vectors(params, 0, far)
@@ -429,10 +428,10 @@ def test_another_run_cannot_be_gone_on_with(whole, tiny_corpus):
 def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
     """The quantiser of one run beside the docids of another."""
     run = whole[0]
-    doubled = {"embedding": run.tokeniser.params["token_embedder"]["embedding"] * 2}
-    changed = Tokeniser.of({**run.tokeniser.params, "token_embedder": doubled}, run.tokeniser.books, length=12)
-    opened = DocumentRun.open(run.folder)
-    opened.tokeniser = changed
+    doubled = {"embedding": run.docid_model.params["token_embedder"]["embedding"] * 2}
+    changed = DocidModel.of({**run.docid_model.params, "token_embedder": doubled}, run.docid_model.books, length=12)
+    opened = Documents.open(run.folder)
+    opened.docid_model = changed
     with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
         opened.with_documents(["new"], ["text"])
 

@@ -8,7 +8,7 @@ from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.docid_learning import learner as learning
 from genret_jax.docids import LearnedDocids
 from genret_jax.errors import CollapsedError, InputError
-from genret_jax.prepare import prepare
+from genret_jax.run import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 

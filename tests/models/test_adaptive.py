@@ -13,10 +13,10 @@ from genret_jax.decoding import TrieConstraint, beam_search, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference.ranker import docid_index, node_tree
 from genret_jax.models import T5
 from genret_jax.models.folding import folded
 from genret_jax.models.network import random_variables
-from genret_jax.run import docid_index, node_tree
 
 CODES = [(0,), (0, 1), (0, 2, 3), (1, 0), (2, 2, 1), (1, 3, 0), (2, 2, 0), (3,), (2, 0)]
 SOURCE = jnp.array([[3, 7, 9, 0], [12, 2, 0, 0], [5, 5, 30, 31]])
@@ -82,7 +82,7 @@ def test_logits_are_the_state_times_matrix_times_output_layer():
     model = T5(ADAPTIVE)
     logits, kept = model.apply({"params": params}, SOURCE, prefix, capture_intermediates=True)
     hidden = np.asarray(kept["intermediates"]["decoder"]["decoder_norm"]["__call__"][0])
-    said = np.asarray(model.apply({"params": params}, prefix, method=T5.said_of))
+    said = np.asarray(model.apply({"params": params}, prefix, method=T5.prefix_vectors))
     matrix = np.einsum("bqe,def->bqdf", said, params["decoder"]["adaptive"]["kernel"]) + np.eye(16)
     expected = np.einsum("bqd,bqde,ev->bqv", hidden, matrix, params["decoder"]["logits_dense"]["kernel"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.checkpoints import read_checkpoint
 
 from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.models import T5, T5Config
-from genret_jax.models.convert.huggingface import load_safetensors
 from genret_jax.models.convert.public_layout import tensor_shapes
 from genret_jax.models.layers import relative_position_buckets
 
@@ -23,7 +23,7 @@ REFERENCE = json.loads((GOLDEN / "reference.json").read_text())
 
 @pytest.fixture(scope="module", params=["t5_1_1", "t5_1_0"])
 def golden(request):
-    config, params = load_safetensors(GOLDEN / request.param)
+    config, params = read_checkpoint(GOLDEN / request.param)
     return T5(config), {"params": params}, load_file(GOLDEN / request.param / "expected.safetensors")
 
 

@@ -115,12 +115,16 @@ def test_statics_of_the_tree():
         (1, 2, 7, 1),
     ]
     assert [name for name, children in TREES.items() if tree_of(children).rows_are_logits] == ["nodes are tokens"]
-    # Node 2 is a leaf and judges itself; 6 stands for none.
-    assert tree.judges.tolist() == [4, 5, 2, 6, 7, 8]
-    assert tree.judges_of.tolist() == [[0, 1, 6], [2, 6, 6], [3, 4, 5]]
-    assert (tree.first_judge, tree_of(TREES["a chain"]).first_judge, atomic.first_judge) == (-1, 2, 1)
+    # Node 2 is a leaf, so its window is the node itself; 6 is padding.
+    assert tree.lookahead_nodes.tolist() == [4, 5, 2, 6, 7, 8]
+    assert tree.lookahead_windows.tolist() == [[0, 1, 6], [2, 6, 6], [3, 4, 5]]
+    assert (tree.first_lookahead_node, tree_of(TREES["a chain"]).first_lookahead_node, atomic.first_lookahead_node) == (
+        -1,
+        2,
+        1,
+    )
     # Statics are part of the structure, arrays are leaves: jit compiles again for another fan-out only.
-    assert tree.judge_tokens.tolist() == [3, 4, 5, 1, 3, 10]
+    assert tree.lookahead_tokens.tolist() == [3, 4, 5, 1, 3, 10]
     assert len(jax.tree.leaves(tree)) == 6
 
 
@@ -163,8 +167,12 @@ def test_windows_equal_the_oracle_on_random_trees(data, reading):
         free = [token for token in range(1, VOCABULARY) if token not in {t for t, _ in children.get(parent, [])}]
         children.setdefault(parent, []).append((data.draw(st.sampled_from(free)), node))
     tree = tree_of(children)
-    no_judges = {"judges": jnp.zeros(0, jnp.int32), "judges_of": jnp.zeros((0, 0), jnp.int32), "first_judge": -1}
-    tree = tree.replace(fanouts=(1, VOCABULARY - 1), root_first_node=-1, root_first_token=-1, **no_judges)
+    no_lookahead = {
+        "lookahead_nodes": jnp.zeros(0, jnp.int32),
+        "lookahead_windows": jnp.zeros((0, 0), jnp.int32),
+        "first_lookahead_node": -1,
+    }
+    tree = tree.replace(fanouts=(1, VOCABULARY - 1), root_first_node=-1, root_first_token=-1, **no_lookahead)
     nodes = np.array(data.draw(st.lists(st.integers(1, NODES - 1), min_size=4, max_size=4)), np.int32).reshape(2, 2)
     generator = np.random.default_rng(3)
     hidden = generator.standard_normal((2, 2, WIDTH), np.float32)

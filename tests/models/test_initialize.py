@@ -11,9 +11,10 @@ from genret_jax.data.text.lsa import lexical, lsa
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
-from genret_jax.models.initialize import LsaStart, start_from_vectors
-from genret_jax.prepare import prepare
+from genret_jax.models.initialize import ItemStart, LsaStart, start_from_vectors
+from genret_jax.models.start import Start, Vectors, source_of
 from genret_jax.retriever import Retriever
+from genret_jax.run import prepare
 
 
 def silenced(**scales):
@@ -43,7 +44,7 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
 
     results = Retriever(plain, plain.start_params()).search(queries, k=64, beam=64)
     for query, ranked in zip(queries, results, strict=True):
-        ids = [token for token in plain.encode_queries([query])[0] if token]
+        ids = [token for token in plain.encode([query])[0] if token]
         hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
         logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
         if wide:
@@ -102,6 +103,24 @@ def test_what_changes_and_what_does_not():
     assert (params["token_embedder"]["embedding"] == 0.25).all(), "what was given stays"
 
 
+def test_every_scale_is_a_factor_of_what_it_is_named_for():
+    config, params = small()
+    tokens, nodes = np.eye(32, 16, dtype=np.float32), np.eye(2, 16, dtype=np.float32)
+    usual, larger = (
+        start_from_vectors(params, config, scales, token_vectors=tokens, node_vectors=nodes, seed=1)
+        for scales in (LsaStart(), LsaStart(node_scale=2.6, value_scale=6.0, token_scale=2.0))
+    )
+    for path, factor in (
+        (("token_embedder", "embedding"), 4.0),
+        (("decoder", "prefix_head", "output_nodes"), 2.0),
+        (("decoder", "layers_0", "encoder_decoder_attention", "value", "kernel"), 3.0),
+    ):
+        one, other = usual, larger
+        for name in path:
+            one, other = one[name], other[name]
+        np.testing.assert_allclose(other[:2], factor * one[:2], rtol=1e-6)
+
+
 def test_rounding_is_no_measure_of_the_other_tokens():
     config, params = small()
     tokens = np.full((32, 16), 1e-12, np.float32)  # as the analysis leaves bytes that no document has
@@ -149,3 +168,92 @@ def test_with_the_vocabulary_head_a_code_begins_as_what_its_nodes_agree_on():
     np.testing.assert_array_equal(embedding[[5, 6, 7, 8]], rows)
     assert embedding[0] @ rows[0] == pytest.approx(1.3**2 / np.sqrt(2), rel=1e-5)  # the start is the whole corpus
     np.testing.assert_array_equal(kernel[:, 9:], 0.25)
+
+
+class Facts:
+    """Facts of four documents, of which training does not show the last; it records what is asked for."""
+
+    seed = 3
+
+    def __init__(self, docids=None):
+        self.docids, self.asked = docids, []
+        self.tree = type("Tree", (), {"node_token": np.array([0, 5]), "parents": np.array([0, 0])})
+
+    def latent(self, width):
+        self.asked.append("latent")
+        return Vectors(np.eye(9, width, dtype=np.float32), np.arange(4 * width, dtype=np.float32).reshape(4, width))
+
+    def lexical(self, width, query_weight):
+        self.asked.append(f"lexical {query_weight}")
+        return Vectors(np.ones((9, width), np.float32), np.ones((4, width), np.float32))
+
+    def token_counts(self):
+        raise AssertionError("no start of this package asks for counts")
+
+    def shown(self):
+        self.asked.append("shown")
+        return np.array([True, True, True, False])
+
+    def node_vectors(self, documents):
+        return np.stack([documents.sum(0), documents[0] - documents[3]])
+
+    def node_means(self, documents):
+        return documents[:2]
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_start_asks_only_for_the_facts_that_the_network_needs():
+    config, params = small()
+    facts = Facts()
+    found = LsaStart().initial_params(params, config, facts)
+    tokens = np.eye(32, 16, dtype=np.float32)
+    tokens[9:] = 0  # nine tokens are text
+    assert_same(found, start_from_vectors(params, config, LsaStart(), token_vectors=tokens, node_vectors=None, seed=3))
+    assert facts.asked == ["latent"]
+
+
+def test_nodes_know_all_documents_and_codes_only_those_shown():
+    documents = np.arange(64, dtype=np.float32).reshape(4, 16)
+    config, params = small()
+    given = {"token_vectors": np.eye(32, 16, dtype=np.float32) * (np.arange(32) < 9)[:, None], "seed": 3}
+    facts = Facts()
+    facts.docids = facts
+    nodes = facts.node_vectors(documents)
+    expected = start_from_vectors(params, config, LsaStart(), node_vectors=nodes, **given)
+    assert_same(LsaStart().initial_params(params, config, facts), expected)
+    config = tiny_t5(encoder_final_norm=False)
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(lambda: random_params(config))
+    )
+    nodes = facts.node_vectors(documents * np.array([[True], [True], [True], [False]]))
+    edges = facts.tree.node_token, facts.tree.parents
+    expected = start_from_vectors(params, config, LsaStart(), node_vectors=nodes, edges=edges, **given)
+    assert_same(LsaStart().initial_params(params, config, facts), expected)
+    assert facts.asked == ["latent", "latent", "shown"]
+
+
+def test_lexical_vectors_are_made_with_the_weight_of_the_start():
+    config = tiny_t5(head="prefix", num_nodes=8, decoder_vocab_size=8, encoder_final_norm=False, lexical_width=4)
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(lambda: random_params(config))
+    )
+    facts = Facts()
+    facts.docids = facts
+    found = LsaStart(query_weight=0.5, lexical_scale=7.0).initial_params(params, config, facts)
+    assert facts.asked == ["latent", "lexical 0.5"]
+    np.testing.assert_allclose(found["decoder"]["prefix_head"]["lexical_nodes"][:2], 7.0)
+    np.testing.assert_array_equal(found["decoder"]["prefix_head"]["lexical_nodes"][2:], 0.25)
+
+
+def test_starts_are_recognised_by_their_method():
+    class Own:
+        def initial_params(self, random_params, config, facts):
+            return random_params
+
+    assert all(isinstance(start, Start) for start in (LsaStart(), ItemStart(), Own()))
+    assert not isinstance(T5(tiny_t5()), Start)
+    assert [source_of(start) for start in (LsaStart(), Own())] == ["the words of the corpus", "Own"]

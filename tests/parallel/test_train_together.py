@@ -11,10 +11,10 @@ from support.tiny_run import tiny_experiment
 
 import genret_jax
 from genret_jax.config.experiment import VocabularyConfig
-from genret_jax.config.gin_files import experiment_as_gin, gin_configs_folder
+from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.record import record_text
 from genret_jax.docids import AtomicDocids
-from genret_jax.run import Run
-from genret_jax.train import train
+from genret_jax.run import open_run, train_run
 from genret_jax.training import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def experiment(tiny_corpus):
 def options(experiment, tmp_path):
     """The options of the command that trains it on two by two devices."""
     file = tmp_path / "tiny.gin"
-    file.write_text(experiment_as_gin("", experiment(data_parallel=2, model_parallel=2)))
+    file.write_text(record_text("", experiment(data_parallel=2, model_parallel=2)))
     return [f"--gin_file={file}", "--run", str(tmp_path / "two")]
 
 
@@ -59,11 +59,11 @@ def test_two_processes_train_and_go_on(options, experiment, launch, finish, tmp_
     assert "resuming after step 5" in members[0].told()
     assert "corpus      41 documents" in members[0].told()
     assert "documents" not in members[1].told()
-    train(run=str(tmp_path / "one"), experiment=experiment(data_parallel=1, model_parallel=1))
+    train_run(experiment(data_parallel=1, model_parallel=1), tmp_path / "one")
     (found, what), (wanted, what_alone) = losses_and_scores(tmp_path / "two"), losses_and_scores(tmp_path / "one")
     assert what == what_alone
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert Run.open(tmp_path / "two").params()
+    assert open_run(tmp_path / "two").params()
 
 
 def refused(members):
@@ -87,7 +87,10 @@ def test_another_code_version(options, launch, tmp_path):
     shutil.copytree(gin_configs_folder(), other / "gin_configs")
     with (other / "losses" / "__init__.py").open("a") as handle:
         handle.write("# changed\n")
-    begin = "import sys; sys.path.insert(0, sys.argv.pop(1)); from genret_jax.train import main; sys.exit(main())"
+    begin = (
+        "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "runpy.run_module('genret_jax.train', run_name='__main__')"
+    )
     own = str(Path(genret_jax.__file__).parent.parent)
     theirs = [[own, *options], [str(other.parent), *options]]
     message = refused(launch(2, theirs, command=["-c", begin]))

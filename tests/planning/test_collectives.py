@@ -11,7 +11,7 @@ from genret_jax.parallel.mesh import make_mesh
 from genret_jax.planning.collectives import Collective, collectives_of
 from genret_jax.planning.counting import count
 from genret_jax.planning.devices import DEVICES
-from genret_jax.planning.shapes import shapes_on
+from genret_jax.planning.programs import shapes_on
 
 PROGRAM = """\
 HloModule by_hand
@@ -99,6 +99,6 @@ class Unreadable:
         raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands but sees 4\n...")
 
 
-def test_a_program_that_cannot_be_read_is_said_so():
-    with pytest.raises(InputError, match=r"was compiled, but cannot be read .*sees 4\); next: plan for another"):
+def test_a_program_that_cannot_be_read_is_an_input_error():
+    with pytest.raises(InputError, match=r"cannot be read .*sees 4\); next: plan for another"):
         count(Unreadable(), DEVICES["tpu-v5p"], 8)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from genret_jax.models.config import T5Config
-from genret_jax.planning.layers import count_by_layers
+from genret_jax.planning.counting import count_by_layers
 
 
 def linear(config: T5Config) -> dict[str, float]:

@@ -9,11 +9,10 @@ import pytest
 from genret_jax.cli import main
 from genret_jax.config.gin_files import planned_experiment
 from genret_jax.errors import InputError
-from genret_jax.planning.devices import DEVICES
+from genret_jax.planning.devices import DEVICES, slice_shape
 from genret_jax.planning.plan import PlanRequest, make_plan, what_does_not_fit
+from genret_jax.planning.programs import TrainingPlan
 from genret_jax.planning.render import render
-from genret_jax.planning.topology import slice_shape
-from genret_jax.planning.training_step import TrainingPlan
 
 TINY = {
     "VocabularyConfig.kind": "'bytes'",
@@ -52,7 +51,7 @@ def plan(asked):
 def trained(asked):
     """The real state on the mesh, and the real compiled step of it."""
     from genret_jax.parallel.mesh import make_mesh
-    from genret_jax.planning.docid_shapes import planned_docids
+    from genret_jax.planning.docids import planned_docids
 
     docids = planned_docids(asked.experiment, 500)
     made = TrainingPlan(asked.experiment, docids, make_mesh(model_parallel=2))
@@ -131,7 +130,7 @@ def test_memory_that_does_not_suffice_is_named(plan):
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        ((4, 4), "a mesh of 4x4 on 8 devices; expected data x model = 8; next: change --mesh or --devices"),
+        ((4, 4), "a mesh of 4x4 on 8 devices; expected data x model = 8"),
         ((1, 8), "a model axis of 8 and T5Config.num_heads of 4"),
     ],
 )
@@ -168,9 +167,9 @@ def test_no_slice_has_any_number_of_devices():
 @pytest.fixture
 def command(monkeypatch):
     """The command as it runs beside other tests: their jax stays as it is."""
-    monkeypatch.setattr("genret_jax.planning.topology.before_jax", lambda device, count: None)
+    monkeypatch.setattr("genret_jax.planning.devices.before_jax", lambda device, count: None)
     gin = [f"--gin={name}={value}" for name, value in TINY.items()]
-    base = ["plan", "--device", "h100", "--gin_file", "runs/dsi_t5.gin", *gin, "--documents", "300"]
+    base = ["plan", "--device", "h100", "--gin-file", "runs/dsi_t5.gin", *gin, "--documents", "300"]
     return lambda *more: main([*base, *more])
 
 
@@ -192,13 +191,20 @@ def test_the_command_prints_a_plan_and_writes_it(command, tmp_path, capsys):
         (["--devices", "8", "--mesh", "8"], "--mesh 8; expected data x model, such as 64x4"),
         (["--devices", "0"], "--devices 0; expected at least 1"),
         (["--devices", "8", "--device", "h1000"], "no device 'h1000'; expected one of tpu-v4"),
-        (["--devices", "8", "--slice", "2x4"], "--slice 2x4 with --device h100; expected a TPU"),
-        (["--devices", "999"], "jax was started with 8 CPU devices, and the plan takes 999"),
+        (["--devices", "8", "--slice", "2x4"], "a slice 2x4 of h100; expected a TPU"),
+        (["--devices", "999"], "jax was started with 8 CPU devices, and the plan needs 999"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(options, message, command, capsys):
     assert command(*options) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--gin-file", "--gin_file"])
+def test_both_spellings_name_a_gin_file(option, monkeypatch, capsys):
+    monkeypatch.setattr("genret_jax.planning.devices.before_jax", lambda device, count: None)
+    assert main(["plan", "--device", "h100", "--devices", "8", "--documents", "9", option, "nowhere.gin"]) == 2
+    assert "nowhere.gin" in capsys.readouterr().err
 
 
 ATOMIC = {

@@ -32,8 +32,7 @@ def test_training_and_search_compile_for_a_slice(tmp_path):
 
 def test_without_libtpu_it_is_said_how_to_get_it(monkeypatch):
     from genret_jax.errors import InputError
-    from genret_jax.planning.devices import DEVICES
-    from genret_jax.planning.topology import planned_devices
+    from genret_jax.planning.devices import DEVICES, planned_devices
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="not installed; next: pip install libtpu"):

@@ -17,8 +17,7 @@ from genret_jax.errors import InputError
 from genret_jax.models import T5
 from genret_jax.models.convert.public_checkpoint import save_checkpoint
 from genret_jax.retriever import QueryWriter, Retriever, generate_queries
-from genret_jax.run import Run
-from genret_jax.train import train
+from genret_jax.run import open_run, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 WRITES = SamplerConfig(
@@ -35,7 +34,7 @@ def writing_run(tiny_corpus, tmp_path_factory):
     experiment = tiny_experiment(
         tiny_corpus, model=NETWORK, trainer=trainer, sampler=WRITES, docids=NaiveStringDocids()
     )
-    train(run=str(folder), experiment=experiment)
+    train_run(experiment, folder)
     return folder
 
 
@@ -62,7 +61,7 @@ def test_queries_have_the_words_of_their_documents(writing_run, tiny_corpus):
 
 
 def test_greedy_queries_are_those_of_the_training_pass(writing_run, tiny_corpus):
-    run, writer = Run.open(writing_run), QueryWriter.load(writing_run)
+    run, writer = open_run(writing_run), QueryWriter.load(writing_run)
     text = read_beir(tiny_corpus).document_text(3)
     (found,) = next(writer.write([text], 1, top_k=1))[:1]
     inputs = writer.vocabulary.encode_rows([text], writer.input_length, append_eos=True)
@@ -117,7 +116,7 @@ def test_no_queries_at_all_are_refused(writing_run, tiny_corpus):
 
 
 def test_public_weights_write_too(writing_run, tiny_corpus, tmp_path):
-    run = Run.open(writing_run)
+    run = open_run(writing_run)
     model_file = run.vocabulary.model
     config = dataclasses.replace(run.model, vocab_size=run.vocabulary.size + 104, dropout_rate=0.0)
     params = jax.jit(T5(config).init)(jax.random.key(0), *[np.zeros((1, 1), np.int32)] * 2)["params"]

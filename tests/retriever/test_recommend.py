@@ -19,16 +19,12 @@ from genret_jax.data.item_vectors import start_vectors
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docids import AtomicDocids, LshDocids, RandomDocids, ResidualKMeans
 from genret_jax.errors import InputError
-from genret_jax.evaluate import evaluate_runs
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
 from genret_jax.models.initialize import ItemStart
 from genret_jax.models.network import T5
-from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.run import items
-from genret_jax.run_training import task_of
-from genret_jax.train import train
+from genret_jax.run import evaluate_runs, prepare, train_run
 from genret_jax.training import read_metrics
 
 ITEMS = 24
@@ -44,7 +40,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(shop):
     folder = shop.parent / "run"
-    return train(run=str(folder), experiment=tiny_recommendation(shop))
+    return train_run(tiny_recommendation(shop), folder)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +78,9 @@ def test_what_each_user_may_not_have(run, retriever):
     had = data.histories("test", 20)
     tokens = run.encode_histories(data.histories("test", 6), data.evaluated_ids)
     asked = {"beam": ITEMS, "limit": ITEMS, "batch_size": 16}
-    ranked = retriever.rank_items(tokens, without=had, **asked)
+    ranked = retriever.rank(tokens, without=had, **asked)
     mask = np.stack([~np.isin(np.arange(ITEMS), row) for row in had])
-    expected = retriever.rank_items(tokens, allowed=mask, **asked)
+    expected = retriever.rank(tokens, allowed=mask, **asked)
     for row in range(len(tokens)):
         assert list(ranked.of(row)) == list(expected.of(row))
         assert {item for item, _ in ranked.of(row)} == set(np.flatnonzero(mask[row]))
@@ -139,9 +135,9 @@ def test_histories_that_cannot_be(retriever, history, says):
 
 
 def test_runs_of_the_other_kind(retriever, tiny_run):
-    with pytest.raises(InputError, match=r"this run is of items.*recommend items"):
+    with pytest.raises(InputError, match=r"this run is of items.*genret recommend"):
         retriever.search("espresso")
-    with pytest.raises(InputError, match=r"this run is of documents.*search with queries"):
+    with pytest.raises(InputError, match=r"this run is of documents.*genret search"):
         Retriever.load(tiny_run, checkpoint="start").recommend(["d1"])
 
 
@@ -235,32 +231,32 @@ def test_docids_without_vectors_take_no_new_items(shop, tmp_path):
     experiment = tiny_recommendation(shop, docids=AtomicDocids(), vectors=None)
     run = prepare(experiment, tmp_path / "run", log=lambda line: None)
     with pytest.raises(InputError, match="docids that are made of vectors"):
-        run.with_items(["new"], np.zeros((1, 8), np.float32))
+        run.extended(["new"], vectors=np.zeros((1, 8), np.float32))
 
 
 @pytest.mark.parametrize("option", ["--no-bm25", "--dual-encoder"])
 def test_options_of_the_other_kind_of_run(run, tiny_run, option, capsys):
     assert main(["evaluate", "--run", str(run.folder), option]) == 2
-    assert f"{option} for a run of items" in capsys.readouterr().err
+    assert "has no meaning for a run of items" in capsys.readouterr().err
     assert main(["evaluate", "--run", str(tiny_run), "--sasrec"]) == 2
-    assert "--sasrec for a run of documents" in capsys.readouterr().err
+    assert "sasrec has no meaning for a run of documents" in capsys.readouterr().err
 
 
 def test_new_items_are_kept_from_training_and_reported_apart(shop, tmp_path):
     experiment = tiny_recommendation(shop, cold_items=0.2)
     run = prepare(experiment, tmp_path / "run", log=lambda line: None)
-    assert run.cold.sum() == round(0.2 * ITEMS)
-    examples = task_of(run, experiment).examples
-    assert not run.cold[examples.item].any()
+    assert run.later.sum() == round(0.2 * ITEMS)
+    examples = run.task().examples
+    assert not run.later[examples.item].any()
     report = evaluate_runs([run.folder], tmp_path / "report", checkpoint="start")
     whole, new = report.splits[0], next(split for split in report.splits if split.name == "test, new items")
     ranked = read_run(next((tmp_path / "report").glob("*10*new*.run")))
     doc_ids = run.corpus.doc_ids
-    of_new = {doc_ids[item] for item in np.flatnonzero(run.cold)}
+    of_new = {doc_ids[item] for item in np.flatnonzero(run.later)}
     shares = [sum(item in of_new for item, _ in found[:10]) for found in ranked.values()]
     assert set(shares) == {1}, "a tenth of the first ten, whatever the scores"
     targets = run.interactions.item[run.interactions.targets("test")]
-    assert new.queries == run.cold[targets].sum() < whole.queries
+    assert new.queries == run.later[targets].sum() < whole.queries
 
 
 def test_runs_with_other_new_items_are_not_compared(run, shop, tmp_path):
@@ -280,7 +276,7 @@ def test_causal_histories_train_and_go_on_where_they_were_stopped(shop, tmp_path
 
     def trained(name, steps):
         experiment = tiny_recommendation(shop, histories=histories, trainer={"steps": steps, "evaluate_every": None})
-        return train(run=str(tmp_path / name), experiment=experiment)
+        return train_run(experiment, tmp_path / name)
 
     whole, parts = trained("whole", 20), [trained("parts", steps) for steps in (10, 20)][-1]
     jax.tree.map(np.testing.assert_array_equal, whole.params("last"), parts.params("last"))
@@ -366,14 +362,13 @@ def test_new_items_where_nodes_have_vectors_of_their_own(shop, tmp_path, monkeyp
     params = run.start_params()
     nodes = run.item_inputs[:, run.item_tokens.shape[1] :]
     own = params["items"]["nodes"]
-    assert not own[np.setdiff1d(nodes[run.cold], nodes[~run.cold])].any()
-    assert own[nodes[~run.cold][:, 1]].any()
-    experiment = tiny_recommendation(shop)
-    in_training = np.asarray(task_of(run, experiment).tree.child_nodes)
-    assert set(in_training.tolist()) == set(nodes[~run.cold].ravel().tolist()) - {0}
+    assert not own[np.setdiff1d(nodes[run.later], nodes[~run.later])].any()
+    assert own[nodes[~run.later][:, 1]].any()
+    in_training = np.asarray(run.task().tree.child_nodes)
+    assert set(in_training.tolist()) == set(nodes[~run.later].ravel().tolist()) - {0}
     retriever = Retriever(run, params)
     vectors = LsaVectors(dimensions=8).vectors(run.corpus)
-    monkeypatch.setattr(items, "divisible", lambda size: size)  # no spare rows
+    monkeypatch.setattr(problem, "divisible", lambda size: size)  # no spare rows
     grown = retriever.with_items(ids, vectors[::3])
     assert grown.run.model.num_nodes == grown.run.encoded.tree.num_nodes > run.encoded.tree.num_nodes
     found = grown.recommend(["new1", "i2"], k=32, beam=32, repeat=True)

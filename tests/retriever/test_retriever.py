@@ -9,10 +9,10 @@ from support.tiny_run import OF_TOPIC, TOPICS, tiny_experiment, word
 import genret_jax
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference.ranker import node_tree
 from genret_jax.models.network import T5
-from genret_jax.prepare import prepare
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run, node_tree
+from genret_jax.run import open_run, prepare
 from genret_jax.training import make_mesh
 
 QUERIES = [f"{word(topic, 14)} {word(topic, 15)}" for topic in (0, 3, 5, 7)]  # own words of document 1 of the topic
@@ -49,7 +49,7 @@ def teacher_forced(run, params, queries, among_children=False):
         gained = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
         return jnp.where(spelt, gained, 0.0).sum(axis=1)
 
-    rows = np.stack([of_query(query) for query in jnp.asarray(run.encode_queries(queries))])
+    rows = np.stack([of_query(query) for query in jnp.asarray(run.encode(queries))])
     scores = np.full((len(queries), len(run.corpus)), -np.inf)
     for row, document in enumerate(encoded.document):
         scores[:, document] = np.maximum(scores[:, document], rows[:, row])
@@ -178,7 +178,7 @@ def test_topics_have_words_of_their_own():
 
 
 def test_opened_lazily(tiny_run):
-    assert set(vars(Run.open(tiny_run))) == {"folder", "settings"}
+    assert set(vars(open_run(tiny_run))) == {"folder", "settings"}
 
 
 def test_documents_to_choose_from(retriever, wide):
@@ -194,7 +194,7 @@ def test_documents_to_choose_from(retriever, wide):
 
 
 def test_each_query_with_documents_of_its_own(retriever):
-    tokens = retriever.run.encode_queries(QUERIES)
+    tokens = retriever.run.encode(QUERIES)
     allowed = np.zeros((4, len(retriever.run.corpus)), bool)
     for query in range(4):
         allowed[query, query * 3 : query * 3 + 2] = True
@@ -209,7 +209,7 @@ def test_a_document_that_is_not_there(retriever):
 
 
 def test_how_far_the_beam_is_from_exhaustive_search(retriever):
-    tokens = retriever.run.encode_queries(QUERIES)
+    tokens = retriever.run.encode(QUERIES)
     assert retriever.beside_exhaustive(tokens, beam=WIDE) == {"certified": 1.0, "found": 1.0}
     narrow = retriever.beside_exhaustive(tokens, beam=2)
     assert narrow["found"] >= narrow["certified"]

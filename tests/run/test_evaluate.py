@@ -12,17 +12,16 @@ from genret_jax.config.experiment import VocabularyConfig
 from genret_jax.data.corpus import Corpus
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
-from genret_jax.evaluate import Baselines, evaluate_runs
-from genret_jax.evaluate.documents import with_queries
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
-from genret_jax.prepare import prepare
+from genret_jax.problems import Measured
+from genret_jax.problems.document_baselines import with_queries
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run
+from genret_jax.run import evaluate_runs, open_run, prepare
 
 HAS_BM25 = importlib.util.find_spec("bm25s") is not None
-NO_BASELINES = Baselines(bm25=False, untrained=False)
+NO_BASELINES = Measured(bm25=False, untrained=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def evaluated(tiny_run, tmp_path_factory):
     """The report of a run and of its copy under another name."""
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(tiny_run, folder / "second")
-    report = evaluate_runs([tiny_run, folder / "second"], folder / "report", baselines=Baselines(bm25=HAS_BM25))
+    report = evaluate_runs([tiny_run, folder / "second"], folder / "report", measured=Measured(bm25=HAS_BM25))
     return report, folder / "report"
 
 
@@ -97,7 +96,7 @@ def test_the_trec_files_give_the_same_figures(evaluated, tiny_run):
     metrics = report.find("run", "test").metrics
     for measure, value in figures.items():
         assert metrics[names[str(measure)]].mean == pytest.approx(value, abs=1e-9)
-    run = Run.open(tiny_run)
+    run = open_run(tiny_run)
     ours = evaluate(run.corpus.qrels["test"], read_run(folder / "run.run"), beam=10)
     assert ours["ndcg@10"] == pytest.approx(metrics["ndcg@10"].mean, abs=1e-9)
     assert len((folder / "run.run").read_text().splitlines()) == 13 * 10
@@ -124,7 +123,7 @@ def test_the_markdown_has_a_row_a_system(evaluated):
 def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_path):
     out = tmp_path / "out"
     for checkpoint in ("best", "start"):
-        report = evaluate_runs([tiny_run], out, checkpoint=checkpoint, baselines=NO_BASELINES)
+        report = evaluate_runs([tiny_run], out, checkpoint=checkpoint, measured=NO_BASELINES)
         assert Report.load(out / "report.json") == report
     assert report.systems[0].description == "semantic docids, before its first step"
     precious = tmp_path / "precious"
@@ -132,14 +131,14 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_
     (precious / "thesis.txt").write_text("mine")
     for taken in (precious, precious / "thesis.txt"):
         with pytest.raises(InputError, match="there is something else than a report"):
-            evaluate_runs([tiny_run], taken, baselines=NO_BASELINES)
+            evaluate_runs([tiny_run], taken, measured=NO_BASELINES)
     assert (precious / "thesis.txt").read_text() == "mine"
 
 
 def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):
     def refused(runs, **options):
         with pytest.raises(InputError) as error:
-            evaluate_runs(runs, tmp_path / "out", baselines=NO_BASELINES, **options)
+            evaluate_runs(runs, tmp_path / "out", measured=NO_BASELINES, **options)
         assert not (tmp_path / "out").exists()
         return str(error.value)
 
@@ -165,7 +164,7 @@ def test_a_run_without_the_split_says_which_there_are(tmp_path):
     with pytest.warns(UserWarning, match="neither title nor text"):
         prepare(experiment, tmp_path / "run", log=lambda line: None)
     with pytest.raises(InputError) as error:
-        evaluate_runs([tmp_path / "run"], tmp_path / "out", baselines=NO_BASELINES)
+        evaluate_runs([tmp_path / "run"], tmp_path / "out", measured=NO_BASELINES)
     assert "no judgements for split 'test'" in str(error.value)
     assert "expected one of train, validation" in str(error.value)
 

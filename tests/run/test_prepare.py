@@ -9,16 +9,15 @@ from support.small_interactions import small_shop
 from support.tiny_run import tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
 
 from genret_jax.config.experiment import VocabularyConfig
+from genret_jax.config.record import read_record
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.interactions import write_interactions
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
-from genret_jax.prepare import documents as prepare_module
-from genret_jax.prepare import prepare
-from genret_jax.run import IDENTITY, LOCK, Run
-from genret_jax.run.folder import new_or_untouched
-from genret_jax.storage import folder_lock, read_json, write_json
-from genret_jax.train import train
+from genret_jax.problems import problem
+from genret_jax.run import open_run, prepare, train_run
+from genret_jax.run.folder import LOCK, RECORD, SETTINGS, new_or_untouched
+from genret_jax.storage import folder_lock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 PARTS = ("corpus", "docids", "examples")
@@ -55,7 +54,7 @@ def test_preparing_again_makes_nothing_anew(whole, tiny_corpus):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("moment", ["before", "within", "after"])
 def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, monkeypatch, part, moment):
-    make = prepare_module.make
+    make = problem.make
 
     def interrupted(path, write, like):
         if path.name != part:
@@ -70,7 +69,7 @@ def test_preparing_goes_on_where_it_was_killed(whole, tiny_corpus, tmp_path, mon
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "make", interrupted)
+        patch.setattr(problem, "make", interrupted)
         with pytest.raises(Killed):
             prepared(atomic_experiment(tiny_corpus), tmp_path / "run")
     monkeypatch.undo()
@@ -86,7 +85,7 @@ def test_a_killed_writer_leaves_a_name_that_training_sweeps_away(tmp_path, tiny_
     (folder / ".docids.partial-1-ab").mkdir(parents=True)
     (folder / ".run.json.partial-1-ab").write_text("{")
     with pytest.raises(InputError, match="best_metric"):
-        train(run=str(folder), experiment=atomic_experiment(tiny_corpus, trainer={"best_metric": "validation/mrr@3"}))
+        train_run(atomic_experiment(tiny_corpus, trainer={"best_metric": "validation/mrr@3"}), folder)
     assert not folder.exists()
 
 
@@ -111,7 +110,7 @@ def test_what_cannot_be_prepared_leaves_nothing(tiny_corpus, tmp_path):
                 folder.mkdir()
                 (folder / ".gitkeep").touch()
             with pytest.raises(InputError) as error:
-                train(run=str(folder), experiment=experiment)
+                train_run(experiment, folder)
             assert message in str(error.value)
             assert folder.exists() == existed
             if existed:
@@ -126,15 +125,15 @@ def test_an_adaptive_decoder_needs_a_prefix_to_read(whole, tiny_corpus, tmp_path
         atomic_experiment(tiny_corpus, model=model),
         tiny_recommendation(tmp_path / "items", docids=AtomicDocids(), model=model),
     ):
-        with pytest.raises(InputError, match="docids of one code, before which there is no prefix"):
-            train(run=str(tmp_path / "run"), experiment=experiment)
+        with pytest.raises(InputError, match="docids have one code"):
+            train_run(experiment, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_something_else_is_refused_and_untouched(tiny_corpus, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty and not a run \(it has 'thesis.txt'\)"):
-        train(run=str(tmp_path), experiment=atomic_experiment(tiny_corpus))
+        train_run(atomic_experiment(tiny_corpus), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
@@ -144,19 +143,19 @@ def test_a_run_of_another_experiment_or_corpus_is_refused_by_what_differs(whole,
     assert "belongs to another T5Config.d_ff = 32; expected 48" in str(error.value)
     with pytest.raises(InputError) as error:
         prepared(atomic_experiment(tiny_corpus, hold_out=0.2, trainer={"seed": 9}), whole.folder)
-    assert "another Experiment.hold_out = 0.1 and 1 more differences" in str(error.value)
+    assert "another TrainerConfig.seed = 0 and 1 more differences" in str(error.value)
     changed = shutil.copytree(tiny_corpus, tmp_path / "topics")
     with open(changed / "qrels" / "test.tsv", "a") as file:
         file.write("td2\td9\t1\n")
     with pytest.raises(InputError, match="belongs to another corpus"):
         prepared(atomic_experiment(changed), whole.folder)
-    assert Run.open(whole.folder).fingerprints == whole.fingerprints
+    assert open_run(whole.folder).fingerprints == whole.fingerprints
 
 
 def test_a_second_process_is_refused_in_one_line(tiny_corpus, tmp_path):
     folder = tmp_path / "run"
     with folder_lock(folder / LOCK, doing="training"), pytest.raises(InputError) as error:
-        train(run=str(folder), experiment=atomic_experiment(tiny_corpus))
+        train_run(atomic_experiment(tiny_corpus), folder)
     assert f"another process is using this folder (training, process {os.getpid()})" in str(error.value)
     assert (folder / LOCK).is_dir()
 
@@ -179,10 +178,11 @@ def test_a_corpus_of_a_few_queries_keeps_no_empty_split(tmp_path):
     assert run.corpus.qrels == {"train": {"q": {"d0": 1}}}
 
 
-def test_a_run_remembers_its_identity_by_name(whole, tiny_corpus):
-    identity = read_json(whole.folder / IDENTITY)
-    assert identity["Experiment.docids"] == "@AtomicDocids()"
-    assert {**atomic_experiment(tiny_corpus).identity(), "corpus": identity["corpus"]} == identity
+def test_a_run_folder_records_its_experiment_once(whole, tiny_corpus):
+    assert read_record(whole.folder / RECORD) == atomic_experiment(tiny_corpus) == whole.experiment
+    names = {path.name for path in whole.folder.iterdir() if path.is_file()}
+    assert names == {RECORD, SETTINGS}
+    assert "Docids" not in (whole.folder / SETTINGS).read_text()
 
 
 @pytest.mark.parametrize("field", ["split", "unseen_split"])
@@ -209,7 +209,7 @@ def test_a_new_folder_stays_after_an_error_where_docids_were_learned(tmp_path, p
     def prepare_until_full():
         with new_or_untouched(tmp_path / "run"):
             (tmp_path / "run" / part).mkdir(parents=True)
-            write_json(tmp_path / "run" / IDENTITY, {"Experiment.docids": f"@{docids}Docids()"})
+            (tmp_path / "run" / RECORD).write_text(f"Experiment.docids = @{docids}Docids()\n")
             raise InputError("full")
 
     with pytest.raises(InputError, match="full"):
@@ -229,7 +229,7 @@ def test_generated_queries_that_are_held_out_for_validation_are_not_trained_on(t
     held_out = {doc_id for grades in run.corpus.qrels["validation"].values() for doc_id in grades}
     assert run.corpus.generated_queries.keys() == as_queries.keys() - held_out
     assert [line for line in lines if "left out" in line] == [
-        f"corpus      {len(held_out)} generated queries left out, as they are queries held out for validation"
+        f"corpus      {len(held_out)} generated queries left out, because they are held out for validation"
     ]
     run, lines = prepared(atomic_experiment(corpus, hold_out=0.0), tmp_path / "all")
     assert run.corpus.generated_queries == as_queries
@@ -266,7 +266,7 @@ def test_other_runs_name_the_generated_queries_that_were_written_later(tmp_path)
     experiment = atomic_experiment(write_tiny_corpus(tmp_path / "topics"))
     prepared(experiment, tmp_path / "run")
     write_after(tmp_path / "topics")
-    with pytest.raises(InputError, match=r"another queries_generated.jsonl = none; .*another --run folder, or give"):
+    with pytest.raises(InputError, match=r"another queries_generated.jsonl = none; .*another run folder, or give"):
         prepared(experiment, tmp_path / "run")
     (tmp_path / "topics" / "queries_generated.jsonl").unlink()
     prepared(experiment, tmp_path / "run")

@@ -14,8 +14,7 @@ from genret_jax.config.experiment import EvaluationConfig, VocabularyConfig
 from genret_jax.data.corpus import read_beir
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable
 from genret_jax.errors import InputError
-from genret_jax.prepare import prepare
-from genret_jax.run import Run
+from genret_jax.run import open_run, prepare
 from genret_jax.storage import read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -30,7 +29,7 @@ def whole(tiny_corpus, tmp_path_factory):
 
 
 def test_a_run_opens_again_with_all_its_parts(whole, tiny_corpus):
-    again = Run.open(whole.folder)
+    again = open_run(whole.folder)
     given = read_beir(tiny_corpus)
     assert again.corpus.doc_ids == given.doc_ids
     assert again.corpus.fingerprint == given.fingerprint
@@ -49,18 +48,18 @@ def test_a_run_opens_again_with_all_its_parts(whole, tiny_corpus):
 
 def test_queries_are_tokenised_as_the_store_has_them(whole):
     ids, tokens = whole.store.queries("test", whole.sampler.input_length)
-    np.testing.assert_array_equal(whole.encode_queries([whole.corpus.queries[i] for i in ids]), tokens)
+    np.testing.assert_array_equal(whole.encode([whole.corpus.queries[i] for i in ids]), tokens)
 
 
 def test_what_is_no_run_is_refused(tmp_path, whole):
     with pytest.raises(InputError, match=r"no run here \(run.json is missing\)"):
-        Run.open(tmp_path)
+        open_run(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
-        Run.open(tmp_path)
+        open_run(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({**whole.settings, "version": 99}))
     with pytest.raises(InputError, match="a run of version 99"):
-        Run.open(tmp_path)
+        open_run(tmp_path)
 
 
 def test_parts_of_another_run_are_noticed(whole, tmp_path):
@@ -68,7 +67,7 @@ def test_parts_of_another_run_are_noticed(whole, tmp_path):
     corpus = (copy / "corpus" / "corpus.jsonl").read_text()
     (copy / "corpus" / "corpus.jsonl").write_text(corpus.replace("ban", "bananas"))
     with pytest.raises(InputError, match="another corpus than this run was made with"):
-        Run.open(copy).corpus  # noqa: B018
+        open_run(copy).corpus  # noqa: B018
     shutil.rmtree(copy / "docids")
     table = whole.table
     DocidTable.from_codes(
@@ -78,26 +77,26 @@ def test_parts_of_another_run_are_noticed(whole, tmp_path):
         corpus_fingerprint=table.corpus_fingerprint,
     ).save(copy / "docids")
     with pytest.raises(InputError, match="another docids than this run was made with"):
-        Run.open(copy).table  # noqa: B018
+        open_run(copy).table  # noqa: B018
 
 
 def test_a_checkpoint_of_another_model_or_corpus_is_refused(tiny_run, tmp_path):
     copy = shutil.copytree(tiny_run, tmp_path / "copy")
     settings = read_json(copy / "run.json")
-    settings["model"]["fields"]["d_ff"] = 48
+    settings["model"]["T5Config.d_ff"] = "48"
     write_json(copy / "run.json", settings)
     with pytest.raises(InputError) as error:
-        Run.open(copy).params()
+        open_run(copy).params()
     assert "a checkpoint of another model (" in str(error.value)
     assert "wi_0/kernel: checkpoint float32[32, 32], this run float32[32, 48]" in str(error.value)
-    settings["model"]["fields"]["d_ff"] = 32
+    settings["model"]["T5Config.d_ff"] = "32"
     settings["fingerprints"]["vocabulary"] = "0123456789abcdef"
     write_json(copy / "run.json", settings)
-    run = Run.open(copy)
+    run = open_run(copy)
     with pytest.raises(InputError, match="a checkpoint made with another vocabulary"):
         run.params()
     with pytest.raises(InputError, match=r"no checkpoint 7; expected|no checkpoint 7: "):
-        Run.open(tiny_run).params(7)
+        open_run(tiny_run).params(7)
 
 
 def test_a_run_not_yet_trained_says_so(whole):
@@ -106,7 +105,7 @@ def test_a_run_not_yet_trained_says_so(whole):
 
 
 def test_the_untrained_network_is_the_same_every_time(tiny_run):
-    first, second = Run.open(tiny_run).params("start"), Run.open(tiny_run).params("start")
+    first, second = open_run(tiny_run).params("start"), open_run(tiny_run).params("start")
     import jax
 
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -159,14 +158,14 @@ def test_killed_training_goes_on_to_the_same_end(tiny_corpus, tiny_run, tmp_path
     script = textwrap.dedent(f"""
         import os, signal, sys, threading, time
         from support.tiny_run import tiny_experiment
-        from genret_jax.train import train
+        from genret_jax.run import train_run
         def watch():
             while not os.path.isdir({str(folder / "checkpoints" / "10")!r}):
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
         if sys.argv[1] == "kill":
             threading.Thread(target=watch, daemon=True).start()
-        train(run={str(folder)!r}, experiment=tiny_experiment({str(tiny_corpus)!r}))
+        train_run(tiny_experiment({str(tiny_corpus)!r}), {str(folder)!r})
     """)
     codes = [
         subprocess.run([sys.executable, "-c", script, mode], capture_output=True, timeout=1200).returncode

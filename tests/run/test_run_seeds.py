@@ -10,12 +10,10 @@ from support.tiny_run import tiny_experiment, tiny_recommendation
 
 from genret_jax.cli import main
 from genret_jax.config.experiment import VocabularyConfig
-from genret_jax.config.gin_files import experiment_as_gin
+from genret_jax.config.record import record_text
 from genret_jax.data.examples.histories import HistoryConfig
 from genret_jax.data.interactions import write_interactions
-from genret_jax.evaluate import evaluate_runs
-from genret_jax.run import Run
-from genret_jax.train import train, train_seeds
+from genret_jax.run import evaluate_runs, open_run, train_run, train_seeds
 from genret_jax.training import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -37,13 +35,13 @@ def test_each_is_the_run_that_it_would_be_alone(kind, tiny_corpus, tmp_path):
         experiment = tiny_recommendation(
             tmp_path / "shop", histories=HistoryConfig(items=6, **causal), trainer=trainer, cold_items=0.1
         )
-    together = train_seeds(run=str(tmp_path / "together"), experiment=experiment, seeds=SEEDS, together=True)
+    together = train_seeds(experiment, tmp_path / "together", SEEDS, together=True)
     assert [run.folder.name for run in together] == ["seed_0", "seed_5"]
     # The second one, as the first one's parts were copied to it.
     changed = dataclasses.replace(experiment, trainer=dataclasses.replace(experiment.trainer, seed=5))
-    alone = train(run=str(tmp_path / "alone"), experiment=changed)
+    alone = train_run(changed, tmp_path / "alone")
     assert alone.fingerprints == together[1].fingerprints == together[0].fingerprints
-    assert (alone.folder / "identity.json").read_bytes() == (together[1].folder / "identity.json").read_bytes()
+    assert alone.experiment == together[1].experiment
     np.testing.assert_allclose(losses(together[1]), losses(alone), rtol=1e-4)
     assert np.abs(np.subtract(losses(together[0]), losses(alone))).max() > 1e-3
     jax.tree.map(
@@ -60,11 +58,11 @@ def test_each_is_the_run_that_it_would_be_alone(kind, tiny_corpus, tmp_path):
 
 def test_the_command_makes_and_goes_on_with_them(tiny_corpus, tmp_path, capsys):
     experiment = tiny_experiment(tiny_corpus, vocabulary=VocabularyConfig(kind="bytes"), trainer={"steps": 2})
-    (tmp_path / "tiny.gin").write_text(experiment_as_gin(str(tmp_path / "runs"), experiment))
+    (tmp_path / "tiny.gin").write_text(record_text(str(tmp_path / "runs"), experiment))
     command = ["train", "--gin_file", str(tmp_path / "tiny.gin"), "--seeds", "1", "2"]
     assert main([*command, "--prepare-only"]) == 0
     folders = [tmp_path / "runs" / f"seed_{seed}" for seed in (1, 2)]
-    assert [Run.open(folder).seed for folder in folders] == [1, 2]
+    assert [open_run(folder).seed for folder in folders] == [1, 2]
     assert main(command) == 0
     assert [read_metrics(folder)[-1]["step"] for folder in folders] == [2, 2]
     capsys.readouterr()

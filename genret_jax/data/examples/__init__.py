@@ -1,1 +1,1 @@
-"""Training examples: the store on disk, and what is drawn from it."""
+"""Training examples: the store on disk, and the samplers that draw from it."""

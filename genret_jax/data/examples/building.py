@@ -1,4 +1,4 @@
-"""Writing an example store from a corpus, its docids and a vocabulary."""
+"""Writes the example store of a corpus from its documents, its docids and a vocabulary."""
 
 import itertools
 import os
@@ -30,24 +30,24 @@ def build_store(
     document_words: int | None = None,
     replace: bool = False,
 ) -> ExampleStore:
-    """Write the example store of a corpus, whole or not at all.
+    """Write the example store of a corpus; a failure leaves no folder.
 
     Args:
         folder: Destination.
         corpus: Documents, queries and judgements.
         encoded: Docids as tokens; document i is the corpus's document i.
-        vocabulary: Text to tokens.
-        codec: What made ``encoded``.
+        vocabulary: Vocabulary of the texts.
+        codec: The codec that made ``encoded``.
         docids_fingerprint: Fingerprint of the docid table, kept in the manifest.
-        segmentations: Most ways to write a word in tokens that are kept for sampling.
-        document_words: Most words of a document to keep, by default all.
+        segmentations: Most segmentations of a word to keep for sampling.
+        document_words: Most words of a document to keep; by default all.
         replace: Replace an existing folder.
 
     Returns:
-        The store, opened.
+        The store, open for reading.
 
     Raises:
-        InputError: If the docids are not this corpus's, no document has any word, or the folder cannot be written.
+        InputError: If the docids belong to another corpus, no document has any word, or the folder cannot be written.
     """
     table = WordTable(vocabulary)
     arrays = number_documents(folder, corpus, table, document_words)
@@ -55,20 +55,15 @@ def build_store(
         raise InputError(
             "no document has any word",
             file=corpus.source or None,
-            fix="check the 'text' and 'title' fields, or use --normalization none",
+            fix="check the 'text' and 'title' fields, or use a vocabulary with normalization 'none'",
         )
     arrays |= _query_arrays(corpus, table)
     arrays |= table.segmentations(segmentations)
     arrays |= _word_arrays(arrays, table)
     arrays |= _docid_arrays(corpus, encoded)
-    packed = {
-        "doc_id": corpus.doc_ids,
-        "title": corpus.titles,
-        "query_id": tuple(corpus.queries),
-    }
-    for name, strings in packed.items():
-        strings_packed = PackedStrings.pack(strings)
-        arrays |= {f"{name}_text": strings_packed.text, f"{name}_offsets": strings_packed.offsets}
+    for name, strings in {"doc_id": corpus.doc_ids, "title": corpus.titles, "query_id": [*corpus.queries]}.items():
+        packed = PackedStrings.pack(strings)
+        arrays |= {f"{name}_text": packed.text, f"{name}_offsets": packed.offsets}
     details = {
         "documents": len(corpus.doc_ids),
         "words": len(table),
@@ -94,7 +89,7 @@ def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
     queries = WordSequences()
     for text in corpus.queries.values():
         queries.append(table.numbers(text))
-    pairs, ends = [np.zeros((0, 3), np.int64)], [0]
+    pairs, ends = [], [0]
     number_of_query = {query_id: number for number, query_id in enumerate(corpus.queries)}
     for judged in corpus.qrels.values():
         split = [
@@ -102,9 +97,9 @@ def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
             for query_id, grades in judged.items()
             for doc_id, grade in grades.items()
         ]
-        pairs.append(np.array(sorted(split), np.int64).reshape(-1, 3))
-        ends.append(ends[-1] + len(split))
-    document, query, grade = np.concatenate(pairs).T.astype(np.int32)
+        pairs += sorted(split)
+        ends.append(len(pairs))
+    document, query, grade = np.array(pairs, np.int32).reshape(-1, 3).T
     return {
         "query_words": queries.words,
         "query_offsets": queries.offsets,
@@ -116,10 +111,10 @@ def _query_arrays(corpus: Corpus, table: WordTable) -> dict[str, np.ndarray]:
 
 
 def _word_arrays(arrays: Mapping[str, np.ndarray], table: WordTable) -> dict[str, np.ndarray]:
-    """What follows from the documents' words: idf, where cumulated idf ends, terms without stop words, lengths."""
+    """Return idf of words, cumulated idf over the bags, terms without stop words, and lengths in tokens."""
     bag, offsets = arrays["bag_words"], arrays["bag_offsets"]
     documents = len(offsets) - 1
-    # Smoothed as in scikit-learn's TfidfTransformer; never zero, so any word can be drawn.
+    # Smoothed as in scikit-learn's TfidfTransformer; it is never zero, so every word can be drawn.
     idf = np.log((1 + documents) / (1 + np.bincount(bag, minlength=len(table)))) + 1
     stop = table.are_among(STOP_WORDS)
     terms = ~stop[bag]

@@ -1,8 +1,8 @@
-"""Random numbers without state: each is a hash of what it is for.
+"""Counter-based random numbers: each one is a hash of (seed, step, row, stream, position).
 
-A number depends on (seed, step, row, stream, position) and on nothing else, so that a batch may be computed in any
-parts, in any order, by any number of processes, on any platform. The hash is SplitMix64's finaliser (Steele, Lea &
-Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA; constants of Stafford's variant 13).
+There is no state, so a batch can be computed in parts, in any order, by several processes, on any platform. The hash is
+SplitMix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA; constants of
+Stafford's variant 13).
 """
 
 import hashlib
@@ -17,21 +17,21 @@ _SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def splitmix64(values: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-    """Hash each number; one step of the SplitMix64 generator from that state."""
+    """Hash each number by one step of the SplitMix64 generator from that state."""
     mixed = values + _GOLDEN
     mixed = (mixed ^ (mixed >> _SHIFT_1)) * _MULTIPLY_1
     mixed = (mixed ^ (mixed >> _SHIFT_2)) * _MULTIPLY_2
     return mixed ^ (mixed >> _SHIFT_3)
 
 
-def of_strings(texts: Sequence[str]) -> UInt64[np.ndarray, " n"]:
-    """Hash each text, alike on every machine (BLAKE2b, RFC 7693)."""
+def hash_texts(texts: Sequence[str]) -> UInt64[np.ndarray, " n"]:
+    """Hash each text, with the same result on every machine (BLAKE2b, RFC 7693)."""
     digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 class RowRandom:
-    """The random numbers of some rows of one step.
+    """Random numbers of some rows of one step.
 
     Args:
         seed: Seed of the whole run.
@@ -51,11 +51,11 @@ class RowRandom:
         return splitmix64(self._keys ^ splitmix64(np.array([stream], np.uint64)))
 
     def uniform(self, stream: int) -> Float64[np.ndarray, " b"]:
-        """Return one number in [0, 1) a row; ``stream`` tells what it is for."""
+        """Return one number in [0, 1) a row; each use has a stream of its own."""
         return _to_unit(self._keys_of(stream))
 
     def uniforms(self, stream: int, count: int) -> Float64[np.ndarray, "b count"]:
-        """Return ``count`` numbers in [0, 1) a row; the first ones do not depend on ``count``."""
+        """Return ``count`` numbers in [0, 1) a row; with a larger count the first ones are the same."""
         positions = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         return _to_unit(splitmix64(self._keys_of(stream)[:, None] + positions[None]))
 

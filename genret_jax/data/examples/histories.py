@@ -1,4 +1,4 @@
-"""Users' histories as a model reads them: which part of them is for training, and what they are as tokens."""
+"""Users' histories as model inputs: their training part, and their tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from genret_jax.data.examples.counter_random import RowRandom, of_strings
+from genret_jax.data.examples.counter_random import RowRandom, hash_texts
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
@@ -17,21 +17,21 @@ _COLD = 510  # stream of the counter-based random numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HistoryConfig:
-    """How a user's history is shown (TIGER, Rajput et al. 2023, arXiv 2305.05065, section 4.1).
+    """Input format of a user's history (TIGER, Rajput et al. 2023, arXiv 2305.05065, section 4.1).
 
     Attributes:
-        items: Items of a history, the latest; earlier ones are left out.
-        user_tokens: User ids are hashed to so many tokens, one of which comes first; 0 leaves users out.
-        user_drop: Share of the training examples that do without the user's token, as a history of somebody unknown.
-        positions: What is known of where a token stands: ``"tokens"``, how many tokens apart two are, as in T5 and the
-            paper; ``"items"``, how many items apart, the places within them, and how long ago
+        items: Number of items shown of a history, the latest ones.
+        user_tokens: Number of user tokens. A user id is hashed to one of them, which comes first; 0 leaves users out.
+        user_drop: Share of the training examples without the user's token, as for an unknown user.
+        positions: Position information: ``"tokens"`` is the distance of two tokens in tokens, as in T5 and the paper;
+            ``"items"`` is their distance in items, their places within the items, and the age of the item
             (:mod:`genret_jax.models.item_input`).
-        causal: Items do not see those after them, so that a history is encoded once for all of its items as targets,
-            and training takes a fraction of the arithmetic. A departure from the paper, for ``positions="items"``
-            without user tokens; a row of a training batch then holds ``items`` items, of several users.
-        whole_items: An item is one position of the input, the sum of what its codes and its prefixes mean
-            (:class:`genret_jax.models.item_input.WholeItems`), and not one for each of its codes. A departure from the
-            paper, for ``positions="items"``.
+        causal: Items do not attend to later items, so that one encoding of a history serves all of its items as
+            targets, at a fraction of the arithmetic. It departs from the paper, and needs ``positions="items"`` and no
+            user tokens; a row of a training batch then holds ``items`` items, of several users.
+        whole_items: An item takes one position of the input, with the sum of the embeddings of its codes and prefixes
+            (:class:`genret_jax.models.item_input.WholeItems`), instead of one position for each code. It departs from
+            the paper, and needs ``positions="items"``.
     """
 
     items: int = 20
@@ -53,12 +53,12 @@ class HistoryConfig:
         require(self, "causal", fits or not self.causal, "False unless positions = 'items' and user_tokens = 0")
 
     def user_numbers(self, user_ids: Sequence[str]) -> Int32[np.ndarray, " u"]:
-        """Hash user ids to numbers below ``user_tokens``; the same on every machine."""
-        return (of_strings(user_ids) % np.uint64(max(1, self.user_tokens))).astype(np.int32)
+        """Hash user ids to numbers below ``user_tokens``, with the same result on every machine."""
+        return (hash_texts(user_ids) % np.uint64(max(1, self.user_tokens))).astype(np.int32)
 
 
 def cold_items(num_items: int, share: float) -> Bool[np.ndarray, " n"]:
-    """Return which items to hold out of training, to see how such are recommended; the same every time."""
+    """Mark the items to hold out of training, to measure how new items are recommended; the same every time."""
     chance = RowRandom(0, 0, np.arange(num_items)).uniform(_COLD)
     cold = np.zeros(num_items, bool)
     cold[np.argsort(chance, kind="stable")[: round(share * num_items)]] = True
@@ -68,10 +68,10 @@ def cold_items(num_items: int, share: float) -> Bool[np.ndarray, " n"]:
 def training_items(
     interactions: Interactions, cold: Bool[np.ndarray, " n"] | None = None
 ) -> tuple[Int64[np.ndarray, " t"], Int32[np.ndarray, " t"]]:
-    """Return user and item of all interactions that are for training, in the order of ``interactions``.
+    """Return user and item of all interactions for training, in the order of ``interactions``.
 
     Args:
-        interactions: Everybody's histories.
+        interactions: The histories.
         cold: Items that training must not see.
 
     Raises:
@@ -98,12 +98,12 @@ def history_tokens(
     item_inputs: Int32[np.ndarray, "n m"],
     users: Int64[np.ndarray, " q"] | Int32[np.ndarray, " q"] | None,
 ) -> Int32[np.ndarray, "q t"]:
-    """Write histories as a model reads them: the user's token, then the tokens of each item.
+    """Return histories as encoder inputs: the user's token, then the tokens of each item.
 
     Args:
-        items: Items, oldest first, -1 behind the last.
-        item_inputs: Each item as the encoder reads it.
-        users: Token of each user, 0 for somebody unknown; None where the model knows no users.
+        items: Items, oldest first, padded with -1.
+        item_inputs: Encoder tokens of each item.
+        users: Token of each user, 0 for an unknown one; None for a model without user tokens.
     """
     known = np.concatenate([item_inputs, np.zeros((1, item_inputs.shape[1]), np.int32)])
     tokens = known[items].reshape(len(items), -1)

@@ -1,6 +1,6 @@
-"""The examples of users' histories, one by one or packed, and which of them a training step shows.
+"""Training examples of users' histories, one by one or packed, and the sampler that numbers those of a step.
 
-What a step shows is a number for each row; the histories themselves stay on the device
+A step's batch is a number for each row; the histories themselves stay on the device
 (:mod:`genret_jax.training.history_task`).
 """
 
@@ -20,15 +20,15 @@ _SLOPE, _OFFSET, _WITHIN = 500, 501, 502
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class HistoryExamples:
-    """All training examples: every item of a training history that has one before it is a target once.
+    """All training examples: every item of a training history but the first is a target once.
 
-    They are ordered by the length of the history that is shown, so that those of similar length can be computed
-    together; among equals the order is random.
+    They are ordered by the length of the shown history, so that those of similar length can be computed together;
+    examples of equal length are in random order.
 
     Attributes:
         item: Items of all training histories, one user after the other.
-        place: Where in ``item`` the target of each example is.
-        begin: Where its history begins, which ends before ``place``.
+        place: Position in ``item`` of each example's target.
+        begin: Position in ``item`` of the first item of its history, which ends before ``place``.
         user: Position of its user.
     """
 
@@ -44,8 +44,8 @@ class HistoryExamples:
         """Collect the examples of the training parts of all histories.
 
         Args:
-            interactions: Everybody's histories.
-            config: How much of a history is shown.
+            interactions: The histories.
+            config: Number of items that are shown.
             cold: Items that training must not see.
 
         Raises:
@@ -63,20 +63,20 @@ class HistoryExamples:
         return len(self.place)
 
     def longest(self, first: float, last: float) -> int:
-        """Return the most items of a history among the examples from one fraction of all to another."""
+        """Return the length of the longest history among the examples between two fractions of all."""
         end = min(len(self), int(np.ceil(last * len(self) + 1e-6)))
         return int((self.place - self.begin)[int(first * len(self)) : end].max())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PackedHistories:
-    """All training histories, several of them behind one another in each row, for models that encode them once.
+    """All training histories, several in each row, for models that encode each history once.
 
     Attributes:
-        items: An item, -1 for padding.
-        targets: The one after it, to be predicted from it and those before; -1 where it is none, or is predicted
-            elsewhere, with more before it.
-        histories: Number of its history, from 1; 0 for padding.
+        items: Items, padded with -1.
+        targets: The item after each one, to predict from that and the earlier ones; -1 after the last item, and where
+            another stretch of the history predicts it from more items.
+        histories: Number of the history of each item, from 1; 0 for padding.
     """
 
     items: Int32[np.ndarray, "r l"]
@@ -89,12 +89,12 @@ class PackedHistories:
     ) -> "PackedHistories":
         """Pack the training parts of all histories.
 
-        Longer ones than a row are cut into stretches of a row's length that overlap by half, so that each item is a
-        target once, with at least half a row before it where the history has that much. Who shares a row with whom is
-        drawn once for all seeds, so that several may be trained side by side from one copy.
+        A history longer than a row is cut into stretches of a row's length that overlap by half. So each item is a
+        target once, with at least half a row of items before it where the history has as many. The assignment of
+        histories to rows does not depend on the seed, so that runs of several seeds can share one copy.
 
         Args:
-            interactions: Everybody's histories.
+            interactions: The histories.
             length: Items of a row.
             cold: Items that training must not see.
 
@@ -127,7 +127,7 @@ class PackedHistories:
 def _stretches(
     user: Int64[np.ndarray, " t"], length: int
 ) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Int64[np.ndarray, " s"]]:
-    """Return where stretches of histories begin, how long they are, and where in each its own targets begin."""
+    """Cut histories into stretches; return their starts, their lengths, and where in each its own targets begin."""
     begins = np.flatnonzero(np.concatenate([[True], user[1:] != user[:-1]]))
     inputs = np.diff(np.append(begins, len(user))) - 1  # the last item has none after it
     begins, inputs = begins[inputs > 0], inputs[inputs > 0]
@@ -142,7 +142,7 @@ def _stretches(
 
 
 def _packed(size: Int64[np.ndarray, " s"], length: int) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"]]:
-    """Return row and column of each stretch: every row begins with the longest left and takes the longest that fit."""
+    """Return row and column of each stretch: a row takes the longest that is left, then the longest that fits."""
     order = np.random.default_rng(0).permutation(len(size))
     of_size = [order[size[order] == wanted].tolist() for wanted in range(length + 1)]
     row, column = np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
@@ -158,17 +158,17 @@ def _packed(size: Int64[np.ndarray, " s"], length: int) -> tuple[Int64[np.ndarra
 
 
 class EvenSampler:
-    """Numbers of what every step shows.
+    """Draws the numbers of each step's examples.
 
-    Row r of a batch of b shows something of the r-th of b equal parts of all there is, and goes through that part in an
-    order of its own, drawn anew each time round. So each example is equally likely, each is shown about once before any
-    is shown again, and where they are ordered by length, so is every batch.
+    The examples are divided into b equal parts, b being the batch size. Row r goes through part r in a random order,
+    and then again in another order. So all examples are equally likely, each is shown about once before any is shown
+    again, and if they are ordered by length, so is every batch.
 
-    As in the example store's sampler, what is shown is a pure function of (seed, step, row): training resumes exactly,
-    and any number of processes makes any part of a batch.
+    The numbers are a pure function of (seed, step, row): training resumes exactly, and several processes can each make
+    a part of a batch.
 
     Args:
-        count: How many examples there are.
+        count: Number of examples.
         seed: Seed of all random choices.
         batch_size: Rows of a step.
     """
@@ -178,11 +178,11 @@ class EvenSampler:
 
     @functools.cached_property
     def round(self) -> int:
-        """Steps in which each row goes once through its part: a prime, so that any stride visits all of it."""
+        """Number of steps in which each row goes once through its part: a prime, so that any stride visits all."""
         return _prime_from(-(-self.count // self.batch_size))
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | slice | None = None) -> Int32[np.ndarray, " r"]:
-        """Return the numbers of a step's examples, or of some rows of it."""
+        """Return the numbers of a step's examples, for all rows or some."""
         numbers = np.arange(self.batch_size, dtype=np.int64)
         numbers = numbers if rows is None else numbers[rows]
         turn, within = divmod(step, self.round)
@@ -196,7 +196,7 @@ class EvenSampler:
 
 
 def _prime_from(number: int) -> int:
-    """Return the first prime that is not smaller."""
+    """Return the smallest prime that is not smaller than a number."""
     number = max(2, number)
     while any(number % divisor == 0 for divisor in range(2, int(number**0.5) + 1)):
         number += 1

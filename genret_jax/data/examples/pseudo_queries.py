@@ -1,7 +1,7 @@
-"""Pseudo-queries: stretches and words of a document that stand in for the queries it has not got.
+"""Pseudo-queries: stretches and words of a document, for training on documents that have few queries or none.
 
-Drawn afresh at every step they are what carries a generative index from scratch; synthetic queries are also what
-matters most as a corpus grows (Pradeep et al. 2023, arXiv 2305.11841).
+They are drawn afresh at every step. Without pretrained weights a generative index needs them most; and as a corpus
+grows, synthetic queries matter more than any other part of training (Pradeep et al. 2023, arXiv 2305.11841).
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32
 
 from genret_jax.data.examples.counter_random import RowRandom
-from genret_jax.data.examples.store import NO_WORD, ExampleStore
+from genret_jax.data.examples.store import NO_WORD, ExampleStore, pack_rows
 from genret_jax.validation import check_fields, require
 
 SPAN, WINDOW, SENTENCE, TERMS = range(4)
@@ -20,18 +20,18 @@ _DRAWS_PER_TERM = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PseudoQueries:
-    """How pseudo-queries are drawn from a document's words.
+    """Kinds of pseudo-queries that are drawn from a document's words.
 
-    Weights are relative; lengths are in words, both ends included.
+    Weights are relative; lengths are (least, most) words, both included.
 
     Attributes:
-        span_weight: Short stretches, about as long as a query.
+        span_weight: Weight of short stretches, about as long as a query.
         span_words: Their lengths.
-        window_weight: Longer stretches.
+        window_weight: Weight of longer stretches.
         window_words: Their lengths.
-        sentence_weight: Whole sentences.
-        terms_weight: Distinct words, drawn with their idf as weight, in the order drawn.
-        terms: How many.
+        sentence_weight: Weight of whole sentences.
+        terms_weight: Weight of distinct words, drawn in proportion to their idf and shown in the order drawn.
+        terms: Numbers of these words.
     """
 
     span_weight: float = 1.0
@@ -53,7 +53,7 @@ class PseudoQueries:
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
-        """The weights of span, window, sentence and terms."""
+        """Weights of span, window, sentence and terms."""
         return self.span_weight, self.window_weight, self.sentence_weight, self.terms_weight
 
     def draw(
@@ -62,13 +62,13 @@ class PseudoQueries:
         """Draw one pseudo-query a document.
 
         Args:
-            store: Where the documents are.
+            store: The store of the documents.
             documents: Indices of documents with words.
             random: Random numbers of these rows.
-            width: Most words to return a row.
+            width: Columns to return, at most as many words a row.
 
         Returns:
-            Word numbers, -1 for none, and the kind of each (``SPAN``, ``WINDOW``, ``SENTENCE`` or ``TERMS``).
+            Word numbers, padded with -1, and the kind of each row (``SPAN``, ``WINDOW``, ``SENTENCE`` or ``TERMS``).
         """
         kinds = choose(self.weights, random.uniform(_KIND))
         offsets = store.array("document_offsets")
@@ -88,7 +88,7 @@ class PseudoQueries:
     def _sentences(
         self, store: ExampleStore, documents: Int[np.ndarray, " b"], random: RowRandom
     ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-        """Choose a sentence of each document, all alike likely: positions of first words, and lengths."""
+        """Choose a sentence of each document, all equally likely; return positions of first words, and lengths."""
         offsets, starts = store.array("sentence_offsets"), store.array("sentence_starts")
         first, last = offsets[documents], offsets[documents + 1] - 1
         chosen = first + random.below(_START, last - first + 1)
@@ -100,10 +100,10 @@ class PseudoQueries:
     def _draw_terms(
         self, store: ExampleStore, documents: Int[np.ndarray, " b"], random: RowRandom, width: int
     ) -> Int32[np.ndarray, "b width"]:
-        """Draw distinct words one after the other, each with a chance in proportion to its idf.
+        """Draw distinct words one after the other, each with a probability in proportion to its idf.
 
-        Drawing with repetition and keeping the first distinct ones is the same as drawing without. A document of few
-        words may run out of draws and give fewer.
+        To draw with repetition and keep the first occurrences is the same as to draw without repetition. For a document
+        of few words the draws may not suffice, and fewer words are returned.
         """
         low, high = self.terms
         count = low + random.below(_COUNT, np.full(len(documents), high - low + 1))
@@ -114,12 +114,13 @@ class PseudoQueries:
         points = below[:, None] + draws * (ends[last - 1] - below)[:, None]
         found = np.searchsorted(ends, points, side="right")
         words = store.array("bag_words")[np.clip(found, first[:, None], last[:, None] - 1)]
-        chosen = keep_first(first_occurrences(words), count)
-        return compact(np.where(chosen, words, np.int32(NO_WORD)), width)
+        first_time = first_occurrences(words)
+        chosen = first_time & (np.cumsum(first_time, axis=1) <= count[:, None])
+        return pack_rows(words, chosen, width, NO_WORD)
 
 
 def choose(weights: tuple[float, ...], uniform: Float64[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
-    """Choose an index for each number in [0, 1), with chances in proportion to the weights."""
+    """Choose an index for each number in [0, 1), with a probability in proportion to its weight."""
     ends = np.cumsum(weights)
     return np.searchsorted(ends / ends[-1], uniform, side="right")
 
@@ -133,15 +134,3 @@ def first_occurrences(values: Int[np.ndarray, "b w"]) -> Bool[np.ndarray, "b w"]
     first = np.empty_like(new)
     np.put_along_axis(first, order, new, axis=1)
     return first
-
-
-def keep_first(chosen: Bool[np.ndarray, "b w"], count: Int[np.ndarray, " b"]) -> Bool[np.ndarray, "b w"]:
-    """Keep the first ``count`` of the chosen places in each row."""
-    return chosen & (np.cumsum(chosen, axis=1) <= count[:, None])
-
-
-def compact(words: Int32[np.ndarray, "b w"], width: int) -> Int32[np.ndarray, "b width"]:
-    """Move the words of each row to its front, in their order, and cut or pad with -1 to ``width`` columns."""
-    order = np.argsort(words == NO_WORD, axis=1, kind="stable")[:, :width]
-    moved = np.take_along_axis(words, order, axis=1)
-    return np.pad(moved, ((0, 0), (0, width - moved.shape[1])), constant_values=NO_WORD)

@@ -1,7 +1,7 @@
 """The sampler: training examples from an example store, each a pure function of (seed, step, row).
 
-Nothing is carried from one step to the next, so training resumes exactly, a batch may be computed in any parts by any
-number of processes, and rates change without preparing anything again. The seqio tasks call this same sampler.
+It keeps no state between steps. So training resumes exactly, several processes can each compute a part of a batch, and
+rates can change without new preparation. The seqio tasks call the same sampler.
 
 Document representations and indexing objectives are those of DSI (Tay et al. 2022, arXiv 2202.06991, section 3.1).
 """
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from genret_jax.data.examples.counter_random import RowRandom
-from genret_jax.data.examples.objectives import TextTargets
+from genret_jax.data.examples.objectives import text_examples
 from genret_jax.data.examples.pseudo_queries import choose
 from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import NO_WORD, ExampleStore
@@ -24,20 +24,21 @@ __all__ = ["INDEXING", "KINDS", "PSEUDO_QUERY", "RETRIEVAL", "Drawn", "Sampler",
 INDEXING, PSEUDO_QUERY, RETRIEVAL = range(3)
 KINDS = ("indexing", "pseudo_query", "retrieval")
 
-# Streams of the counter-based random numbers; other files' begin at 100, 200 and 300.
+# Streams of the counter-based random numbers; those of other files begin at 100, 200 and 300.
 _DOCUMENT, _KIND, _QUERY, _PAIR, _GENERATED, _WHICH, _CHUNK, _DROP, _RESEGMENT, _ALTERNATIVE, _DOCID = range(11)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What was drawn for each of b rows, before it became tokens.
+    """The examples of b rows as word numbers, before word drop and tokens.
 
     Attributes:
-        kind: ``INDEXING``, ``PSEUDO_QUERY`` or ``RETRIEVAL``; what an example became, not what was asked for.
-        document: Index of its document.
-        query: Index of its query, -1 without.
+        kind: ``INDEXING``, ``PSEUDO_QUERY`` or ``RETRIEVAL``; a retrieval example without a query has become a
+            pseudo-query.
+        document: Index of the document.
+        query: Index of the query, or -1.
         docid_row: Row of the store's docid arrays.
-        words: Word numbers, -1 for none.
+        words: Word numbers, padded with -1.
     """
 
     kind: Int[np.ndarray, " b"]
@@ -48,11 +49,11 @@ class Drawn:
 
 
 class Sampler:
-    """Examples of an example store.
+    """Draws the batches of training examples from an example store.
 
     Args:
         store: The store.
-        config: What the examples are.
+        config: Rates, representation, objective and noise of the examples.
         seed: Seed of all random choices.
         batch_size: Rows of a step.
 
@@ -60,7 +61,7 @@ class Sampler:
         documents: Indices of the documents that are shown.
 
     Raises:
-        InputError: If a split is unknown, or the objective needs what the store has not got.
+        InputError: If a split is unknown, or the objective needs text tokens or sentinels that the store lacks.
     """
 
     def __init__(self, store: ExampleStore, config: SamplerConfig, *, seed: int, batch_size: int):
@@ -113,12 +114,12 @@ class Sampler:
 
         Args:
             step: Step number, from 0.
-            rows: Rows of the step's batch, all by default.
-            documents: Of the rows' examples; drawn when left out.
+            rows: Rows of the step's batch; by default all.
+            documents: Documents of the rows; by default drawn.
 
         Returns:
             int32 ``encoder_input_tokens`` [b, L] padded with 0, ``decoder_target_tokens``, ``decoder_input_tokens``
-            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where text is written), ``document`` [b]
+            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where the target is text), ``document`` [b]
             (index), and float32 ``decoder_loss_weights`` [b, m].
         """
         numbers = np.arange(self.batch_size)
@@ -138,7 +139,7 @@ class Sampler:
     def draw(
         self, step: int, rows: Int[np.ndarray, " b"], documents: Int[np.ndarray, " b"] | None = None
     ) -> tuple[RowRandom, Drawn]:
-        """Draw what the given rows of a step show, before word drop; the random numbers come along."""
+        """Draw the examples of the given rows of a step; return their random numbers too."""
         random = RowRandom(self.seed, step, np.asarray(rows, np.int64))
         kind = choose(self.config.rates_at(step), random.uniform(_KIND))
         document, query = self._documents_and_queries(kind, random, documents)
@@ -146,10 +147,11 @@ class Sampler:
         docids = self.store.array("docid_offsets")
         docid_row = docids[document] + random.below(_DOCID, docids[document + 1] - docids[document])
         words = np.full((len(kind), 2 * self.config.input_length), NO_WORD, np.int32)
-        for of_kind, show in ((INDEXING, self._indexed), (PSEUDO_QUERY, self._pseudo), (RETRIEVAL, self._asked)):
+        readers = {INDEXING: self._indexed, PSEUDO_QUERY: self._pseudo, RETRIEVAL: self._queries}
+        for of_kind, read in readers.items():
             chosen = np.flatnonzero(kind == of_kind)
             if len(chosen):
-                words[chosen] = show(document[chosen], query[chosen], random.select(chosen), words.shape[1])
+                words[chosen] = read(document[chosen], query[chosen], random.select(chosen), words.shape[1])
         return random, Drawn(kind=kind, document=document, query=query, docid_row=docid_row, words=words)
 
     def _documents_and_queries(
@@ -157,44 +159,45 @@ class Sampler:
     ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
         drawn = self.documents[random.below(_DOCUMENT, np.full(len(kind), len(self.documents)))]
         document = drawn if given is None else given
-        asked = kind == RETRIEVAL
+        retrieval = kind == RETRIEVAL
         if not len(self._pair_query):
             return document, np.full(len(kind), -1)
         if self.config.draw == "document" or given is not None:
             begins, ends = self._first_pair[document], self._first_pair[document + 1]
             pair = np.minimum(begins + random.below(_PAIR, ends - begins), len(self._pair_query) - 1)
-            return document, np.where(asked & (ends > begins), self._pair_query[pair], -1)
+            return document, np.where(retrieval & (ends > begins), self._pair_query[pair], -1)
         number = random.below(_QUERY, np.full(len(kind), len(self._query_begins)))
         begins, ends = self._query_begins[number], self._query_ends[number]
         pair = self._by_query[begins + random.below(_PAIR, ends - begins)]
-        return np.where(asked, self._pair_document[pair], document), np.where(asked, self._pair_query[pair], -1)
+        document = np.where(retrieval, self._pair_document[pair], document)
+        return document, np.where(retrieval, self._pair_query[pair], -1)
 
     def _indexed(
         self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
     ) -> Int32[np.ndarray, "b width"]:
-        """Return the document as the configured representation shows it."""
+        """Return the words of documents in the configured representation."""
         store = self.store
         name = "term" if self.config.representation == "set" else "document"
         offsets = store.array(f"{name}_offsets")
         starts, lengths = offsets[document], offsets[document + 1] - offsets[document]
         if self.config.representation == "inverted":
-            # As many words as fill the input on average in this document; the chunk starts where those still follow.
+            # The chunk has as many words as fill the input on average in this document, and ends within it.
             tokens = store.array("document_tokens")[document].astype(np.int64)
             shown = np.minimum(lengths, np.maximum(1, self.config.input_length * lengths // tokens))
             skipped = random.below(_CHUNK, lengths - shown + 1)
             starts, lengths = starts + skipped, lengths - skipped
         words = store.words(f"{name}_words", starts, lengths, width)
-        nothing = np.flatnonzero(lengths == 0)  # only stop words: show them after all
-        if len(nothing):
+        empty = np.flatnonzero(lengths == 0)  # documents of stop words alone show these
+        if len(empty):
             offsets = store.array("document_offsets")
-            first, last = offsets[document[nothing]], offsets[document[nothing] + 1]
-            words[nothing] = store.words("document_words", first, last - first, width)
+            first, last = offsets[document[empty]], offsets[document[empty] + 1]
+            words[empty] = store.words("document_words", first, last - first, width)
         return words
 
     def _pseudo(
         self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
     ) -> Int32[np.ndarray, "b width"]:
-        """Return a drawn or a generated pseudo-query."""
+        """Return pseudo-queries, drawn or generated."""
         words, _ = self.config.pseudo_queries.draw(self.store, document, random, width)
         if not self.config.draws_generated_queries:
             return words
@@ -207,7 +210,7 @@ class Sampler:
             words[rows] = self.store.words("generated_words", ends[chosen], ends[chosen + 1] - ends[chosen], width)
         return words
 
-    def _asked(
+    def _queries(
         self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
     ) -> Int32[np.ndarray, "b width"]:
         """Return the words of the queries."""
@@ -217,7 +220,7 @@ class Sampler:
     def _tokens(
         self, drawn: Drawn, random: RowRandom
     ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
-        """Return encoder inputs, decoder targets and the tree node before each target token."""
+        """Return encoder inputs, decoder targets, and the docid tree's node before each target token."""
         config, store = self.config, self.store
         if config.writes_queries:
             return self._to_queries(drawn, random)
@@ -230,15 +233,16 @@ class Sampler:
         nodes[:, : store.docid_length] = store.array("docid_prefix_nodes")[drawn.docid_row]
         indexing = np.flatnonzero(drawn.kind == INDEXING)
         if config.decoder_writes_text and len(indexing):
-            inputs[indexing], targets[indexing], writes_text = TextTargets(
+            inputs[indexing], targets[indexing], writes_text = text_examples(
                 store,
                 config,
+                random.select(indexing),
                 words=words[indexing],
                 alternatives=alternatives[indexing],
                 whole=drawn.words[indexing],
                 docids=targets[indexing],
-            ).examples(random.select(indexing))
-            nodes[indexing[writes_text]] = 0  # the docid tree has no say in text
+            )
+            nodes[indexing[writes_text]] = 0  # text has no nodes in the docid tree
         return inputs, targets, nodes
 
     def _inputs(
@@ -250,7 +254,7 @@ class Sampler:
     def _to_queries(
         self, drawn: Drawn, random: RowRandom
     ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
-        """Show documents, and ask for what was drawn for them: nothing left out, the best segmentations, EOS."""
+        """Return documents as inputs, and their queries as targets: all words, best segmentations, EOS."""
         shown = self._indexed(drawn.document, drawn.query, random, drawn.words.shape[1])
         words = self._dropped(dataclasses.replace(drawn, words=shown, kind=np.full_like(drawn.kind, INDEXING)), random)
         inputs = self._inputs(words, self._alternatives(words, random))
@@ -258,7 +262,7 @@ class Sampler:
         return inputs, targets, np.zeros_like(targets)
 
     def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
-        """Leave words out, but never all of a row."""
+        """Drop words at random, but never all words of a row."""
         rate = self.config.word_drop + np.where(drawn.kind == RETRIEVAL, self.config.query_word_drop, 0.0)
         present = drawn.words != NO_WORD
         chance = np.where(present, random.uniforms(_DROP, drawn.words.shape[1]), -1.0)
@@ -266,7 +270,7 @@ class Sampler:
         return np.where(kept, drawn.words, np.int32(NO_WORD))
 
     def _alternatives(self, words: Int32[np.ndarray, "b w"], random: RowRandom) -> Int[np.ndarray, "b w"]:
-        """Choose segmentations: mostly the best, sometimes any (Kudo 2018, arXiv 1804.10959, section 3.2)."""
+        """Choose the best segmentation of most words, any one of some (Kudo 2018, arXiv 1804.10959, section 3.2)."""
         width = words.shape[1]
         counts = self.store.segmentation_counts(words)
         any_of_them = (random.uniforms(_ALTERNATIVE, width) * counts).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What the sampler's examples are: rates, representation, objective and noise."""
+"""Configuration of the sampler: rates, representation, objective and noise of the training examples."""
 
 import dataclasses
 from typing import Literal
@@ -10,35 +10,38 @@ from genret_jax.validation import check_fields, require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """What the examples are; the defaults are those that carry a start from scratch on a small corpus.
+    """Rates, representation, objective and noise of the training examples.
+
+    The defaults suit training from random weights on a small corpus.
 
     Attributes:
         indexing_rate: Relative share of examples document → docid.
         pseudo_query_rate: Relative share of examples pseudo-query → docid.
         retrieval_rate: Relative share of examples query → docid. A document (``draw="document"``) or a split
             without queries gives a pseudo-query instead.
-        indexing_first: So many steps show indexing only, and those after them only the others, which the rates then
-            divide (DSI's indexing first and fine-tuning after, section 3.3); 0 shows all together, at every step.
-        draw: ``"document"``: first a document, all alike likely, then what is shown of it; this counters the pull of
-            documents with many queries. ``"query"``: retrieval examples draw a query, then one of its documents.
+        indexing_first: Number of first steps that show indexing examples only; later steps then show the other kinds
+            only, at their rates (DSI's indexing before fine-tuning, section 3.3). With 0 every step shows all kinds.
+        draw: ``"document"`` draws a document first, all equally likely, then an example of it, so that documents with
+            many queries are not preferred. ``"query"`` draws a query first for retrieval examples, then one of its
+            documents.
         split: The qrels split whose queries are shown.
         unseen_split: A qrels split whose documents are not shown, as if they came later; None shows all.
-        representation: What indexing shows: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
+        representation: Input of indexing examples: ``"direct"`` the first tokens, ``"set"`` distinct words without stop
             words, ``"inverted"`` a random chunk.
-        objective: What indexing examples ask for: ``"inputs_to_targets"`` document → docid,
-            ``"targets_to_inputs"`` docid → document, ``"bidirectional"`` either, told by a sentinel in front,
-            ``"span_corruption"`` the masked spans of docid and document together. With ``"documents_to_queries"`` all
-            examples show a document and ask for the query, or pseudo-query, that was drawn for it: what generates
-            queries (doc2query: Nogueira et al. 2019, arXiv 1904.08375); ``indexing_rate`` must then be 0.
+        objective: Direction of indexing examples: ``"inputs_to_targets"`` document → docid, ``"targets_to_inputs"``
+            docid → document, ``"bidirectional"`` either one, marked by a sentinel in front, ``"span_corruption"`` the
+            masked spans of docid and document together. ``"documents_to_queries"`` trains a query generator
+            (doc2query: Nogueira et al. 2019, arXiv 1904.08375): the input is a document, the target a query or
+            pseudo-query of it; ``indexing_rate`` must then be 0.
         input_length: Encoder tokens.
         target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
         append_eos: End encoder inputs with EOS, as T5 does.
-        word_drop: Chance of leaving a word out; one word always stays.
-        query_word_drop: Added to ``word_drop`` on queries of the split.
-        resegmentation: Share of the words whose tokens are drawn from all their segmentations, instead of the best.
-        generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl`` where a document
-            has any; a network that itself writes queries is shown none.
-        pseudo_queries: How the other pseudo-queries are drawn.
+        word_drop: Probability of dropping a word; one word of a row always stays.
+        query_word_drop: Added to ``word_drop`` for queries of the split.
+        resegmentation: Share of the words whose segmentation is drawn from all, instead of the best.
+        generated_query_rate: Share of the pseudo-queries taken from ``queries_generated.jsonl``, for documents that
+            have some; not used with ``"documents_to_queries"``.
+        pseudo_queries: Kinds of the other pseudo-queries.
         span_corruption: Noise of that objective.
     """
 
@@ -92,7 +95,7 @@ class SamplerConfig:
 
     @property
     def draws_generated_queries(self) -> bool:
-        """Whether generated queries are shown, where there are any."""
+        """Whether documents with generated queries show them."""
         return self.generated_query_rate > 0 and not self.writes_queries
 
     @property

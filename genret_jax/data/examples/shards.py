@@ -1,7 +1,7 @@
-"""Documents as word numbers, in shards that several processes make side by side, and that outlive a stop.
+"""Documents as word numbers, in shards that several processes make in parallel and that survive an interruption.
 
-Each shard numbers its own words in the order in which they occur. Shards taken in order, each word getting its number
-for all where it is first seen, give what one pass over all documents would.
+Each shard numbers its own words in the order in which they occur. The shards are merged in order, so the result is that
+of one pass over all documents.
 """
 
 import contextlib
@@ -21,9 +21,8 @@ from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, folder_lock, load_arrays, save_arrays
 
 _KIND, _VERSION = "document_shard", 1
-# Documents of a shard.
-_SHARD = 1 << 14
-# Arrays of word numbers, and of where each one's sequences end.
+_SHARD = 1 << 14  # documents
+# Arrays of word numbers, each with the array of the offsets of its sequences.
 _SEQUENCES = {
     "document_words": "document_offsets",
     "bag_words": "bag_offsets",
@@ -36,31 +35,31 @@ _ENDS = (*_SEQUENCES.values(), "sentence_offsets", "generated_offsets")
 def number_documents(
     folder: str | os.PathLike[str], corpus: Corpus, table: WordTable, most_words: int | None
 ) -> dict[str, np.ndarray]:
-    """Return the words of documents and of their generated queries, as the example store keeps them.
+    """Return the words of documents and of their generated queries, in the arrays of the example store.
 
-    A corpus of several shards is read by as many processes as there are processors (``LOKY_MAX_CPU_COUNT`` says fewer),
-    and a second call goes on with the shards that a first one, stopped or killed, had not made.
+    A corpus of several shards is read by one process for each processor (``LOKY_MAX_CPU_COUNT`` limits them). After an
+    interruption a second call makes only the missing shards.
 
     Args:
-        folder: Of the store; shards are kept in a hidden folder beside it until it is whole.
+        folder: Folder of the store; the shards are in a hidden folder beside it until the store is complete.
         corpus: The documents.
-        table: Numbers their words.
-        most_words: Of a document to keep; None for all.
+        table: Table of word numbers; new words are added to it.
+        most_words: Most words of a document to keep; None for all.
     """
     count = len(corpus.doc_ids)
     if count <= _SHARD:
         return _merged([_number(*_texts(corpus, range(count)), table.vocabulary, most_words)], table)
-    kept = _kept(folder)
-    with folder_lock(kept, doing="numbering the words of documents"):
-        return _merged(_made(kept, corpus, table.vocabulary, most_words), table)
+    shards = _shards_folder(folder)
+    with folder_lock(shards, doing="numbering the words of documents"):
+        return _merged(_all_shards(shards, corpus, table.vocabulary, most_words), table)
 
 
 def remove_shards(folder: str | os.PathLike[str]) -> None:
-    """Remove the shards of a store that is whole."""
-    shutil.rmtree(_kept(folder), ignore_errors=True)
+    """Remove the shards of a store that is complete."""
+    shutil.rmtree(_shards_folder(folder), ignore_errors=True)
 
 
-def _kept(folder: str | os.PathLike[str]) -> Path:
+def _shards_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder).with_name(f".{Path(folder).name}.shards")
 
 
@@ -72,17 +71,17 @@ def _texts(corpus: Corpus, documents: range) -> tuple[list[str], list[Sequence[s
     )
 
 
-def _made(
-    kept: Path, corpus: Corpus, vocabulary: Vocabulary, most_words: int | None
+def _all_shards(
+    folder: Path, corpus: Corpus, vocabulary: Vocabulary, most_words: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield all shards in order, as soon as they are made."""
+    """Make the missing shards in parallel; yield all shards in order, each as soon as it is there."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
     starts = range(0, len(corpus.doc_ids), _SHARD)
     tasks = (
         delayed(_make)(
-            kept / f"{start // _SHARD:06d}",
+            folder / f"{start // _SHARD:06d}",
             *_texts(corpus, range(start, min(start + _SHARD, len(corpus.doc_ids)))),
             vocabulary,
             most_words,
@@ -97,10 +96,10 @@ def _made(
 def _make(
     path: Path, texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
 ) -> Path:
-    """Write a shard unless it is there, made of the same."""
+    """Write a shard, unless it is there and has the same sources."""
     made_of = fingerprint(vocabulary.fingerprint, most_words, texts, [list(queries) for queries in generated])
     with contextlib.suppress(InputError):
-        if load_arrays(path, kind=_KIND, version=_VERSION)[1]["made_of"] == made_of:
+        if load_arrays(path, kind=_KIND, version=_VERSION)[1].get("made_of") == made_of:
             return path
     arrays = _number(texts, generated, vocabulary, most_words)
     save_arrays(path, arrays, kind=_KIND, version=_VERSION, details={"made_of": made_of}, replace=True)
@@ -110,11 +109,11 @@ def _make(
 def _number(
     texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
 ) -> dict[str, np.ndarray]:
-    """Number the words of a shard by themselves."""
+    """Return the arrays of one shard, with word numbers of its own."""
     table = WordTable(vocabulary)
     documents, bags, bag_counts, sentence_starts, queries = (WordSequences() for _ in range(5))
     ends = [0]
-    for text, asked in zip(texts, generated, strict=True):
+    for text, generated_queries in zip(texts, generated, strict=True):
         by_sentence = table.numbers_by_sentence(text)
         words = list(itertools.chain.from_iterable(by_sentence))[:most_words]
         starts = itertools.accumulate(map(len, by_sentence), initial=0)
@@ -125,7 +124,7 @@ def _number(
             bag[word] = bag.get(word, 0) + 1
         bags.append(bag)
         bag_counts.append(bag.values())
-        for query in asked:
+        for query in generated_queries:
             if numbers := table.numbers(query):
                 queries.append(numbers)
         ends.append(len(queries.offsets) - 1)
@@ -147,7 +146,7 @@ def _number(
 
 
 def _merged(shards: Iterable[dict[str, np.ndarray]], table: WordTable) -> dict[str, np.ndarray]:
-    """Put shards one behind the other, with the numbers of the table."""
+    """Join shards in order, with the word numbers of the table."""
     parts: dict[str, list[np.ndarray]] = {}
     for shard in shards:
         numbers = table.add(PackedStrings(shard.pop("word_text"), shard.pop("word_offsets")))

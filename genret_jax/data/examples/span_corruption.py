@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from genret_jax.data.examples.counter_random import RowRandom
+from genret_jax.data.examples.store import pack_rows
 from genret_jax.data.text.vocabulary import EOS, PAD
 from genret_jax.validation import check_fields, require
 
@@ -14,7 +15,7 @@ _NOISE, _REST, _ROLL = 200, 201, 202  # streams of the counter-based random numb
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruption:
-    """Which tokens are masked.
+    """The noise of span corruption.
 
     Attributes:
         noise_density: Share of the tokens that are masked.
@@ -30,11 +31,11 @@ class SpanCorruption:
         require(self, "mean_span", self.mean_span >= 1, "at least 1")
 
     def most_spans(self, length: int) -> int:
-        """Return the most spans a sequence of up to ``length`` tokens can get, one cut in two at its ends."""
+        """Return the most spans that a sequence of up to ``length`` tokens can have, with one divided by the roll."""
         return int(self._counts(np.arange(2, max(length, 2) + 1))[1].max()) + 1
 
     def _counts(self, lengths: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-        """Return the number of masked tokens and of spans."""
+        """Return the number of masked tokens and the number of spans of each length."""
         noise = np.clip(np.rint(lengths * self.noise_density).astype(np.int64), 1, lengths - 1)
         spans = np.maximum(np.rint(noise / self.mean_span).astype(np.int64), 1)
         return noise, np.minimum(spans, lengths - noise)
@@ -42,8 +43,8 @@ class SpanCorruption:
     def noise_mask(self, lengths: Int[np.ndarray, " b"], width: int, random: RowRandom) -> Bool[np.ndarray, "b width"]:
         """Draw which tokens are masked.
 
-        Spans alternate with what stays, then everything is rolled by a random distance, so that any token can be
-        masked, the docid in front included.
+        Masked and kept stretches alternate. Then each row is rolled by a random distance, so that any token can be
+        masked, also the docid in front.
 
         Args:
             lengths: Tokens of each row, at least 2.
@@ -66,32 +67,33 @@ class SpanCorruption:
         Args:
             tokens: Sequences padded with 0, at least 2 tokens each.
             random: Random numbers of the rows.
-            sentinel: The first sentinel; the others follow downwards.
+            sentinel: The first sentinel; the others have the numbers below it.
             target_length: Columns of the targets; longer ones are cut.
 
         Returns:
-            The sequences with a sentinel in the place of each span, and the spans, each after its sentinel, with one
-            more sentinel and EOS at the end.
+            The sequences with one sentinel for each span; and the spans, each after its sentinel, followed by one more
+            sentinel and EOS.
         """
         lengths = (tokens != PAD).sum(1)
         mask = self.noise_mask(lengths, tokens.shape[1], random)
         begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
         span = np.cumsum(begins, axis=1)
         sentinels = (sentinel + 1 - span).astype(np.int32)
-        inputs = _pack(np.where(begins, sentinels, tokens), (tokens != PAD) & (begins | ~mask), tokens.shape[1])
-        # Each masked token as a pair (sentinel, token), of which the sentinel is kept where a span begins.
+        shown = (tokens != PAD) & (begins | ~mask)
+        inputs = pack_rows(np.where(begins, sentinels, tokens), shown, tokens.shape[1], PAD)
+        # Each token is a pair (sentinel, token): the first is kept where a span begins, the second where it is masked.
         pairs = np.stack([sentinels, tokens], axis=2).reshape(len(tokens), -1)
         chosen = np.stack([begins, mask], axis=2).reshape(len(tokens), -1)
         last = (sentinel - span[:, -1:]).astype(np.int32)
         pairs = np.concatenate([pairs, last, np.full_like(last, EOS)], axis=1)
         chosen = np.concatenate([chosen, np.ones((len(tokens), 2), bool)], axis=1)
-        return inputs, _pack(pairs, chosen, target_length)
+        return inputs, pack_rows(pairs, chosen, target_length, PAD)
 
 
 def _random_lengths(
     items: Int[np.ndarray, " b"], segments: Int[np.ndarray, " b"], random: RowRandom, stream: int
 ) -> Int[np.ndarray, "b s"]:
-    """Divide each row's items into that many parts of at least one, all divisions alike likely."""
+    """Divide the items of each row into segments of at least one item; all divisions are equally likely."""
     columns = np.arange(int(items.max()))
     chances = random.uniforms(stream, len(columns))
     chances = np.where((columns >= 1) & (columns < items[:, None]), chances, 2.0)  # item 0 begins the first part
@@ -99,14 +101,3 @@ def _random_lengths(
     part = np.cumsum(rank < (segments - 1)[:, None], axis=1)
     part = np.where(columns < items[:, None], part, -1)
     return (part[..., None] == np.arange(int(segments.max()))).sum(1)
-
-
-def _pack(
-    tokens: Int32[np.ndarray, "b w"], chosen: Bool[np.ndarray, "b w"], width: int
-) -> Int32[np.ndarray, "b width"]:
-    """Return the chosen tokens of each row, side by side, cut or padded with 0 to ``width``."""
-    column = np.cumsum(chosen, axis=1) - 1
-    row, source = np.nonzero(chosen & (column < width))
-    packed = np.full((len(tokens), width), PAD, np.int32)
-    packed[row, column[row, source]] = tokens[row, source]
-    return packed

@@ -1,8 +1,8 @@
 """The example store: a corpus's texts, queries and docids as memory-mapped integers, ready to sample from.
 
-Texts are kept as sequences of word numbers, and a table gives each word its tokens, best segmentation first. Words can
-so be dropped, drawn and re-segmented afresh at every step, while text is tokenised only once. Nothing random is stored:
-rates and representations belong to the sampler (:mod:`genret_jax.data.examples.sampler`) and need no new store.
+Texts are sequences of word numbers, and a table maps each word to its tokens, best segmentation first. So text is
+tokenised once, while words are dropped, drawn and segmented anew at every step. The store holds nothing random: rates
+and representations belong to the sampler (:mod:`genret_jax.data.examples.sampler`) and need no new store.
 """
 
 import functools
@@ -12,27 +12,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped
+from jaxtyping import Bool, Int, Int32, Shaped
 
+from genret_jax.data.records import is_present, require_fields
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError, nearest
-from genret_jax.storage import load_arrays
+from genret_jax.storage import MANIFEST, load_arrays
 
 KIND, VERSION = "example_store", 1
+_MANIFEST_FIELDS = {
+    "splits": list,
+    "fingerprint": str,
+    "vocabulary_size": int,
+    "decoder_vocabulary_size": int,
+    "extra_ids": int,
+    "codec": dict,
+    "arrays": dict,
+}
 ARRAYS, VOCABULARY = "arrays", "vocabulary"
 NO_WORD = -1
 _ROWS_AT_ONCE = 1 << 14
 
 
 class ExampleStore:
-    """A store opened for reading; use :meth:`open`.
-
-    Every array that :mod:`genret_jax.data.examples.building` wrote is an attribute of its name.
+    """A store that is open for reading; use :meth:`open`.
 
     Attributes:
-        folder: Where it lies.
-        manifest: Counts, splits, fingerprints of what it was made of, and its own.
+        folder: Its folder.
+        manifest: Counts, splits, fingerprints of its sources, and its own.
         doc_ids: External document ids, n of them.
         titles: Document titles.
         query_ids: External ids of all queries.
@@ -54,33 +62,45 @@ class ExampleStore:
         """Open a store written by :func:`genret_jax.data.examples.building.build_store`.
 
         Raises:
-            InputError: If it is missing, damaged, or something else.
+            InputError: If it is missing, damaged, or no example store.
         """
         folder = Path(folder)
-        if not (folder / ARRAYS).is_dir():
+        if not is_present(folder / ARRAYS):
             raise InputError(
-                "no example store here", file=folder, fix="make one with 'genret examples build --out DIR'"
+                "no example store here", file=folder, fix="give a run folder, or a store from 'genret examples build'"
             )
         arrays, manifest = load_arrays(folder / ARRAYS, kind=KIND, version=VERSION)
+        require_fields(manifest, _MANIFEST_FIELDS, folder / ARRAYS / MANIFEST)
+        for name in arrays:
+            if Path(name).name != name:
+                found = f"the array {name!r} lies outside of the folder"
+                raise InputError(found, file=folder / ARRAYS / MANIFEST, fix="build the examples again")
         return cls(folder, arrays, manifest)
 
     def array(self, name: str) -> Shaped[np.ndarray, "..."]:
-        """Return an array of the store by its name."""
+        """Return an array of the store by its name.
+
+        Raises:
+            InputError: If the store lacks it.
+        """
+        if name not in self._arrays:
+            manifest = self.folder / ARRAYS / MANIFEST
+            raise InputError(f"no array {name!r}", file=manifest, fix="build the examples again")
         return self._arrays[name]
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary, read when first asked for."""
+        """The vocabulary, read at the first use."""
         return Vocabulary.load(self.folder / VOCABULARY)
 
     @property
     def fingerprint(self) -> str:
-        """What changes exactly when the store would give other examples."""
+        """Hash of everything that decides the examples."""
         return str(self.manifest["fingerprint"])
 
     @property
     def num_documents(self) -> int:
-        """Number of documents, those without text included."""
+        """Number of documents, including those without text."""
         return len(self.doc_ids)
 
     @property
@@ -100,7 +120,7 @@ class ExampleStore:
 
     @property
     def shares_vocabulary(self) -> bool:
-        """Whether text and docids are told apart in one vocabulary, so that text can be written by the decoder."""
+        """Whether text and docids have different tokens of one vocabulary, so that the decoder can write text."""
         return self.manifest["codec"]["kind"] == "text" or (
             int(self.manifest["codec"]["first_token"]) == self.vocabulary_size
         )
@@ -111,14 +131,14 @@ class ExampleStore:
         return np.flatnonzero(np.diff(self.array("document_offsets")))
 
     def hidden_documents(self, unseen_split: str | None) -> Int[np.ndarray, " hidden"]:
-        """Return the indices of the documents of a split that is not to be seen; none where there is no such split."""
+        """Return the indices of the documents of a split that training must not see; none for None."""
         return np.zeros(0, np.int64) if unseen_split is None else np.unique(self.pairs(unseen_split)[1])
 
     def shown_documents(self, unseen_split: str | None) -> Int[np.ndarray, " shown"]:
-        """Return the indices of the documents that have words, without those of a split that is not to be seen.
+        """Return the indices of the documents that have words, without those of a split that training must not see.
 
         Raises:
-            InputError: If there is no such split, or it has all of them.
+            InputError: If there is no such split, or no other document.
         """
         shown = np.setdiff1d(self.documents_with_text, self.hidden_documents(unseen_split))
         if not len(shown) and unseen_split is not None:
@@ -133,8 +153,8 @@ class ExampleStore:
         """Return the judged pairs of a split, ordered by document.
 
         Returns:
-            Query indices, document indices and grades, aligned; empty for an unknown split ``"train"``, as a corpus
-            without training queries is a normal one.
+            Query indices, document indices and grades, aligned; empty for a missing split ``"train"``, because a corpus
+            needs no training queries.
 
         Raises:
             InputError: If there is no such split.
@@ -154,7 +174,7 @@ class ExampleStore:
     def queries(
         self, split: str, length: int, *, append_eos: bool = False
     ) -> tuple[list[str], Int32[np.ndarray, "q length"]]:
-        """Return the queries of a split as a model reads them.
+        """Return the queries of a split as tokens.
 
         Args:
             split: Name of the qrels split.
@@ -184,7 +204,7 @@ class ExampleStore:
         return self._token_rows("document_words", starts, lengths, length, append_eos)
 
     def token_counts(self) -> Any:
-        """Return how often each token stands in each document, best segmentations: scipy CSR [n, vocabulary size]."""
+        """Count the tokens of each document, best segmentations: scipy CSR [n, vocabulary size]."""
         import scipy.sparse
 
         bag = (self.array("bag_counts").astype(np.float32), self.array("bag_words"), self.array("bag_offsets"))
@@ -192,14 +212,14 @@ class ExampleStore:
         return self._in_tokens(scipy.sparse.csr_array(bag, shape=shape))
 
     def training_queries(self, unseen_split: str | None = None) -> tuple[Any, Any]:
-        """Return the training queries and what they ask for, without what is not to be seen.
+        """Return the tokens and the relevant documents of the training queries.
 
         Args:
-            unseen_split: As for :meth:`hidden_documents`.
+            unseen_split: A split whose documents are left out, or None.
 
         Returns:
-            How often each token stands in each query, best segmentations, scipy CSR [q, vocabulary size]; and which
-            documents answer each of them, scipy CSR [n, q] of zeros and ones.
+            Counts of the tokens of each query, best segmentations, scipy CSR [q, vocabulary size]; and 1 for each
+            document that answers a query, scipy CSR [n, q].
         """
         import scipy.sparse
 
@@ -216,7 +236,7 @@ class ExampleStore:
         return self._in_tokens(words), answers
 
     def _in_tokens(self, of_words: Any) -> Any:
-        """Return counts of tokens for counts of words."""
+        """Turn counts of words into counts of tokens."""
         import scipy.sparse
 
         words = len(self.array("word_idf"))
@@ -234,12 +254,12 @@ class ExampleStore:
     def words(
         self, name: str, starts: Int[np.ndarray, " b"], lengths: Int[np.ndarray, " b"], width: int
     ) -> Int32[np.ndarray, "b width"]:
-        """Return stretches of one word array as rows, -1 beyond each one's end.
+        """Return stretches of one word array as rows, padded with -1.
 
         Args:
-            name: The array, such as ``"document_words"``.
+            name: Name of the array, such as ``"document_words"``.
             starts: First position of each stretch.
-            lengths: Number of words of each stretch; those beyond ``width`` are left out.
+            lengths: Number of words of each stretch, of which at most ``width`` are returned.
             width: Columns to return.
         """
         columns = np.arange(width)
@@ -257,14 +277,14 @@ class ExampleStore:
         alternatives: Int[np.ndarray, "b w"] | None = None,
         append_eos: bool = False,
     ) -> Int32[np.ndarray, "b length"]:
-        """Write rows of words as rows of tokens.
+        """Turn rows of words into rows of tokens.
 
         Args:
-            words: Word numbers; -1 stands for no word and may be anywhere.
+            words: Word numbers; -1 is no word and may be anywhere.
             length: Tokens to cut or pad to.
-            alternatives: Which segmentation of each word to take, below :meth:`segmentation_counts`; by default 0,
+            alternatives: Number of the segmentation of each word, below :meth:`segmentation_counts`; by default 0,
                 the best.
-            append_eos: End each row with EOS, cutting the text a token earlier where it is too long.
+            append_eos: End each row with EOS, and cut the text one token earlier where it is too long.
 
         Returns:
             Tokens padded with 0.
@@ -287,7 +307,7 @@ class ExampleStore:
         return out
 
     def segmentation_counts(self, words: Int32[np.ndarray, "b w"]) -> Int32[np.ndarray, "b w"]:
-        """Return how many segmentations each word has; that of word 0 for no word."""
+        """Return the number of segmentations of each word; for -1 that of word 0."""
         numbers, segments = np.maximum(words, 0), self.array("word_segments")
         return segments[numbers + 1] - segments[numbers]
 
@@ -302,8 +322,19 @@ class ExampleStore:
         return np.concatenate(blocks)
 
 
+def pack_rows(
+    values: Int32[np.ndarray, "b w"], chosen: Bool[np.ndarray, "b w"], width: int, fill: int
+) -> Int32[np.ndarray, "b width"]:
+    """Return the chosen values of each row side by side, cut or filled to ``width`` columns."""
+    column = np.cumsum(chosen, axis=1) - 1
+    row, source = np.nonzero(chosen & (column < width))
+    packed = np.full((len(values), width), fill, np.int32)
+    packed[row, column[row, source]] = values[row, source]
+    return packed
+
+
 def _spans(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the chosen sequences start and how long they are."""
+    """Return the starts and the lengths of the chosen sequences."""
     return offsets[chosen], offsets[chosen + 1] - offsets[chosen]
 
 

@@ -15,11 +15,11 @@ _MARKS = re.compile(r"<(?:extra_id_(?P<sentinel>\d+)|(?P<docid>\d+(?:-\d+)*))>")
 
 
 class TokenText:
-    """Reads and writes tokens of which some are text and some docids, the latter as ``<3-17>``, code by code.
+    """Converts tokens of text and docids to a string and back; a docid with codes 3 and 17 reads ``<3-17>``.
 
     Args:
-        text: Vocabulary of the text tokens; None where there are none.
-        codec: JSON values of the docids' codec; None where there are no docids.
+        text: Vocabulary of the text tokens; None if there are none.
+        codec: JSON values of the docids' codec; None if there are no docids.
     """
 
     def __init__(self, text: Vocabulary | None, codec: Mapping[str, Any] | None):
@@ -34,24 +34,24 @@ class TokenText:
 
     @classmethod
     def of_inputs(cls, store: ExampleStore) -> "TokenText":
-        """Return what reads encoder inputs: text, and docids where they share its vocabulary."""
+        """Return the converter for encoder inputs: text, and docids if they share its vocabulary."""
         return cls(store.vocabulary, store.manifest["codec"] if store.shares_vocabulary else None)
 
     @classmethod
     def of_targets(cls, store: ExampleStore) -> "TokenText":
-        """Return what reads decoder targets: docids, and text where they share its vocabulary."""
+        """Return the converter for decoder targets: docids, and text if they share its vocabulary."""
         return cls(store.vocabulary if store.shares_vocabulary else None, store.manifest["codec"])
 
     def decode(self, ids: TokenIds) -> str:
-        """Return the text of tokens; padding and EOS vanish."""
+        """Return the text of tokens, without padding and EOS."""
         kept = (int(i) for i in ids if i not in (PAD, EOS))
         return " ".join(self._parts(kept)).strip()
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text as :meth:`decode` writes it, without EOS.
+        """Return the tokens of a text that :meth:`decode` wrote, without EOS.
 
         Raises:
-            InputError: If it has text or docids that cannot be written.
+            InputError: If it has text or docids that have no tokens here.
         """
         tokens: list[int] = []
         end = 0
@@ -72,7 +72,7 @@ class TokenText:
         return self._codec is not None and token >= self._codec["first_token"]
 
     def _code(self, token: int) -> int:
-        """Tokens of their own tell their level; in a shared set all levels start alike."""
+        """Return the code of a docid token: its distance from the first token of its level."""
         return token - max(start for start in self._level_starts if start <= token)
 
     def _encode_text(self, text: str) -> list[int]:

@@ -11,12 +11,12 @@ def docid_metrics(targets: Sequence[Collection[str]], predictions: Sequence[Any]
     """Return Hits@k and MRR@k in percent.
 
     Args:
-        targets: For each query the docids that are right, as text.
-        predictions: For each query the docid that was written, or the docids of all beams, the worst first, as t5x
-            returns them with ``return_all_decodes``. A docid that comes twice counts where it comes first.
+        targets: For each query the right docids, as text.
+        predictions: For each query the predicted docid, or the docids of all beams from worst to best, as t5x returns
+            them with ``return_all_decodes``. A repeated docid counts at its best rank.
 
     Returns:
-        ``hits@k`` and ``mrr@k``, for k up to the number of beams only: a smaller beam cannot tell them.
+        ``hits@k`` and ``mrr@k`` for each k up to the number of beams.
     """
     ranked = [[prediction] if isinstance(prediction, str) else list(prediction)[::-1] for prediction in predictions]
     beams = min(map(len, ranked), default=0)

@@ -1,8 +1,8 @@
-"""seqio tasks and a mixture on an example store, for t5x and whoever else reads seqio.
+"""seqio tasks and a mixture on an example store, for t5x and other programs that read seqio.
 
-A task's source counts steps; its preprocessor asks the sampler for the examples of a step
+The source of a task counts steps; its preprocessor takes the examples of a step from the sampler
 (:class:`~genret_jax.data.examples.sampler.Sampler`). So seqio's example number ``step * batch_size + row`` is row
-``row`` of the sampler's step ``step``, however often the split is repeated or divided over hosts.
+``row`` of the sampler's step ``step``, even if the split is repeated or divided over hosts.
 
 seqio and TensorFlow are imported when tasks are registered, not with this module.
 """
@@ -21,10 +21,10 @@ from genret_jax.data.seqio.vocabulary import import_seqio, seqio_vocabulary
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint
 
-DOCUMENTS = "documents"  # the split of the indexing task that shows every document once
+DOCUMENTS = "documents"  # the split of the indexing task that has each document once
 _RATES = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "retrieval": "retrieval_rate"}
 _ENDLESS = 1 << 62
-# Parts of a split that a caching job can make side by side.
+# Parts of a split that a caching job can make in parallel.
 _SHARDS = 64
 _registered: dict[str, str] = {}
 
@@ -33,7 +33,7 @@ Rows = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegisteredTasks:
-    """Names under which seqio knows what was registered.
+    """Names of registered tasks and their mixture.
 
     Attributes:
         mixture: The mixture of all tasks, at the configured rates.
@@ -55,21 +55,21 @@ def register_tasks(
 ) -> RegisteredTasks:
     """Register ``{name}_indexing``, ``{name}_pseudo_queries``, ``{name}_retrieval`` and the mixture ``{name}``.
 
-    Each task has a split ``train``, without end unless ``steps`` are given. The retrieval task has the other qrels
-    splits too, one example a query, with Hits@k and MRR@k as metrics; the indexing task has ``documents``, every
-    document once. Tasks whose rate is 0 are not registered. Registering the same again does nothing.
+    Each task has a split ``train``, which is endless unless ``steps`` is given. The retrieval task also has the other
+    qrels splits, one example for each query, with metrics Hits@k and MRR@k. The indexing task also has ``documents``,
+    one example for each document. Tasks with rate 0 are not registered. To register the same tasks again does nothing.
 
     Args:
-        store_folder: An example store.
+        store_folder: Folder of an example store.
         name: Prefix of the tasks and name of the mixture.
-        config: What the examples are.
+        config: Rates, representation, objective and noise of the examples.
         seed: Seed of all random choices.
-        batch_size: Rows that a step of the numbering has.
-        steps: Of the split ``train``. Only what has an end can be cached, by ``seqio_cache_tasks``, whose workers then
-            make different steps side by side.
+        batch_size: Rows of a step, by which examples are numbered.
+        steps: Number of steps of split ``train``. Only a finite split can be cached by ``seqio_cache_tasks``, whose
+            workers make different steps in parallel.
 
     Raises:
-        InputError: If seqio is missing, the store cannot be used, or the name is taken by something else.
+        InputError: If seqio is missing, the store cannot be used, or other tasks have the name.
     """
     seqio, _ = import_seqio()
     store = ExampleStore.open(store_folder)
@@ -107,7 +107,7 @@ def store_features(store: ExampleStore) -> dict[str, Any]:
     texts = {"inputs": TokenText.of_inputs(store), "targets": TokenText.of_targets(store)}
     return {
         side: seqio.Feature(
-            # EOS is part of what the sampler gives, where it is wanted.
+            # The sampler adds EOS where the configuration asks for it.
             seqio_vocabulary(
                 texts[side],
                 size=sizes[side],
@@ -121,7 +121,7 @@ def store_features(store: ExampleStore) -> dict[str, Any]:
 
 
 class _Evaluation:
-    """The examples of a split that has an end, one a query or document."""
+    """The examples of a finite split, one for each query or document."""
 
     def __init__(self, store: ExampleStore, inputs: np.ndarray, documents: list[np.ndarray]):
         self._inputs = inputs
@@ -135,11 +135,11 @@ class _Evaluation:
         return len(self._inputs)
 
     def rows(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the example as a batch of one: inputs, and the first right docid."""
+        """Return an example as a batch of one row: inputs, and the first right docid."""
         return self._inputs[index : index + 1], self._docids[index][:1]
 
     def right_docids(self, index: int, text: TokenText) -> list[str]:
-        """Return all right docids, as text, those of the best document first."""
+        """Return all right docids as text, those of the best document first."""
         return [text.decode(tokens) for tokens in self._docids[index]]
 
 
@@ -163,11 +163,7 @@ def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) ->
 
 
 def _add_task(
-    name: str,
-    sampler: Sampler,
-    evaluations: dict[str, _Evaluation],
-    features: dict[str, Any],
-    steps: int | None,
+    name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], features: dict[str, Any], steps: int | None
 ) -> None:
     seqio, _ = import_seqio()
     text = TokenText.of_targets(sampler.store)
@@ -190,7 +186,7 @@ def _add_task(
         output_features=features,
         postprocess_fn=right_docids,
         metric_fns=[docid_metrics] if evaluations else [],
-        # What the sampler gives is in random order already.
+        # The examples of the sampler are in random order already.
         shuffle_buffer_size=2 * sampler.batch_size,
     )
 
@@ -208,18 +204,18 @@ def _numbers(counts: Mapping[str, int]) -> Any:
 
         @property
         def supports_arbitrary_sharding(self) -> bool:
-            """Not beyond the shards that are listed: then seqio divides the examples, in their order."""
+            """Return False: beyond the listed shards, seqio divides the examples in their order."""
             return False
 
         def list_shards(self, split: str) -> list[str]:
-            """Return the names of the parts that can be read by themselves."""
+            """Return the names of the parts that can be read separately."""
             shards = min(_SHARDS, counts[split]) if self.caching_permitted else 1
             return [f"{split}-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
 
         def get_dataset(
             self, split: str = "train", shuffle: bool = True, seed: Any = None, shard_info: Any = None, **_: Any
         ) -> Any:
-            """Return the numbers in order, or every so-manieth of them; shuffling and seeds are the sampler's."""
+            """Return the numbers of a shard in order; the sampler does the shuffling."""
             numbers = tf.data.Dataset.range(counts[split])
             if shard_info is not None:
                 numbers = numbers.shard(shard_info.num_shards, shard_info.index)
@@ -229,7 +225,7 @@ def _numbers(counts: Mapping[str, int]) -> Any:
 
 
 def _rows(sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, split: str) -> Rows:
-    """Return inputs, targets, and for each row its split's number (-1 when training) and its number there."""
+    """Return inputs, targets, and for each row the number of its split (-1 for training) and its number there."""
     if split == "train":
         batch = sampler.batch(index)
         inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
@@ -241,7 +237,7 @@ def _rows(sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, 
 
 
 def _examples_of_steps(rows: Callable[[int, str], Rows]) -> Callable[[Any], Any]:
-    """Return a seqio preprocessor: numbers in, examples out."""
+    """Return a seqio preprocessor that turns numbers into examples."""
     _, tf = import_seqio()
 
     def call(index: Any, split: Any) -> Rows:

@@ -1,4 +1,4 @@
-"""seqio's view of our vocabularies. seqio and TensorFlow are imported when first asked for, not with this module."""
+"""A seqio vocabulary for the tokens of an example store; seqio and TensorFlow are imported at the first use."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ def import_seqio() -> tuple[Any, Any]:
 def seqio_vocabulary(text: TokenText, *, size: int, has_unknown: bool, fingerprint: str) -> Any:
     """Return a ``seqio.Vocabulary`` whose tokens are ours.
 
-    Sentinels count as ordinary tokens (``extra_ids`` is 0): with docid tokens above them they are not the last ones,
-    where seqio looks for them.
+    Sentinels count as ordinary tokens (``extra_ids`` is 0), because seqio expects sentinels to be the last tokens, and
+    docid tokens follow ours.
 
     Args:
-        text: What reads and writes the tokens.
+        text: Converter between tokens and text.
         size: Number of tokens.
-        has_unknown: Whether token 2 stands for what is unknown (with a vocabulary of docids only it may be a docid).
-        fingerprint: Vocabularies of equal fingerprint are equal, as seqio asks of the tasks of a mixture.
+        has_unknown: Whether token 2 is the unknown token (in a vocabulary of docids only it may be a docid).
+        fingerprint: Vocabularies with equal fingerprints are equal; seqio requires equal ones for a mixture.
     """
     return _vocabulary_class()(text, size, has_unknown, fingerprint)
 
@@ -55,17 +55,17 @@ def _vocabulary_class() -> type:
 
         @property
         def eos_id(self) -> int:
-            """T5's."""
+            """Return T5's EOS token."""
             return EOS
 
         @property
         def bos_id(self) -> None:
-            """Sequences begin with padding, as in T5."""
+            """Return None: sequences begin with padding, as in T5."""
             return None
 
         @property
         def unk_id(self) -> int | None:
-            """T5's, where text can be unknown."""
+            """Return T5's unknown token, if text can be unknown."""
             return UNKNOWN if self._has_unknown else None
 
         @property
@@ -106,7 +106,7 @@ def _encoder(encode: Callable[[str], Sequence[int]]) -> Callable[[Any], np.ndarr
 
 
 def _decoder(decode: Callable[[Any], str]) -> Callable[[np.ndarray], Any]:
-    """Return a function that decodes arrays of any rank along their last axis."""
+    """Return a function that decodes arrays of any rank along the last axis."""
 
     def decoded(ids: np.ndarray) -> Any:
         rows = [decode(row).encode("utf-8") for row in ids.reshape(-1, ids.shape[-1])]

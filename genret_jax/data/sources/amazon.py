@@ -1,11 +1,11 @@
 """Amazon reviews (McAuley et al.), crawls of 2014, 2018 and 2023: reviews as events, metadata as texts of items.
 
-Both files hold one record a line, packed by gzip or not. The metadata of 2014 are Python dictionaries, not JSON. Names
-of fields differ between the crawls; where a review names a ``parent_asin`` (2023: the product of which colours and
-sizes are variants), that is the item.
+Both files hold one record a line and may be packed by gzip. The metadata of 2014 are Python dictionaries instead of
+JSON. The crawls have different field names. A ``parent_asin`` in a review (2023: the product with all its colours and
+sizes) is the item.
 
 Times of 2014 and 2018 are days, and the files are sorted by item. The sequences of S3-Rec, which P5 and TIGER use, are
-sorted by time alone, so their ties are in the order of item ids; ``ties="file"`` makes the same.
+sorted by time alone, so their ties are in the order of item ids; ``ties="file"`` gives the same order.
 """
 
 import ast
@@ -24,9 +24,9 @@ from genret_jax.errors import InputError
 
 _USER, _ITEM, _TIME = ("reviewerID", "user_id"), ("parent_asin", "asin"), ("unixReviewTime", "timestamp")
 _BRAND, _CATEGORIES = ("brand", "store"), ("categories", "category")
-# Of the 2018 crawl, some prices are scripts and style sheets.
+# Some prices of the 2018 crawl are scripts and style sheets.
 _PRICE = re.compile(r"\$?\d[\d,]*(\.\d+)?( ?- ?\$?\d[\d,]*(\.\d+)?)?")
-# What stands first in nearly every line of 2014; parsing millions of lines for thousands of items takes long.
+# The start of nearly every line of 2014. It is faster to match than to parse millions of lines for thousands of items.
 _PYTHON_ASIN = re.compile(r"\{'asin': '(\w+)'")
 
 
@@ -36,12 +36,12 @@ def amazon(
     """Read reviews as interactions with items whose text is one sentence of title, price, brand and categories.
 
     Args:
-        reviews: Reviews; a review is an event, whatever its rating.
-        metadata: Metadata of the items.
+        reviews: File of reviews; a review is an event, whatever its rating.
+        metadata: File of metadata of the items.
         core: Least number of events of a user and of an item.
         price: Put the price into the text, as TIGER does; prices are those of the day of the crawl.
         ties: Order of reviews of one user at one time (2014 and 2018: on one day).
-        name: What reports call the set; the name of the file of reviews by default.
+        name: Name of the set in reports; by default that of the file of reviews.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -74,10 +74,10 @@ def _name_of(record: Mapping[str, Any], names: tuple[str, ...], path: Path, line
 
 
 def read_metadata(path: Path, wanted: Collection[str], *, price: bool = True) -> dict[str, ItemText]:
-    """Return the texts of some items; of several records of one item the first counts.
+    """Return the texts of some items, each from the first record of the item.
 
     Args:
-        path: Metadata.
+        path: File of metadata.
         wanted: External ids of the items.
         price: Put the price into the text.
 
@@ -86,7 +86,7 @@ def read_metadata(path: Path, wanted: Collection[str], *, price: bool = True) ->
     """
     texts: dict[str, ItemText] = {}
     with warnings.catch_warnings():
-        for category in (SyntaxWarning, DeprecationWarning):  # of newer and older Pythons, for "\d" in a description
+        for category in (SyntaxWarning, DeprecationWarning):  # for "\d" in texts, by Python version
             warnings.simplefilter("ignore", category)
         for line, text in read_lines(path):
             asin = _PYTHON_ASIN.match(text)
@@ -122,15 +122,15 @@ def _text_of(record: Mapping[str, Any], price: bool) -> ItemText:
     fields = {
         "Price": _price(record.get("price")) if price else [],
         "Brand": brands[:1],
-        # Of the 2018 crawl, what stands behind a category with markup is the rest of the page; so some titles are
-        # scripts, which all ask for the time.
+        # In the 2018 crawl a category with markup is followed by the rest of the page. Some titles are scripts, which
+        # all call getTime.
         "Categories": itertools.takewhile(lambda text: "</span>" not in text, categories),
     }
     return item_text("" if "getTime" in title else title, fields)
 
 
 def _strings(value: Any) -> list[str]:
-    """Return the strings of a value: itself, or those in a list, or in the lists of a list."""
+    """Return all strings of a value: a string, a list of strings, or a list of lists."""
     if isinstance(value, str):
         return [value]
     return [text for part in value for text in _strings(part)] if isinstance(value, list) else []

@@ -1,23 +1,27 @@
-"""Raw events, as logs have them (who, what, when), and what has to be done before they are histories.
+"""Events of a log (user, item, time), and the steps that make histories of them.
 
-Everything here is array code over columns, since a log may hold tens of millions of events.
+All steps are array code over columns, because a log may hold tens of millions of events.
 """
 
+import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt64
+from jaxtyping import Bool, Int32, Int64, UInt64
 
-from genret_jax.data.examples.counter_random import of_strings, splitmix64
+from genret_jax.data.examples.counter_random import hash_texts, splitmix64
 from genret_jax.errors import InputError
 
-#: How events of one user at one time are ordered: as in the file, by a hash, or in the better of these two ways.
+#: Order of events of one user at one time: as in the file, by a hash, or automatic (:func:`chronological`).
 Ties = Literal["auto", "file", "random"]
+_TIMES = range(-(2**63), 2**63)
+_MOST_TIME = 10**40
 _ENOUGH_PAIRS, _SORTED_SHARE = 20, 0.95
 
 
@@ -27,37 +31,37 @@ class Event(NamedTuple):
     Attributes:
         user: External user id.
         item: External item id.
-        time: In any unit that grows.
+        time: Time in any unit.
     """
 
     user: str
     item: str
-    time: float
+    time: int | float | Decimal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Events:
-    """A log as columns, e events in the order of the file.
+    """Events as columns, e of them in the order of the file.
 
     Attributes:
         user_ids: External user ids in the order of their first event.
         item_ids: External item ids in the order of their first event.
         user: Positions in ``user_ids``.
         item: Positions in ``item_ids``.
-        time: Times, in any unit that grows.
+        time: Times in any unit, or their ranks.
     """
 
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
     user: Int32[np.ndarray, " e"]
     item: Int32[np.ndarray, " e"]
-    time: Float64[np.ndarray, " e"]
+    time: Int64[np.ndarray, " e"]
 
     def __len__(self) -> int:
         return len(self.user)
 
     def only(self, kept: Bool[np.ndarray, " e"]) -> "Events":
-        """Return some of the events, with the users and items that they still have."""
+        """Return some of the events, with only their users and items."""
         users, user = np.unique(self.user[kept], return_inverse=True)
         items, item = np.unique(self.item[kept], return_inverse=True)
         return Events(
@@ -74,12 +78,12 @@ class Events:
 
 
 class Chronology(NamedTuple):
-    """Events by user and time.
+    """Events in the order of user and time.
 
     Attributes:
-        events: In that order.
-        tie_order: How events of one user at one time were ordered: as in the file, or by a hash.
-        ties_sorted: Whether the file has nearly all of them sorted by item id.
+        events: The events.
+        tie_order: Order of events of one user at one time: that of the file, or of a hash.
+        ties_sorted: Whether the file has nearly all such events sorted by item id.
     """
 
     events: Events
@@ -88,40 +92,60 @@ class Chronology(NamedTuple):
 
 
 def collect_events(events: Iterable[Event]) -> Events:
-    """Turn events into columns, holding each id once."""
+    """Turn events into columns that hold each id once.
+
+    Whole times stay exact (nanoseconds since 1970 fit 64 bits, but not a float). If some time has a fraction, the
+    column holds the rank of each time instead.
+    """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    user, item, time = array("i"), array("i"), array("d")
-    for event in events:
+    user, item, time = array("i"), array("i"), array("q")
+    unfit: dict[int, int | float | Decimal] = {}  # times that are no 64-bit integers, by the number of the event
+    for number, event in enumerate(events):
         user.append(users.setdefault(event.user, len(users)))
         item.append(items.setdefault(event.item, len(items)))
-        time.append(event.time)
+        whole = int(event.time)
+        if whole != event.time or not _TIMES.start <= whole < _TIMES.stop:
+            unfit[number], whole = event.time, 0
+        time.append(whole)
     return Events(
         user_ids=tuple(users),
         item_ids=tuple(items),
         user=np.asarray(user, np.int32),
         item=np.asarray(item, np.int32),
-        time=np.asarray(time, np.float64),
+        time=_ranks_of_times(time, unfit) if unfit else np.fromiter(time, np.int64, len(time)),
     )
 
 
-def time_of(value: object, name: str, path: Path, line: int) -> float:
-    """Return a time, from a number or its text.
+def _ranks_of_times(times: array, others: Mapping[int, int | float | Decimal]) -> Int64[np.ndarray, " e"]:
+    """Return the rank of each time among the distinct ones; Python compares numbers of different types exactly."""
+    values: list[int | float | Decimal] = times.tolist()
+    for number, value in others.items():
+        values[number] = value
+    rank = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.array([rank[value] for value in values], np.int64)
+
+
+def time_of(value: object, name: str, path: Path, line: int) -> int | float | Decimal:
+    """Return a time from a number or its text, without rounding.
 
     Args:
-        value: What was found.
-        name: What it is called in the file.
+        value: The value in the file.
+        name: Its name in the file.
         path: The file.
         line: The line.
 
     Raises:
-        InputError: If it is no finite number.
+        InputError: If it is not a finite number.
     """
-    try:
-        time = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-    except (ValueError, OverflowError):
-        time = math.nan
-    if not math.isfinite(time):
+    time: int | float | Decimal = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        time = value
+    elif isinstance(value, str):
+        with contextlib.suppress(ValueError, ArithmeticError):
+            written = Decimal(value.strip())
+            time = written if written.is_finite() else time
+    if not -_MOST_TIME < time < _MOST_TIME:  # NaN is not
         raise InputError(
             f"{name} is {value!r}",
             file=path,
@@ -144,10 +168,10 @@ def distinct(events: Events) -> Bool[np.ndarray, " e"]:
 
 
 def k_core(user: Int32[np.ndarray, " e"], item: Int32[np.ndarray, " e"], core: int) -> Bool[np.ndarray, " e"]:
-    """Mark the largest set of events in which every user and every item has at least so many.
+    """Mark the largest set of events in which every user and every item has at least ``core`` events.
 
-    Users and items with fewer are dropped in turn until none is left to drop; the order does not matter, because the
-    union of two such sets is one too.
+    Users and items with fewer are dropped until all have enough. The order does not matter, because the union of two
+    such sets is such a set.
 
     Args:
         user: User of each event, numbered from 0.
@@ -167,7 +191,7 @@ def k_core(user: Int32[np.ndarray, " e"], item: Int32[np.ndarray, " e"], core: i
 
 
 def count_out_of_order(events: Events) -> int:
-    """Count the events that are older than the one which the file has before them for the same user."""
+    """Count the events that are older than the event before them in the file, of the same user."""
     order = np.argsort(events.user, kind="stable")
     user, time = events.user[order], events.time[order]
     return int(((user[1:] == user[:-1]) & (time[1:] < time[:-1])).sum())
@@ -176,13 +200,13 @@ def count_out_of_order(events: Events) -> int:
 def chronological(events: Events, ties: Ties) -> Chronology:
     """Order events by user, and then by time.
 
-    Events of one user at one time have no order that is known. The order of the file says what the log says, unless
-    the file is sorted by item id, as Amazon's reviews and MovieLens's ``ratings.csv`` are: then the last of a tie,
-    which is to be predicted, has the largest id of the tie, and a model that knows ids knows something of the answer.
-    With ``"auto"`` such ties, found by looking, are ordered by a hash of user and item, and all others as in the file.
+    The times do not order events of one user at one time (ties). The order of the file may, unless the file is sorted
+    by item id, as Amazon's reviews and MovieLens's ``ratings.csv`` are. Then the last event of a tie, which is to be
+    predicted, has the largest id, and a model that knows ids knows a part of the answer. With ``"auto"`` ties are
+    ordered by a hash of user and item if nearly all of them are sorted by id, and else as in the file.
 
     Args:
-        events: Without exact duplicates.
+        events: Events without exact duplicates.
         ties: ``"file"``, ``"random"`` (the hash), or ``"auto"``.
 
     Raises:
@@ -199,13 +223,13 @@ def chronological(events: Events, ties: Ties) -> Chronology:
 
 
 def ties_with_next(events: Events) -> Bool[np.ndarray, " pairs"]:
-    """Whether each of ordered events has the user and time of the one behind it; one fewer than events."""
+    """Mark the events that have the user and time of the next one; there is one mark fewer than events."""
     user, time = events.user, events.time
     return (user[1:] == user[:-1]) & (time[1:] == time[:-1])
 
 
 def _ties_are_sorted_by_item(events: Events) -> bool:
-    """Whether nearly all neighbours of one user and time ascend, or descend, by item id; a few pairs tell nothing."""
+    """Return whether nearly all neighbours in ties ascend, or descend, by item id; False for a few pairs only."""
     tied = ties_with_next(events)
     if tied.sum() < _ENOUGH_PAIRS:
         return False
@@ -215,7 +239,7 @@ def _ties_are_sorted_by_item(events: Events) -> bool:
 
 
 def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
-    """Return the place of each id among all; numbers in the order of their values."""
+    """Return the rank of each id among all: numbers by value, then other ids by text."""
     keys = [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in ids]
     ranks = np.empty(len(ids), np.int64)
     ranks[sorted(range(len(ids)), key=keys.__getitem__)] = np.arange(len(ids))
@@ -223,5 +247,5 @@ def _ranks(ids: Sequence[str]) -> Int64[np.ndarray, " i"]:
 
 
 def _hash_of_pair(events: Events) -> UInt64[np.ndarray, " e"]:
-    """Hash user and item by their names, so that the order of the file has no part in it."""
-    return splitmix64(of_strings(events.user_ids)[events.user] ^ splitmix64(of_strings(events.item_ids)[events.item]))
+    """Hash the ids of user and item, so that the result does not depend on the order of the file."""
+    return splitmix64(hash_texts(events.user_ids)[events.user] ^ splitmix64(hash_texts(events.item_ids)[events.item]))

@@ -1,4 +1,4 @@
-"""From a log of events to items and histories, with a report of everything that was changed on the way."""
+"""Turns events into items and histories, with a report of every change."""
 
 import dataclasses
 import warnings
@@ -28,28 +28,28 @@ _LEAST = HELD_OUT["train"] + 1  # events of a user who can be evaluated and trai
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What was read, what was changed, and what there is now.
+    """Counts of what an import read, changed, and left.
 
     Attributes:
-        source: Where the events came from.
-        events: Events read.
-        duplicates: Events dropped because user, item and time are those of an earlier one.
-        out_of_order: Events that the file has behind a later one of their user.
+        source: File of the events.
+        events: Events in the file.
+        duplicates: Events dropped because an earlier one has the same user, item and time.
+        out_of_order: Events that the file has after a later one of the same user.
         core: Least number of events of a user and of an item.
         dropped_events: Events dropped by that filter.
         dropped_users: Users dropped by it.
         dropped_items: Items dropped by it.
         tie_order: Order of events of one user at one time: that of the file, or of a hash.
         ties_sorted: Whether the file has nearly all ties sorted by item id.
-        tied_events: Events that are left and have user and time of another.
+        tied_events: Remaining events that share user and time with another.
         tied_users: Users whose test or validation item is decided by a tie.
-        users: Users that are left.
-        items: Items that are left.
-        interactions: Events that are left.
-        repeats: Those with an item that the user had before.
-        mean_length: Items of a user on average.
-        median_length: Items of the median user.
-        items_without_text: Items that are left and of which no text is known.
+        users: Remaining users.
+        items: Remaining items.
+        interactions: Remaining events.
+        repeats: Remaining events with an item that the user had before.
+        mean_length: Mean number of items of a user.
+        median_length: Median number of items of a user.
+        items_without_text: Remaining items without any text.
     """
 
     source: str
@@ -73,7 +73,7 @@ class ImportReport:
     items_without_text: int = 0
 
     def lines(self) -> list[str]:
-        """Return the report for people."""
+        """Return the report as lines to print."""
         lines = [
             f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions "
             f"(of a user {self.mean_length:.2f} on average, {self.median_length:g} in the median)",
@@ -103,11 +103,11 @@ class ImportReport:
 
 
 class Imported(NamedTuple):
-    """What an importer gives.
+    """Result of an importer.
 
     Attributes:
         interactions: Items and histories.
-        report: What was changed.
+        report: The changes.
     """
 
     interactions: Interactions
@@ -119,8 +119,8 @@ class Histories:
     """Histories whose items have no texts yet.
 
     Attributes:
-        events: One user after the other, each oldest first.
-        report: What was changed.
+        events: Events of one user after the other, each oldest first.
+        report: The changes.
     """
 
     events: Events
@@ -128,37 +128,26 @@ class Histories:
 
     @property
     def item_ids(self) -> tuple[str, ...]:
-        """External ids of the items that are left."""
+        """External ids of the remaining items."""
         return self.events.item_ids
 
     def with_texts(self, texts: Mapping[str, ItemText], *, name: str, files: Sequence[Path]) -> Imported:
         """Give the items their texts; items without one keep an empty text.
 
-        Without any file of texts, a warning says what cannot be done.
+        If there is no file of texts, a warning names what needs them.
 
         Args:
-            texts: Texts by external item id; further items are ignored.
-            name: What reports call the set.
-            files: The files the texts come from.
+            texts: Texts by external item id; other items are ignored.
+            name: Name of the set in reports.
+            files: The files of the texts.
 
         Raises:
             InputError: If there are files, but no item has a text.
         """
-        ids = self.item_ids
-        items = Corpus(
-            name=name,
-            doc_ids=ids,
-            titles=tuple(texts[i].title if i in texts else "" for i in ids),
-            texts=tuple(texts[i].text if i in texts else "" for i in ids),
-            source=self.report.source,
-        )
-        counts = np.bincount(self.events.user, minlength=len(self.events.user_ids))
-        interactions = Interactions(
-            items=items,
-            user_ids=self.events.user_ids,
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            item=self.events.item,
-        )
+        titles, bodies = zip(*(texts.get(item, ItemText("", "")) for item in self.item_ids), strict=True)
+        items = Corpus(name=name, doc_ids=self.item_ids, titles=titles, texts=bodies, source=self.report.source)
+        lengths = np.bincount(self.events.user)
+        interactions = Interactions.of(items, self.events.user_ids, lengths, self.events.item)
         report = dataclasses.replace(self.report, items_without_text=len(items.empty_documents))
         if report.items_without_text == report.items:
             _no_texts(report, files)
@@ -175,22 +164,22 @@ def _no_texts(report: ImportReport, files: Sequence[Path]) -> None:
         )
     warnings.warn(
         f"{report.source}: no file with texts of items; semantic ids need texts, or vectors in embeddings.npy "
-        "beside the items; random ids, and networks that do not start from vectors, do without",
+        "beside the items; random ids need neither",
         stacklevel=4,
     )
 
 
 def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties = "auto") -> Histories:
-    """Make histories of events: no exact duplicates, frequent users and items only, in the order of time.
+    """Make histories of events: drop exact duplicates and rare users and items, and order by time.
 
     Args:
-        events: As the file has them.
+        events: Events in the order of the file.
         source: The file, for the report and for errors.
         core: Least number of events of a user and of an item, see :func:`genret_jax.data.sources.events.k_core`.
         ties: Order of events of one user at one time, see :func:`genret_jax.data.sources.events.chronological`.
 
     Raises:
-        InputError: If there are no events, or no user is left who has three.
+        InputError: If there are no events, or no user keeps three.
     """
     if core < 1:
         raise InputError(f"a core of {core}", expected="at least 1, which keeps everything", fix="the usual core is 5")
@@ -215,17 +204,17 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
 
 
 def histories_as_given(events: Events, *, source: Path) -> Histories:
-    """Take events without times, user by user and each oldest first, as histories that need no change.
+    """Make histories of events without times that are in order already.
 
     Args:
-        events: In the order of their file.
+        events: Events of one user after the other, each oldest first.
         source: The file, for the report and for errors.
 
     Raises:
         InputError: If no user has three events.
     """
     _require_users(events, events, 1, source)
-    numbered = dataclasses.replace(events, time=np.arange(len(events), dtype=np.float64))  # so that nothing is a tie
+    numbered = dataclasses.replace(events, time=np.arange(len(events)))  # so that nothing is a tie
     return Histories(events=numbered, report=_report_of(numbered, source))
 
 
@@ -244,13 +233,13 @@ def _require_users(left: Events, events: Events, core: int, source: Path) -> Non
 
 
 def _report_of(histories: Events, source: Path) -> ImportReport:
-    """Count what there is in histories that are in order."""
+    """Return the report of histories, with the counts of what remains."""
     tied = ties_with_next(histories)
     lengths = np.bincount(histories.user)
     return ImportReport(
         source=str(source),
         events=len(histories),
-        tied_events=_count_tied(tied),
+        tied_events=int((np.append(tied, False) | np.append(False, tied)).sum()),
         tied_users=_count_tied_users(tied, lengths),
         users=len(histories.user_ids),
         items=len(histories.item_ids),
@@ -261,12 +250,8 @@ def _report_of(histories: Events, source: Path) -> ImportReport:
     )
 
 
-def _count_tied(tied: Bool[np.ndarray, " pairs"]) -> int:
-    return int((np.append(tied, False) | np.append(False, tied)).sum())
-
-
 def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarray, " u"]) -> int:
-    """Count the users whose last item is tied with the one before, or that one with the one before it."""
+    """Count the users for whom a tie joins the last item to the one before it, or that one to its predecessor."""
     last = np.cumsum(lengths) - 1
     last = last[lengths >= _LEAST]
     return int((tied[last - 1] | tied[last - 2]).sum())
@@ -277,6 +262,6 @@ def _warn_of_leak(report: ImportReport) -> None:
         warnings.warn(
             f"{report.source}: events of one user at one time are sorted by item id, and decide the test or validation "
             f"item of {report.tied_users:,} of {report.users:,} users; scores will be too good for models that can see "
-            "it (next: --ties random)",
+            "it (next: ties = random)",
             stacklevel=3,
         )

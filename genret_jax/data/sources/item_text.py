@@ -1,4 +1,4 @@
-"""The text of an item: its title and what else is known of it, as one line."""
+"""The text of an item: its title and its other fields as one line."""
 
 import html
 import re
@@ -11,11 +11,11 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 class ItemText(NamedTuple):
-    """What is known of an item.
+    """Title and text of an item; both may be empty.
 
     Attributes:
-        title: Its name; may be empty.
-        text: Title and fields together; may be empty.
+        title: Its name.
+        text: Title and fields together.
     """
 
     title: str
@@ -23,19 +23,18 @@ class ItemText(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """Return text of a web page on one line: entities decoded, tags left out, white space single."""
+    """Return text of a web page as one line, with decoded entities and without tags and repeated white space."""
     return " ".join(valid_unicode(html.unescape(_TAG.sub(" ", text))).split())
 
 
 def item_text(title: str, fields: Mapping[str, str | Iterable[str]]) -> ItemText:
-    """Return ``"Title. Brand: brand. Categories: one, two."``, as TIGER makes the sentence of an item.
+    """Return the sentence of an item, such as ``"Title. Brand: brand. Categories: one, two."``.
 
-    Section 4.1 of Rajput et al. 2023 (arXiv 2305.05065) takes title, price, brand and category.
+    TIGER (Rajput et al. 2023, arXiv 2305.05065, section 4.1) takes title, price, brand and category.
 
     Args:
         title: The name; may be empty.
-        fields: Values by the label that stands before them; of several values each counts once. Empty ones are left
-            out.
+        fields: One value or several by label. Empty and repeated values are left out.
     """
     title = plain(title)
     parts = [title] if title else []

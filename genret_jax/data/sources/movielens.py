@@ -1,48 +1,34 @@
-"""MovieLens (Harper & Konstan 2015) in each of its layouts, told from the files in the folder.
+"""MovieLens (Harper & Konstan 2015) in each of its layouts, recognised by the files in the folder.
 
 ``ml-100k`` has ``u.data`` and ``u.item``; ``ml-1m`` and ``ml-10m`` have ``ratings.dat`` and ``movies.dat``; ``ml-20m``,
 ``ml-25m``, ``ml-32m`` and ``ml-latest`` have ``ratings.csv`` and ``movies.csv``. A rating is an event, whatever its
 value.
+
+The columns of the CSV files are found by the names in the header, in any order. The other files have no header, so
+their columns are read by position, and ratings and genres are checked: a file in another order is refused.
 """
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
 from genret_jax.errors import InputError
 
 _NO_GENRE = "(no genres listed)"
-# The flags at the end of a line of u.item, as u.genre names them; the first is "unknown".
-_GENRES_100K = (
-    "",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
-
-
-def _csv_row(line: str) -> list[str]:
-    return next(csv.reader([line]))
+# The flags at the end of a line of u.item have the order of u.genre.
+_FLAGS_100K = """
+unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery
+Romance Sci-Fi Thriller War Western
+"""
+_GENRES_100K = tuple(_FLAGS_100K.split())
+_GENRES = {*_GENRES_100K, "Children", "IMAX", _NO_GENRE, ""}
+_RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
+_RATINGS = {f"{half / 2:g}" for half in range(1, 11)} | {f"{whole}.0" for whole in range(1, 6)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,50 +36,29 @@ class _Layout:
     """One way in which MovieLens was published.
 
     Attributes:
-        ratings: File of user, movie, rating and time.
-        movies: File of movie, title, and genres.
-        split_rating: Divides a line of ratings into columns.
-        split_movie: Divides a line of movies into columns.
-        header: Whether the first lines name the columns.
-        movie_columns: Least number of columns of a movie.
-        genres: Reads the genres from a movie's columns.
+        ratings: File of ratings.
+        movies: File of movies.
+        separators: What separates the columns of ``ratings``, and of ``movies``.
+        movie_columns: Names of the columns of ``movies``, in their order if the file has no header.
+        header: Whether the first line names the columns, which may then be in any order, with others among them.
     """
 
     ratings: str
     movies: str
-    split_rating: Callable[[str], list[str]]
-    split_movie: Callable[[str], list[str]]
+    separators: tuple[str, str]
+    movie_columns: tuple[str, ...] = ("movieId", "title", "genres")
     header: bool = False
-    movie_columns: int = 3
-    genres: Callable[[list[str]], list[str]] = lambda row: row[2].split("|")
-
-
-def _flagged_genres(row: list[str]) -> list[str]:
-    return [genre for genre, flag in zip(_GENRES_100K, row[-len(_GENRES_100K) :], strict=True) if flag == "1"]
 
 
 _LAYOUTS = (
     _Layout(
         ratings="u.data",
         movies="u.item",
-        split_rating=lambda line: line.split("\t"),
-        split_movie=lambda line: line.split("|"),
-        movie_columns=5 + len(_GENRES_100K),
-        genres=_flagged_genres,
+        separators=("\t", "|"),
+        movie_columns=("movieId", "title", "date", "video date", "URL", *_GENRES_100K),
     ),
-    _Layout(
-        ratings="ratings.dat",
-        movies="movies.dat",
-        split_rating=lambda line: line.split("::"),
-        split_movie=lambda line: line.split("::"),
-    ),
-    _Layout(
-        ratings="ratings.csv",
-        movies="movies.csv",
-        split_rating=lambda line: line.split(","),
-        split_movie=_csv_row,
-        header=True,
-    ),
+    _Layout(ratings="ratings.dat", movies="movies.dat", separators=("::", "::")),
+    _Layout(ratings="ratings.csv", movies="movies.csv", separators=(",", ","), header=True),
 )
 
 
@@ -101,10 +66,10 @@ def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "
     """Read a folder of MovieLens as interactions with movies, whose text is their title and genres.
 
     Args:
-        folder: As unpacked from the archive.
+        folder: The unpacked archive.
         core: Least number of events of a user and of an item.
         ties: Order of ratings of one user in one second.
-        name: What reports call the set; the name of the folder by default.
+        name: Name of the set in reports; by default that of the folder.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -118,67 +83,77 @@ def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "
 
 def _layout_of(folder: Path) -> _Layout:
     for layout in _LAYOUTS:
-        if (folder / layout.ratings).is_file():
+        if is_present(folder / layout.ratings):
             return layout
-    inside = [path for layout in _LAYOUTS for path in folder.glob(f"*/{layout.ratings}")]
-    raise InputError(
-        "no ratings of MovieLens here" if folder.is_dir() else "no such folder",
-        file=folder,
-        expected=" or ".join(f"{layout.ratings} with {layout.movies}" for layout in _LAYOUTS),
-        fix=f"give {inside[0].parent}" if inside else "unpack the archive and give the folder in it",
-    )
-
-
-def _read_rows(
-    path: Path, split: Callable[[str], list[str]], least: int, header: bool, encoding: str = "utf-8"
-) -> Iterator[tuple[int, list[str]]]:
-    lines = read_lines(path, encoding=encoding)
-    if header:
-        _require_header(next(lines, (1, "")), path)
-    for line, text in lines:
-        row = split(text)
-        if len(row) < least:
-            raise InputError(
-                f"{len(row)} columns in {text[:60]!r}",
-                file=path,
-                line=line,
-                expected=f"{least} columns as MovieLens has them",
-                fix="repair the line, or unpack the archive again",
-            )
-        yield line, row
-
-
-def _require_header(first: tuple[int, str], path: Path) -> None:
-    if "movieId" not in first[1].split(","):
-        raise InputError(
-            f"{first[1][:60]!r} as the first line",
-            file=path,
-            line=first[0],
-            expected="a header with the columns userId and movieId, or movieId, title and genres",
-            fix="put the header of MovieLens back",
-        )
+    expected = " or ".join(f"{layout.ratings} with {layout.movies}" for layout in _LAYOUTS)
+    fix = "unpack the archive and give the folder in it"
+    require_folder(folder, expected=expected, fix=fix)
+    folders = [inner for inner in list_folder(folder) if inner.is_dir()]
+    inside = [inner for inner in folders if any(is_present(inner / layout.ratings) for layout in _LAYOUTS)]
+    fix = f"give {inside[0]}" if inside else fix
+    raise InputError("no ratings of MovieLens here", file=folder, expected=expected, fix=fix)
 
 
 def _read_ratings(path: Path, layout: _Layout) -> Iterator[Event]:
-    for line, row in _read_rows(path, layout.split_rating, 4, layout.header):
-        user, item = require_id(row[0], "the user", path, line), require_id(row[1], "the movie", path, line)
-        yield Event(user, item, time_of(row[3], "the time", path, line))
+    for line, row in _read_rows(path, layout.separators[0], _RATING_COLUMNS, layout.header):
+        user, item, rating, time = row
+        if rating not in _RATINGS:
+            raise _another_order(f"the rating is {rating[:40]!r}", "0.5 to 5", path, line)
+        yield Event(
+            require_id(user, "the user", path, line),
+            require_id(item, "the movie", path, line),
+            time_of(time, "the time", path, line),
+        )
 
 
 def _read_movies(path: Path, layout: _Layout) -> dict[str, ItemText]:
     texts: dict[str, ItemText] = {}
-    for _, row in _read_rows(path, layout.split_movie, layout.movie_columns, layout.header, _encoding_of(path)):
-        genres = [genre for genre in layout.genres(row) if genre != _NO_GENRE]
-        texts[row[0]] = item_text(row[1], {"Genres": genres})
+    for line, row in _read_rows(path, layout.separators[1], layout.movie_columns, layout.header, _encoding_of(path)):
+        if layout.movies == "u.item":
+            if not {"0", "1"}.issuperset(row[5:]):
+                raise _another_order(f"genre flags {' '.join(row[5:])[:60]!r}", "19 flags, 0 or 1", path, line)
+            genres = [genre for genre, flag in zip(_GENRES_100K[1:], row[6:], strict=True) if flag == "1"]
+        else:
+            genres = row[2].split("|")
+            if not layout.header and not _GENRES.issuperset(genres):
+                raise _another_order(f"genres {row[2][:60]!r}", "genres of MovieLens such as 'Drama|War'", path, line)
+        texts[row[0]] = item_text(row[1], {"Genres": [genre for genre in genres if genre != _NO_GENRE]})
     return texts
 
 
+def _read_rows(
+    path: Path, separator: str, columns: tuple[str, ...], header: bool, encoding: str = "utf-8"
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the wanted columns, in the order of ``columns``, of each row."""
+    lines = read_lines(path, encoding=encoding)
+    wanted, width = list(range(len(columns))), len(columns)
+    if header:
+        first, text = next(lines, (1, ""))
+        names = [name.strip() for name in text.split(separator)]
+        wanted, width = column_numbers(names, columns, path, first), len(names)
+    for line, text in lines:
+        row = next(csv.reader([text])) if header and '"' in text else text.split(separator)
+        if len(row) != width:
+            raise InputError(
+                f"{len(row)} columns in {text[:60]!r}",
+                file=path,
+                line=line,
+                expected=f"{width} columns" + (", as in the header" if header else f": {', '.join(columns[:5])} …"),
+                fix="repair the line, or unpack the archive again",
+            )
+        yield line, [row[number] for number in wanted]
+
+
+def _another_order(found: str, expected: str, path: Path, line: int) -> InputError:
+    return InputError(found, file=path, line=line, expected=expected, fix="put the columns in MovieLens's order")
+
+
 def _encoding_of(path: Path) -> str:
-    """The older sets are in Latin-1, the newer in UTF-8, under the same names; a list of movies is small."""
+    """Return Latin-1 for the older sets and UTF-8 for the newer ones, which have the same names."""
     try:
-        path.read_bytes().decode("utf-8")
+        path.read_bytes().decode("utf-8")  # a list of movies is small
     except UnicodeDecodeError:
         return "latin-1"
     except OSError:
-        pass  # the reader says what is wrong with it
+        pass  # read_lines reports it
     return "utf-8"

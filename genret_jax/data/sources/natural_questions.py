@@ -1,12 +1,12 @@
 """Natural Questions (Kwiatkowski et al. 2019) from TensorFlow Datasets, in the protocol of DSI.
 
 DSI (Tay et al. 2022, arXiv 2202.06991, section 4.1) names its sets after their number of question–document pairs,
-training and validation together. NQ320K is everything, with the validation split as test; NQ10K and NQ100K are random
-samples with random validation sets, a fifth of the pairs each.
+training and validation together. NQ320K has all pairs, with the validation split as test; NQ10K and NQ100K are random
+samples, of which a random fifth is the test.
 
-What counts as one document differs between papers, and so do their figures. The same article by title is the reading of
-NCI, GenRet and their successors (about 110,000 documents in NQ320K); the same first 4,000 lower-cased characters is
-DSI's own (more than 200,000, since an article's revisions are documents each).
+Papers differ in the identity of documents, and so in their figures. NCI, GenRet and their successors identify pages by
+title (about 110,000 documents in NQ320K). DSI identifies them by their first 4,000 lower-cased characters (more than
+200,000 documents, as each revision of an article is one).
 """
 
 import hashlib
@@ -29,13 +29,13 @@ _PREPARE = "python -c \"import tensorflow_datasets as t; t.builder('natural_ques
 
 
 class Pair(NamedTuple):
-    """A question with the Wikipedia page that was shown for it.
+    """A question with its Wikipedia page.
 
     Attributes:
-        example_id: Its id in Natural Questions.
+        example_id: Id of the pair in Natural Questions.
         question: The question.
-        title: The page's title.
-        text: The first characters of the page, without markup.
+        title: Title of the page.
+        text: First characters of the page, without markup.
     """
 
     example_id: str
@@ -54,18 +54,18 @@ def natural_questions(
 ) -> Corpus:
     """Read Natural Questions as a corpus with splits ``train`` and ``test``.
 
-    Pages are kept to their first 4,000 characters. A document's id is the Natural Questions id of the first pair that
-    holds it, a query's that of its pair.
+    Pages are cut to their first 4,000 characters. The id of a document is the Natural Questions id of its first pair,
+    the id of a query that of its pair.
 
     Args:
         size: DSI's set: ``"10k"``, ``"100k"`` or ``"320k"``.
-        identity: What makes two pages one document: ``"title"`` or ``"text"``.
+        identity: Identity of documents: pages with the same ``"title"`` or the same ``"text"`` are one.
         seed: Seed of the samples 10k and 100k.
-        data_dir: Folder of TensorFlow Datasets; its own default otherwise.
-        download: Download and prepare the set if it is not there (some 42 GB; needs apache-beam).
+        data_dir: Folder of TensorFlow Datasets; by default its own.
+        download: Download and prepare the set if it is missing (some 42 GB; needs apache-beam).
 
     Raises:
-        InputError: If tensorflow-datasets or the set is missing, or it holds fewer pairs than asked for.
+        InputError: If tensorflow-datasets or the set is missing, or the set is smaller than ``size``.
     """
     if size not in _PAIRS:
         raise InputError(f"size {size!r}", expected=f"one of {', '.join(_PAIRS)}", fix="choose one of them")
@@ -84,12 +84,12 @@ def natural_questions(
 
 
 def sample_pairs(pairs: Iterable[Pair], count: int, seed: int) -> list[Pair]:
-    """Draw pairs without replacement, whatever order they come in, holding no more than the sample in memory.
+    """Draw pairs without replacement, independently of their order, with only the sample in memory.
 
     Args:
-        pairs: What to draw from.
+        pairs: The pairs.
         count: Size of the sample.
-        seed: Seed; the same pairs are drawn for the same seed.
+        seed: Seed of the sample.
 
     Returns:
         The sample in random order.
@@ -114,14 +114,14 @@ def sample_pairs(pairs: Iterable[Pair], count: int, seed: int) -> list[Pair]:
 def corpus_of_pairs(
     train: Iterable[Pair], test: Iterable[Pair], *, identity: Identity = "title", name: str, source: str
 ) -> Corpus:
-    """Make one document of pages that are the same and a query of every question.
+    """Make one document of all equal pages, and one query of each question.
 
     Args:
         train: Training pairs.
         test: Test pairs; their pages are documents too.
-        identity: ``"title"`` or ``"text"``, regardless of case and white space; pages without title go by their text.
-        name: The corpus's name.
-        source: Where it came from.
+        identity: ``"title"`` or ``"text"``, ignoring case and white space; pages without title use their text.
+        name: Name of the corpus.
+        source: Description of its source.
     """
     documents: dict[str, Pair] = {}
     queries: dict[str, str] = {}
@@ -159,18 +159,18 @@ def _builder(data_dir: str | None, download: bool) -> Any:
     builder = tfds.builder("natural_questions/default", data_dir=data_dir)
     if download:
         builder.download_and_prepare()
-    elif not (builder.data_path / "dataset_info.json").exists():  # is_prepared() asks the same, and logs
+    elif not (builder.data_path / "dataset_info.json").exists():  # is_prepared() checks the same, but logs
         raise InputError(
             "Natural Questions is not prepared",
             file=builder.data_dir,
             expected="a set prepared by TensorFlow Datasets",
-            fix=f"give its folder by --data-dir, or prepare it: --download, or {_PREPARE}",
+            fix=f"give its folder as data_dir, or prepare it with download = True, or by {_PREPARE}",
         )
     return builder
 
 
 def _read_pairs(builder: Any, split: str) -> Iterator[Pair]:
-    """Stream a split's pairs; the HTML, the bulk of every record, is never decoded."""
+    """Yield the pairs of a split without decoding the HTML, the largest part of each record."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
     from tqdm import tqdm
@@ -183,7 +183,7 @@ def _read_pairs(builder: Any, split: str) -> Iterator[Pair]:
             "example_id": record["id"],
             "question": record["question"]["text"],
             "title": record["document"]["title"],
-            # A word has at least one character and a space, so this many words always suffice.
+            # A word takes two characters at least, with the space after it, so these words suffice.
             "text": tf.strings.reduce_join(words[: DOCUMENT_CHARACTERS // 2 + 1], separator=" "),
         }
 
@@ -192,7 +192,7 @@ def _read_pairs(builder: Any, split: str) -> Iterator[Pair]:
         "question": {"text": True},
         "document": {"title": True, "tokens": {"token": True, "is_html": True}},
     }
-    # Files in their order, and records in theirs: the first page with a title is the document.
+    # Keep the order of files and records, because the first page with a title becomes the document.
     records = builder.as_dataset(split=split, shuffle_files=False, decoders=tfds.decode.PartialDecoding(wanted))
     records = records.map(first_words, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(64)
     total = builder.info.splits[split].num_examples

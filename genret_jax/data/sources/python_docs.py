@@ -1,13 +1,12 @@
-"""The embedded default corpus: the documentation of the Python that runs, read from its standard library's sources.
+"""The built-in corpus: the documentation of the running Python, from the sources of its standard library.
 
-A docstring that has a summary and a body (PEP 257) becomes a document and a query: the qualified name is the id, its
-words are the title, the body is the text, and the summary, which is left out of the text, is the query. The title holds
-words because a plain tokenizer takes ``most_common`` for one: baselines that do not split names would look weaker than
-they are. Sources are parsed, never imported, so nothing of the library runs, and parts for other systems are there too.
+A docstring with a summary and a body (PEP 257) becomes a document and a query. The qualified name is the id, its words
+are the title, the body is the text, and the summary, which the text leaves out, is the query. The title has separate
+words because a plain tokenizer takes ``most_common`` for one word, which would make baselines look weaker than they
+are. Sources are parsed and never imported, so no code of the library runs, and parts for other systems are included.
 """
 
 import ast
-import hashlib
 import os
 import platform
 import re
@@ -19,20 +18,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genret_jax.data.corpus import Corpus
+from genret_jax.data.splits import hash_to_unit
 from genret_jax.data.text.words import normalized_words, valid_unicode
 from genret_jax.errors import InputError
 
 TEST_SHARE = 0.2
 
-# Left out: what is not for the library's users (tests, an editor, demonstrations, bundled installers, a converter of
-# Python 2), what Linux distributions package apart or newer Pythons dropped (tkinter, distutils, msilib), so that the
-# corpus is much the same everywhere, and os.path's twin for Windows.
+# Modules that are not for the library's users (tests, an editor, demonstrations, bundled installers, a converter of
+# Python 2); modules that some distributions package separately or newer versions dropped (tkinter, distutils, msilib),
+# so that the corpus is similar everywhere; and os.path for Windows.
 _SKIPPED = frozenset(
     ("test", "idlelib", "turtledemo", "ensurepip", "pydoc_data", "lib2to3", "tkinter", "distutils", "msilib", "ntpath")
 )
 _SKIPPED_FOLDERS = frozenset(("site-packages", "dist-packages", "tests", "idle_test", "__pycache__"))
 
-# Modules under another name than the one they are imported and documented by; most are the twins of C code.
+# Modules whose file has another name than users import; most are Python versions of C code.
 _PUBLIC_NAMES = {
     "_collections_abc": "collections.abc",
     "_pydatetime": "datetime",
@@ -59,15 +59,15 @@ class Entry(NamedTuple):
 def python_docs(library: str | os.PathLike[str] | None = None, *, validation: float = 0.0) -> Corpus:
     """Read the documentation of public modules, classes, functions and methods from source files.
 
-    Documents are ordered by name. A summary goes to split ``test`` (a fifth), ``validation`` or ``train`` by a hash of
-    its document's id, so a document that another Python version has as well is in the same split there.
+    Documents are ordered by name. A hash of the document's id puts its summary into split ``test`` (a fifth),
+    ``validation`` or ``train``, so the split is the same for every Python version that has the document.
 
     Args:
-        library: Folder of Python sources; the running Python's standard library by default.
+        library: Folder of Python sources; by default the standard library of the running Python.
         validation: Share of the training summaries to hold out as split ``validation``, from 0 to below 1.
 
     Raises:
-        InputError: If the sources are not there, or document nothing.
+        InputError: If the sources are missing or cannot be read, or have no documentation.
     """
     if not 0 <= validation < 1:
         raise InputError(f"a validation share of {validation}", expected="a number from 0 to below 1", fix="try 0.1")
@@ -104,7 +104,7 @@ def _title(name: str) -> str:
 
 
 def _split_of(name: str, validation: float) -> str:
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    position = hash_to_unit(name)
     if position < TEST_SHARE:
         return "test"
     return "validation" if position < TEST_SHARE + (1 - TEST_SHARE) * validation else "train"
@@ -117,8 +117,10 @@ def read_entries(root: Path) -> Iterator[Entry]:
             with tokenize.open(path) as handle, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # old sources hold invalid escapes
                 tree = ast.parse(handle.read())
-        except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
-            continue  # templates and files of other versions: not code that this Python could document
+        except (FileNotFoundError, SyntaxError, ValueError):
+            continue  # dangling links, templates, and files for other versions of Python
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=path, fix="check its permissions") from None
         for name, node in _documented(tree, module):
             entry = _entry(name, ast.get_docstring(node) or "")
             if entry is not None:
@@ -126,7 +128,11 @@ def read_entries(root: Path) -> Iterator[Entry]:
 
 
 def _modules(root: Path) -> Iterator[tuple[Path, str]]:
-    for folder, subfolders, files in os.walk(root):
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot be read ({error.strerror})", file=error.filename, fix="check its permissions")
+
+    for folder, subfolders, files in os.walk(root, onerror=fail):
         place = Path(folder).relative_to(root).parts
         subfolders[:] = [
             name
@@ -151,7 +157,7 @@ _Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _documented(node: _Definition, name: str) -> Iterator[tuple[str, _Definition]]:
-    """Yield a module or definition and the public ones inside it, but not those inside functions."""
+    """Yield a module or definition and the public definitions in it, except those inside functions."""
     yield name, node
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         for child in _definitions(node):
@@ -171,7 +177,7 @@ def _entry(name: str, docstring: str) -> Entry | None:
     summary, *rest = re.split(r"\n[ \t]*\n", valid_unicode(docstring).strip(), maxsplit=1)
     summary, body = " ".join(summary.split()), "".join(rest).strip()
     if not summary or not body or _normal(summary) in _normal(f"{_title(name)}. {body}"):
-        return None  # the last: a query that stands in its document's text would be no test
+        return None  # a query that is a part of its document would be no test
     return Entry(name, summary, body)
 
 
@@ -180,7 +186,7 @@ def _normal(text: str) -> str:
 
 
 def _without_duplicates(entries: list[Entry]) -> list[Entry]:
-    """Keep the first of those that share a name, a body or a summary."""
+    """Keep the first of the entries that share a name, a body or a summary."""
     seen: set[tuple[str, str]] = set()
     kept: list[Entry] = []
     for entry in entries:

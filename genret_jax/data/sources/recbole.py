@@ -1,17 +1,17 @@
-"""RecBole's atomic files: ``NAME.inter`` with events, ``NAME.item`` with what is known of the items.
+"""RecBole's atomic files: ``NAME.inter`` with events, ``NAME.item`` with the fields of the items.
 
-Each begins with a line of ``name:type`` columns, separated by tabs like the lines below it, in any order.
+Columns are separated by tabs. The first line names them as ``name:type``, in any order.
 """
 
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from genret_jax.data.records import read_lines, require_folder, require_id
+from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
 from genret_jax.data.sources.importing import Imported, build_histories
 from genret_jax.data.sources.item_text import ItemText, item_text
-from genret_jax.errors import InputError, nearest
+from genret_jax.errors import InputError
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
 _TEXT_TYPES = ("token", "token_seq")
@@ -25,24 +25,24 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
     type ``token`` and ``token_seq``, and ``price``.
 
     Args:
-        folder: With one ``.inter`` file and, where there are texts, an ``.item`` file of the same name.
+        folder: Folder with one ``.inter`` file and, for texts, an ``.item`` file of the same name.
         core: Least number of events of a user and of an item.
         ties: Order of events of one user at one time.
-        name: What reports call the set; the name of the files by default.
+        name: Name of the set in reports; by default that of the files.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
     events = _events_file(folder)
     histories = build_histories(collect_events(_read_events(events)), source=events, core=core, ties=ties)
-    files = [file for file in [events.with_suffix(".item")] if file.exists()]
+    files = [file for file in [events.with_suffix(".item")] if is_present(file)]
     texts = _read_items(files[0], set(histories.item_ids)) if files else {}
     return histories.with_texts(texts, name=name or events.stem, files=files)
 
 
 def _events_file(folder: Path) -> Path:
     require_folder(folder, expected="a folder with a .inter file", fix="check the path")
-    files = sorted(file for file in folder.glob("*.inter") if not file.name.startswith("."))
+    files = [file for file in list_folder(folder) if file.suffix == ".inter"]
     if len(files) != 1:
         raise InputError(
             f"{len(files)} .inter files" + (f" ({', '.join(file.name for file in files[:5])})" if files else ""),
@@ -56,7 +56,7 @@ def _events_file(folder: Path) -> Path:
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the columns' names with types, and then the rows, each with its line and as many values as the header."""
+    """Yield line and columns of the header, and then of each row; all rows have as many columns as the header."""
     width = 0
     for line, text in read_lines(path):
         row = text.split("\t")
@@ -74,24 +74,10 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError("the file is empty", file=path, expected="a header and rows", fix="check how it was made")
 
 
-def _column(header: list[str], name: str, path: Path) -> int:
-    names = [text.split(":")[0].strip() for text in header]
-    if name in names:
-        return names.index(name)
-    hint = nearest(name, names)
-    raise InputError(
-        f"no column '{name}' in the header {' '.join(header)!r}",
-        file=path,
-        line=1,
-        expected="columns such as user_id:token, item_id:token and timestamp:float, separated by tabs",
-        fix=f"rename the column ({hint})" if hint else "add it",
-    )
-
-
 def _read_events(path: Path) -> Iterator[Event]:
     rows = _read_table(path)
-    _, header = next(rows)
-    user, item, time = (_column(header, name, path) for name in (USER, ITEM, TIME))
+    line, header = next(rows)
+    user, item, time = column_numbers(_names(header), (USER, ITEM, TIME), path, line)
     for line, row in rows:
         yield Event(
             require_id(row[user], f"'{USER}'", path, line),
@@ -102,9 +88,9 @@ def _read_events(path: Path) -> Iterator[Event]:
 
 def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
     rows = _read_table(path)
-    _, header = next(rows)
-    item = _column(header, ITEM, path)
-    names = [text.split(":")[0].strip() for text in header]
+    line, header = next(rows)
+    names = _names(header)
+    (item,) = column_numbers(names, (ITEM,), path, line)
     title = next((i for i, name in enumerate(names) if i != item and _TITLE.search(name)), None)
     used = [i for i, text in enumerate(header) if i not in (item, title) and _is_text(text)]
     texts: dict[str, ItemText] = {}
@@ -113,6 +99,10 @@ def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
             fields = {names[i].replace("_", " ").capitalize(): row[i] for i in used}
             texts[row[item]] = item_text(row[title] if title is not None else "", fields)
     return texts
+
+
+def _names(header: list[str]) -> list[str]:
+    return [column.split(":")[0].strip() for column in header]
 
 
 def _is_text(column: str) -> bool:

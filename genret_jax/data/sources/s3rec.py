@@ -1,37 +1,44 @@
-"""Sequences as S3-Rec, P5 and their successors publish them: ``user item item …`` a line, oldest first, without times.
+"""Sequences of S3-Rec, P5 and their successors: lines of ``user item item …``, oldest item first, without times.
 
-They are histories already, filtered and in order, so nothing is changed. Texts come from files beside them, if at all:
-S3-Rec's ``item2attributes.json``, whose attributes are numbers, and a list of titles.
+They are histories already, filtered and in order, so nothing is changed. Texts may come from two other files: S3-Rec's
+``item2attributes.json``, whose attributes are numbers, and a list of titles.
 """
 
 from pathlib import Path
 from typing import Any
 
 from genret_jax.data.interactions import read_sequences
-from genret_jax.data.records import read_lines, require_id
+from genret_jax.data.records import read_json_object, read_lines, require_id
 from genret_jax.data.sources.events import Event, collect_events
 from genret_jax.data.sources.importing import Imported, histories_as_given
 from genret_jax.data.sources.item_text import item_text
 from genret_jax.errors import InputError
-from genret_jax.storage import read_json
 
 
 def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
-    """Read sequences as they are.
+    """Read sequences without changes.
 
     Args:
-        sequences: ``user item item …`` on each line.
-        titles: ``item<TAB>title`` on each line.
-        attributes: A JSON object of item ids to lists of attributes, names or numbers.
-        name: What reports call the set; the name of the file of sequences by default.
+        sequences: File of lines ``user item item …``.
+        titles: File of lines ``item<TAB>title``.
+        attributes: File of a JSON object that maps item ids to lists of attributes, names or numbers.
+        name: Name of the set in reports; by default that of the file of sequences.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
-    events = (Event(user, item, 0.0) for _, user, items in read_sequences(sequences) for item in items)
+    events = (Event(user, item, 0) for _, user, items in read_sequences(sequences) for item in items)
     histories = histories_as_given(collect_events(events), source=sequences)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
+    for path, known in ((titles, named), (attributes, attributed)):
+        if path and known.keys().isdisjoint(histories.item_ids):
+            raise InputError(
+                f"none of its ids, such as {next(iter(known), '')!r}, is an item of {sequences.name}",
+                file=path,
+                expected="the item first, then what belongs to it",
+                fix="check the order of the columns, and that the files belong together",
+            )
     texts = {
         item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
     }
@@ -49,19 +56,14 @@ def _read_titles(path: Path) -> dict[str, str]:
                 file=path,
                 line=line,
                 expected="item<TAB>title",
-                fix="put a tab behind the id",
+                fix="put a tab after the id",
             )
         titles.setdefault(require_id(item, "the item", path, line), title)
     return titles
 
 
 def _read_attributes(path: Path) -> dict[str, list[str]]:
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(
-            "no JSON object", file=path, expected='{"item": [attribute, …], …}', fix="check that it is the right file"
-        )
-    return {item: _attributes_of(item, values, path) for item, values in found.items()}
+    return {item: _attributes_of(item, values, path) for item, values in read_json_object(path, {}).items()}
 
 
 def _attributes_of(item: str, values: Any, path: Path) -> list[str]:

@@ -1,8 +1,8 @@
-"""A made-up shop with made-up customers: small, the same for the same seed, and worth learning.
+"""A made-up shop with made-up customers: small, the same for the same seed, and possible to learn.
 
-Both halves of what a generative recommender reads carry signal. Texts: an item's title, brand and category are words,
-and customers keep to categories. Histories: each category has a round of items that are bought one after the other, so
-the last item tells the next one far better than popularity does.
+Both inputs of a generative recommender carry signal. Texts: title, brand and category of an item are words, and
+customers prefer some categories. Histories: the items of a category are bought in a fixed circular order, so the last
+item predicts the next one far better than popularity does.
 """
 
 import itertools
@@ -25,7 +25,7 @@ _CATEGORIES = {
 }
 _BRANDS = ("Alder", "Birk", "Cedrus", "Dorn", "Elm & Co", "Fjell", "Grove", "Hazel")
 _SIZES = ("small", "medium", "large", "extra large")
-# A customer takes the next item of the round, or one from the same category, or goes over to another category.
+# Probabilities that a customer takes the next item of the circle, or any item of the same category; else any item.
 _NEXT, _SAME = 0.65, 0.25
 
 
@@ -35,7 +35,7 @@ def toy_items(*, users: int = 300, items: int = 120, seed: int = 0) -> Interacti
     Args:
         users: Number of users, at least 1.
         items: Number of items, from 12 to 144.
-        seed: Seed, at least 0; another shop for each.
+        seed: Seed, at least 0; each gives another shop.
 
     Raises:
         InputError: If a number is out of range.
@@ -52,16 +52,12 @@ def toy_items(*, users: int = 300, items: int = 120, seed: int = 0) -> Interacti
     category = np.arange(items) % len(_CATEGORIES)
     popularity = 1.0 / rng.permutation(np.arange(1, items + 1)) ** 0.5
     histories = [_make_history(category, popularity, rng) for _ in range(users)]
-    return Interactions(
-        items=corpus,
-        user_ids=tuple(f"u{number}" for number in range(users)),
-        offsets=np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64),
-        item=np.concatenate(histories).astype(np.int32),
-    )
+    user_ids = [f"u{number}" for number in range(users)]
+    return Interactions.of(corpus, user_ids, list(map(len, histories)), np.concatenate(histories))
 
 
 def _make_items(items: int, rng: np.random.Generator) -> Corpus:
-    """Make item i of category i modulo the number of categories; the next of its round is that many places on."""
+    """Make the items; item i is of category i modulo the number of categories."""
     texts = []
     products = {name: itertools.product(_SIZES, kinds) for name, kinds in _CATEGORIES.items()}
     for name in itertools.islice(itertools.cycle(_CATEGORIES), items):
@@ -80,7 +76,7 @@ def _make_items(items: int, rng: np.random.Generator) -> Corpus:
 def _make_history(
     category: Int64[np.ndarray, " i"], popularity: Float64[np.ndarray, " i"], rng: np.random.Generator
 ) -> Int64[np.ndarray, " l"]:
-    """Walk through the shop; nobody buys an item twice."""
+    """Draw the history of one customer, who buys no item twice."""
     categories = len(_CATEGORIES)
     taste = rng.dirichlet(np.full(categories, 0.3)) + 1e-3
     left = popularity.copy()

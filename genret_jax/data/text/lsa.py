@@ -1,4 +1,4 @@
-"""Vectors for documents and terms from counts alone: latent semantic analysis, and what keeps the words apart."""
+"""Vectors for documents and terms from counts: latent semantic analysis, and BM25 in few dimensions."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from jaxtyping import Bool, Float, Int
 from genret_jax.errors import InputError
 
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
-_LEFT_OUT, _AT_ONCE = 1000, 50  # queries, and how many of them have scores of all documents in memory
-_MOST = 20  # votes of a left-out query of one kind, in those of the other kind
-_LIKE_DOCUMENTS = 100
+_LEFT_OUT, _AT_ONCE = 1000, 50  # queries to leave out, and those that are scored at once against all documents
+_MOST = 20  # weight of a left-out query of one kind, in weights of the other kind
+_LIKE_DOCUMENTS = 100  # queries that are assumed to have words as documents do
 
 
 class Lsa(NamedTuple):
-    """What :func:`lsa` finds; ``documents = weighted counts @ terms``.
+    """Result of :func:`lsa`; ``documents = weighted counts @ terms``.
 
     Attributes:
-        documents: One row a document; not of unit length.
-        terms: One orthonormal direction a column; rows of terms that no document holds are zero.
+        documents: One row for each document; not of unit length.
+        terms: Orthonormal columns; the rows of terms that no document holds are zero.
         idf: Inverse document frequency of each term.
         singular_values: Descending; zero from the rank of the counts on.
     """
@@ -37,10 +37,10 @@ def tf_idf(
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
-        idf: Of each term; that of these documents when left out.
+        idf: Inverse document frequency of each term; by default that in these documents.
 
     Returns:
-        The weighted matrix [n, v] in float32 (rows without terms stay zero), and the idf of each term.
+        The weighted matrix [n, v] in float32, with zero rows for documents without terms, and the idf of each term.
     """
     weighted = scipy.sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     weighted.sum_duplicates()
@@ -61,14 +61,14 @@ def lsa(
 ) -> Lsa:
     """Compute a truncated SVD of TF-IDF weights (Deerwester et al. 1990; Halko et al. 2011 for the algorithm).
 
-    The result is a function of its arguments alone, signs included: in each column of ``terms`` the entry of largest
-    magnitude is positive. Columns beyond the rank of the counts are zero.
+    The result depends on the arguments alone, also in its signs: the entry of largest magnitude in each column of
+    ``terms`` is positive. Columns beyond the rank of the counts are zero.
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
         dimensions: Number of dimensions d.
         seed: Seed of the random projection.
-        later: Counts of further documents, which get vectors by what is found and do not change it.
+        later: Counts of new documents, which get vectors but do not change the terms.
 
     Raises:
         InputError: If ``dimensions`` is not positive or the counts are empty.
@@ -96,12 +96,12 @@ def bm25_idf(
 ) -> Float[np.ndarray, " v"]:
     """Return the inverse document frequency of BM25, Lucene's variant: log(1 + (n - df + 0.5) / (df + 0.5)).
 
-    A term that queries hold more often than documents do, such as "what", says as little as a document's that is as
-    frequent: its share is then that of the queries, of which a hundred more are taken to have words as documents do.
+    A term that is more frequent in queries than in documents, such as "what", gets the weight of its frequency in
+    queries. That frequency is smoothed by a hundred queries with the frequencies of documents.
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
-        queries: Occurrences of each term in each query, [q, v]; none when left out.
+        queries: Occurrences of each term in each query, [q, v]; may be left out.
     """
     share = (_holding(counts) + 0.5) / (counts.shape[0] + 1)
     if queries is not None:
@@ -122,16 +122,16 @@ def bm25(
     b: float = 0.75,
     usual_length: float | None = None,
 ) -> scipy.sparse.csr_matrix:
-    """Return what each term of a query adds to a document's score, by Lucene's variant of BM25, [n, v] in float32.
+    """Return the contribution of each query term to a document's BM25 score, Lucene's variant, [n, v] in float32.
 
-    Kamphuis et al., ECIR 2020.
+    See Kamphuis et al., ECIR 2020.
 
     Args:
         counts: Occurrences of each term in each document, [n, v]; may be fractions.
         idf: Weight of each term, usually its inverse document frequency.
         k1: Saturation of term frequency.
         b: Normalisation by document length.
-        usual_length: The length that the others are compared with; the mean of these documents when left out.
+        usual_length: Length that the lengths are compared with; by default the mean of these documents.
     """
     weighted = scipy.sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     weighted.eliminate_zeros()
@@ -143,11 +143,11 @@ def bm25(
 
 
 class Lexical(NamedTuple):
-    """What :func:`lexical` finds; the inner product of a query's terms and a document is about its BM25 score.
+    """Result of :func:`lexical`; the inner product of a query's terms and a document approximates its BM25 score.
 
     Attributes:
-        documents: One row a document.
-        terms: One row a term; zero for terms that no document holds.
+        documents: One row for each document.
+        terms: One row for each term; zero for terms that no document holds.
     """
 
     documents: Float[np.ndarray, "n w"]
@@ -164,22 +164,22 @@ def lexical(
     query_weight: float | None = None,
     later: scipy.sparse.csr_matrix | None = None,
 ) -> Lexical:
-    """Write BM25 over documents and their training queries in few dimensions.
+    """Approximate BM25 over documents and their training queries in few dimensions.
 
-    Half of the dimensions are the leading singular vectors of the weights. Where documents are many and short these
-    lose much of a rare term, every time the same; what they leave goes through a random projection, which keeps inner
-    products but for a noise that is the smaller the less there is left (Johnson & Lindenstrauss 1984). With fewer
-    documents or terms than half of the dimensions it is exact.
+    Half of the dimensions are the leading singular vectors of the weights. With many short documents these lose rare
+    terms. So a random projection of the remainder fills the other half; it keeps inner products up to a noise that
+    shrinks with the remainder (Johnson & Lindenstrauss 1984). The result is exact if there are fewer documents or terms
+    than half of the dimensions.
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
         dimensions: Number of dimensions w.
-        seed: Of the projections.
+        seed: Seed of the projections.
         queries: Occurrences of each term in each training query, [q, v]; they count for the frequency of terms.
         answers: One where a document answers a query, [n, q].
-        query_weight: A term of a query counts for the documents that answer it as so many of their own; by default what
-            :func:`best_query_weight` finds.
-        later: Counts of further documents, which get vectors by what is found and do not change it.
+        query_weight: Number of terms of the document itself that one term of an answered query counts for; by default
+            :func:`best_query_weight`.
+        later: Counts of new documents, which get vectors but do not change the terms.
 
     Raises:
         InputError: If the counts are empty.
@@ -191,7 +191,7 @@ def lexical(
     used = np.bincount(whole.indices, minlength=len(idf)) > 0
     if not used.any():
         raise InputError("no document holds any term", expected="documents with words", fix="check the corpus")
-    # The idf is shared out between both sides, so that on neither the frequent terms are most of the noise.
+    # Both sides get the root of the idf, so that frequent terms do not dominate the noise of either.
     root = np.where(used, np.sqrt(idf), np.float32(0))
     weighted = bm25(whole, root)
     leading, _ = right_singular_vectors(weighted, max(1, min(dimensions // 2, *weighted.shape)), seed)
@@ -208,22 +208,22 @@ def lexical(
 def best_query_weight(
     counts: scipy.sparse.csr_matrix, queries: scipy.sparse.csr_matrix, answers: scipy.sparse.csr_matrix, seed: int
 ) -> float:
-    """Choose how much a training query says about the documents that answer it, by leaving queries out.
+    """Choose the weight of training queries for the documents that answer them, by leave-one-out over queries.
 
-    Where documents are asked for in several ways, one query finds what another asks for; and documents that have none
-    lose queries of their own to those that have some. How often either happens, left-out queries do not say: without
-    the one that is left out most documents may have no other, but with it they have one when the next is asked. The
-    two means are therefore weighted as the documents are, those with queries and those without.
+    A training query helps to find its document for other queries; but documents without training queries then lose
+    against those with some. Left-out queries over-represent the second case: a document with a single query has none
+    left once that is left out. So the mean over documents with further queries and the mean over those without are
+    weighted by the share of such documents in the corpus.
 
     Args:
         counts: Occurrences of each term in each document, [n, v].
         queries: Occurrences of each term in each training query, [q, v].
         answers: One where a document answers a query, [n, q].
-        seed: Of the sample of queries that are left out, each in its turn.
+        seed: Seed of the sample of queries that are left out, one after the other.
 
     Returns:
-        The weight with the highest mean reciprocal rank of a document, among the first ten; the lowest of equals. 0
-        where no document has several queries, as nothing then shows what they are good for.
+        The weight with the highest mean reciprocal rank among the first ten; the lowest of equals. 0 if no document has
+        several queries, as nothing then shows their use.
     """
     document, query = answers.nonzero()
     of_document = np.bincount(document, minlength=counts.shape[0])
@@ -254,14 +254,14 @@ def best_query_weight(
 
 
 def votes_of_left_out(again: Bool[np.ndarray, " q"], with_queries: float) -> Float[np.ndarray, " q"]:
-    """Return what each left-out query counts, so that together both kinds count as the documents they stand for.
+    """Return the weight of each left-out query, so that both kinds of queries weigh as much as their documents.
 
     Args:
-        again: Whether the document of the query has others.
+        again: Whether the document of the query has other queries.
         with_queries: Share of the documents that have training queries.
     """
     of_again, of_alone = with_queries / max(again.sum(), 1), (1 - with_queries) / max((~again).sum(), 1)
-    # A handful of queries does not outvote all the others.
+    # The limit keeps a handful of queries from outweighing all others.
     return np.where(again, max(of_again, of_alone / _MOST), max(of_alone, of_again / _MOST))
 
 
@@ -271,7 +271,7 @@ def right_singular_vectors(
     """Return the leading right singular vectors, in each of which the entry of largest magnitude is positive."""
     from sklearn.utils.extmath import randomized_svd
 
-    # Single precision halves the time; the directions beyond the true rank are noise of that precision.
+    # Single precision halves the time; directions beyond the true rank are its rounding noise.
     _, singular_values, rows = randomized_svd(
         weighted, n_components=rank, n_oversamples=max(10, rank // 4), n_iter="auto", flip_sign=False, random_state=seed
     )

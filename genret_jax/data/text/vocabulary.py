@@ -1,4 +1,4 @@
-"""Vocabularies of SentencePiece pieces and of bytes; what all vocabularies have in common is in abstract_vocabulary."""
+"""Vocabularies of SentencePiece pieces and of bytes; their common base class is in abstract_vocabulary."""
 
 import functools
 import io
@@ -40,11 +40,11 @@ class SentencePieceVocabulary(Vocabulary):
         model: The serialised model.
         normalization: ``"words"`` or ``"none"``.
         extra_ids: Sentinels to add above the model's pieces.
-        source: The file it came from, for messages.
+        source: The file of the model, for errors.
 
     Raises:
-        InputError: If it is not such a model, its special tokens are not T5's, or, with ``"none"``, its pieces cross
-            words, so that the tokens of a text are not those of its words.
+        InputError: If it is no such model, its special tokens are not T5's, or, with ``"none"``, a piece can reach over
+            a space, so that the tokens of a text are not those of its words.
     """
 
     kind = "sentencepiece"
@@ -75,9 +75,9 @@ class SentencePieceVocabulary(Vocabulary):
             raise InputError(f"special tokens {found}", file=source, expected=f"T5's, {expected}")
 
     def _check_words_are_independent(self, source: str | os.PathLike[str] | None) -> None:
-        """Words are counted, dropped and drawn one by one, so no piece may reach over a space.
+        """Check that no piece reaches over a space, because words are counted, dropped and drawn one by one.
 
-        That holds if every word gets a space in front, repeated spaces are removed, and no piece has a space after
+        Every word must get a space in front, repeated spaces must be removed, and no piece may have a space after
         another character. T5's and mT5's models are such; models trained without ``split_by_whitespace`` are not.
         """
         count = self._processor.get_piece_size()
@@ -90,7 +90,7 @@ class SentencePieceVocabulary(Vocabulary):
                 f"a model whose words depend on their neighbours ({reason})",
                 file=source,
                 expected="a space before each word and none inside pieces, as in T5's models",
-                fix="use --normalization words, or another model",
+                fix="use normalization 'words', or another model",
             )
 
     def _supports_alternatives(self) -> bool:
@@ -106,22 +106,26 @@ class SentencePieceVocabulary(Vocabulary):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What changes exactly when some text would become other tokens."""
+        """Hash of everything that decides the tokens of a text."""
         return fingerprint("vocabulary", self.kind, self._model, self.normalization, self.extra_ids)
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text after normalisation; each becomes at least one token."""
         if self.normalization == "words":
-            return normalized_words(text)
+            return self._normalized_words(text)
         return [word for word in self._processor.normalize(valid_unicode(text)).split(_SPACE) if word]
 
     def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
-        """Return up to ``limit`` ways to write a word in tokens, the best first."""
+        """Return up to ``limit`` segmentations of a word into tokens, the best one first."""
         best: list[int] = self._processor.encode(word) or [UNKNOWN]
         if limit == 1 or not self._has_alternatives or len(word) > _LONGEST_RESEGMENTED_WORD:
             return [best]
         found = self._processor.nbest_encode_as_ids(word, limit)
         return [best, *(ids for ids in found if ids and ids != best)][:limit]
+
+    @functools.cached_property
+    def _meaningless(self) -> frozenset[int]:
+        return frozenset((UNKNOWN, self._processor.piece_to_id(_SPACE)))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without EOS."""
@@ -130,7 +134,7 @@ class SentencePieceVocabulary(Vocabulary):
         return super().encode(text)
 
     def decode(self, ids: TokenIds) -> str:
-        """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
+        """Return the text of tokens without padding and EOS; sentinels read ``<extra_id_0>``."""
         known = self.size - self.extra_ids
         parts = (
             part if is_text else self._processor.decode([i if 0 <= i < known else UNKNOWN for i in part])
@@ -150,8 +154,8 @@ class SentencePieceVocabulary(Vocabulary):
 class ByteVocabulary(Vocabulary):
     """UTF-8 bytes as tokens 3 to 258, as ByT5 has them (Xue et al. 2022, arXiv 2105.13626).
 
-    A word carries the white space before it; with ``"words"`` that is one space each, so that a word has the same
-    tokens wherever it stands.
+    A word includes the white space before it. With ``"words"`` that is always one space, so that a word has the same
+    tokens everywhere.
 
     Args:
         normalization: ``"words"`` or ``"none"``.
@@ -165,21 +169,21 @@ class ByteVocabulary(Vocabulary):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What changes exactly when some text would become other tokens."""
+        """Hash of everything that decides the tokens of a text."""
         return fingerprint("vocabulary", self.kind, self.normalization, self.extra_ids)
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text after normalisation; each becomes at least one token."""
         if self.normalization == "words":
-            return [f" {word}" for word in normalized_words(text)]
+            return [f" {word}" for word in self._normalized_words(text)]
         return re.findall(r"\s*\S+|\s+\Z", valid_unicode(text))
 
     def segmentations(self, word: str, limit: int = 8) -> list[list[int]]:
-        """Return the one way to write a word in bytes."""
+        """Return the only segmentation of a word: its bytes."""
         return [[byte + _BYTE_OFFSET for byte in word.encode("utf-8")]]
 
     def decode(self, ids: TokenIds) -> str:
-        """Return the text of tokens; padding and EOS vanish, sentinels read ``<extra_id_0>``."""
+        """Return the text of tokens without padding and EOS; sentinels read ``<extra_id_0>``."""
         return "".join(
             part
             if is_text
@@ -190,7 +194,7 @@ class ByteVocabulary(Vocabulary):
         )
 
     def _save_model(self, folder: Path) -> None:
-        """Nothing: bytes need no model."""
+        """Write nothing, as bytes need no model."""
 
     @classmethod
     def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Vocabulary:
@@ -203,21 +207,20 @@ def from_model_file(
     """Read an existing SentencePiece model; T5's published one has 100 ``extra_ids`` on top.
 
     Args:
-        path: The ``.model`` file, or a checkpoint's folder with ``spiece.model`` in it, as Hugging Face lays it out.
+        path: The ``.model`` file, or a folder with ``spiece.model``, such as a checkpoint from Hugging Face.
         normalization: ``"words"`` or ``"none"``.
         extra_ids: Sentinels to add above the model's pieces.
 
     Raises:
-        InputError: If it is missing, or see :class:`SentencePieceVocabulary`.
+        InputError: If it is missing, or :class:`SentencePieceVocabulary` refuses it.
     """
     return SentencePieceVocabulary(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
 
 
 def _read_model(path: str | os.PathLike[str]) -> bytes:
     path = Path(path)
-    if path.is_dir():
-        path = path / "spiece.model"
     try:
+        path = path / "spiece.model" if path.is_dir() else path
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None
@@ -235,13 +238,13 @@ def train_sentencepiece(
 
     Args:
         texts: The texts; read once, one at a time.
-        size: Most pieces, sentinels not counted. A small corpus gives fewer.
+        size: Most pieces, without sentinels. A small corpus gives fewer.
         normalization: ``"words"`` or ``"none"`` (then SentencePiece's ``nmt_nfkc``).
         extra_ids: Sentinels to add.
-        character_coverage: Share of the characters that get a piece of their own; the rest is unknown.
+        character_coverage: Share of the characters that get a piece of their own; the others are unknown.
 
     Raises:
-        InputError: If there is no text, or ``size`` does not even hold the characters.
+        InputError: If there is no text, or ``size`` is smaller than the number of characters.
     """
     model = io.BytesIO()
     lines = _training_lines(texts, normalization)
@@ -268,7 +271,7 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         raise InputError(
-            f"no vocabulary of {size} pieces ({_reason(error)})", fix="choose another --vocabulary-size, or bytes"
+            f"no vocabulary of {size} pieces ({_reason(error)})", fix="choose another size, or a vocabulary of bytes"
         ) from None
     return SentencePieceVocabulary(model.getvalue(), normalization=normalization, extra_ids=extra_ids)
 
@@ -278,7 +281,7 @@ _ALWAYS_KNOWN = string.digits + string.ascii_lowercase  # docids may be written 
 
 
 def _training_lines(texts: Iterable[str], normalization: str) -> Iterator[str]:
-    """Cut texts into lines that SentencePiece accepts; it skips longer ones without a word."""
+    """Cut texts into lines that SentencePiece accepts; it skips longer ones silently."""
     for text in texts:
         words = normalized_words(text) if normalization == "words" else valid_unicode(text).split()
         for start in range(0, len(words), _LINE_WORDS):

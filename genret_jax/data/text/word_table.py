@@ -1,4 +1,4 @@
-"""The table of distinct words with their tokens, and texts as sequences of its word numbers."""
+"""A table of distinct words with their tokens, and texts as sequences of word numbers."""
 
 from array import array
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from genret_jax.data.text.words import sentences
 
 
 class WordSequences:
-    """Word-number sequences, one after the other in one growing array."""
+    """Sequences of word numbers, one after the other in one growing array."""
 
     def __init__(self) -> None:
         self._words = array("i")
@@ -37,7 +37,7 @@ class WordTable:
     """Numbers words in the order in which they first occur.
 
     Args:
-        vocabulary: What splits texts into words, and words into tokens.
+        vocabulary: Vocabulary that splits texts into words, and words into tokens.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -53,28 +53,28 @@ class WordTable:
         return list(self._numbers)
 
     def add(self, words: Iterable[str]) -> Int32[np.ndarray, " w"]:
-        """Return the numbers of words, adding those that are new."""
+        """Return the numbers of words; new words are added."""
         known = self._numbers
         return np.fromiter((known.setdefault(word, len(known)) for word in words), np.int32)
 
     def numbers(self, text: str) -> list[int]:
-        """Return the word numbers of a text, adding words that are new."""
+        """Return the word numbers of a text; new words are added."""
         known = self._numbers
         return [known.setdefault(word, len(known)) for word in self.vocabulary.words(text)]
 
     def numbers_by_sentence(self, text: str) -> list[list[int]]:
-        """Return the word numbers of each sentence that has words."""
+        """Return the word numbers of each sentence that has words; new words are added."""
         return [numbers for sentence in sentences(text) if (numbers := self.numbers(sentence))]
 
     def segmentations(self, limit: int) -> dict[str, np.ndarray]:
-        """Return the ways to write every word in tokens, best first.
+        """Return the segmentations of every word into tokens, the best one first.
 
         Args:
-            limit: Most segmentations a word.
+            limit: Most segmentations of a word.
 
         Returns:
-            ``segment_tokens`` [total], ``segment_offsets`` [s + 1]: segmentation i has the tokens between offsets i
-            and i + 1; ``word_segments`` [w + 1]: word j has the segmentations between its entries j and j + 1.
+            ``segment_tokens`` [total] and ``segment_offsets`` [s + 1]: segmentation i has the tokens from offset i to
+            offset i + 1; ``word_segments`` [w + 1]: word j has the segmentations from entry j to entry j + 1.
         """
         tokens, ends, words = array("i"), array("i", [0]), array("i", [0])
         for word in self._numbers:
@@ -86,5 +86,5 @@ class WordTable:
         return {name: np.array(values, np.int32) for name, values in packed.items()}
 
     def are_among(self, chosen: frozenset[str]) -> Bool[np.ndarray, " w"]:
-        """Return which words are among the chosen ones, case and surrounding white space aside."""
+        """Mark the words that are among the chosen ones, ignoring case and white space around them."""
         return np.fromiter((word.strip().lower() in chosen for word in self._numbers), bool, len(self._numbers))

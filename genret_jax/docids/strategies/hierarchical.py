@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +37,8 @@ class HierarchicalKMeans:
         memory_gib: Vectors that take more, in float32, are read from where they are piece by piece, and clusters too
             large for memory are found on samples.
     """
+
+    needs_vectors: ClassVar[bool] = True
 
     branching: int = 10
     leaf_size: int = 100

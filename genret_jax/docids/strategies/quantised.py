@@ -29,6 +29,8 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
             is fitted to a sample.
     """
 
+    needs_vectors: ClassVar[bool] = True
+
     name: ClassVar[str]
     separate: bool = True
     memory_gib: float = 4.0

@@ -1,4 +1,4 @@
-"""Public T5 checkpoints: the safetensors layout of Hugging Face transformers, read and written without torch."""
+"""Read and write T5 checkpoints in the safetensors layout of Hugging Face transformers, without torch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,16 @@ from safetensors.numpy import save_file
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.convert.public_layout import config_from_json, config_to_json, tensor_paths, tensor_shapes
-from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays, shape_difference
+from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays, path_within
 from genret_jax.models.convert.t5x_layout import require_fitting, write_sentencepiece
+from genret_jax.models.shapes import shape_difference
 from genret_jax.storage import atomic_folder, read_json, write_json
 
 Params = dict[str, Any]
 
 LAYOUT = "Hugging Face safetensors"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# Copies and leftovers that public files carry beside the parameters.
+# Tensors of public files that are copies of others, or that T5 does not use.
 _REDUNDANT = re.compile(
     r"(encoder|decoder)\.embed_tokens\.weight"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
@@ -31,31 +32,15 @@ _REDUNDANT = re.compile(
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def load_safetensors(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> tuple[T5Config, Params]:
-    """Read a T5 1.0 or 1.1, mT5 or ByT5 checkpoint.
+def find_tensors(path: str | Path) -> StoredArrays:
+    """Return the tensors of a checkpoint without reading their values.
 
     Args:
         path: A folder with ``config.json`` and ``model.safetensors`` (or its shards and their index), or the
             safetensors file in such a folder.
-        dtype: Type of the computation in the returned configuration.
-        remat: As in the returned configuration.
-
-    Returns:
-        The configuration, and the parameters as float32 numpy arrays under t5x's names.
 
     Raises:
-        InputError: If files are missing or damaged, the model is not a T5, or tensors do not fit the configuration.
-    """
-    stored = find_tensors(path)
-    config = config_of_tensors(stored, dtype=dtype, remat=remat)
-    return config, params_of_tensors(stored, config)
-
-
-def find_tensors(path: str | Path) -> StoredArrays:
-    """Return the tensors of a checkpoint without reading them; paths as for :func:`load_safetensors`.
-
-    Raises:
-        InputError: If files are missing or damaged.
+        InputError: If files are missing or damaged, or the index names files outside the folder.
     """
     path = Path(path)
     tensors: dict[str, StoredArray] = {}
@@ -69,24 +54,22 @@ def find_tensors(path: str | Path) -> StoredArrays:
     return StoredArrays(path if path.is_dir() else path.parent, LAYOUT, tensors)
 
 
-def config_of_tensors(stored: StoredArrays, *, dtype: str = "float32", remat: bool = False) -> T5Config:
+def config_of_tensors(stored: StoredArrays) -> T5Config:
     """Return the configuration that ``config.json`` and the tensors beside it describe.
 
-    Whether the output layer is tied to the embedding is read off the tensors, not off ``config.json``, whose flag
-    means different things in different versions of transformers; whether the decoder's output is scaled is read off
-    ``scale_decoder_outputs``, and in older files off that flag.
+    The tensors decide whether the output layer is tied to the embedding: the flag of ``config.json`` has different
+    meanings in different versions of transformers. The key ``scale_decoder_outputs`` decides whether the decoder's
+    output is scaled; older files do not have it, and there the flag decides.
 
     Raises:
         InputError: If ``config.json`` is missing, the model is not a T5, or tensors do not fit the configuration.
     """
-    file = stored.path / "config.json"
-    tied = _is_tied(stored)
-    config = config_from_json(read_json(file), tie_embeddings=tied, dtype=dtype, remat=remat, file=file)
+    file, tied = stored.path / "config.json", _is_tied(stored)
+    config = config_from_json(read_json(file), tie_embeddings=tied, file=file)
     shapes = stored.shapes
     if tied:
         shapes.pop("lm_head.weight", None)
-    difference = shape_difference(shapes, tensor_shapes(config))
-    if difference:
+    if difference := shape_difference(shapes, tensor_shapes(config)):
         raise InputError(
             f"the tensors do not fit config.json: {difference}",
             file=stored.path,
@@ -103,7 +86,12 @@ def _is_tied(stored: StoredArrays) -> bool:
 
 
 def params_of_tensors(stored: StoredArrays, config: T5Config) -> Params:
-    """Read all tensors into parameters under t5x's names; ``config`` is that of :func:`config_of_tensors`."""
+    """Read all tensors and return them as parameters with t5x's names.
+
+    Args:
+        stored: Tensors from :func:`find_tensors`.
+        config: Their configuration, from :func:`config_of_tensors`.
+    """
     flat = {}
     for name, (keys, transposed) in tensor_paths(config).items():
         tensor = stored.arrays[name].read()
@@ -123,14 +111,14 @@ def save_safetensors(
     """Write a checkpoint that transformers' ``T5ForConditionalGeneration.from_pretrained`` reads.
 
     Args:
-        folder: Destination; must not exist.
-        params: Parameters under t5x's names.
-        config: Their configuration.
-        max_shard_bytes: Start another file when one would grow beyond this.
-        sentencepiece: The vocabulary's model, written beside them as ``spiece.model``.
+        folder: Folder to create; it must not exist.
+        params: Parameters with t5x's names.
+        config: Configuration of the parameters.
+        max_shard_bytes: Largest size of one file; more parameters are split over several.
+        sentencepiece: Content of the SentencePiece model, written beside the weights as ``spiece.model``.
 
     Raises:
-        InputError: If the network departs from T5 (the field is named), or the parameters do not fit it.
+        InputError: If the network departs from T5 (the message names the field), or the parameters do not fit it.
     """
     described = config_to_json(config)
     require_fitting(params, config)
@@ -155,8 +143,16 @@ def _weight_files(path: Path) -> list[Path]:
         return [path]
     index = path if path.name.endswith(".index.json") else path / _INDEX
     if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        return [index.parent / name for name in names]
+        described = read_json(index)
+        shards = described.get("weight_map") if isinstance(described, dict) else None
+        if not isinstance(shards, dict) or not shards:
+            raise InputError(
+                "no map of tensors to files",
+                file=index,
+                expected='{"weight_map": {TENSOR: FILE}}',
+                fix="download the checkpoint again",
+            )
+        return sorted({path_within(index.parent, name, named_in=index) for name in shards.values()})
     if not (path / _SINGLE).is_file():
         raise InputError(
             f"no {_SINGLE} and no {_INDEX} here",

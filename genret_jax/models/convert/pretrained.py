@@ -1,4 +1,4 @@
-"""Start a network from public weights, and make room in them for docid tokens."""
+"""Start a network from public weights, and add rows for docid tokens to them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,27 +11,27 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.convert.public_checkpoint import open_checkpoint
+from genret_jax.models.convert.t5x_layout import different_fields
 
 Params = dict[str, Any]
 _EMBEDDING, _OUTPUT = ("token_embedder", "embedding"), ("decoder", "logits_dense", "kernel")
 
 
 def load_into(params: Mapping[str, Any], config: T5Config, path: str | Path) -> Params:
-    """Return freshly initialised parameters with everything replaced that a public checkpoint has.
+    """Return random parameters in which everything that a public checkpoint has is replaced by its values.
 
-    The network may have what the checkpoint has not: rows for docid tokens after those of text, a decoder vocabulary
-    of its own, a row per docid node. New rows of a table keep their random directions, at the scale of the
-    checkpoint's rows (:func:`extend_vocabulary` draws such rows); the checkpoint's own rows and everything else are
-    taken as they are. A decoder vocabulary that does not begin with the text's gets nothing from it.
+    The network may have more than the checkpoint: rows for docid tokens after those for text, a separate decoder
+    vocabulary, rows for docid nodes. New rows of a table that the checkpoint has keep their random directions and get
+    the scale of the checkpoint's rows. A decoder vocabulary smaller than the text's stays random.
 
     Args:
-        params: Random parameters of :class:`genret_jax.models.network.T5`.
-        config: Their configuration.
+        params: Random parameters of :class:`genret_jax.models.network.T5`; they are not changed.
+        config: Configuration of the parameters.
         path: A checkpoint in a layout that :func:`~genret_jax.models.convert.public_checkpoint.open_checkpoint` reads.
 
     Raises:
-        InputError: If the checkpoint cannot be read, or its network is another one than ``config``; all fields that
-            differ are named.
+        InputError: If the checkpoint cannot be read or belongs to another network; the message names all fields that
+            differ.
     """
     checkpoint = open_checkpoint(path)
     _check_same_network(config, checkpoint.config, path)
@@ -49,24 +49,26 @@ def load_into(params: Mapping[str, Any], config: T5Config, path: str | Path) -> 
 
 
 def extend_vocabulary(params: Params, config: T5Config, rows: int, *, seed: int = 0) -> tuple[Params, T5Config]:
-    """Return parameters with more rows in the vocabulary, for docid tokens; everything else stays as it is.
+    """Return parameters whose vocabulary has more rows, for docid tokens.
 
-    New rows are normally distributed with mean 0 and the standard deviation of the table that they extend: drawn at
-    another scale, they would win or lose against every text token from the first step on. The embedding and, where it
-    is not tied, the output layer are extended.
+    The new rows are normally distributed with mean 0 and the standard deviation of the table that they extend: at
+    another scale, their tokens would win or lose against every text token from the first step on. The embedding is
+    extended, and so is the output layer if it is separate.
 
     Args:
-        params: Parameters under t5x's names; not changed.
-        config: Their configuration.
-        rows: Size of the vocabulary afterwards.
-        seed: Of the new rows.
+        params: Parameters with t5x's names; they are not changed.
+        config: Configuration of the parameters.
+        rows: Size of the extended vocabulary.
+        seed: Seed of the new rows.
 
     Raises:
-        InputError: If that is fewer rows than there are.
+        InputError: If the vocabulary already has more rows.
     """
     if rows < config.vocab_size:
         raise InputError(
-            f"a vocabulary of {rows} rows", expected=f"at least the checkpoint's {config.vocab_size}", fix="take more"
+            f"a vocabulary of {rows} rows",
+            expected=f"at least the checkpoint's {config.vocab_size}",
+            fix="choose a larger number of rows",
         )
     generator = np.random.default_rng(seed)
     flat = flatten_dict(params)
@@ -83,15 +85,13 @@ def _check_same_network(config: T5Config, public: T5Config, path: str | Path) ->
     ]  # fmt: skip
     if config.head == "vocabulary":
         fields += ["tie_embeddings", "scale_decoder_outputs"]
-    pairs = [(name, getattr(config, name), getattr(public, name)) for name in fields]
-    different = [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
-    if different:
+    if different := different_fields(config, public, fields):
         raise InputError(
-            f"T5Config is another network than the checkpoint's: {', '.join(different)}",
+            f"the checkpoint is of another network: {different}",
             file=path,
-            fix="use the file of this size in gin_configs/models, or bind these fields",
+            fix="use the gin file of this size in gin_configs/models, or bind these fields",
         )
-    # Public tables are padded to a multiple of 128 rows; a vocabulary smaller than that is not the checkpoint's.
+    # Public tables are padded to a multiple of 128 rows; a vocabulary that is smaller still is another one.
     if config.vocab_size <= public.vocab_size - 256:
         raise InputError(
             f"T5Config.vocab_size is {config.vocab_size}",
@@ -102,7 +102,7 @@ def _check_same_network(config: T5Config, public: T5Config, path: str | Path) ->
 
 
 def _fill(table: np.ndarray, loaded: np.ndarray | None) -> np.ndarray:
-    """Return the table with ``loaded`` in its first rows and columns; what is new takes its scale."""
+    """Return the table with ``loaded`` in its first rows and columns, and the rest scaled to match."""
     if loaded is None:
         return table
     if table.shape == loaded.shape:

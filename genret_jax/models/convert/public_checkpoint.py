@@ -1,4 +1,4 @@
-"""Public T5, T5 1.1, mT5 and ByT5 checkpoints, whichever layout they are in."""
+"""Read and write public T5, T5 1.1, mT5 and ByT5 checkpoints in any supported layout."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Layout = Literal["huggingface", "t5x"]
 _LAYOUTS = (
     "a folder with config.json and model.safetensors (Hugging Face), or t5x's checkpoint_STEP or the folder around it"
 )
-# Layouts that are public too, and that this package leaves to those who wrote them.
+# Other public layouts, which this package does not read, with the next step for each.
 _OTHERS = {
     "pytorch_model*.bin*": (
         "PyTorch's pickled weights",
@@ -34,12 +34,12 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """A checkpoint whose network is known and whose arrays are still on the disk.
+    """A checkpoint whose network is known and whose arrays have not been read yet.
 
     Attributes:
-        stored: Names, shapes and types of its arrays.
-        config: The network.
-        load: Reads the parameters, as float32 numpy arrays under t5x's names.
+        stored: Names, shapes and types of the arrays.
+        config: Configuration of the network.
+        load: Reads the parameters and returns them as float32 numpy arrays with t5x's names.
     """
 
     stored: StoredArrays
@@ -51,33 +51,34 @@ def open_checkpoint(path: str | Path) -> PublicCheckpoint:
     """Open a checkpoint in any public layout.
 
     Args:
-        path: The folder, or the file that stands for it.
+        path: The checkpoint's folder, or its main file.
 
     Raises:
-        InputError: If there is none, its files are missing or damaged, or it is not a T5; names and shapes that differ
-            are listed.
+        InputError: If there is no checkpoint, files are missing or damaged, or the network is not a T5. The message
+            lists the names and shapes that differ.
     """
     return interpret(find_arrays(path))
 
 
 def interpret(stored: StoredArrays) -> PublicCheckpoint:
-    """Find out which T5 a checkpoint's arrays are.
+    """Determine the T5 network that a checkpoint's arrays belong to.
 
     Raises:
-        InputError: If they are none.
+        InputError: If the arrays are not those of a T5.
     """
     if stored.layout == huggingface.LAYOUT:
         config = huggingface.config_of_tensors(stored)
         return PublicCheckpoint(stored, config, lambda: huggingface.params_of_tensors(stored, config))
     config = config_from_shapes(stored.shapes, file=stored.path)
-    return PublicCheckpoint(stored, config, lambda: _read_all(stored))
+    read_all = lambda: unflatten_dict({name: array.read() for name, array in stored.arrays.items()}, sep="/")  # noqa: E731
+    return PublicCheckpoint(stored, config, read_all)
 
 
 def find_arrays(path: str | Path) -> StoredArrays:
-    """Return the arrays of a checkpoint in any public layout, whatever network they are of.
+    """Return the arrays of a checkpoint in any public layout, of any network.
 
     Raises:
-        InputError: If there is none, or its files are missing or damaged.
+        InputError: If there is no checkpoint, or files are missing or damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -94,19 +95,14 @@ def find_arrays(path: str | Path) -> StoredArrays:
         if any(path.glob(pattern)):
             raise InputError(f"{what}, which this package does not read", file=path, expected=_LAYOUTS, fix=fix)
     if (path / "config.json").is_file():
-        return huggingface.find_tensors(path)  # says which file is missing
+        return huggingface.find_tensors(path)  # raises an error that names the missing file
     raise InputError("no checkpoint here", file=path, expected=_LAYOUTS, fix="check the path")
 
 
 def _latest_of(path: Path) -> Path | None:
-    """Return the last checkpoint of t5x's model directory."""
+    """Return the last checkpoint of a t5x model directory; None if it has none."""
     steps = [int(match[1]) for each in path.iterdir() if (match := re.fullmatch(r"checkpoint_(\d+)", each.name))]
     return path / f"checkpoint_{max(steps)}" if steps else None
-
-
-def _read_all(stored: StoredArrays) -> dict[str, Any]:
-    params: dict[str, Any] = unflatten_dict({name: array.read() for name, array in stored.arrays.items()}, sep="/")
-    return params
 
 
 def save_checkpoint(
@@ -121,15 +117,16 @@ def save_checkpoint(
     """Write parameters in a public layout.
 
     Args:
-        folder: Destination; must not exist.
-        params: Parameters under t5x's names.
-        config: Their configuration.
-        layout: ``"huggingface"``, for transformers, or ``"t5x"``, for t5x and its descendants.
-        step: Updates they have had; only t5x's layout says so.
-        sentencepiece: The vocabulary's model, written beside them as ``spiece.model``.
+        folder: Folder to create; it must not exist.
+        params: Parameters with t5x's names.
+        config: Configuration of the parameters.
+        layout: ``"huggingface"`` for transformers, or ``"t5x"`` for t5x and its descendants.
+        step: Training steps of the parameters; only t5x's layout records them.
+        sentencepiece: Content of the SentencePiece model, written beside the weights as ``spiece.model``.
 
     Raises:
-        InputError: If the layout cannot express the network (the field is named), or the parameters do not fit it.
+        InputError: If the layout cannot express the network (the message names the field), or the parameters do not
+            fit it.
     """
     if layout == "huggingface":
         huggingface.save_safetensors(folder, params, config, sentencepiece=sentencepiece)

@@ -1,4 +1,4 @@
-"""How Hugging Face transformers writes T5 down: its ``config.json``, its tensor names and their shapes."""
+"""The layout of T5 in Hugging Face transformers: ``config.json``, and the names and shapes of the tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 
-# transformers' name of the feed-forward layer -> ours; its "gated-gelu" means the tanh approximation, as does ours.
+# transformers' name of the feed-forward layer -> our activations; both mean GELU's tanh approximation.
 _FEED_FORWARD = {
     "gated-gelu": ("gelu", "linear"),
     "gated-gelu_new": ("gelu", "linear"),
@@ -24,30 +24,29 @@ _SHARED_FIELDS = (
 
 
 def config_from_json(
-    described: Mapping[str, Any],
+    described: Any,
     *,
     tie_embeddings: bool,
-    dtype: str = "float32",
-    remat: bool = False,
     file: str | Path | None = None,
 ) -> T5Config:
     """Return the configuration that a transformers ``config.json`` describes.
 
     Args:
-        described: Its parsed content.
-        tie_embeddings: Whether the weights have no output layer of their own.
-        dtype: Type of the computation.
-        remat: Recompute layers in the backward pass.
-        file: For error messages.
+        described: Parsed content of the file.
+        tie_embeddings: Whether the embedding is the output layer too.
+        file: The file, for error messages.
 
     Raises:
-        InputError: If it is not a T5 that this package has.
+        InputError: If the content does not describe a T5 that this package supports.
     """
+    if not isinstance(described, Mapping):
+        found = f"{type(described).__name__} instead of an object"
+        raise InputError(found, file=file, expected="transformers' T5 configuration", fix="download it again")
     kind = described.get("model_type")
     if kind not in ("t5", "mt5"):
         raise InputError(f"model_type {kind!r}", file=file, expected="'t5' or 'mt5'", fix="choose a T5 checkpoint")
     activation = described.get("feed_forward_proj", "relu")
-    if activation not in _FEED_FORWARD:
+    if not isinstance(activation, str) or activation not in _FEED_FORWARD:
         expected = f"one of {', '.join(_FEED_FORWARD)}"
         raise InputError(f"feed_forward_proj {activation!r}", file=file, expected=expected, fix="choose another model")
     missing = [name for name in ("vocab_size", "d_model", "num_layers", "num_heads") if name not in described]
@@ -55,20 +54,31 @@ def config_from_json(
         raise InputError(f"no {missing[0]!r}", file=file, expected="transformers' T5 configuration", fix="restore it")
     scaled = described.get("scale_decoder_outputs", described.get("tie_word_embeddings") is not False)
     decoder_layers = described.get("num_decoder_layers")
-    return T5Config(
+    return config_of_file(
+        file,
         **{name: described[name] for name in _SHARED_FIELDS if name in described},
         num_encoder_layers=described["num_layers"],
         num_decoder_layers=described["num_layers"] if decoder_layers is None else decoder_layers,
         activations=_FEED_FORWARD[activation],
         tie_embeddings=tie_embeddings,
         scale_decoder_outputs=scaled,
-        dtype=dtype,  # type: ignore[arg-type]  # checked by T5Config
-        remat=remat,
     )
 
 
+def config_of_file(file: str | Path | None, **fields: Any) -> T5Config:
+    """Return the configuration with these fields, which were read from a file.
+
+    Raises:
+        InputError: If a value is impossible; the message names the file.
+    """
+    try:
+        return T5Config(**fields)
+    except InputError as error:
+        raise InputError(error.found, file=file, expected=error.expected, fix="download the file again") from None
+
+
 def config_to_json(config: T5Config) -> dict[str, Any]:
-    """Return transformers' ``config.json`` of a configuration.
+    """Return the content of transformers' ``config.json`` for a configuration.
 
     Raises:
         InputError: If the network departs from T5; the message names the field.
@@ -98,10 +108,10 @@ def config_to_json(config: T5Config) -> dict[str, Any]:
 
 
 def require_public_network(config: T5Config) -> None:
-    """Refuse a network that departs from T5, so that no public layout can hold it.
+    """Refuse a network that departs from T5, because no public layout can describe it.
 
     Raises:
-        InputError: The message names the field.
+        InputError: If the network departs from T5; the message names the field.
     """
     for field, value in (
         ("head", "vocabulary"),
@@ -119,12 +129,12 @@ def require_public_network(config: T5Config) -> None:
 
 
 def tensor_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a public checkpoint, by transformers' names."""
+    """Return the shape of every tensor of a public checkpoint, by its name in transformers."""
     return {name: tensor_shape(config, name) for name in tensor_paths(config)}
 
 
 def tensor_paths(config: T5Config) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Return transformers' tensor names with our path and whether the matrix is transposed."""
+    """Map each tensor's name in transformers to the path of our parameter, and to whether that is its transpose."""
     layout: dict[str, tuple[tuple[str, ...], bool]] = {"shared.weight": (("token_embedder", "embedding"), False)}
     gated = len(config.activations) > 1
     stacks = (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers))
@@ -153,7 +163,13 @@ def tensor_paths(config: T5Config) -> dict[str, tuple[tuple[str, ...], bool]]:
 
 
 def tensor_shape(config: T5Config, name: str, flip: bool = False) -> tuple[int, ...]:
-    """Return the shape of a tensor by transformers' name; flipped, of our transposed parameter."""
+    """Return the shape of one tensor.
+
+    Args:
+        config: The network.
+        name: Name of the tensor in transformers.
+        flip: Return the shape of the transpose, which is the shape of our parameter.
+    """
     heads_width = config.num_heads * config.d_kv
     kind = name.split(".")[-2]
     shapes: dict[str, tuple[int, ...]] = {

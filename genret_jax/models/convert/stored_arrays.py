@@ -1,15 +1,15 @@
-"""The arrays of a checkpoint on the disk: names, shapes and types, known before a single array is read."""
+"""The arrays of a checkpoint on disk: their names, shapes and types are known before any array is read."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from genret_jax.errors import InputError
+
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-_LAYER_NUMBER = re.compile(r"(block\.|layers_)\d+")
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class StoredArray:
     """One array.
 
     Attributes:
-        shape: Its shape.
-        dtype: Its type as stored: ``"float32"``, ``"bfloat16"``.
-        read: Reads it, as float32.
+        shape: Shape of the array.
+        dtype: Type on disk, such as ``"float32"`` or ``"bfloat16"``.
+        read: Reads the array and returns it as float32.
     """
 
     shape: tuple[int, ...]
@@ -29,14 +29,14 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class StoredArrays:
-    """What a checkpoint holds.
+    """All arrays of one checkpoint.
 
     Attributes:
-        path: The folder or file that it was found in.
-        layout: How it is written, for people: ``"Hugging Face safetensors"``.
-        arrays: The network's arrays by name, in the layout's own names.
-        others: Number of further arrays: an optimizer's state.
-        step: Updates the parameters have had, where the layout says so.
+        path: Folder or file of the checkpoint.
+        layout: Name of the layout for people, such as ``"Hugging Face safetensors"``.
+        arrays: The network's arrays, by their names in that layout.
+        others: Number of further arrays, such as the optimizer's state.
+        step: Training steps of the parameters; None if the layout does not record them.
     """
 
     path: Path
@@ -47,61 +47,31 @@ class StoredArrays:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by name."""
+        """Shape of each array, by name."""
         return {name: array.shape for name, array in self.arrays.items()}
 
     @property
     def num_bytes(self) -> int:
-        """Size of the arrays in memory, in the types that they are stored in."""
+        """Total size of the arrays, in the types in which they are stored."""
         return sum(math.prod(array.shape) * _BYTES.get(array.dtype, 4) for array in self.arrays.values())
 
 
-def shape_difference(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, limit: int = 10
-) -> str:
-    """Say in one line how two trees of named shapes differ; an empty string if they do not.
-
-    What differs alike in several layers is named once: ``decoder.block.*.layer_norm.weight ×12 [8]``.
+def path_within(folder: Path, name: object, *, named_in: Path) -> Path:
+    """Return the path of a file that a checkpoint's description names.
 
     Args:
-        found: Shapes by name.
-        expected: Shapes by name.
-        limit: Name at most so many differences, so that a message stays readable.
+        folder: Folder of the checkpoint.
+        name: Path relative to the folder, as read from the description.
+        named_in: The description, for the error message.
+
+    Raises:
+        InputError: If the name is no text, or leads out of the folder.
     """
-    kinds = {
-        "missing": [(name, f"{list(expected[name])}") for name in expected if name not in found],
-        "unexpected": [(name, f"{list(found[name])}") for name in found if name not in expected],
-        "of another shape": [
-            (name, f"{list(found[name])} instead of {list(expected[name])}")
-            for name in expected
-            if name in found and tuple(found[name]) != tuple(expected[name])
-        ],
-    }
-    # What is there twice under different names says more than its hundred siblings: share the room evenly.
-    room = max(1, limit // max(1, sum(bool(entries) for entries in kinds.values())))
-    parts = []
-    for kind, entries in kinds.items():
-        if entries:
-            groups = across_layers(entries)
-            phrases = [f"{name} {text}" for name, text, _ in groups[:room]]
-            rest = sum(count for _, _, count in groups[room:])
-            parts.append(f"{len(entries)} {kind}: {', '.join(phrases)}{f' and {rest} more' if rest else ''}")
-    return "; ".join(parts)
-
-
-def across_layers(entries: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """Join entries that differ in nothing but the number of a layer.
-
-    Args:
-        entries: Names of arrays, each with what is to be said of it.
-
-    Returns:
-        Name, what is said, and how many arrays that is about; ``layers_*`` and the count in the name of several.
-    """
-    groups: dict[tuple[str, str], list[str]] = {}
-    for name, text in entries:
-        groups.setdefault((_LAYER_NUMBER.sub(r"\1*", name), text), []).append(name)
-    return [
-        (names[0] if len(names) == 1 else f"{pattern} ×{len(names)}", text, len(names))
-        for (pattern, text), names in groups.items()
-    ]
+    if not isinstance(name, str) or not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise InputError(
+            f"names {name!r} as a part of the checkpoint",
+            file=named_in,
+            expected=f"a relative path within {folder}",
+            fix="use a checkpoint from a source that you trust",
+        )
+    return folder / name

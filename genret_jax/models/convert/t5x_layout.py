@@ -1,12 +1,12 @@
-"""How t5x writes T5 down: the parameters' names, their shapes, and the network that the shapes tell.
+"""The layout of T5 in t5x: the parameters' names and shapes, and how to infer the network from them.
 
-A t5x checkpoint has no description of its network beside it, so the configuration is read off the shapes. What no shape
-shows, the published families (T5 1.0 and 1.1, mT5, ByT5) and t5x's own network leave no choice about.
+A t5x checkpoint does not describe its network, so the configuration is inferred from the shapes. For the choices that
+no shape shows, the published families (T5 1.0, T5 1.1, mT5, ByT5) and t5x's own network allow one value only.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from flax.traverse_util import flatten_dict
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
-from genret_jax.models.convert.public_layout import require_public_network, tensor_paths, tensor_shape
-from genret_jax.models.convert.stored_arrays import shape_difference
+from genret_jax.models.convert.public_layout import config_of_file, require_public_network, tensor_paths, tensor_shape
+from genret_jax.models.shapes import shape_difference
 
 SENTENCEPIECE = "spiece.model"
-# Where Adafactor and others keep the parameters: in a train state, in a pickled optimizer, in a plain item.
+# Keys that lead to the parameters: in a train state, in a pickled optimizer, in a plain item.
 _ROOTS = (("optimizer", "target"), ("_optimizer", "target"), ("target",), ("params",))
-_NOT_OF_THE_NETWORK = {"dropout_rate", "dtype", "remat", "lexical_dropout"}
+_TRAINING_ONLY = {"dropout_rate", "dtype", "remat", "lexical_dropout"}
 _GATED, _PLAIN = ("gelu", "linear"), ("relu",)
-# Matrices that every T5 has, and whose shapes tell its widths.
+# Matrices that every T5 has; their shapes give its widths.
 _LANDMARKS = (
     "token_embedder/embedding",
     "encoder/relpos_bias/rel_embedding",
@@ -32,7 +32,7 @@ _LANDMARKS = (
 
 
 def param_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of a T5 by its path: ``decoder/layers_0/mlp/wo/kernel``."""
+    """Return the shape of every parameter of a T5, by paths such as ``decoder/layers_0/mlp/wo/kernel``."""
     return {"/".join(keys): tensor_shape(config, name, flip) for name, (keys, flip) in tensor_paths(config).items()}
 
 
@@ -40,7 +40,7 @@ def parameters_within(tree: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping
     """Find the network's parameters in a saved tree.
 
     Returns:
-        The keys that lead to them, and the part of the tree there: the tree itself where no name says so.
+        The keys that lead to the parameters and the subtree there; no keys and the whole tree if no known key leads on.
     """
     for root in _ROOTS:
         part: Any = tree
@@ -52,17 +52,17 @@ def parameters_within(tree: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: str | Path | None = None) -> T5Config:
-    """Return the configuration of a network by its parameters' shapes.
+    """Infer a network's configuration from the shapes of its parameters.
 
-    A gated feed-forward layer is T5 1.1's, of ``gelu`` and ``linear``; another one is T5 1.0's, of ``relu``. An output
-    layer of its own means that the decoder's output is not scaled, as in t5x's network.
+    A gated feed-forward layer is taken for that of T5 1.1 (``gelu`` and ``linear``), any other for that of T5 1.0
+    (``relu``). The decoder's output is scaled if there is no separate output layer, as in t5x's network.
 
     Args:
-        shapes: By path.
-        file: For error messages.
+        shapes: Shape of each parameter, by path.
+        file: The checkpoint, for error messages.
 
     Raises:
-        InputError: If they are not those of a T5; names and shapes that differ are listed.
+        InputError: If the shapes are not those of a T5; the message lists names and shapes that differ.
     """
     absent = [name for name in _LANDMARKS if len(shapes.get(name, ())) != 2]
     if absent:
@@ -75,9 +75,10 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: str | Pat
         )
     (vocab_size, d_model), (heads, buckets), (_, joined) = (shapes[name] for name in _LANDMARKS)
     gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
-    hidden = shapes.get("encoder/layers_0/mlp/wi_0/kernel" if gated else "encoder/layers_0/mlp/wi/kernel", (0, 1))
+    hidden = shapes.get(f"encoder/layers_0/mlp/{'wi_0' if gated else 'wi'}/kernel", (0, 1))
     tied = "decoder/logits_dense/kernel" not in shapes
-    config = T5Config(
+    config = config_of_file(
+        file,
         vocab_size=vocab_size,
         d_model=d_model,
         d_kv=max(1, joined // heads),
@@ -90,8 +91,7 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: str | Pat
         tie_embeddings=tied,
         scale_decoder_outputs=tied,
     )
-    difference = shape_difference(shapes, param_shapes(config))
-    if difference:
+    if difference := shape_difference(shapes, param_shapes(config)):
         raise InputError(
             f"not the parameters of a T5: {difference}", file=file, fix="choose a T5, T5 1.1, mT5 or ByT5 checkpoint"
         )
@@ -103,38 +103,49 @@ def _depth(shapes: Mapping[str, Any], stack: str) -> int:
     return max(numbers, default=0) + 1
 
 
-def require_told_by_shapes(config: T5Config) -> None:
-    """Refuse a network that :func:`config_from_shapes` would take for another one.
+def require_inferable(config: T5Config) -> None:
+    """Refuse a network that :func:`config_from_shapes` would mistake for another one.
 
     Raises:
-        InputError: The message names the fields.
+        InputError: If it would; the message names the fields.
     """
     require_public_network(config)
-    told = config_from_shapes(param_shapes(config))
-    names = [field.name for field in dataclasses.fields(config) if field.name not in _NOT_OF_THE_NETWORK]
-    pairs = [(name, getattr(config, name), getattr(told, name)) for name in names]
-    different = [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+    different = different_fields(
+        config,
+        config_from_shapes(param_shapes(config)),
+        [field.name for field in dataclasses.fields(config) if field.name not in _TRAINING_ONLY],
+    )
     if different:
         raise InputError(
-            f"t5x's layout cannot express T5Config's {', '.join(different)}", fix="use --layout huggingface"
+            f"t5x's layout cannot express {different}",
+            expected="values that the shapes of the parameters determine",
+            fix="write the layout 'huggingface' instead",
         )
 
 
+def different_fields(config: T5Config, other: T5Config, names: Sequence[str]) -> str:
+    """Return the fields in which two configurations differ, with both values, as text; empty if there are none."""
+    pairs = [(name, getattr(config, name), getattr(other, name)) for name in names]
+    return ", ".join(
+        f"T5Config.{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs
+    )
+
+
 def require_fitting(params: Mapping[str, Any], config: T5Config) -> None:
-    """Refuse parameters that are not those of a configuration.
+    """Refuse parameters that do not belong to a configuration.
 
     Raises:
-        InputError: Names and shapes that differ are listed.
+        InputError: If they do not; the message lists names and shapes that differ.
     """
     shapes = {name: np.shape(value) for name, value in flatten_dict(params, sep="/").items()}
-    difference = shape_difference(shapes, param_shapes(config))
-    if difference:
+    if difference := shape_difference(shapes, param_shapes(config)):
         raise InputError(
-            f"the parameters do not fit the configuration: {difference}", fix="give the run's own T5Config"
+            f"the parameters do not fit the configuration: {difference}",
+            fix="pass the T5Config with which the parameters were made",
         )
 
 
 def write_sentencepiece(folder: Path, model: bytes | None) -> None:
-    """Write a SentencePiece model where Hugging Face has it, and the recipes of ``gin_configs/runs`` look for it."""
+    """Write a SentencePiece model into a checkpoint's folder, under the name that Hugging Face gives it."""
     if model is not None:
         (folder / SENTENCEPIECE).write_bytes(model)

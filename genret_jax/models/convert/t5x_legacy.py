@@ -1,8 +1,8 @@
-"""t5x's own checkpoints, from before it used Orbax: the layout in which the public T5 weights are published.
+"""Read and write t5x's own checkpoint layout, which predates Orbax; the public T5 weights are published in it.
 
-``checkpoint`` is one MessagePack file with the tree of the train state. A leaf is an array, or the TensorStore
-specification of a Zarr array in a folder beside it. Orbax's first layout was the same, but for placeholders in the
-place of specifications. Today's t5x reads both of its layouts.
+The file ``checkpoint`` is one MessagePack file with the tree of the train state. A leaf is an array, or the TensorStore
+specification of a Zarr array in a folder beside the file. Orbax's first layout is the same, with placeholders instead
+of specifications. Today's t5x reads both.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
-from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays
+from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays, path_within
 from genret_jax.models.convert.t5x_layout import (
     parameters_within,
     require_fitting,
-    require_told_by_shapes,
+    require_inferable,
     write_sentencepiece,
 )
 from genret_jax.storage import atomic_folder
 
 LAYOUT = "T5X, its own layout"
 _FILE = "checkpoint"
-_VERSION = 3  # since June 2021; version 2 differs in bfloat16 arrays only, which it has as uint16
+_VERSION = 3  # since June 2021; version 2 differs only in storing bfloat16 arrays as uint16
 _READABLE = ("float16", "bfloat16", "float32", "float64")
 _PLACEHOLDER = "PLACEHOLDER://"
 _CHUNK_BYTES = 64 << 20
@@ -36,34 +36,34 @@ _AGAIN = "copy or download the folder again"
 
 
 def find_tree_file(path: Path) -> Path | None:
-    """Return the MessagePack file of a checkpoint at this path, or None."""
+    """Return the MessagePack file of a checkpoint at this path; None if there is none."""
     files = (path, path / _FILE, path / "state" / _FILE)
     return next((file for file in files if file.is_file() and not _is_text(file)), None)
 
 
 def _is_text(file: Path) -> bool:
-    """TensorFlow's checkpoints have a text file of the same name."""
+    """Whether this is the text file of the same name that TensorFlow's checkpoints have."""
     with open(file, "rb") as handle:
         return handle.read(22) == b"model_checkpoint_path:"
 
 
 def find_legacy_arrays(file: Path) -> StoredArrays:
-    """Return the arrays of a checkpoint; those in folders of their own are not yet read.
+    """Return the arrays of a checkpoint; arrays in folders of their own are not read yet.
 
     Args:
-        file: From :func:`find_tree_file`.
+        file: File from :func:`find_tree_file`.
 
     Raises:
-        InputError: If it is not such a file, or describes what cannot be read.
+        InputError: If the file is damaged, or describes an array that cannot be read or lies outside the folder.
     """
     try:
         tree = msgpack_restore(file.read_bytes())
     except MemoryError:
         raise
-    except Exception as error:  # MessagePack's errors have no common ancestor
+    except Exception as error:  # the errors of MessagePack have no common base class
         raise InputError(f"not a MessagePack file, or damaged ({error})", file=file, fix=_AGAIN) from None
     if not isinstance(tree, Mapping):
-        raise InputError(f"{type(tree).__name__} in place of a tree", file=file, expected="a t5x checkpoint")
+        raise InputError(f"{type(tree).__name__} instead of a tree", file=file, expected="a t5x checkpoint", fix=_AGAIN)
     leaves = _leaves(parameters_within(tree)[1])
     arrays = {"/".join(keys): _stored(file, "/".join(keys), leaf) for keys, leaf in leaves.items()}
     path = file.parent if file.name == _FILE else file
@@ -94,7 +94,7 @@ def _stored(file: Path, name: str, leaf: Any) -> StoredArray:
         dtype = str(leaf.dtype)
         array = StoredArray(leaf.shape, dtype, partial(np.asarray, leaf, np.float32))
     else:
-        folder = file.parent / _relative_path(leaf)
+        folder = path_within(file.parent, _relative_path(leaf), named_in=file)
         shape, dtype = _described(folder)
         array = StoredArray(shape, dtype, partial(_read_zarr, folder, shape))
     if dtype not in _READABLE:
@@ -107,17 +107,19 @@ def _stored(file: Path, name: str, leaf: Any) -> StoredArray:
     return array
 
 
-def _relative_path(leaf: Any) -> str:
-    """Return where an array lies: an older specification has its path beside the store, a newer one within it."""
+def _relative_path(leaf: Any) -> Any:
+    """Return the path of an array: older specifications have it beside the store, newer ones within it."""
     if isinstance(leaf, str):
         return leaf.removeprefix(_PLACEHOLDER)
-    return str(leaf["kvstore"].get("path") or leaf.get("path", "")).strip("/")
+    store = leaf["kvstore"]
+    path = (store.get("path") if isinstance(store, Mapping) else None) or leaf.get("path", "")
+    return path.strip("/") if isinstance(path, str) else path
 
 
 def _described(folder: Path) -> tuple[tuple[int, ...], str]:
-    """Return shape and type of a Zarr array, and check that it is whole.
+    """Return the shape and type of a Zarr array, and check that all its chunks exist.
 
-    A Zarr array without some of its chunks reads as zeros there: half a download would pass for a checkpoint.
+    Zarr reads missing chunks as zeros, so an incomplete download would pass for a checkpoint.
     """
     array = _open_zarr(folder)
     shape, chunks = tuple(array.shape), array.chunk_layout.read_chunk.shape
@@ -133,7 +135,7 @@ def _open_zarr(folder: Path) -> Any:
 
     store = {"driver": "file", "path": f"{folder.resolve()}/"}
     try:
-        # Whatever store the specification names (the public ones a bucket), the array lies beside it now.
+        # The specification may name another store, such as a bucket; the array was downloaded beside it.
         return tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, read=True).result()
     except (ValueError, OSError) as error:
         raise InputError(f"no Zarr array that can be read ({_reason(error)})", file=folder, fix=_AGAIN) from None
@@ -159,21 +161,22 @@ def save_t5x(
     step: int = 0,
     sentencepiece: bytes | None = None,
 ) -> None:
-    """Write a folder with ``checkpoint_STEP`` in it, as t5x's model directories are.
+    """Write a model directory of t5x: a folder that holds ``checkpoint_STEP``.
 
-    It holds no optimizer's state. t5x's ``load_t5x_checkpoint`` reads it, as do its training and inference.
+    The checkpoint has no optimizer state. t5x reads it in training, in inference and by ``load_t5x_checkpoint``.
 
     Args:
-        folder: Destination; must not exist.
-        params: Parameters under t5x's names.
-        config: Their configuration.
-        step: Updates they have had.
-        sentencepiece: The vocabulary's model, written beside the checkpoint as ``spiece.model``.
+        folder: Folder to create; it must not exist.
+        params: Parameters with t5x's names.
+        config: Configuration of the parameters.
+        step: Training steps of the parameters.
+        sentencepiece: Content of the SentencePiece model, written beside the checkpoint as ``spiece.model``.
 
     Raises:
-        InputError: If t5x's layout cannot express the network (the field is named), or the parameters do not fit it.
+        InputError: If t5x's layout cannot express the network (the message names the field), or the parameters do not
+            fit it.
     """
-    require_told_by_shapes(config)
+    require_inferable(config)
     require_fitting(params, config)
     with atomic_folder(folder) as partial_folder:
         checkpoint = partial_folder / f"checkpoint_{step}"
@@ -187,7 +190,7 @@ def save_t5x(
 
 
 def _write_zarr(checkpoint: Path, name: str, value: Any) -> dict[str, Any]:
-    """Write one array and return its specification, relative to the checkpoint."""
+    """Write one array and return its specification, with a path relative to the checkpoint."""
     import tensorstore
 
     array = np.asarray(value, np.float32)
@@ -203,7 +206,7 @@ def _write_zarr(checkpoint: Path, name: str, value: Any) -> dict[str, Any]:
             "driver": "zarr",
             "kvstore": {"driver": "file", "path": f"{checkpoint.resolve() / path}/"},
             "metadata": {**metadata, "dtype": "<f4"},
-            "store_data_equal_to_fill_value": True,  # so that a missing chunk is always a loss
+            "store_data_equal_to_fill_value": True,  # so that every missing chunk is damage
         },
         create=True,
     ).result()

@@ -1,4 +1,4 @@
-"""Checkpoints that t5x writes today, through Orbax: read without t5x, and without knowing the network beforehand."""
+"""Read checkpoints that t5x writes through Orbax, without t5x and without knowing the network beforehand."""
 
 import functools
 import logging
@@ -8,73 +8,109 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genret_jax.errors import InputError
 from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays
 from genret_jax.models.convert.t5x_layout import parameters_within
+from genret_jax.models.shapes import shape_difference
 
 LAYOUT = "T5X, written by Orbax"
-# Under what name a checkpoint of several items has the parameters; "." is one that consists of them.
+# Names under which a checkpoint of several items holds the parameters; "." is a checkpoint of parameters alone.
 _ITEMS = ("state", "params", "default", ".")
 _MARKS = ("_METADATA", "manifest.ocdbt")
 
+Keys = tuple[str, ...]
+
 
 def find_item(path: Path) -> Path | None:
-    """Return the part of an Orbax checkpoint that holds parameters, or None if there is none at this path."""
+    """Return the folder within an Orbax checkpoint that holds parameters; None if there is none."""
     items = (path / name for name in _ITEMS)
     return next((item for item in items if any((item / mark).is_file() for mark in _MARKS)), None)
 
 
 def find_orbax_arrays(item: Path) -> StoredArrays:
-    """Return the arrays of a checkpoint without reading them.
+    """Return the arrays of a checkpoint without reading their values.
 
     Args:
-        item: From :func:`find_item`.
+        item: Folder from :func:`find_item`.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If the checkpoint cannot be read.
     """
     item = item.resolve()
-    with _checkpointer(item) as checkpointer:
-        tree = checkpointer.metadata(item).item_metadata.tree
-    root, inside = parameters_within(tree)
-    leaves = {keys: leaf for keys, leaf in flatten_dict(inside).items() if getattr(leaf, "shape", None) is not None}
+    root, leaves, others = _described(item)
 
     @functools.cache
-    def everything() -> Mapping[tuple[str, ...], np.ndarray]:
-        return _restore(item, root, list(leaves))
+    def read_all() -> Mapping[Keys, np.ndarray]:
+        return _restore(item, root, dict.fromkeys(leaves))
 
-    arrays = {
-        "/".join(keys): StoredArray(
-            tuple(leaf.shape), str(np.dtype(leaf.dtype)), functools.partial(_from_all, everything, keys)
-        )
-        for keys, leaf in leaves.items()
-    }
-    others = sum(getattr(leaf, "shape", None) is not None for leaf in flatten_dict(tree).values()) - len(arrays)
+    def stored(keys: Keys, leaf: Any) -> StoredArray:
+        return StoredArray(tuple(leaf.shape), str(np.dtype(leaf.dtype)), lambda: read_all()[keys])
+
+    arrays = {"/".join(keys): stored(keys, leaf) for keys, leaf in leaves.items()}
     return StoredArrays(item, LAYOUT, arrays, others, _step(item))
 
 
-def _from_all(everything: Any, keys: tuple[str, ...]) -> np.ndarray:
-    found: np.ndarray = everything()[keys]
-    return found
+def restore_params(item: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the parameters of a checkpoint onto devices.
+
+    Args:
+        item: Folder from :func:`find_item`.
+        like: Arrays or shapes of the parameters. Each array is placed as the one in ``like`` is, or on the first
+            device if that has no place.
+
+    Returns:
+        The parameters in float32.
+
+    Raises:
+        InputError: If the checkpoint cannot be read or belongs to another network.
+    """
+    item = item.resolve()
+    root, leaves, _ = _described(item)
+    wanted = flatten_dict(like)
+    shapes = ({"/".join(keys): tuple(leaf.shape) for keys, leaf in tree.items()} for tree in (leaves, wanted))
+    if difference := shape_difference(*shapes):
+        raise InputError(
+            f"a t5x checkpoint of another network: {difference}", file=item, fix="choose a checkpoint of this run"
+        )
+    params: dict[str, Any] = unflatten_dict(_restore(item, root, wanted))
+    return params
 
 
-def _restore(item: Path, root: tuple[str, ...], wanted: list[tuple[str, ...]]) -> dict[tuple[str, ...], np.ndarray]:
-    """Read these arrays and none of the optimizer's."""
-    import jax
+def _described(item: Path) -> tuple[Keys, dict[Keys, Any], int]:
+    """Return the keys that lead to the parameters, their metadata by key, and the number of other arrays."""
+    with _checkpointer(item) as checkpointer:
+        tree = checkpointer.metadata(item).item_metadata.tree
+        root, inside = parameters_within(tree)
+        leaves, all_leaves = (
+            {keys: leaf for keys, leaf in flatten_dict(part).items() if getattr(leaf, "shape", None) is not None}
+            for part in (inside, tree)
+        )
+    return root, leaves, len(all_leaves) - len(leaves)
+
+
+def _restore(item: Path, root: Keys, wanted: Mapping[Keys, Any]) -> dict[Keys, Any]:
+    """Read these arrays in float32, and no others: placed like the values of ``wanted``, as numpy arrays for None."""
     import orbax.checkpoint as ocp
 
-    # Orbax reads the arrays at the places of what stands there, and casts them.
-    places = unflatten_dict({(*root, *keys): 0 for keys in wanted})
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.float32), places)
+    def arguments(leaf: Any) -> Any:
+        if leaf is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.float32)
+        place = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return ocp.checkpoint_utils.construct_restore_args(jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=place))
+
+    paths = {keys: (*root, *keys) for keys in wanted}
+    places = unflatten_dict(dict.fromkeys(paths.values(), 0))  # Orbax reads the arrays that this tree has a leaf for
+    restore_args = unflatten_dict({paths[keys]: arguments(leaf) for keys, leaf in wanted.items()})
     with _checkpointer(item) as checkpointer:
         restored = checkpointer.restore(
-            item, args=ocp.args.PyTreeRestore(item=places, restore_args=arguments, partial_restore=True)
+            item, args=ocp.args.PyTreeRestore(item=places, restore_args=restore_args, partial_restore=True)
         )
     flat = flatten_dict(restored)
-    return {keys: np.asarray(flat[(*root, *keys)], np.float32) for keys in wanted}
+    return {keys: flat[path] for keys, path in paths.items()}
 
 
 @contextmanager
@@ -82,24 +118,24 @@ def _checkpointer(item: Path) -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger("absl")
-    logger.addFilter(_is_news)
+    logger.addFilter(_is_relevant)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             yield checkpointer
-    except (InputError, MemoryError):
+    except MemoryError:
         raise
-    except Exception as error:  # Orbax and TensorStore raise many kinds for files that are missing, cut or changed
+    except Exception as error:  # Orbax and TensorStore raise many types for files that are missing, cut or changed
         raise InputError(
             f"an Orbax checkpoint that cannot be read ({type(error).__name__}: {str(error)[:160]})",
             file=item,
             fix="copy or download the folder again",
         ) from error
     finally:
-        logger.removeFilter(_is_news)
+        logger.removeFilter(_is_relevant)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    # Orbax misses a file that its manager writes one folder above.
+def _is_relevant(record: logging.LogRecord) -> bool:
+    # Orbax warns about a file that its manager writes one folder above.
     return not record.getMessage().startswith("Metadata file does not exist")
 
 

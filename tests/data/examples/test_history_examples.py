@@ -11,7 +11,7 @@ from genret_jax.errors import InputError
 DATA = interactions_of([[0, 1, 2, 3, 4], [5, 6], [7, 8, 9], [9, 8, 7, 6, 5, 4]], 10)
 
 
-def told(examples):
+def triples(examples):
     """Return each example as (user, history, target)."""
     return sorted(
         (int(user), tuple(examples.item[begin:place].tolist()), int(examples.item[place]))
@@ -21,7 +21,7 @@ def told(examples):
 
 def test_every_item_of_a_training_history_that_has_one_before_it_is_a_target_once():
     """The last two items are held out, but for users with fewer than three, who are not evaluated."""
-    assert told(HistoryExamples.of(DATA, HistoryConfig(items=2))) == [
+    assert triples(HistoryExamples.of(DATA, HistoryConfig(items=2))) == [
         (0, (0,), 1),
         (0, (0, 1), 2),
         (1, (5,), 6),
@@ -34,7 +34,7 @@ def test_every_item_of_a_training_history_that_has_one_before_it_is_a_target_onc
 def test_items_held_out_are_in_no_example():
     cold = np.zeros(10, bool)
     cold[[1, 8]] = True
-    assert told(HistoryExamples.of(DATA, HistoryConfig(items=9), cold=cold)) == [
+    assert triples(HistoryExamples.of(DATA, HistoryConfig(items=9), cold=cold)) == [
         (0, (0,), 2),
         (1, (5,), 6),
         (3, (9,), 7),
@@ -120,7 +120,7 @@ def unpacked(packed):
 
 def test_packed_histories_have_every_target_once_with_its_history():
     packed = PackedHistories.of(DATA, 4)
-    assert sorted(unpacked(packed)) == sorted((history, target) for _, history, target in told(whole(DATA, 9)))
+    assert sorted(unpacked(packed)) == sorted((history, target) for _, history, target in triples(whole(DATA, 9)))
     assert len(packed) == 2, "histories of 3, 2 and 1 items with one after them fill two rows of four"
     assert ((packed.items >= 0) == (packed.histories > 0)).all()
 
@@ -150,7 +150,7 @@ def test_packed_rows_are_nearly_full_whatever_the_lengths():
     data = interactions_of([random.integers(0, 10, length).tolist() for length in random.geometric(0.12, 400) + 3], 10)
     packed = PackedHistories.of(data, 20)
     assert (packed.histories > 0).mean() > 0.98
-    expected = sorted(target for _, _, target in told(whole(data, 20)))
+    expected = sorted(target for _, _, target in triples(whole(data, 20)))
     assert sorted(target for _, target in unpacked(packed)) == expected
     apart = np.diff(packed.histories, axis=1)[packed.histories[:, 1:] > 0]
     assert (np.abs(apart[apart != 0]) > 5).mean() > 0.8, "who shares a row with whom is drawn, not the order of users"

@@ -140,7 +140,7 @@ def test_items_without_metadata_are_kept_without_text(reviews, metadata):
     assert found.items.empty_documents == (1, 2)
 
 
-def test_metadata_of_another_category_are_told(reviews, metadata):
+def test_metadata_of_another_category_are_reported(reviews, metadata):
     metadata.write_text("{'asin': 'X1', 'title': 'Drill'}\n")
     with pytest.raises(InputError, match=r"meta_Beauty\.json\.gz: no text for any of the 3 items"):
         amazon(reviews, metadata, core=3)
@@ -153,20 +153,20 @@ def test_metadata_of_another_category_are_told(reviews, metadata):
         ('{"reviewerID": "A", "unixReviewTime": 1}', ":2: a record without 'parent_asin' or 'asin'"),
         ('{"reviewerID": "A", "asin": "B1"}', ":2: a record without 'unixReviewTime' or 'timestamp'"),
         ('{"reviewerID": "A", "asin": "B1", "unixReviewTime": "09 13, 2014"}', ":2: 'unixReviewTime' is '09 13, 2014'"),
-        ('{"reviewerID": "A B", "asin": "B1", "unixReviewTime": 1}', ":2: 'reviewerID' is 'A B'"),
+        ('{"reviewerID": "", "asin": "B1", "unixReviewTime": 1}', ":2: 'reviewerID' is ''"),
         ('{"reviewerID": 7, "asin": "B1", "unixReviewTime": 1}', ":2: 'reviewerID' is a number"),
         ('{"reviewerID": "A", ', ":2: broken JSON"),
         ("A,B1,5.0,1400000000", ":2: broken JSON"),
     ],
 )
-def test_what_is_wrong_with_a_review_is_told_with_its_line(line, message, tmp_path, metadata):
+def test_what_is_wrong_with_a_review_is_reported_with_its_line(line, message, tmp_path, metadata):
     path = tmp_path / "reviews.json"
     path.write_text(json_lines(reviews_2014()[:1]) + line + "\n")
     with pytest.raises(InputError, match=message):
         amazon(path, metadata)
 
 
-def test_reviews_cut_off_or_empty_are_told(reviews, metadata):
+def test_reviews_cut_off_or_empty_are_reported(reviews, metadata):
     reviews.write_bytes(reviews.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"reviews_Beauty_5\.json\.gz:.*the gzip file ends early"):
         amazon(reviews, metadata)
@@ -186,7 +186,7 @@ def test_reviews_cut_off_or_empty_are_told(reviews, metadata):
         ('["B001"]', "an array"),
     ],
 )
-def test_what_is_wrong_with_metadata_is_told_with_its_line(line, message, tmp_path):
+def test_what_is_wrong_with_metadata_is_reported_with_its_line(line, message, tmp_path):
     path = tmp_path / "meta.json"
     path.write_text("{'asin': 'B009', 'title': 'x'}\n" + line)
     with pytest.raises(InputError, match=rf"meta\.json:2: {message}"):

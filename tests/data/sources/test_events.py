@@ -2,6 +2,7 @@
 
 import math
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,36 @@ def test_times_are_numbers_or_their_text(value):
     assert time_of(value, "'timestamp'", Path("f"), 3) == float(value)
 
 
-@pytest.mark.parametrize("value", [None, True, "", "noon", math.nan, "inf", [1], 10**400])
+@pytest.mark.parametrize("value", [None, True, "", "noon", "sNaN", "1e99999999", math.nan, "inf", [1], 10**400])
 def test_what_is_no_time_is_refused(value):
     with pytest.raises(InputError, match=r"f:3: 'timestamp' is .*expected a time as a number"):
         time_of(value, "'timestamp'", Path("f"), 3)
+
+
+@pytest.mark.parametrize("step", [1, "0.5", "1e-7"])
+def test_times_that_a_float_cannot_tell_apart_keep_their_order(step):
+    """Nanoseconds since 1970 have 19 digits, a float 15 to 17."""
+    start = 1_700_000_000_000_000_000
+    times = [str(start + number * Decimal(step)) for number in (3, 1, 2, 1)]
+    assert len(set(map(float, times))) == 1
+    assert not set(times) & {"1.7E+18"}
+    events = collect_events(
+        Event("u", item, time_of(time, "time", Path("f"), 1)) for item, time in zip("cabx", times, strict=True)
+    )
+    assert events.time.dtype == np.int64
+    assert distinct(events).all()
+    assert [item for _, item, _ in triples(chronological(events, "file").events)] == ["a", "x", "b", "c"]
+    assert ties_with_next(chronological(events, "file").events).tolist() == [True, False, False]
+    again = collect_events(Event("u", "a", time_of(time, "time", Path("f"), 1)) for time in times)
+    assert distinct(again).tolist() == [True, True, True, False]
+
+
+def test_whole_times_are_kept_whatever_they_are_written_as():
+    times = [10**18 + 1, str(10**18 + 2), "978300760.0", 978300761.0, -5]
+    events = collect_events(Event("u", "a", time_of(time, "time", Path("f"), 1)) for time in times)
+    assert events.time.tolist() == [10**18 + 1, 10**18 + 2, 978300760, 978300761, -5]
+
+
+def test_times_beyond_64_bits_are_ranked():
+    events = collect_events(Event("u", "a", time) for time in (2**80 + 1, 2**80, 0.5, 7))
+    assert events.time.tolist() == [3, 2, 0, 1]

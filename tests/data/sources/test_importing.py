@@ -107,7 +107,7 @@ def test_users_with_fewer_than_three_are_kept_if_the_core_lets_them():
 
 def test_sorted_ties_in_the_order_of_the_file_are_warned_of():
     rows = "\n".join(f"u{user} {item} 1" for user in range(10) for item in (1, 2, 3, 4))
-    with pytest.warns(UserWarning, match="decide the test or validation item of 10 of 10 users.*--ties random"):
+    with pytest.warns(UserWarning, match="decide the test or validation item of 10 of 10 users.*ties = random"):
         report = build_histories(events(rows), source=FILE, core=1, ties="file").report
     assert "kept in the order of the file" in report.lines()[2]
     report = build_histories(events(rows), source=FILE, core=1).report

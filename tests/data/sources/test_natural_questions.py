@@ -156,7 +156,7 @@ def test_written_out_it_is_a_folder_like_any_other(prepared, tmp_path):
 
 def test_a_set_that_is_not_prepared_is_refused(tmp_path):
     pytest.importorskip("tensorflow_datasets", reason="TFDS, of the extra seqio, is not installed")
-    with pytest.raises(InputError, match=r"not prepared.*--data-dir, or prepare it: --download"):
+    with pytest.raises(InputError, match=r"not prepared.*data_dir.*download"):
         natural_questions("10k", data_dir=str(tmp_path))
 
 

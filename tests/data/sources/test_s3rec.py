@@ -62,29 +62,37 @@ def test_ids_alone_are_allowed_with_a_warning(sequences):
         ("1 10 11 12\n1 13\n", "Beauty.txt:2: user '1' again, first on line 1"),
     ],
 )
-def test_what_is_wrong_with_sequences_is_told(content, message, sequences):
+def test_what_is_wrong_with_sequences_is_reported(content, message, sequences):
     sequences.write_text(content)
     assert message in fails(sequences)
 
 
-def test_what_is_wrong_with_titles_is_told(sequences, titles):
+def test_what_is_wrong_with_titles_is_reported(sequences, titles):
     titles.write_text("10\tRed\n11 Balm\n")
     assert "titles.tsv:2: no tab in '11 Balm'" in fails(sequences, titles=titles)
-    titles.write_text("1 0\tRed\n")
-    assert "titles.tsv:1: the item is '1 0'" in fails(sequences, titles=titles)
+    titles.write_text("\tRed\n")
+    assert "titles.tsv:1: the item is ''" in fails(sequences, titles=titles)
     titles.write_text("77\tRed\n")
-    assert "titles.tsv: no text for any of the 4 items" in fails(sequences, titles=titles)
+    assert "titles.tsv: none of its ids, such as '77', is an item" in fails(sequences, titles=titles)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "no JSON object"),
+        ("[1]", "an array; expected a JSON object"),
         ("{", "not valid JSON"),
         ('{"10": 3}', "the attributes of item '10' are '3'"),
         ('{"10": [[3]]}', "the attributes of item '10' are '[[3]]'"),
     ],
 )
-def test_what_is_wrong_with_attributes_is_told(content, message, sequences, attributes):
+def test_what_is_wrong_with_attributes_is_reported(content, message, sequences, attributes):
     attributes.write_text(content)
     assert f"item2attributes.json: {message}" in fails(sequences, attributes=attributes)
+
+
+def test_titles_in_another_order_are_refused(tmp_path):
+    (tmp_path / "Beauty.txt").write_text("u a b c\n")
+    (tmp_path / "titles.tsv").write_text("Soap\ta\nComb\tb\nOil\tc\n")
+    (tmp_path / "attributes.json").write_text('{"a": ["red"]}')
+    with pytest.raises(InputError, match=r"titles.tsv: none of its ids, such as 'Soap'"):
+        s3rec(tmp_path / "Beauty.txt", titles=tmp_path / "titles.tsv", attributes=tmp_path / "attributes.json")

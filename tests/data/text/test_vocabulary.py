@@ -7,13 +7,16 @@ import pytest
 import sentencepiece
 
 from genret_jax.data.text.vocabulary import (
+    UNKNOWN,
     ByteVocabulary,
     SentencePieceVocabulary,
     Vocabulary,
     from_model_file,
     train_sentencepiece,
 )
+from genret_jax.data.text.word_table import WordTable
 from genret_jax.errors import InputError
+from genret_jax.storage import read_json, write_json
 
 TEXTS = [
     "The Python interpreter reads source code and compiles it to bytecode.",
@@ -70,7 +73,7 @@ def test_long_texts_are_not_skipped() -> None:
 
 
 def test_sizes_that_cannot_work_are_explained() -> None:
-    with pytest.raises(InputError, match=r"no vocabulary of 5 pieces .*required_chars.*--vocabulary-size"):
+    with pytest.raises(InputError, match=r"no vocabulary of 5 pieces .*required_chars.*another size"):
         train_sentencepiece(TEXTS, size=5)
     with pytest.raises(InputError, match="no text to train a vocabulary on"):
         train_sentencepiece(["", "  ", "!?"])
@@ -133,7 +136,7 @@ def test_without_normalisation_the_tokens_are_the_models_own(text: str) -> None:
 def test_a_model_whose_pieces_cross_words_is_refused() -> None:
     cities = ["san francisco is far", "los angeles and san francisco", "new york is in new york state"]
     crossing = t5_model(cities * 50, split_by_whitespace=False, vocab_size=60)
-    with pytest.raises(InputError, match=r"words depend on their neighbours \(piece .*--normalization words"):
+    with pytest.raises(InputError, match=r"words depend on their neighbours \(piece .*normalization"):
         SentencePieceVocabulary(crossing)
     keeps_spaces = t5_model(TEXTS, remove_extra_whitespaces=False)
     with pytest.raises(InputError, match="words depend on their neighbours"):
@@ -210,3 +213,57 @@ def test_wrong_options() -> None:
         ByteVocabulary(normalization="lower")
     with pytest.raises(InputError, match="extra_ids -1"):
         ByteVocabulary(extra_ids=-1)
+
+
+JAPANESE = ["東京駅の地図", "京都の地図", "東京の駅"] * 20
+
+
+def test_japanese_goes_to_tokens_and_back_as_bigrams(tmp_path):
+    vocabulary = train_sentencepiece([*JAPANESE, "a map of Kyoto"], size=200)
+    tokens = vocabulary.encode("東京の地図")
+    assert vocabulary.decode(tokens) == "東京 京の の地 地図"
+    assert vocabulary.encode(vocabulary.decode(tokens)) == tokens
+    table = WordTable(vocabulary)
+    table.numbers("東京の地図")
+    assert table.words == ["東京", "京の", "の地", "地図"]
+    assert UNKNOWN not in table.segmentations(8)["segment_tokens"]
+    vocabulary.save(tmp_path / "saved")
+    assert Vocabulary.load(tmp_path / "saved").encode("東京の地図") == tokens
+
+
+def test_a_vocabulary_of_before_bigrams_treats_text_as_it_did(tmp_path):
+    train_sentencepiece([*JAPANESE, "a map of Kyoto"], size=200).save(tmp_path / "saved")
+    described = read_json(tmp_path / "saved" / "vocabulary.json")
+    del described["bigrams"]
+    write_json(tmp_path / "saved" / "vocabulary.json", described)
+    old = Vocabulary.load(tmp_path / "saved")
+    assert old.words("東京の地図 map") == ["東京の地図", "map"]
+    old.save(tmp_path / "again")
+    assert Vocabulary.load(tmp_path / "again").words("東京の地図 map") == ["東京の地図", "map"]
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("a map of Kyoto", 0.0), ("地図", 1.0), ("map 地図の", 2 / 3), ("", 1.0), ("?!", 1.0), ("ผ", 1.0)],
+)
+def test_words_of_another_script_are_unknown(text, share):
+    vocabulary = train_sentencepiece(["a map of Kyoto"] * 9, size=60)
+    assert vocabulary.unknown_share(text) == pytest.approx(share)
+    assert vocabulary.is_known(text) == (share < 1)
+    assert ByteVocabulary(normalization="words").is_known(text) == (text not in ("", "?!"))
+
+
+@pytest.mark.parametrize(
+    ("described", "found"),
+    [
+        ([], "an array; expected a JSON object"),
+        ({"kind": 3}, "'kind' is a number"),
+        ({"kind": "bytes"}, "no field 'normalization'"),
+        ({"kind": "../x", "normalization": "words", "extra_ids": 0, "fingerprint": ""}, "'../x'; expected one of"),
+        ({"kind": "bytes", "normalization": "words", "extra_ids": True, "fingerprint": ""}, "'extra_ids' is a boolean"),
+    ],
+)
+def test_a_description_of_another_shape_is_refused(described, found, tmp_path):
+    write_json(tmp_path / "vocabulary.json", described)
+    with pytest.raises(InputError, match=found):
+        Vocabulary.load(tmp_path)

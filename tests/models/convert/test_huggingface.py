@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import read_checkpoint
 
 from genret_jax.errors import InputError
 from genret_jax.models import T5, T5Config
-from genret_jax.models.convert.huggingface import find_tensors, load_safetensors, save_safetensors
+from genret_jax.models.convert.huggingface import find_tensors, save_safetensors
 from genret_jax.models.convert.public_layout import config_from_json, config_to_json
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -41,7 +42,7 @@ def rewrite(folder, change):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shards", ["one", "many"])
 def test_round_trip(family, shards, tmp_path):
-    config, params = load_safetensors(GOLDEN / family)
+    config, params = read_checkpoint(GOLDEN / family)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     save_safetensors(tmp_path / "out", params, config, max_shard_bytes=size // 3 if shards == "many" else size)
     files = sorted(file.name for file in (tmp_path / "out").iterdir())
@@ -53,7 +54,7 @@ def test_round_trip(family, shards, tmp_path):
         index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
         assert index["metadata"]["total_size"] == size
         assert set(index["weight_map"].values()) == {name for name in files if name.endswith(".safetensors")}
-    again, back = load_safetensors(tmp_path / "out")
+    again, back = read_checkpoint(tmp_path / "out")
     assert again == config
     assert_same(back, params)
     original, exported = {}, {}
@@ -66,7 +67,7 @@ def test_round_trip(family, shards, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_the_network(family):
-    config, params = load_safetensors(GOLDEN / family)
+    config, params = read_checkpoint(GOLDEN / family)
     shapes = jax.eval_shape(T5(config).init, jax.random.key(0), TOKENS, TOKENS)["params"]
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
 
@@ -77,10 +78,10 @@ def test_tying_comes_from_the_tensors_and_scaling_from_the_configuration(broken)
     (broken / "config.json").write_text(
         json.dumps({**described, "tie_word_embeddings": True, "scale_decoder_outputs": False})
     )
-    config, _ = load_safetensors(broken)
+    config, _ = read_checkpoint(broken)
     assert (config.tie_embeddings, config.scale_decoder_outputs) == (False, False)
     rewrite(broken, lambda tensors: tensors.update({"lm_head.weight": tensors["shared.weight"].copy()}))
-    config, params = load_safetensors(broken)
+    config, params = read_checkpoint(broken)
     assert (config.tie_embeddings, config.scale_decoder_outputs) == (True, False)
     assert "logits_dense" not in params["decoder"]
 
@@ -99,7 +100,7 @@ def test_configuration_round_trip():
 
 
 def test_redundant_tensors_and_half_precision_are_read(broken):
-    _, plain = load_safetensors(broken)
+    _, plain = read_checkpoint(broken)
 
     def change(tensors):
         bfloat16 = jnp.bfloat16
@@ -109,7 +110,7 @@ def test_redundant_tensors_and_half_precision_are_read(broken):
         tensors["decoder.embed_tokens.weight"] = tensors["shared.weight"].copy()
 
     rewrite(broken, change)
-    _, params = load_safetensors(broken)
+    _, params = read_checkpoint(broken)
     for ours, exact in zip(jax.tree.leaves(params), jax.tree.leaves(plain), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, exact, rtol=2**-8)
@@ -140,44 +141,41 @@ def test_tensors_of_another_model_are_named(broken):
 
     rewrite(broken, change)
     with pytest.raises(InputError) as caught:
-        load_safetensors(broken)
+        read_checkpoint(broken)
     message = str(caught.value)
     assert str(broken) in message
     assert "1 missing: encoder.final_layer_norm.weight [16]" in message
     assert "1 unexpected: classifier.weight [2, 16]" in message
-    assert (
-        "3 of another shape: decoder.block.*.layer.2.DenseReluDense.wo.weight ×3 [16, 25] instead of [16, 24]"
-        in message
-    )
+    assert "3 different: decoder.block.*.layer.2.DenseReluDense.wo.weight ×3 [16, 25] instead of [16, 24]" in message
 
 
 def test_missing_and_damaged_files(broken, tmp_path):
     with pytest.raises(InputError, match=r"no model.safetensors and no model.safetensors.index.json"):
-        load_safetensors(tmp_path)
+        find_tensors(tmp_path)
     (broken / "config.json").rename(tmp_path / "config.json")
     with pytest.raises(InputError, match=r"config.json: the file is missing"):
-        load_safetensors(broken)
+        read_checkpoint(broken)
     (tmp_path / "config.json").rename(broken / "config.json")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-7])
     with pytest.raises(InputError, match=r"model.safetensors: damaged .* download"):
-        load_safetensors(broken)
+        read_checkpoint(broken)
     (broken / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"no model.safetensors and no model.safetensors.index.json"):
-        load_safetensors(broken)
+        read_checkpoint(broken)
     index = {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"model-00001-of-00002.safetensors: a shard is missing"):
-        load_safetensors(broken)
+        read_checkpoint(broken)
     described = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**described, "model_type": "bart"}))
     (broken / "model.safetensors.index.json").unlink()
     shutil.copy(GOLDEN / "t5_1_1" / "model.safetensors", broken)
     with pytest.raises(InputError, match=r"model_type 'bart'; expected 't5' or 'mt5'"):
-        load_safetensors(broken)
+        read_checkpoint(broken)
 
 
 def test_shapes_are_known_before_anything_is_read(broken):
-    _, params = load_safetensors(broken)
+    _, params = read_checkpoint(broken)
     stored = find_tensors(broken)
     assert stored.shapes["shared.weight"] == (40, 16)
     assert {array.dtype for array in stored.arrays.values()} == {"float32"}
@@ -191,7 +189,7 @@ def test_transformers_reads_what_we_write(tmp_path):
         "transformers", reason="transformers, of which only this comparison has need, is not installed"
     )
     for family in FAMILIES:
-        config, params = load_safetensors(GOLDEN / family)
+        config, params = read_checkpoint(GOLDEN / family)
         save_safetensors(tmp_path / family, params, config)
         model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / family).eval()
         expected = load_file(GOLDEN / family / "expected.safetensors")
@@ -199,3 +197,47 @@ def test_transformers_reads_what_we_write(tmp_path):
         with torch.no_grad():
             logits = model(input_ids=source, attention_mask=(source > 0).long(), decoder_input_ids=target).logits
         np.testing.assert_allclose(logits.numpy(), expected["logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b", 7, "", None])
+def test_shards_outside_the_folder_are_refused(name, broken):
+    shutil.move(broken / "model.safetensors", broken.parent)
+    index = broken / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"shared.weight": name}}))
+    with pytest.raises(InputError, match=r"index.json: names .* relative path within"):
+        find_tensors(broken)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": []}, {"weight_map": {}}, None, 3, "text"])
+def test_an_index_of_another_form_is_refused(content, broken):
+    (broken / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"index.json: .*weight_map"):
+        find_tensors(broken)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_layers": 10**9}, r"num_encoder_layers is 1000000000; expected a number from 1 to 1,000"),
+        ({"num_decoder_layers": 10**9}, r"num_decoder_layers is 1000000000"),
+        ({"d_model": 10**12}, r"d_model is 1000000000000; expected a number from 1 to 1,048,576"),
+        ({"num_layers": "two"}, r"num_encoder_layers is 'two'; expected int"),
+        ({"num_layers": None}, r"num_encoder_layers is None"),
+        ({"vocab_size": [40]}, r"vocab_size is \[40\]"),
+        ({"feed_forward_proj": ["relu"]}, r"feed_forward_proj \['relu'\]"),
+        ({"model_type": {}}, r"model_type {}"),
+        ({"scale_decoder_outputs": "yes"}, r"scale_decoder_outputs is 'yes'; expected bool"),
+    ],
+)
+def test_values_of_config_json_that_cannot_be(changed, message, broken, annotations_unchecked):
+    described = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**described, **changed}))
+    with pytest.raises(InputError, match=rf"config.json: .*{message}"):
+        read_checkpoint(broken)
+
+
+@pytest.mark.parametrize("content", [[1], "t5", None, 5])
+def test_a_config_json_of_another_form_is_refused(content, broken):
+    (broken / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"config.json: {type(content).__name__} instead of an object"):
+        read_checkpoint(broken)

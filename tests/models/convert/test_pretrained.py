@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.checkpoints import read_checkpoint
 
 from genret_jax.errors import InputError
 from genret_jax.models import T5
-from genret_jax.models.convert.huggingface import load_safetensors
 from genret_jax.models.convert.pretrained import extend_vocabulary, load_into
 from genret_jax.models.convert.t5x_legacy import save_t5x
 
@@ -28,7 +28,7 @@ def initialised(config):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_start_from_a_checkpoint_with_further_docid_tokens(family):
-    public, weights = load_safetensors(GOLDEN / family)
+    public, weights = read_checkpoint(GOLDEN / family)
     config = dataclasses.replace(public, vocab_size=64)
     start = initialised(config)
     params = load_into(start, config, GOLDEN / family)
@@ -47,7 +47,7 @@ def test_start_from_a_checkpoint_with_further_docid_tokens(family):
 
 
 def test_start_of_a_decoder_with_its_own_vocabulary():
-    public, weights = load_safetensors(GOLDEN / "t5_1_1")
+    public, weights = read_checkpoint(GOLDEN / "t5_1_1")
     text_first = dataclasses.replace(public, decoder_vocab_size=50)
     params = load_into(initialised(text_first), text_first, GOLDEN / "t5_1_1")
     np.testing.assert_array_equal(
@@ -65,7 +65,7 @@ def test_start_of_a_decoder_with_its_own_vocabulary():
 
 
 def test_start_of_another_network_names_all_fields():
-    public, _ = load_safetensors(GOLDEN / "t5_1_1")
+    public, _ = read_checkpoint(GOLDEN / "t5_1_1")
     config = dataclasses.replace(public, d_ff=32, num_heads=2, encoder_final_norm=False)
     with pytest.raises(InputError) as caught:
         load_into({}, config, GOLDEN / "t5_1_1")
@@ -74,7 +74,7 @@ def test_start_of_another_network_names_all_fields():
 
 
 def test_the_start_is_the_same_from_t5x(tmp_path):
-    public, weights = load_safetensors(GOLDEN / "t5_1_1")
+    public, weights = read_checkpoint(GOLDEN / "t5_1_1")
     save_t5x(tmp_path / "t5x", weights, public, step=7)
     config = dataclasses.replace(public, vocab_size=64)
     start = initialised(config)
@@ -88,7 +88,7 @@ def test_the_start_is_the_same_from_t5x(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_more_rows_touch_nothing_else(family):
-    config, params = load_safetensors(GOLDEN / family)
+    config, params = read_checkpoint(GOLDEN / family)
     before = jax.tree.map(np.copy, params)
     more, extended = extend_vocabulary(params, config, 4000, seed=3)
     assert extended == dataclasses.replace(config, vocab_size=4000)
@@ -113,7 +113,7 @@ def test_more_rows_touch_nothing_else(family):
 
 
 def test_new_rows_follow_the_seed_and_fewer_rows_are_refused():
-    config, params = load_safetensors(GOLDEN / "t5_1_1")
+    config, params = read_checkpoint(GOLDEN / "t5_1_1")
     one, again, other = (
         extend_vocabulary(params, config, 48, seed=seed)[0]["token_embedder"]["embedding"] for seed in (1, 1, 2)
     )

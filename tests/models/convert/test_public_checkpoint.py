@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import pytest
+from support.checkpoints import read_checkpoint
 
 from genret_jax.errors import InputError
-from genret_jax.models.convert.huggingface import LAYOUT, load_safetensors
+from genret_jax.models.convert.huggingface import LAYOUT
 from genret_jax.models.convert.public_checkpoint import open_checkpoint, save_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "t5_1_1"
 
 
 def test_both_layouts_hold_the_same(tmp_path):
-    config, params = load_safetensors(GOLDEN)
+    config, params = read_checkpoint(GOLDEN)
     for layout in ("huggingface", "t5x"):
         save_checkpoint(tmp_path / layout, params, config, layout, step=3, sentencepiece=b"pieces")
         assert (tmp_path / layout / "spiece.model").read_bytes() == b"pieces"

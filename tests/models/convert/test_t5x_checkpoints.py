@@ -12,11 +12,12 @@ import pytest
 import tensorstore
 from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
+from support.checkpoints import read_checkpoint
 
 from genret_jax.errors import InputError
-from genret_jax.models.convert.huggingface import load_safetensors
 from genret_jax.models.convert.public_checkpoint import open_checkpoint
 from genret_jax.models.convert.t5x_legacy import save_t5x
+from genret_jax.models.convert.t5x_orbax import restore_params
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 FAMILIES = ["t5_1_1", "t5_1_0"]
@@ -31,7 +32,7 @@ def assert_same(one, other):
 
 @pytest.fixture(scope="module")
 def weights():
-    return load_safetensors(GOLDEN / "t5_1_1")
+    return read_checkpoint(GOLDEN / "t5_1_1")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def written(weights, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip(family, tmp_path):
-    config, params = load_safetensors(GOLDEN / family)
+    config, params = read_checkpoint(GOLDEN / family)
     save_t5x(tmp_path / "model", params, config, step=1_000_000, sentencepiece=b"pieces")
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["checkpoint_1000000", "spiece.model"]
     for path in (tmp_path / "model", tmp_path / "model" / "checkpoint_1000000"):
@@ -89,6 +90,17 @@ def newer_bucket(_, leaf):
 def placeholder(_, leaf):
     """As Orbax's first layout."""
     return "PLACEHOLDER://" + leaf["kvstore"]["path"].rstrip("/")
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "a/../../elsewhere", 7])
+def test_arrays_outside_the_folder_are_refused(path, written):
+    rewrite(written, lambda keys, leaf: {**leaf, "kvstore": {"driver": "file", "path": path}})
+    with pytest.raises(InputError, match=r"checkpoint: names .* relative path within"):
+        open_checkpoint(written)
+    rewrite(written, lambda keys, leaf: f"PLACEHOLDER://{path}")
+    if isinstance(path, str):
+        with pytest.raises(InputError, match=r"checkpoint: names .* relative path within"):
+            open_checkpoint(written)
 
 
 @pytest.mark.parametrize("form", [in_a_bucket, newer_bucket, placeholder])
@@ -174,7 +186,7 @@ def save_orbax(folder, tree, item="state"):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_orbax_with_an_optimizer_as_t5x_writes_it(family, tmp_path):
-    config, params = load_safetensors(GOLDEN / family)
+    config, params = read_checkpoint(GOLDEN / family)
     states = {"v_row": np.zeros(3, np.float32), "empty": {}}
     state = {"step": np.int32(30), "param_states": {"token_embedder": {"embedding": states}}}
     for step in (4, 30):
@@ -185,6 +197,22 @@ def test_orbax_with_an_optimizer_as_t5x_writes_it(family, tmp_path):
         assert (checkpoint.stored.step, checkpoint.stored.others) == (30, 2)
         assert checkpoint.stored.shapes["token_embedder/embedding"] == (40, 16)
         assert_same(checkpoint.load(), params)
+
+
+def test_orbax_onto_devices(tmp_path, weights):
+    """The arrays come to lie as those of the network they are for, and another network is refused."""
+    _, params = weights
+    save_orbax(tmp_path / "checkpoint_3", {"target": params, "state": {"step": np.int32(3)}})
+    mesh = jax.make_mesh((8,), ("data",))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    like["token_embedder"]["embedding"] = jax.ShapeDtypeStruct((40, 16), np.float32, sharding=place)
+    restored = restore_params(tmp_path / "checkpoint_3" / "state", like)
+    assert restored["token_embedder"]["embedding"].sharding == place
+    assert_same(jax.tree.map(np.asarray, restored), params)
+    like["token_embedder"]["embedding"] = jax.ShapeDtypeStruct((48, 16), np.float32)
+    with pytest.raises(InputError, match=r"1 different: token_embedder/embedding \[40, 16\] instead of \[48, 16\]"):
+        restore_params(tmp_path / "checkpoint_3" / "state", like)
 
 
 def test_orbax_in_half_precision_and_parameters_alone(tmp_path, weights):

@@ -14,7 +14,7 @@ from genret_jax.models.convert.t5x_layout import (
     param_shapes,
     parameters_within,
     require_fitting,
-    require_told_by_shapes,
+    require_inferable,
 )
 
 TOKENS = jax.ShapeDtypeStruct((1, 2), jnp.int32)
@@ -34,7 +34,7 @@ def test_shapes_are_those_of_the_network_and_tell_it(name):
     shapes = param_shapes(config)
     assert shapes == {path: leaf.shape for path, leaf in flatten_dict(variables, sep="/").items()}
     assert config_from_shapes(shapes) == config
-    require_told_by_shapes(config)
+    require_inferable(config)
 
 
 def test_arrays_of_something_else_are_refused_with_their_names():
@@ -59,8 +59,14 @@ def test_another_tree_is_refused_by_its_difference():
     assert (
         "1 missing: decoder/decoder_norm/scale [16]; "
         "2 unexpected: encoder/layers_*/relpos_bias/rel_embedding ×2 [3, 32]; "
-        "1 of another shape: decoder/layers_1/mlp/wo/kernel [25, 16] instead of [24, 16]"
+        "1 different: decoder/layers_1/mlp/wo/kernel [25, 16] instead of [24, 16]"
     ) in str(caught.value)
+
+
+def test_a_layer_number_beyond_all_networks_is_refused_at_once():
+    shapes = {**param_shapes(NETWORKS["t5_1_1"]), "encoder/layers_999999999/mlp/wo/kernel": (24, 16)}
+    with pytest.raises(InputError, match=r"folder: T5Config.num_encoder_layers is 1000000000; .*1,000"):
+        config_from_shapes(shapes, file="folder")
 
 
 @pytest.mark.parametrize(
@@ -76,11 +82,11 @@ def test_another_tree_is_refused_by_its_difference():
 )
 def test_what_shapes_cannot_tell_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        require_told_by_shapes(dataclasses.replace(NETWORKS["t5_1_1"], **changes))
+        require_inferable(dataclasses.replace(NETWORKS["t5_1_1"], **changes))
 
 
 def test_what_is_no_part_of_the_network_may_differ():
-    require_told_by_shapes(dataclasses.replace(NETWORKS["t5_1_1"], dropout_rate=0.0, dtype="bfloat16", remat=True))
+    require_inferable(dataclasses.replace(NETWORKS["t5_1_1"], dropout_rate=0.0, dtype="bfloat16", remat=True))
 
 
 def test_parameters_of_another_network_are_refused():

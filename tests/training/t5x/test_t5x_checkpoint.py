@@ -6,13 +6,13 @@ import pytest
 
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run
+from genret_jax.run import open_run
 from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params, write_t5x_params
 
 
 @pytest.fixture(scope="module")
 def params(text_head_run):
-    return Run.open(text_head_run).start_params()
+    return open_run(text_head_run).start_params()
 
 
 def assert_equal(found, wanted):

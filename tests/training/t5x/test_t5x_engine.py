@@ -13,8 +13,8 @@ from support.tiny_store import tiny_store
 from genret_jax.decoding import INVALID, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run
-from genret_jax.run.documents import examples_of
+from genret_jax.run import open_run
+from genret_jax.run.opening import examples_of
 from genret_jax.training.docid_task import DocidTask
 
 pytestmark = pytest.mark.t5x
@@ -29,7 +29,7 @@ def _as_t5x_computes():
 
 @pytest.fixture(scope="module")
 def run(text_head_run):
-    return Run.open(text_head_run)
+    return open_run(text_head_run)
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_scores_are_those_of_teacher_forcing(model, run):
 
 def test_an_adaptive_decoder_is_trained_and_finds_what_our_search_finds(t5x_engine, run):
     from genret_jax.inference.model_search import search_tokens
+    from genret_jax.inference.ranker import docid_index, node_tree
     from genret_jax.models.folding import folded
-    from genret_jax.run import docid_index, node_tree
 
     config = dataclasses.replace(run.model, adaptive_layers=1, adaptive_width=4)
     model = make(t5x_engine, examples_of(run.folder), config)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from genret_jax.config.gin_files import gin_configs_folder
-from genret_jax.run import Run
-from genret_jax.run.documents import examples_of
+from genret_jax.run import open_run
+from genret_jax.run.opening import examples_of
 
 pytestmark = pytest.mark.t5x
 SHIPPED = gin_configs_folder() / "t5x"
@@ -101,7 +101,7 @@ def test_no_shipped_file_is_left_out_here(results):
 
 @pytest.mark.parametrize("name", [*TRAINING, "eval", "infer"])
 def test_a_run_is_of_the_prepared_folder(name, results, text_head_run):
-    run, found = Run.open(text_head_run), results[name]
+    run, found = open_run(text_head_run), results[name]
     assert found["config"] == json.loads(json.dumps(vars(run.model)))
     assert found["program"] == {"eval": "evaluate", "infer": "infer"}.get(name, "train")
     assert found["split"] == ("train" if found["program"] == "train" else "test")

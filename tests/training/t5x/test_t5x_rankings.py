@@ -7,14 +7,14 @@ import pytest
 
 from genret_jax.decoding import INVALID
 from genret_jax.errors import InputError
-from genret_jax.run import Run
-from genret_jax.run.documents import examples_of
+from genret_jax.run import open_run
+from genret_jax.run.opening import examples_of
 from genret_jax.training.t5x.rankings import write_rankings
 
 
 @pytest.fixture(scope="module")
 def run(text_head_run):
-    return Run.open(text_head_run)
+    return open_run(text_head_run)
 
 
 def test_queries_and_documents_have_the_names_of_the_corpus(run, tmp_path):

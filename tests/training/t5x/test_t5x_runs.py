@@ -18,8 +18,7 @@ from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.evaluation.trec import read_run
 from genret_jax.retriever import Retriever
-from genret_jax.run import Run
-from genret_jax.train import train
+from genret_jax.run import open_run, train_run
 from genret_jax.training import read_metrics
 from genret_jax.training.retrieval_task import RetrievalTask
 from genret_jax.training.t5x.checkpoint import write_t5x_params
@@ -82,7 +81,7 @@ def losses(model_dir: Path) -> dict[int, float]:
 def place(t5x_engine, text_head_run, tmp_path_factory) -> Path:
     """A folder with the initial parameters as a t5x checkpoint and the gin file."""
     folder = tmp_path_factory.mktemp("runs")
-    write_t5x_params(folder / "start", Run.open(text_head_run).start_params())
+    write_t5x_params(folder / "start", open_run(text_head_run).start_params())
     (folder / "like_ours.gin").write_text(LIKE_OURS)
     return folder
 
@@ -106,7 +105,7 @@ def ours(place, text_head_run, tiny_corpus) -> Run:
     """The run, trained by our own engine from the same parameters on the same examples."""
     shutil.copytree(text_head_run, place / "ours")
     with pytest.warns(UserWarning, match="neither title nor text"):
-        return train(run=str(place / "ours"), experiment=text_head_experiment(tiny_corpus))
+        return train_run(text_head_experiment(tiny_corpus), place / "ours")
 
 
 def test_losses_are_those_of_our_own_engine(trained, ours):
@@ -160,7 +159,7 @@ def test_eval_reports_the_same_metrics_as_our_rankings_have(inferred, trained, p
     output = finished(
         t5x("eval", place, files, "--alsologtostderr", BATCH_SIZE=16, EVAL_OUTPUT_DIR="evaluated", **macros)
     )
-    qrels = Run.open(text_head_run).corpus.qrels["test"]
+    qrels = open_run(text_head_run).corpus.qrels["test"]
     hits = np.mean([any(doc in qrels[query] for doc, _ in found) for query, found in inferred.items()])
     assert f"dsi_retrieval/hits@10 at step {STEPS}: {100 * hits:.3f}" in output
     assert 0 < hits < 1
@@ -189,7 +188,7 @@ def test_two_processes_take_steps_in_turn(place, text_head_run):
     ]  # fmt: skip
     for process in processes:
         finished(process)
-    run = Run.open(text_head_run)
+    run = open_run(text_head_run)
     task = RetrievalTask(run.model, Sampler(run.store, run.sampler, seed=0, batch_size=16), None, z_loss=1e-4)
     halves = [task.sampler.batch(step, np.arange(8)) for step in (0, 1)]
     batch = {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}

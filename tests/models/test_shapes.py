@@ -1,6 +1,6 @@
 """How two trees of arrays differ, as the user reads it."""
 
-from genret_jax.models.convert.stored_arrays import shape_difference
+from genret_jax.models.shapes import shape_difference
 
 
 def test_difference_is_short_however_much_differs():
@@ -18,5 +18,10 @@ def test_layers_that_differ_alike_are_named_once():
     assert shape_difference(found, expected) == (
         "2 missing: decoder/layers_11/mlp/wi_0/kernel [4, 8], decoder/norm/scale [4]; "
         "1 unexpected: head [1]; "
-        "9 of another shape: decoder/layers_*/mlp/wi_0/kernel ×9 [4, 6] instead of [4, 8]"
+        "9 different: decoder/layers_*/mlp/wi_0/kernel ×9 [4, 6] instead of [4, 8]"
     )
+
+
+def test_types_are_compared_where_they_are_given():
+    found, expected = {"a": ["bfloat16", [2]], "b": ["float32", []]}, {"a": ["float32", (2,)], "b": ("float32", ())}
+    assert shape_difference(found, expected) == "1 different: a bfloat16[2] instead of float32[2]"

@@ -15,8 +15,7 @@ from genret_jax.docids import (
     RqVae,
 )
 from genret_jax.errors import InputError
-from genret_jax.planning.docid_shapes import planned_codes, planned_docids
-from genret_jax.planning.index_shapes import index_shapes, tree_shapes
+from genret_jax.planning.docids import index_shapes, planned_codes, planned_docids, tree_shapes
 
 
 def test_clusters_of_equal_size_by_hand():
@@ -84,5 +83,16 @@ def test_a_stretched_index_of_few_docids_is_too_large_rather_than_too_small():
 
 @pytest.mark.parametrize("documents", [None, 1])
 def test_a_number_of_documents_is_needed(documents):
-    with pytest.raises(InputError, match="--documents"):
+    with pytest.raises(InputError, match=r"number of documents to plan for is (missing|1); expected at least 2"):
         planned_docids(planned_experiment(["runs/dsi_atomic_from_scratch.gin"]), documents)
+
+
+def test_a_strategy_of_the_user_is_planned_by_its_levels():
+    class Own:
+        levels, codebook, separate = 2, 16, True
+
+    codes, sizes = planned_codes(Own(), 100, 1_000)
+    assert len(np.unique(codes, axis=0)) == 100
+    assert sizes[:2] == [16, 16]
+    with pytest.raises(InputError, match="docids of object"):
+        planned_codes(object(), 100, 1_000)

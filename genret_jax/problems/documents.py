@@ -1,0 +1,362 @@
+"""Documents: text in, docids of documents out (DSI, NCI, GenRet)."""
+
+import dataclasses
+import functools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Int
+
+from genret_jax.config.experiment import Experiment, needs_vectors
+from genret_jax.data.corpus import Corpus, read_beir, write_beir
+from genret_jax.data.examples.building import build_store
+from genret_jax.data.examples.sampler import Sampler
+from genret_jax.data.examples.sampler_config import SamplerConfig
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.splits import evenly_spread, hold_out, without_generated
+from genret_jax.data.text.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
+from genret_jax.docid_learning.learner import learn_docids
+from genret_jax.docid_learning.model import DocidModel
+from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
+from genret_jax.errors import InputError
+from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
+from genret_jax.problems.document_baselines import bm25_answers
+from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
+from genret_jax.problems.sizing import document_codec, document_network
+from genret_jax.storage import fingerprint
+from genret_jax.training.initial import DocumentFacts
+from genret_jax.training.retrieval_task import RetrievalTask
+
+LEARNING = "learning"  # only there while docids are learned
+_MEMORISED = 2048  # documents asked for themselves; enough for the share within a point
+
+
+class Documents(Problem):
+    """A corpus of documents, its queries and judgements."""
+
+    experiment_class = Experiment
+    kind = "documents"
+    request = (str, "query", "search")
+    reference = "BM25"
+    measures = frozenset({"bm25", "untrained", "dual_encoder"})
+
+    experiment: Experiment
+    added: Any = None  # token counts of documents that are not in the folder, scipy CSR
+
+    # --- Preparing ---
+
+    @staticmethod
+    def read(folder: str | os.PathLike[str]) -> Corpus:
+        """Read a BEIR folder."""
+        return read_beir(folder)
+
+    def given(self) -> tuple[Corpus, dict[str, str]]:
+        """Read the corpus; queries and judgements decide too what a run is."""
+        corpus = read_beir(self.experiment.corpus)
+        if not self.experiment.sampler.draws_generated_queries:  # such a run goes on when some have been written
+            corpus = dataclasses.replace(corpus, generated_queries={})
+        prints = {"corpus": fingerprint(corpus.fingerprint, corpus.queries, corpus.qrels)}
+        if corpus.generated_queries:
+            prints["queries_generated.jsonl"] = fingerprint(corpus.generated_queries)
+        return corpus, prints
+
+    def prepare(self, data: Corpus, log: Callable[[str], None], like: Path | None) -> Setup:
+        """Write corpus, docids and example store."""
+        experiment, corpus = self.experiment, self._with_validation(data, log)
+        self._make("corpus", lambda path: write_beir(corpus, path), like)
+        splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
+        log(f"corpus      {len(corpus):,} documents{splits}")
+        table = self._made_docids(corpus, log, like)
+        self._make("examples", lambda path: self._build_store(path, corpus, table), like)
+        shutil.rmtree(self.folder / LEARNING, ignore_errors=True)
+        store = ExampleStore.open(self.folder / "examples")
+        vocabulary = store.vocabulary
+        log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
+        codec = document_codec(experiment, table, vocabulary.size, vocabulary.encode)
+        # The sampler refuses splits that do not exist.
+        Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
+        return Setup(
+            name=corpus.name,
+            codec=codec,
+            model=document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes),
+            fingerprints={
+                "corpus": corpus.fingerprint,
+                "docids": table.fingerprint,
+                "vocabulary": vocabulary.fingerprint,
+            },
+        )
+
+    def _with_validation(self, corpus: Corpus, log: Callable[[str], None]) -> Corpus:
+        """Hold some training queries out for validation, where the corpus has no such split."""
+        share = self.experiment.hold_out
+        if not share or "validation" in corpus.qrels or "train" not in corpus.qrels:
+            return corpus
+        corpus, left_out = without_generated(hold_out(corpus, share, split="validation"), split="validation")
+        if left_out:
+            log(f"corpus      {left_out:,} generated queries left out, because they are held out for validation")
+        return corpus
+
+    def _made_docids(self, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> DocidTable:
+        if isinstance(self.experiment.docids, LearnedDocids):
+            self._learn_docids(corpus, log, like)
+        else:
+            self._make("docids", lambda path: self._assigned(corpus).save(path), like)
+        table = DocidTable.load(self.folder / "docids")
+        name, longest = table.strategy.get("name", ""), table.lengths.max()
+        log(f"docids      {name}: {table.num_nodes:,} nodes, at most {longest} codes")
+        return table
+
+    def _assigned(self, corpus: Corpus) -> DocidTable:
+        experiment = self.experiment
+        if isinstance(experiment.docids, str):
+            table = DocidTable.load(experiment.docids)
+            table.require_corpus(corpus.fingerprint, file=experiment.docids)
+            return table
+        assert not isinstance(experiment.docids, LearnedDocids)
+        vectors = experiment.vectors.vectors(corpus) if needs_vectors(experiment.docids) else None
+        return experiment.docids.assign(
+            corpus.doc_ids, vectors, seed=experiment.docid_seed, corpus_fingerprint=corpus.fingerprint
+        )
+
+    def _learn_docids(self, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
+        """Learn docids, and keep the network that writes them."""
+        strategy, learning = self.experiment.docids, self.folder / LEARNING
+        assert isinstance(strategy, LearnedDocids)
+        if jax.process_count() > 1 and not (self.folder / "docids").is_dir():
+            raise InputError(
+                "docids are learned by one process, and there are several",
+                file=self.folder,
+                fix="prepare the run in one process (--prepare-only), then train it in several",
+            )
+
+        @functools.cache
+        def learned() -> tuple[DocidModel, DocidTable]:
+            # A store needs a docid for every document; these are not read.
+            table = AtomicDocids().assign(corpus.doc_ids, None, 0, corpus.fingerprint)
+            self._make(f"{LEARNING}/examples", lambda path: self._build_store(path, corpus, table), None)
+            store = ExampleStore.open(learning / "examples")
+            codec = DocidCodec(first_token=store.vocabulary_size, level_sizes=(strategy.codebook,) * strategy.levels)
+            writing = dataclasses.replace(self.experiment, model=self.experiment.model.writing_tokens())
+            model = document_network(writing, store.vocabulary_size, codec, 0)
+            return learn_docids(self.experiment, corpus, store, model, learning, log)
+
+        self._make(QUANTISER, lambda path: learned()[0].save(path), like)
+        self._make("docids", lambda path: learned()[1].save(path), like)
+
+    def _build_store(self, path: Path, corpus: Corpus, table: DocidTable) -> None:
+        before = self.folder / LEARNING / "examples"
+        trained = path != before and before.is_dir()
+        vocabulary = ExampleStore.open(before).vocabulary if trained else self._new_vocabulary(corpus)
+        codec = document_codec(self.experiment, table, vocabulary.size, vocabulary.encode)
+        build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
+
+    def _new_vocabulary(self, corpus: Corpus) -> Vocabulary:
+        wanted = self.experiment.vocabulary
+        options: dict[str, Any] = {"normalization": wanted.normalization, "extra_ids": wanted.extra_ids}
+        if wanted.kind == "bytes":
+            return ByteVocabulary(**options)
+        if wanted.kind == "file":
+            assert wanted.path is not None
+            return from_model_file(wanted.path, **options)
+        texts = [corpus.document_text(index) for index in range(len(corpus))]
+        texts += [corpus.queries[query] for query in corpus.qrels.get("train", {})]
+        return train_sentencepiece(texts, size=wanted.size, **options)
+
+    # --- The prepared run ---
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """Documents, queries and judgements."""
+        return dataclasses.replace(self._read_quietly(read_beir), name=self.settings["corpus"])
+
+    @functools.cached_property
+    def store(self) -> ExampleStore:
+        """Tokenised sources of the training examples."""
+        store = ExampleStore.open(self.folder / "examples")
+        for name in ("corpus", "docids", "vocabulary"):
+            self._require(name, store.manifest[f"{name}_fingerprint"], self.folder / "examples")
+        return store
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The text vocabulary."""
+        return self.store.vocabulary
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How examples are drawn, and how long inputs are."""
+        return self.experiment.sampler
+
+    @property
+    def codec(self) -> DocidCodec:
+        """How codes become decoder tokens."""
+        text = self.settings["codec"]["kind"] == "text"
+        return DocidCodec.from_json(self.settings["codec"], self.vocabulary.encode if text else None)
+
+    @functools.cached_property
+    def later(self) -> Bool[np.ndarray, " n"]:
+        """Documents that training is not shown."""
+        later = np.zeros(len(self.corpus), bool)
+        later[self.store.hidden_documents(self.sampler.unseen_split)] = True
+        return later
+
+    @functools.cached_property
+    def docid_model(self) -> DocidModel | None:
+        """The network that gives later documents their docids, where docids were learned."""
+        if not (self.folder / QUANTISER).is_dir():
+            return None
+        found = load_quantiser(self.folder / QUANTISER)
+        assert isinstance(found, DocidModel)
+        return found
+
+    @property
+    def start_changes(self) -> bool:
+        """Whether documents were added whose texts take part in the start."""
+        return self.added is not None
+
+    def facts(self) -> DocumentFacts:
+        """Return what a start may ask about the corpus."""
+        return DocumentFacts(
+            store=self.store,
+            seed=self.seed,
+            docids=None if self.settings["codec"]["kind"] == "text" else self.encoded,
+            unseen_split=self.sampler.unseen_split,
+            later=self.added,
+        )
+
+    def start_params(self) -> dict[str, Any]:
+        """Return the parameters before the first step; the network that learned the docids is trained on."""
+        params = super().start_params()
+        if self.docid_model is None or self.model.head == "prefix":  # its codes are no tokens of the prefix head
+            return params
+        return self.docid_model.grown(params)
+
+    def task(self) -> RetrievalTask:
+        """Return the task that is trained."""
+        sampler = Sampler(self.store, self.sampler, seed=self.seed, batch_size=self.experiment.trainer.batch_size)
+        return RetrievalTask(self.model, sampler, self.training_tree, **self.experiment.losses)
+
+    def extended(
+        self,
+        doc_ids: Sequence[str],
+        *,
+        titles: Sequence[str] = (),
+        texts: Sequence[str] = (),
+        vectors: np.ndarray | None = None,
+    ) -> "Documents":
+        """Return the run with further documents, whose docids the learned network writes."""
+        prefix = self.model.head == "prefix"
+        if prefix and not getattr(self.experiment.start, "covers_new_documents", False):
+            raise InputError(
+                "the prefix head cannot score documents added after training",
+                file=self.folder,
+                expected="the vocabulary head, or a start that makes node vectors from texts",
+                fix="train with T5Config.head = 'vocabulary' or Experiment.start = @LsaStart()",
+            )
+        if self.docid_model is None:
+            raise InputError(
+                f"docids of the strategy {self.table.strategy.get('name', '')!r} for new documents",
+                file=self.folder,
+                expected="docids that were learned with the model",
+                fix="train with Experiment.docids = @LearnedDocids(), as runs/genret_from_scratch.gin does",
+            )
+        corpus = self.corpus.extended(doc_ids, titles, texts)
+        new = [corpus.document_text(index) for index in range(len(self.corpus), len(corpus))]
+        tokens = self.vocabulary.encode_rows(new, self.docid_model.width, append_eos=self.sampler.append_eos)
+        grown = Documents(self.folder, self.experiment, self.settings)
+        grown.corpus, grown.table = corpus, self._appended(self.docid_model, doc_ids, tokens, corpus.fingerprint)
+        if prefix:
+            grown.model = self._with_room_for(grown.encoded)
+            counts = _token_counts([self.vocabulary.encode(text) for text in new], self.store.vocabulary_size)
+            grown.added = counts if self.added is None else scipy.sparse.vstack([self.added, counts], format="csr")
+        return grown
+
+    # --- Requests ---
+
+    @property
+    def writes_queries(self) -> bool:
+        """Whether the decoder writes queries for documents, not docids."""
+        return self.sampler.writes_queries
+
+    def require_ranks(self) -> None:
+        """Refuse a run whose decoder writes queries."""
+        if self.writes_queries:
+            raise InputError(
+                "this run writes queries for documents, not docids",
+                file=self.folder,
+                fix="use it with 'genret queries generate', or give a run that was trained on docids",
+            )
+
+    def encode(self, requests: Sequence[str]) -> Int[np.ndarray, "q l"]:
+        """Tokenise queries as the encoder's input: cut to its length, padded with 0."""
+        for number, text in enumerate(requests, 1):
+            if not isinstance(text, str):
+                self.require_request(type(text))
+            if not self.vocabulary.words(text):
+                raise InputError(f"query {number} ({text!r}) has no words", fix="give a query with at least one word")
+        return self.vocabulary.encode_rows(requests, self.sampler.input_length, append_eos=self.sampler.append_eos)
+
+    def requests(self, split: str, measured: Measured) -> Requests:
+        """Return the queries of a split."""
+        test = evaluation_split(self.corpus, split)
+        ids, tokens = self.store.queries(split, self.sampler.input_length, append_eos=self.sampler.append_eos)
+        row = {query: number for number, query in enumerate(ids)}
+        texts = {query: self.corpus.queries[query] for query in test.qrels}
+        return Requests(split=test, tokens=tokens[[row[query] for query in test.qrels]], texts=texts)
+
+    def validation(self) -> Requests | None:
+        """Return validation queries, spread over the split as its order may follow the documents."""
+        judged = self.corpus.qrels.get("validation")
+        if self.sampler.writes_queries or not judged:
+            return None
+        ids, tokens = self.store.queries("validation", self.sampler.input_length, append_eos=self.sampler.append_eos)
+        chosen = evenly_spread(np.arange(len(ids)), self.evaluation.validation_queries)
+        qrels: Mapping[str, Mapping[str, int]] = {ids[row]: judged[ids[row]] for row in chosen}
+        return Requests(split=EvaluationSplit(name="validation", qrels=qrels), tokens=tokens[chosen])
+
+    def memorisation(self) -> Requests:
+        """Return documents as queries for themselves."""
+        documents = np.asarray(evenly_spread(self.store.documents_with_text, _MEMORISED))
+        tokens = self.store.document_inputs(
+            self.sampler.input_length, documents=documents, append_eos=self.sampler.append_eos
+        )
+        return Requests(split=memorisation_split(self.corpus.doc_ids[index] for index in documents), tokens=tokens)
+
+    # --- Reports ---
+
+    def baselines(self, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
+        """Return BM25's answers, in several forms."""
+        return bm25_answers(self.corpus, self.vocabulary.normalization, requests) if measured.bm25 else []
+
+    def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
+        """Return the answers of a dual encoder with the run's encoder."""
+        if not measured.dual_encoder:
+            return []
+        from genret_jax.baselines.dual_encoder import train_and_answer, trainer_like
+
+        validated = "validation" in self.store.splits
+        return train_and_answer(
+            self.store,
+            requests.texts,
+            depth,
+            name=name,
+            network=self.model,
+            sampler=self.sampler,
+            trainer=trainer_like(self.folder, seed=self.seed, validated=validated),
+            folder=self.folder / "dual_encoder",
+            init_params=self.start_params(),
+        )
+
+
+def _token_counts(texts: Sequence[Sequence[int]], size: int) -> Any:
+    """Return how often each token stands in each text, scipy CSR [n, size]."""
+    pairs = [(row, token) for row, tokens in enumerate(texts) for token in tokens]
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    ones = np.ones(len(pairs), np.float32)
+    return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=(len(texts), size)).tocsr()

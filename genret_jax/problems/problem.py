@@ -1,0 +1,477 @@
+"""A problem: one kind of data that gets docids, with everything in which it differs from other kinds.
+
+:class:`Problem` is opened on a run folder. Preparing, training, evaluating and searching know this class alone;
+:mod:`genret_jax.problems.documents` and :mod:`genret_jax.problems.items` implement it. A third problem is a subclass of
+:class:`~genret_jax.config.experiment.BaseExperiment` and one of :class:`Problem` in a module of its own, see
+docs/extending.md.
+"""
+
+import abc
+import dataclasses
+import functools
+import importlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int
+
+from genret_jax.config.experiment import BaseExperiment
+from genret_jax.config.record import CONFIGURABLES, from_bindings
+from genret_jax.data.corpus import Corpus
+from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents
+from genret_jax.errors import InputError
+from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
+from genret_jax.inference.ranker import node_tree
+from genret_jax.models.config import T5Config, divisible
+from genret_jax.models.heads import NodeTree
+from genret_jax.parallel.mesh import logical_axes, param_shardings
+from genret_jax.storage import atomic_folder
+from genret_jax.training import TrainingTask, restore_params
+from genret_jax.training.initial import jitted_variables, random_params
+
+QUANTISER = "quantiser"  # the part of a run folder that gives later documents their docids
+
+_P = TypeVar("_P", bound="Problem")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """A request for the next items of a user.
+
+    Attributes:
+        items: External ids of the user's items, oldest first.
+        user: Id of the user; None for somebody unknown.
+    """
+
+    items: Sequence[str]
+    user: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Requests of a split, ready to be searched.
+
+    Attributes:
+        split: The judged requests; the order of its qrels is that of the rows.
+        tokens: Encoder inputs [q, l], padded with 0.
+        texts: Text of each request by its id; empty where requests have no text.
+        without: Documents that each request must not find [q, w], -1 for none.
+        widths: Columns that short inputs may be cut to.
+    """
+
+    split: EvaluationSplit
+    tokens: Int[np.ndarray, "q l"]
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    without: Int[np.ndarray, "q w"] | None = None
+    widths: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a report measures beside the trained runs.
+
+    Attributes:
+        bm25: Documents: BM25 by bm25s, the reference of the paired differences.
+        untrained: Each run's network before its first step, where it starts from the data.
+        dual_encoder: Documents: a dual encoder with each run's encoder, trained for as many steps, searched exactly and
+            by HNSW.
+        sasrec: Items: SASRec with its paper's loss and with a softmax over all items, in the first run's folder.
+        exclude_history: Items: leave out of every ranking what the user has had.
+    """
+
+    bm25: bool = True
+    untrained: bool = True
+    dual_encoder: bool = False
+    sasrec: bool = False
+    exclude_history: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What :meth:`Problem.prepare` found out about a run.
+
+    Attributes:
+        name: Name of the data, for reports.
+        codec: How codes become decoder tokens.
+        model: The network, sized for the data.
+        fingerprints: Fingerprint of each part that a checkpoint depends on, ``corpus`` and ``docids`` among them.
+    """
+
+    name: str
+    codec: DocidCodec
+    model: T5Config
+    fingerprints: Mapping[str, str]
+
+
+class Problem(abc.ABC):
+    """Data of one kind in a run folder; the parts are read when first asked for.
+
+    Args:
+        folder: The run folder.
+        experiment: Every choice that made it.
+        settings: Content of the prepared run's ``run.json``; empty before that.
+    """
+
+    #: Configuration class of an experiment on this problem.
+    experiment_class: ClassVar[type[BaseExperiment]]
+    #: What gets docids, in the plural: "documents".
+    kind: ClassVar[str]
+    #: Type of a request, what to call it, and the command and method that take it.
+    request: ClassVar[tuple[type, str, str]] = (str, "query", "search")
+    #: Baseline with which a report compares the other systems.
+    reference: ClassVar[str] = ""
+    #: Fields of :class:`Measured` that have a meaning for this problem.
+    measures: ClassVar[frozenset[str]] = frozenset({"untrained"})
+    #: Share of a report's results that are new documents, by suffix of the system's name; None ranks all by score.
+    rankings: ClassVar[Mapping[str, float | None]] = {"": None}
+
+    _by_experiment: ClassVar[dict[type, "type[Problem]"]] = {}
+
+    def __init__(self, folder: str | os.PathLike[str], experiment: Any, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.experiment = experiment
+        self.settings = settings
+
+    def __init_subclass__(cls) -> None:
+        """Register the problem under its experiment class."""
+        if "experiment_class" in vars(cls):
+            Problem._by_experiment[cls.experiment_class] = cls
+
+    @staticmethod
+    def of(experiment: BaseExperiment) -> "type[Problem]":
+        """Return the problem of an experiment.
+
+        Raises:
+            InputError: If no problem has this experiment class.
+        """
+        if type(experiment).__name__ in CONFIGURABLES:
+            for own in ("documents", "items"):
+                importlib.import_module(f"genret_jax.problems.{own}")
+        known = Problem._by_experiment
+        if type(experiment) not in known:
+            raise InputError(
+                f"no problem for an experiment of class {type(experiment).__name__}",
+                expected=f"one of {', '.join(cls.__name__ for cls in known)}",
+                fix="define a subclass of genret_jax.problems.Problem with this experiment_class",
+            )
+        return known[type(experiment)]
+
+    # --- What every problem must say ---
+
+    @staticmethod
+    @abc.abstractmethod
+    def read(folder: str | os.PathLike[str]) -> Any:
+        """Read the data of a folder; the result has a ``fingerprint``.
+
+        Raises:
+            InputError: If it cannot be used.
+        """
+
+    def given(self) -> tuple[Any, dict[str, str]]:
+        """Read the experiment's data, and return it with the fingerprints that a run must agree on to be resumed."""
+        data = self.read(self.experiment.corpus)
+        return data, {"corpus": data.fingerprint}
+
+    @abc.abstractmethod
+    def prepare(self, data: Any, log: Callable[[str], None], like: Path | None) -> Setup:
+        """Write the parts of the run folder that are missing.
+
+        Args:
+            data: From :meth:`given`.
+            log: Receives a line for each part.
+            like: Prepared run of the same experiment but for the trainer's seed, whose parts are copied.
+        """
+
+    @property
+    @abc.abstractmethod
+    def corpus(self) -> Corpus:
+        """The documents that have docids: ids, titles and texts."""
+
+    @abc.abstractmethod
+    def task(self) -> TrainingTask:
+        """Return the task that is trained."""
+
+    @abc.abstractmethod
+    def encode(self, requests: Sequence[Any]) -> Int[np.ndarray, "q l"]:
+        """Return requests as encoder inputs, padded with 0.
+
+        Raises:
+            InputError: If one of them cannot be used.
+        """
+
+    @abc.abstractmethod
+    def requests(self, split: str, measured: Measured) -> Requests:
+        """Return the requests of a split, for a report.
+
+        Raises:
+            InputError: If there is no such split.
+        """
+
+    # --- What a problem may say ---
+
+    def validation(self) -> Requests | None:
+        """Return the requests that are searched during training; None where there are none."""
+        return None
+
+    def memorisation(self) -> Requests | None:
+        """Return documents as requests for themselves; None where documents cannot be requests."""
+        return None
+
+    def baselines(self, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
+        """Return the answers of systems that are measured once beside all runs."""
+        return []
+
+    def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
+        """Return the answers of systems that are measured beside each run."""
+        return []
+
+    def notes(self, requests: Requests, measured: Measured) -> list[str]:
+        """Return sentences for the readers of a report."""
+        return []
+
+    def require_comparable(self, other: "Problem") -> None:
+        """Check that a report can hold both runs.
+
+        Raises:
+            InputError: If not.
+        """
+        if other.fingerprints["corpus"] != self.fingerprints["corpus"]:
+            raise InputError("a run of another corpus", file=other.folder, expected=f"the corpus of {self.folder}")
+
+    def require_ranks(self) -> None:  # noqa: B027  most decoders write docids
+        """Check that the run's decoder writes docids.
+
+        Raises:
+            InputError: If it writes something else.
+        """
+
+    @property
+    def writes_queries(self) -> bool:
+        """Whether the decoder writes queries for documents, not docids."""
+        return False
+
+    def unknown_words(self, request: Any) -> bool:
+        """Return whether the model knows no word of a request."""
+        return False
+
+    @property
+    def later(self) -> Bool[np.ndarray, " n"]:
+        """Documents that training is not shown, as if they came later."""
+        return np.zeros(len(self.corpus), bool)
+
+    @property
+    def input_widths(self) -> Sequence[int]:
+        """Columns that short inputs may be cut to, so that they cost less."""
+        return ()
+
+    @property
+    def start_changes(self) -> bool:
+        """Whether :meth:`extended` documents change the start of the parameters that others have."""
+        return False
+
+    def facts(self) -> Any:
+        """Return what a start may ask about the data (:class:`genret_jax.models.start.Start`)."""
+        return None
+
+    def extended(
+        self: _P,
+        doc_ids: Sequence[str],
+        *,
+        titles: Sequence[str] = (),
+        texts: Sequence[str] = (),
+        vectors: np.ndarray | None = None,
+    ) -> _P:
+        """Return the run with further documents, whose docids come from their content; the folder stays as it is.
+
+        Args:
+            doc_ids: Their ids.
+            titles: Their titles; none by default.
+            texts: Their texts; none by default.
+            vectors: One for each of them [n, d], made as those of the run's documents were.
+
+        Raises:
+            InputError: If the run's docids or its head do not allow it, an id is taken, or there is no room left.
+        """
+        raise InputError(f"{self.kind} cannot be added to this run", file=self.folder, fix="train again with them")
+
+    # --- What all problems share ---
+
+    def start_params(self) -> dict[str, Any]:
+        """Return the parameters before the first step; the same every time."""
+        random = random_params(self.model, self.seed, self.tree)
+        start = self.experiment.start
+        if start is None:
+            return jax.tree.map(np.asarray, random)
+        found: dict[str, Any] = start.initial_params(random, self.model, self.facts())
+        return found
+
+    def params(self, checkpoint: str | int = "best", mesh: Mesh | None = None) -> dict[str, Any]:
+        """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
+
+        Args:
+            checkpoint: ``"best"``, ``"last"``, a step, ``"start"``, or the path of a checkpoint or ``MODEL_DIR`` that
+                t5x wrote. Such a checkpoint does not say which corpus and docids it was trained on.
+            mesh: Devices to spread them over as in training; None for one device.
+
+        Raises:
+            InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
+        """
+        from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
+
+        like = self.param_shapes(mesh)
+        if checkpoint == "start":
+            start = self.start_params()
+            return start if mesh is None else jax.device_put(start, jax.tree.map(lambda shape: shape.sharding, like))
+        if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
+            return read_t5x_params(checkpoint, like)
+        return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)
+
+    def param_shapes(self, mesh: Mesh | None = None) -> dict[str, Any]:
+        """Return the shapes of the parameters, and their shardings on a mesh."""
+        variables = jax.eval_shape(lambda: jitted_variables(self.model, jax.random.key(self.seed), self.tree))
+        shapes: dict[str, Any] = variables["params"]
+        if mesh is None:
+            return shapes
+        places = param_shardings(mesh, shapes, logical_axes(variables))
+        return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
+
+    @functools.cached_property
+    def table(self) -> DocidTable:
+        """The docids of every document."""
+        table = DocidTable.load(self.folder / "docids")
+        self._require("docids", table.fingerprint, self.folder / "docids")
+        return table
+
+    @property
+    def codec(self) -> DocidCodec:
+        """How codes become decoder tokens."""
+        return DocidCodec.from_json(self.settings["codec"])
+
+    @functools.cached_property
+    def encoded(self) -> EncodedDocids:
+        """Docids as the decoder's tokens."""
+        return self.codec.encode(self.table)
+
+    @functools.cached_property
+    def row_of_document(self) -> Int[np.ndarray, " n"]:
+        """First row of the docid table for every document."""
+        rows = np.zeros(self.table.num_documents, np.int64)
+        rows[self.table.document[::-1]] = np.arange(self.table.num_rows)[::-1]
+        return rows
+
+    @functools.cached_property
+    def model(self) -> T5Config:
+        """The network, sized for the data."""
+        return from_bindings("model", self.settings["model"])
+
+    @property
+    def tree(self) -> NodeTree | None:
+        """The docid tree, for networks whose head has a row per node."""
+        return node_tree(self.encoded) if self.model.head == "prefix" else None
+
+    @property
+    def training_tree(self) -> NodeTree | None:
+        """The docid tree of the documents that training shows; others in it would be learned as never coming."""
+        return node_tree(self.encoded, ~self.later) if self.model.head == "prefix" else None
+
+    @property
+    def evaluation(self) -> Any:
+        """Settings of the report."""
+        return self.experiment.evaluation
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.experiment.seed)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a checkpoint must agree on to be this run's."""
+        return dict(self.settings["fingerprints"])
+
+    def require_request(self, kind: type) -> None:
+        """Check that this problem takes requests of a type.
+
+        Raises:
+            InputError: If it takes another.
+        """
+        wanted, name, verb = self.request
+        if kind is not wanted:
+            raise InputError(
+                f"this run is of {self.kind}",
+                file=self.folder,
+                expected=f"a {name}",
+                fix=f"use 'genret {verb}' or Retriever.{verb}",
+            )
+
+    def _make(self, part: str, write: Callable[[Path], object], like: Path | None) -> None:
+        make(self.folder / part, write, like)
+
+    def _read_quietly(self, read: Callable[[Path], Any]) -> Any:
+        """Read the data in the run folder, without the warnings given when it was prepared; reject changed data."""
+        folder = self.folder / "corpus"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = read(folder)
+        self._require("corpus", found.fingerprint, folder)
+        return found
+
+    def _require(self, part: str, found: str, where: Path) -> None:
+        """Refuse a part that was changed, or copied here from another run."""
+        if found != self.fingerprints[part]:
+            raise InputError(
+                f"another {part} than this run was made with (fingerprint {found})",
+                file=where,
+                expected=f"fingerprint {self.fingerprints[part]}",
+                fix="restore the run folder from a copy, or train again",
+            )
+
+    def _appended(
+        self, quantiser: Quantiser, doc_ids: Sequence[str], content: np.ndarray, corpus_fingerprint: str
+    ) -> DocidTable:
+        """Return the docid table with further documents, for which the network has room."""
+        table = append_documents(self.table, quantiser, doc_ids, content, corpus_fingerprint=corpus_fingerprint)
+        room = self.codec.level_sizes[-1]
+        if table.level_sizes[-1] > room:
+            raise InputError(
+                f"{table.level_sizes[-1]} {self.kind} with the same codes but for the last",
+                file=self.folder,
+                expected=f"at most {room}, as the network has last codes",
+                fix=f"train again with the new {self.kind}, or with more codes",
+            )
+        return table
+
+    def _with_room_for(self, encoded: EncodedDocids) -> T5Config:
+        """Return the network with rows for all nodes of a grown docid tree."""
+        nodes = max(self.model.num_nodes, divisible(encoded.tree.num_nodes))
+        return dataclasses.replace(self.model, num_nodes=nodes)
+
+
+def make(path: Path, write: Callable[[Path], object], like: Path | None = None) -> None:
+    """Write a part of a run folder unless it is there; a part that is there is whole, as writers rename at the end.
+
+    Args:
+        path: The part.
+        write: Writes it.
+        like: Run folder whose part of that name is the same, and is copied if it has it.
+    """
+    if path.exists():
+        return
+    if like is not None and (like / path.name).is_dir():
+        with atomic_folder(path) as partial:
+            shutil.copytree(like / path.name, partial, dirs_exist_ok=True)
+    else:
+        write(path)
+
+
+def say(line: str) -> None:
+    """Print a line of progress to stderr, apart from results."""
+    print(line, file=sys.stderr, flush=True)

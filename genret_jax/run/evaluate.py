@@ -1,0 +1,316 @@
+"""Evaluate trained runs beside what a user would pick instead, on the same data and requests."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from genret_jax.data.splits import evenly_spread
+from genret_jax.errors import InputError
+from genret_jax.evaluation.compare import SystemRun, compare, require_unique, timed_search
+from genret_jax.evaluation.environment import environment
+from genret_jax.evaluation.plot import plot_run
+from genret_jax.evaluation.render import markdown
+from genret_jax.evaluation.report import Dataset, Report, System, file_names
+from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
+from genret_jax.inference.ranker import Ranker
+from genret_jax.models.start import source_of
+from genret_jax.problems import Measured, Problem, Requests, say
+from genret_jax.run.folder import run_folders
+from genret_jax.run.opening import open_run
+from genret_jax.storage import atomic_folder
+from genret_jax.training import read_metrics
+
+# The beam search is compared with the exhaustive one on this many requests, unless there are more docids than this.
+_EXHAUSTIVE_REQUESTS, _EXHAUSTIVE_DOCIDS = 32, 10_000
+_MEMORISATION_BEAM = 10
+
+Ranking = dict[str, list[tuple[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A run in a report.
+
+    Attributes:
+        name: Name in the report.
+        run: The run.
+        seed_of: Name of the folder of seeds that it is one of, or None.
+        leads: Whether it is no seed, or the first: systems beside it stand for all seeds.
+    """
+
+    name: str
+    run: Problem
+    seed_of: str | None
+    leads: bool
+
+
+def evaluate_runs(
+    runs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    split: str | None = None,
+    checkpoint: str | int = "best",
+    beam: int | None = None,
+    mesh: Mesh | None = None,
+    measured: Measured | None = None,
+    allow_imports: Sequence[str] = (),
+) -> Report:
+    """Measure runs on the same data and write a folder with the report.
+
+    Args:
+        runs: Run folders, or folders of seeds. The report calls each by its folder's name.
+        out: Folder to write, or an earlier report to replace: ``report.json``, ``report.md``, ``qrels.txt``, a TREC
+            run file per system, and a picture of each run's training. By default ``reports/SPLIT`` in the first run.
+        split: Split of the judgements; by default the run's own.
+        checkpoint: Checkpoint of each run.
+        beam: Beams of the search; by default the run's own.
+        mesh: Devices to search on, as for :meth:`genret_jax.Retriever.load`; None for one.
+        measured: Systems to measure beside the runs.
+        allow_imports: Modules outside genret_jax that the runs' configurations may import.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: If the runs cannot be compared, the split is missing, ``measured`` asks for something that has no
+            meaning for this kind of data, or ``out`` holds something else.
+    """
+    if beam is not None and beam < 1:
+        raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another beam")
+    opened = _open_all(runs, allow_imports)
+    first, measured = opened[0].run, measured or Measured()
+    for other in opened:
+        first.require_comparable(other.run)
+        other.run.require_ranks()
+    _require_meaning(first, measured)
+    split = split or first.evaluation.split
+    folder = report_folder(runs[0], split) if out is None else Path(out)
+    _check_out(folder)
+    requests, remembered = first.requests(split, measured), first.memorisation()
+    depth = beam or first.evaluation.beam
+    names = [each.name for each in opened]
+    require_unique(names, "runs", reserved=[first.reference])
+    found, memory = first.baselines(requests, depth, measured), []
+    require_unique([*names, *(baseline.system.name for baseline in found)], "systems")
+    for each in opened:
+        answers, remembers = _answers(each, requests, remembered, checkpoint, beam, mesh, measured)
+        found += answers
+        memory += remembers
+    report = compare(
+        Dataset(
+            name=first.corpus.name,
+            documents=len(first.corpus),
+            fingerprint=first.fingerprints["corpus"],
+            kind=first.kind,
+        ),
+        [(requests.split, found), *([(remembered.split, memory)] if remembered else [])],
+        reference=first.reference,
+        budget={each.name: _budget(each.run) for each in opened},
+        environment=environment(),
+        notes=[*first.notes(requests, measured), *_starts(opened, measured)],
+    )
+    _write(folder, report, requests, found, opened)
+    return report
+
+
+def report_folder(run: str | os.PathLike[str], split: str) -> Path:
+    """Return where a report lies by default."""
+    return Path(run) / "reports" / split
+
+
+def _open_all(runs: Sequence[str | os.PathLike[str]], allow_imports: Sequence[str]) -> list[_Opened]:
+    opened: dict[str, _Opened] = {}
+    for given in runs:
+        name = Path(given).resolve().name
+        folders = run_folders(given)
+        for number, folder in enumerate(folders):
+            run = open_run(folder, allow_imports=allow_imports)
+            seed_of = name if len(folders) > 1 else None
+            named = name if seed_of is None else f"{name}, seed {run.seed}"
+            if named in opened:
+                raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
+            opened[named] = _Opened(name=named, run=run, seed_of=seed_of, leads=number == 0)
+    return list(opened.values())
+
+
+def _require_meaning(first: Problem, measured: Measured) -> None:
+    for field in dataclasses.fields(Measured):
+        asked = getattr(measured, field.name) != field.default
+        if asked and field.name not in first.measures:
+            raise InputError(
+                f"{field.name} has no meaning for a run of {first.kind}",
+                file=first.folder,
+                expected=f"some of {', '.join(sorted(first.measures))}",
+                fix="leave it out",
+            )
+
+
+def _answers(
+    opened: _Opened,
+    requests: Requests,
+    remembered: Requests | None,
+    checkpoint: str | int,
+    beam: int | None,
+    mesh: Mesh | None,
+    measured: Measured,
+) -> tuple[list[SystemRun], list[SystemRun]]:
+    """Search with a run and what is measured beside it: the split, and documents for themselves."""
+    name, run, depth = opened.name, opened.run, beam or opened.run.evaluation.beam
+    found, memory = [], []
+    if measured.untrained and opened.leads and (run.experiment.start is not None or remembered is not None):
+        untrained = Ranker(run.model, run.encoded, run.params("start", mesh))
+        system = _system(f"{name}, untrained", run, "start", untrained, requests, depth)
+        found.append(_searched(untrained, run, system, requests, depth))
+    ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh))
+    for suffix, share in run.rankings.items():
+        system = _system(f"{name}{suffix}", run, checkpoint, ranker, requests, depth)
+        seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None
+        found.append(_searched(ranker, run, system, requests, depth, share=share, seed_of=seed_of))
+        if remembered is not None and share is None:
+            beams = min(depth, _MEMORISATION_BEAM)
+            answers = _ranked(ranker, run, remembered, beams, None)
+            memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=seed_of))
+    if opened.leads:
+        found += run.baselines_of_run(name, requests, depth, measured)
+    return found, memory
+
+
+def _system(name: str, run: Problem, checkpoint: str | int, ranker: Ranker, requests: Requests, depth: int) -> System:
+    which = "before its first step" if checkpoint == "start" else f"checkpoint '{checkpoint}'"
+    details = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(ranker.params)),
+        "beams": depth,
+        **_codebooks(run.table.strategy),
+        **_beside_exhaustive(ranker, requests, depth),
+    }
+    return System(name=name, description=f"{run.table.strategy['name']} docids, {which}", details=details)
+
+
+def _searched(
+    ranker: Ranker,
+    run: Problem,
+    system: System,
+    requests: Requests,
+    depth: int,
+    *,
+    share: float | None = None,
+    seed_of: str | None = None,
+) -> SystemRun:
+    row = {name: number for number, name in enumerate(requests.split.qrels)}
+
+    def search(asked: Mapping[str, str], depth: int) -> Ranking:
+        rows = [row[name] for name in asked]
+        part = dataclasses.replace(
+            requests,
+            split=dataclasses.replace(requests.split, qrels={name: requests.split.qrels[name] for name in asked}),
+            tokens=requests.tokens[rows],
+            without=None if requests.without is None else requests.without[rows],
+        )
+        return _ranked(ranker, run, part, depth, share)
+
+    say(f"searching {len(row):,} requests: {system.name}")
+    # Of inputs with several widths, the timed part is searched in batches of other sizes.
+    asked = dict.fromkeys(row, "")
+    answers, milliseconds = timed_search(search, asked, depth, compiles_anew=bool(requests.widths))
+    return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)
+
+
+def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share: float | None) -> Ranking:
+    options: dict[str, Any] = {
+        "beam": depth,
+        "limit": depth,
+        "batch_size": run.evaluation.batch_size,
+        "without": requests.without,
+        "widths": requests.widths,
+        "progress": True,
+    }
+    if share is None:
+        ranked = ranker.rank(requests.tokens, **options)
+    else:
+        ranked = ranker.rank_with_share(requests.tokens, share, run.later, **options)
+    answers = [ranked.of(row) for row in range(len(requests.tokens))]
+    if share is not None:  # their order is not that of the scores, by which a run file is read
+        answers = [[(d, -float(rank)) for rank, (d, _) in enumerate(found)] for found in answers]
+    documents = [[document for document, _ in found] for found in answers]
+    scores = [[score for _, score in found] for found in answers]
+    return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, documents, scores)
+
+
+def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
+    """Describe how codebooks were used while docids were learned, where they were."""
+    levels: dict[int, list[Mapping[str, Any]]] = {}
+    for at in strategy.get("course", []):
+        levels.setdefault(at["level"], []).append(at)
+    described = {}
+    for level, course in levels.items():
+        used = ", ".join(f"{at['perplexity']:.1f}" for at in course)
+        last = course[-1]
+        described[f"codebook {level}"] = (
+            f"perplexity {used} of {last['size']} while it was learned, {last['used']} codes used, "
+            f"{last['prefixes']:,} docids of {last['rows']:,} documents so far"
+        )
+    return described
+
+
+def _beside_exhaustive(ranker: Ranker, requests: Requests, depth: int) -> dict[str, str]:
+    """Describe how far the beam search is from scoring every docid, for requests that are texts."""
+    if ranker.index.num_docids > _EXHAUSTIVE_DOCIDS or not requests.texts:
+        return {}
+    chosen = requests.tokens[evenly_spread(np.arange(len(requests.tokens)), _EXHAUSTIVE_REQUESTS)]
+    shares = ranker.beside_exhaustive(chosen, beam=depth)
+    described = f"{shares['found']:.1%} of the true best 10 found, {shares['certified']:.0%} of queries certified"
+    return {f"beside exhaustive search ({len(chosen)} queries)": described}
+
+
+def _budget(run: Problem) -> dict[str, Any]:
+    """Return the steps, seed and seconds of training, from its log."""
+    records = read_metrics(run.folder)
+    steps = max((record["step"] for record in records), default=0)
+    rates = [record["steps_per_second"] for record in records if record.get("steps_per_second")]
+    seconds = {"training seconds": round(steps / float(np.median(rates)))} if rates else {}
+    return {"steps": steps, "seed": run.seed, **seconds}
+
+
+def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:
+    """Explain the rows of untrained networks."""
+    starts = {source_of(each.run.experiment.start): None for each in opened if each.run.experiment.start is not None}
+    return [
+        f"'untrained' is the network as it is initialised from {source}: the difference to it is what training adds."
+        for source in (starts if measured.untrained else ())
+    ]
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to replace anything but a report, before any search is made for it."""
+    if out.exists() and not (out.is_dir() and ((out / "report.json").is_file() or not any(out.iterdir()))):
+        raise InputError(
+            "there is something else than a report",
+            file=out,
+            expected="a new folder, or that of an earlier report",
+            fix="choose another folder for the report",
+        )
+
+
+def _write(
+    out: Path, report: Report, requests: Requests, found: Sequence[SystemRun], opened: Sequence[_Opened]
+) -> None:
+    with atomic_folder(out, replace=True) as folder:
+        report.save(folder / "report.json")
+        (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+        write_qrels(folder / "qrels.txt", requests.split.qrels)
+        files = file_names([*(system.system.name for system in found), *(each.name for each in opened)])
+        for system in found:
+            name = files[system.system.name]
+            write_run(folder / f"{name}.run", system.run, tag=name)
+        for each in opened:
+            picture, title = folder / f"{files[each.name]}.png", f"{report.dataset.name}: {each.name}"
+            try:
+                plot_run(read_metrics(each.run.folder), picture, title=title)
+            except InputError as error:
+                say(f"no picture of {each.name}: {error}")
