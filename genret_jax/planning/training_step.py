@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.sharding import Mesh
@@ -17,7 +16,7 @@ from genret_jax.planning.docid_shapes import PlannedDocids
 from genret_jax.planning.index_shapes import tree_shapes
 from genret_jax.planning.shapes import shapes_on
 from genret_jax.training.retrieval_task import RetrievalTask
-from genret_jax.training.step_shapes import StepShapes, plan_steps
+from genret_jax.training.step import StepShapes, plan_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +35,7 @@ class TrainingPlan:
 
     def task(self, model: T5Config) -> RetrievalTask:
         """Return the task of a network of these docids."""
-        shapes = tree_shapes(self.docids) if model.head == "prefix" else None
-        # The tree is a constant of the compiled step, so it is made of zeros; its content changes no count.
-        tree: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        tree = tree_shapes(self.docids) if model.head == "prefix" else None
         experiment = self.experiment
         return RetrievalTask(model, None, tree, **experiment.losses)
 
@@ -73,6 +70,7 @@ class TrainingPlan:
                 steps.like,
                 shapes_on(self.mesh, stacked, None, DATA),
                 shapes_on(self.mesh, jax.ShapeDtypeStruct((), np.int32)),
+                shapes_on(self.mesh, self.task(model).arrays),
             )
 
     def kept_activations(self, model: T5Config) -> int:
@@ -98,7 +96,7 @@ class TrainingPlan:
 
         key = jax.random.key(0)
         params = jax.eval_shape(task.init, key)["params"]
-        jaxpr = jax.make_jaxpr(backward)(params, self.batch(rows), key).jaxpr
+        jaxpr = jax.make_jaxpr(backward)(params, {**self.batch(rows), **task.arrays}, key).jaxpr
         kept = {variable: variable.aval for variable in jaxpr.outvars if not isinstance(variable, Literal)}
         return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
 
