@@ -1,19 +1,22 @@
-"""Files and folders that are either whole or absent.
+"""Files and folders that are either whole or absent, and arrays whose damage is noticed.
 
-Everything is written beside its destination under a hidden temporary name and renamed when complete, so a killed
+Everything is written under a hidden temporary name beside its destination and renamed when it is complete, so a killed
 process or a full disk never leaves something that a later command takes for finished. Temporary names begin with
 ``.`` and hold ``.partial-``; they are safe to delete.
 """
 
+import collections
 import contextlib
 import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,21 +26,72 @@ from genret_jax.errors import InputError
 
 MANIFEST = "manifest.json"
 
+_FREE_SPACE = "free some space or choose another folder, then run again"
+_CLOSE_FILES = "allow more open files (ulimit -n) or stop other programs, then run again"
+_CHECK_PERMISSIONS = "change the permissions or choose another path"
+# The failures of an operating system that a user can end, each with the next step.
+_NEXT_STEPS = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "allow larger files (ulimit -f) or choose another file system, then run again",
+    errno.EMFILE: _CLOSE_FILES,
+    errno.ENFILE: _CLOSE_FILES,
+    errno.ENOMEM: "free some memory, then run again",
+    errno.EACCES: _CHECK_PERMISSIONS,
+    errno.EPERM: _CHECK_PERMISSIONS,
+    errno.EROFS: "choose a folder that can be written",
+    errno.EIO: "check the disk, then run again",
+    errno.ESTALE: "mount the file system again, then run again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose a path whose folders are folders",
+    errno.EISDIR: "give a file",
+    errno.ELOOP: "remove the link that leads to itself",
+}
 
-def _partial_name(path: Path) -> Path:
-    return path.parent / f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+
+def os_failure(error: OSError, path: str | os.PathLike[str]) -> InputError:
+    """Return the one-line form of a failure of the operating system.
+
+    Args:
+        error: The failure.
+        path: The file or folder that was worked on, for errors that name none.
+    """
+    named = error.filename if isinstance(error.filename, (str, os.PathLike)) else None
+    file = path if named is None or ".partial-" in os.fspath(named) else named
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    found = "no space left on the disk" if is_full else error.strerror or str(error)
+    return InputError(found, file=file, fix=_NEXT_STEPS.get(error.errno or 0, "check the path"))
 
 
 @contextlib.contextmanager
-def _explain_full_disk(path: Path) -> Iterator[None]:
+def explain_os_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn failures of the operating system that a user can end (a full disk, a limit, permissions) into InputError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                "no space left on the disk", file=path, fix="free some space or choose another folder, then run again"
-            ) from error
-        raise
+        if error.errno not in _NEXT_STEPS:
+            raise
+        raise os_failure(error, path) from error
+
+
+def list_folder(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names in a folder in order; none for a folder that is missing.
+
+    Unlike ``Path.glob``, it does not take a folder that cannot be read for an empty one.
+
+    Raises:
+        InputError: If it cannot be read or is not a folder.
+    """
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise os_failure(error, path) from None
+
+
+def _partial_name(path: Path) -> Path:
+    return path.parent / f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -57,10 +111,10 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[An
         mode: ``"w"`` (UTF-8, LF line ends) or ``"wb"``.
 
     Raises:
-        InputError: If the disk is full.
+        InputError: If the disk is full, or the operating system refuses the write for another reason.
     """
     path = Path(path)
-    with _explain_full_disk(path):
+    with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial_name(path)
         try:
@@ -80,14 +134,21 @@ def require_free(path: str | os.PathLike[str], *, folder: bool = True) -> None:
 
     Args:
         path: The output.
-        folder: It is to be a folder, and may be there if it is empty.
+        folder: Whether it will be a folder, which may exist if it is empty.
 
     Raises:
-        InputError: If something is there.
+        InputError: If something is there, or it cannot be read.
     """
-    path = Path(path)
-    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
+    path = _followed(path)
+    if path.exists() and not (folder and path.is_dir() and not list_folder(path)):
         raise InputError("the output already exists", file=path, fix="remove it or choose another name")
+
+
+def _followed(path: str | os.PathLike[str]) -> Path:
+    """Return the path to which links lead; refuse a link to something that is missing."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise InputError("a link to something that is missing", file=path, fix="remove the link, or make its target")
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 @contextlib.contextmanager
@@ -96,16 +157,17 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Args:
         path: Destination; must not exist or be empty, unless ``replace``.
-        replace: Remove what is at ``path`` just before the new folder takes its name.
+        replace: Replace what is at ``path`` when the block begins. What appears or changes there later is left alone.
 
     Raises:
-        InputError: If something is already there, or the disk is full.
+        InputError: If something is already there, or appears there meanwhile, or the disk is full.
     """
-    path = Path(path)
+    path = _followed(path)
     if not replace:
         require_free(path)
-    with _explain_full_disk(path):
+    with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        replaced = _identity(path) if replace else None
         partial = _partial_name(path)
         partial.mkdir()
         try:
@@ -114,23 +176,55 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
-            old = _partial_name(path)
-            if path.exists():
-                os.rename(path, old)
-            os.rename(partial, path)
+            _rename_to_free(partial, path, replaced)
             _sync_folder(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a folder is replaced or its entries change; None for a missing one."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _rename_to_free(partial: Path, path: Path, replaced: tuple[int, int, int] | None) -> None:
+    """Give a finished folder its name, after removing the folder ``replaced`` from there and nothing else."""
+    taken = InputError(
+        "something else was written here in the meantime; it is left as it is",
+        file=path,
+        fix="remove it or choose another name, then run again",
+    )
+    old = _partial_name(path)
+    if replaced is not None and path.exists():
+        os.rename(path, old)
+        if _identity(old) != replaced:
+            os.rename(old, path)
+            raise taken
+    try:
+        os.rename(partial, path)  # the kernel refuses unless the target is missing or an empty folder
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise taken from None
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_partial(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left unfinished in a folder; the caller holds it, so nobody is at work there."""
-    for path in Path(folder).glob(".*.partial-*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what killed processes left unfinished in a folder that the caller holds with :func:`folder_lock`."""
+    for name in list_folder(folder):
+        if name.startswith(".") and ".partial-" in name:
+            _remove(Path(folder) / name)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -140,18 +234,35 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         handle.write("\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}
+
+
+def read_json(path: str | os.PathLike[str], *, expect: type | None = None) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: The file.
+        expect: Python type that the value must have, such as ``dict``; None accepts any.
+
     Raises:
-        InputError: If it is missing or is not JSON.
+        InputError: If it is missing, cannot be read, is not JSON, or has another type than expected.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("the file is missing", file=path, fix="check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise os_failure(error, path) from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not valid JSON ({error})", file=path, fix="restore or rebuild it") from None
+    if expect is not None and not isinstance(value, expect):
+        raise InputError(
+            f"the JSON value is {_JSON_NAMES.get(type(value), repr(value))}",
+            file=path,
+            expected=_JSON_NAMES.get(expect, expect.__name__),
+            fix="restore or rebuild it",
+        )
+    return value
 
 
 def save_arrays(
@@ -163,53 +274,89 @@ def save_arrays(
     details: Mapping[str, Any] | None = None,
     replace: bool = False,
 ) -> None:
-    """Write a folder of ``NAME.npy`` files with a manifest that names their shapes and dtypes.
+    """Write a folder of ``NAME.npy`` files with a manifest of their shapes, dtypes and checksums.
 
     Args:
         path: Destination folder.
         arrays: Arrays by name.
-        kind: What the folder is, e.g. ``"docid_table"``; checked by :func:`load_arrays`.
+        kind: Name of this kind of folder, e.g. ``"docid_table"``; checked by :func:`load_arrays`.
         version: Layout version of this kind.
         details: Further JSON values for the manifest.
         replace: Replace an existing folder.
+
+    Raises:
+        InputError: If the folder exists and is not to be replaced, or the disk is full.
     """
     with atomic_folder(path, replace=replace) as folder:
-        for name, array in arrays.items():
-            _save(folder / f"{name}.npy", array)
-        manifest = {
-            "kind": kind,
-            "version": version,
-            "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
-            **(details or {}),
-        }
-        write_json(folder / MANIFEST, manifest)
+        described = {name: _write_npy(folder / f"{name}.npy", array) for name, array in arrays.items()}
+        write_json(folder / MANIFEST, {"kind": kind, "version": version, "arrays": described, **(details or {})})
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    try:
-        np.save(path, array, allow_pickle=False)
-    except OSError as error:
-        # NumPy reports that fewer bytes were written than there are, and not why.
-        if error.errno is None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
-        raise
+def _write_npy(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Write an array as ``numpy.save`` does, and return its shape, dtype and checksum.
+
+    ``numpy.save`` reports a short write without its cause; ``handle.write`` names it.
+    """
+    array = np.asarray(array, order="C")
+    if array.dtype.hasobject:
+        raise ValueError(f"{path.name}: arrays of Python objects cannot be saved")
+    with open(path, "wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
+        handle.write(_bytes_of(array))
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": _checksum(array)}
 
 
-def load_arrays(
-    path: str | os.PathLike[str], *, kind: str, version: int
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _checksum(array: np.ndarray) -> str:
+    return f"{zlib.crc32(_bytes_of(array)):08x}"
+
+
+class CheckedArrays(collections.UserDict[str, np.ndarray]):
+    """Memory-mapped arrays by name; each is compared with its checksum when it is first asked for.
+
+    Reading an array for its checksum brings it into the system's page cache, where the caller then finds it. CRC-32
+    runs at 3.8 GB a second on one core (BLAKE2b at 0.9, SHA-256 at 1.7), so what counts is the disk.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], checksums: Mapping[str, str], folder: Path):
+        super().__init__(arrays)
+        self._unchecked, self._folder = dict(checksums), folder
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array: np.ndarray = self.data[name]
+        written = self._unchecked.get(name)
+        if written is not None:
+            if (found := _checksum(array)) != written:
+                raise InputError(
+                    f"damaged: its bytes have the checksum {found}",
+                    file=self._folder / f"{name}.npy",
+                    expected=f"{written}, as when it was written",
+                    fix="restore the file from a copy, or rebuild the folder",
+                )
+            self._unchecked.pop(name, None)
+        return array
+
+
+def load_arrays(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[CheckedArrays, dict[str, Any]]:
     """Open a folder written by :func:`save_arrays`; arrays are memory-mapped read-only.
 
+    Headers are checked at once. The bytes of an array are checked when it is first taken from the mapping, so a caller
+    that keeps the mapping reads only the arrays it uses. Folders from before there were checksums are not checked.
+
     Returns:
-        The arrays by name, and the manifest.
+        The arrays by name, and the manifest. Taking an array raises InputError if its bytes were changed.
 
     Raises:
         InputError: If it is missing, of another kind or version, or damaged.
     """
     path = Path(path)
-    if not (path / MANIFEST).is_file():
+    file = path / MANIFEST
+    if not file.is_file():
         raise InputError(f"no {kind} here ({MANIFEST} is missing)", file=path, fix="check the path or build it first")
-    manifest = read_json(path / MANIFEST)
+    manifest = read_json(file, expect=dict)
     if manifest.get("kind") != kind or manifest.get("version") != version:
         raise InputError(
             f"a {manifest.get('kind')} of version {manifest.get('version')}",
@@ -217,23 +364,44 @@ def load_arrays(
             expected=f"a {kind} of version {version}",
             fix="rebuild it with this version of genret_jax or give the right folder",
         )
-    arrays = {}
-    for name, described in manifest["arrays"].items():
-        file = path / f"{name}.npy"
-        try:
-            # An empty array cannot be memory-mapped.
-            mapped = np.load(file, mmap_mode="r" if np.prod(described["shape"]) else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"damaged or missing ({error})", file=file, fix="rebuild the folder") from None
-        if list(mapped.shape) != described["shape"] or str(mapped.dtype) != described["dtype"]:
-            raise InputError(
-                f"{mapped.dtype}{list(mapped.shape)}",
-                file=file,
-                expected=f"{described['dtype']}{described['shape']} as its manifest says",
-                fix="rebuild the folder",
-            )
-        arrays[name] = mapped
-    return arrays, manifest
+    described = manifest.get("arrays")
+    if not isinstance(described, dict) or not all(map(_is_description, described, described.values())):
+        raise InputError("the entry 'arrays' does not describe arrays", file=file, fix="restore or rebuild the folder")
+    arrays = {name: _map_described(path / f"{name}.npy", one) for name, one in described.items()}
+    checksums = {name: one["crc32"] for name, one in described.items() if "crc32" in one}
+    return CheckedArrays(arrays, checksums, path), manifest
+
+
+def _is_description(name: str, described: Any) -> bool:
+    """Return whether an entry of a manifest names a file of its own folder and its shape and dtype."""
+    if not isinstance(described, dict) or os.path.basename(name) != name:
+        return False
+    shape = described.get("shape")
+    return isinstance(shape, list) and all(isinstance(n, int) for n in shape) and isinstance(described["dtype"], str)
+
+
+def _map_described(file: Path, described: Mapping[str, Any]) -> np.ndarray:
+    array = _map_npy(file, fix="rebuild the folder", is_empty=not math.prod(described["shape"]))
+    if list(array.shape) != described["shape"] or str(array.dtype) != described["dtype"]:
+        raise InputError(
+            f"{array.dtype}{list(array.shape)}",
+            file=file,
+            expected=f"{described['dtype']}{described['shape']} as its manifest says",
+            fix="rebuild the folder",
+        )
+    return array
+
+
+def _map_npy(path: Path, *, fix: str, is_empty: bool = False) -> Any:
+    """Map a ``.npy`` file into memory; an array without elements cannot be mapped and is read."""
+    try:
+        return np.load(path, mmap_mode=None if is_empty else "r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("the file is missing", file=path, fix=fix) from None
+    except OSError as error:
+        raise os_failure(error, path) from None
+    except Exception as error:  # NumPy raises a dozen kinds for a broken header, and documents none
+        raise InputError(f"not a readable .npy file ({error})", file=path, fix=fix) from None
 
 
 def read_npy(path: str | os.PathLike[str], *, kinds: str, expected: str) -> np.ndarray:
@@ -245,15 +413,10 @@ def read_npy(path: str | os.PathLike[str], *, kinds: str, expected: str) -> np.n
         expected: What it should hold, for the message.
 
     Raises:
-        InputError: If it is missing or damaged, or of another type or shape.
+        InputError: If it is missing, cannot be read, or has another type or shape.
     """
     path = Path(path)
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError("the file is missing", file=path, fix="check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"not a readable .npy file ({error})", file=path, fix="write it with numpy.save") from None
+    stored = _map_npy(path, fix="check the path, or write it with numpy.save")
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind not in kinds or not stored.size:
         found = f"{stored.dtype}{list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive of arrays"
         raise InputError(found, file=path, expected=expected, fix="save it anew")
@@ -280,19 +443,26 @@ def fingerprint(*parts: Any) -> str:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: str | os.PathLike[str], *, doing: str) -> Iterator[None]:
+def folder_lock(folder: str | os.PathLike[str], *, doing: str) -> Iterator[Callable[[], None]]:
     """Hold a folder for one process; the operating system frees it when the process dies.
 
     Args:
         folder: The folder, made if missing.
         doing: What holds it, for the other process's error: ``"training"``.
 
+    Yields:
+        A function that raises :class:`InputError` if the folder was removed or replaced since.
+
     Raises:
-        InputError: If another process holds it.
+        InputError: If another process holds it, or it cannot be made.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as handle:
+    folder = _followed(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError("a file", file=folder, expected="a folder", fix="choose another name")
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -306,4 +476,11 @@ def folder_lock(folder: str | os.PathLike[str], *, doing: str) -> Iterator[None]
         handle.truncate()
         handle.write(f"{doing}, process {os.getpid()}\n")
         handle.flush()
-        yield
+        yield lambda: _require_held(folder, handle)
+
+
+def _require_held(folder: Path, lock: IO[str]) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if os.path.samestat(os.stat(folder / ".lock"), os.fstat(lock.fileno())):
+            return
+    raise InputError("the folder was removed or replaced while it was in use", file=folder, fix="run again")

@@ -42,7 +42,7 @@ def genret_jax_steps(task: Any, trainer: Any, init_params: Any = None) -> Callab
         nonlocal state, step
         batches = jax.tree.map(lambda *parts: np.stack(parts), *(task.batch(step + n) for n in range(count)))
         with placed_on(start.mesh):
-            state, report = start.run_steps(state, batches, np.int32(count))
+            state, report = start.run_steps(state, batches, np.int32(count), start.arrays)
         step += count
         total, weight = report["totals"]["loss"]
         return float(total / weight)

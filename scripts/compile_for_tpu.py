@@ -53,7 +53,7 @@ from genret_jax.planning.docids import WrittenOut, written_out
 from genret_jax.planning.programs import shapes_on
 from genret_jax.storage import write_json
 from genret_jax.training.retrieval_task import RetrievalTask
-from genret_jax.training.step_shapes import plan_steps
+from genret_jax.training.step import plan_steps
 
 LENGTH, CODES, FIRST_TOKEN = 8, 256, 2
 VOCAB = FIRST_TOKEN + LENGTH * CODES
@@ -130,7 +130,8 @@ def training(files: tuple[str, ...], mesh: Mesh) -> dict[str, Any]:
     stacked = {name: jax.ShapeDtypeStruct((1, *shape.shape), shape.dtype) for name, shape in batch.items()}
     stacked = shapes_on(mesh, stacked, None, DATA)
     with placed_on(mesh):
-        lowered = steps.run_steps.lower(steps.like, stacked, shapes_on(mesh, jax.ShapeDtypeStruct((), np.int32)))
+        count = shapes_on(mesh, jax.ShapeDtypeStruct((), np.int32))
+        lowered = steps.run_steps.lower(steps.like, stacked, count, shapes_on(mesh, task.arrays))
         found = analysis(lowered)
     parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(steps.like.params))
     return {

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -22,7 +21,7 @@ from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
 from genret_jax.planning.docids import PlannedDocids, tree_shapes, written_out
 from genret_jax.training.retrieval_task import RetrievalTask
-from genret_jax.training.step_shapes import StepShapes, plan_steps
+from genret_jax.training.step import StepShapes, plan_steps
 
 
 def shapes_on(mesh: Mesh, tree: Any, *spec: str | None) -> Any:
@@ -53,9 +52,7 @@ class TrainingPlan:
 
     def task(self, model: T5Config) -> RetrievalTask:
         """Return the training task for a network."""
-        shapes = tree_shapes(self.docids) if model.head == "prefix" else None
-        # The tree is a constant of the compiled step, so it must be an array; its content does not affect the counts.
-        tree: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        tree = tree_shapes(self.docids) if model.head == "prefix" else None
         return RetrievalTask(model, None, tree, **self.experiment.losses)
 
     @property
@@ -89,6 +86,7 @@ class TrainingPlan:
                 steps.like,
                 shapes_on(self.mesh, stacked, None, DATA),
                 shapes_on(self.mesh, jax.ShapeDtypeStruct((), np.int32)),
+                shapes_on(self.mesh, self.task(model).arrays),
             )
 
     def kept_activations(self, model: T5Config) -> int:
@@ -114,7 +112,7 @@ class TrainingPlan:
 
         key = jax.random.key(0)
         params = jax.eval_shape(task.init, key)["params"]
-        jaxpr = jax.make_jaxpr(backward)(params, self.batch(rows), key).jaxpr
+        jaxpr = jax.make_jaxpr(backward)(params, {**self.batch(rows), **task.arrays}, key).jaxpr
         kept = {variable: variable.aval for variable in jaxpr.outvars if not isinstance(variable, Literal)}
         return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
 

@@ -14,10 +14,11 @@ import jax
 
 from genret_jax.errors import InputError
 from genret_jax.parallel.coordination import from_first, gather
+from genret_jax.storage import explain_os_errors, list_folder
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
-    VERSION,
     DamagedError,
+    UnreadableError,
     checkpoint_steps,
     describe,
     describe_difference,
@@ -25,13 +26,14 @@ from genret_jax.training.checkpoint_format import (
     load_items,
     make_metadata,
     read_metadata,
+    require_fingerprint,
     verify_items,
 )
 from genret_jax.training.state import TrainState
 
 DAMAGED_FOLDER = "damaged_checkpoints"
 _TRAINING_FIELDS = ("step", "optimizer_state", "totals", "first_bad_step")
-# Bytes of a file, for what carries no larger ones, in checkpoints of less than so many bytes.
+# Checkpoints of less than _SMALL bytes are written as files of _PART bytes: some tools copy no larger ones.
 _PART, _SMALL = 12 << 20, 1 << 30
 
 
@@ -70,20 +72,20 @@ class Checkpoints:
         return [step in kept for step in steps]
 
     def __enter__(self) -> "Checkpoints":
-        logging.getLogger("absl").addFilter(_is_news)
+        logging.getLogger("absl").addFilter(_is_not_a_repetition)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
         except Exception:
-            if kind is None:  # an error on the way here tells more than a second one
+            if kind is None:  # otherwise the first error says more than this second one
                 raise
         finally:
             if "_manager" in vars(self):
                 with contextlib.suppress(Exception):  # wait() has raised it
                     self._manager.close()
-            logging.getLogger("absl").removeFilter(_is_news)
+            logging.getLogger("absl").removeFilter(_is_not_a_repetition)
 
     def wait(self) -> None:
         """Return when everything is on the disk.
@@ -99,6 +101,7 @@ class Checkpoints:
         self,
         state: TrainState,
         *,
+        steps: int,
         axes: Mapping[tuple[str, ...], Sequence[str | None]],
         fingerprint: Mapping[str, Any],
         metrics: Mapping[str, float | None],
@@ -107,9 +110,10 @@ class Checkpoints:
 
         Args:
             state: The state.
+            steps: Length of the run, on which the learning rate depends.
             axes: Logical axes by parameter path, so that parameters can be spread again without the model's code.
-            fingerprint: What the run is made from, compared when it is resumed.
-            metrics: Of the last evaluation.
+            fingerprint: Identity of the run's corpus, docids and model, compared when the run is resumed.
+            metrics: Results of the last evaluation.
 
         Raises:
             InputError: If the disk is full.
@@ -120,6 +124,7 @@ class Checkpoints:
         metadata = make_metadata(
             items,
             step=step,
+            steps=steps,
             best=self.best,
             metrics=dict(metrics),
             fingerprint=dict(fingerprint),
@@ -135,20 +140,21 @@ class Checkpoints:
         self.latest = step
 
     def restore(self, like: TrainState, *, fingerprint: Mapping[str, Any]) -> tuple[TrainState, dict[str, Any]] | None:
-        """Return the last whole state with its metadata, or None where there is no checkpoint.
+        """Return the last whole state with its metadata, or None for a new run.
 
-        A damaged checkpoint is put aside, with a warning, and the one before it is taken.
+        A checkpoint that is proven to be damaged is moved to ``damaged_checkpoints/``, with a warning, and the one
+        before it is taken. Any other failure to read changes nothing.
 
         Args:
             like: Shapes and shardings of the state.
             fingerprint: Must be that of the checkpoint.
 
         Raises:
-            InputError: If the checkpoint is of another model or fingerprint, or all are damaged.
+            InputError: If the checkpoint belongs to another model or fingerprint, cannot be read, or none is left
+                beside damaged ones.
         """
-        steps = from_first(lambda: checkpoint_steps(self._root))
         wanted = _to_items(like)
-        for step in steps:
+        for step in from_first(lambda: checkpoint_steps(self._root)):
             try:
                 items, metadata = self._read(step, wanted, fingerprint)
             except DamagedError as damage:
@@ -156,27 +162,33 @@ class Checkpoints:
                 continue
             self.latest, self.best = step, metadata["best"]
             return _to_state(items), metadata
-        if steps:
+        if damaged := from_first(lambda: list_folder(self._damaged)):
             raise InputError(
-                f"none of the {len(steps)} checkpoints can be read; they were moved here",
+                f"no checkpoint can be read, and {len(damaged)} damaged ones lie here",
                 file=self._damaged,
-                fix="restore the folder from a copy, or run again to start from step 0",
+                fix=f"copy a whole one to {self._root}, or remove this folder to start again from step 0",
             )
         return None
 
     def _read(
         self, step: int, wanted: Mapping[str, Any], fingerprint: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return items and metadata; raise DamagedError in all processes if one of them cannot read its part."""
-        path, items, metadata, damage = self._root / str(step), {}, {}, None
+        """Return items and metadata; fail in all processes if one of them cannot read its part."""
+        path, items, metadata = self._root / str(step), dict[str, Any](), dict[str, Any]()
+        failure: dict[str, Any] | None = None
         try:
             metadata = read_metadata(path)
             _check_belongs(path, metadata, wanted, fingerprint)
             items = load_items(path, wanted)
+        except UnreadableError as error:
+            failure = {"unreadable": error.fields()}
         except DamagedError as error:
-            damage = str(error)
-        if found := [reason for reason in gather(damage) if reason is not None]:
-            raise DamagedError(found[0])
+            failure = {"damaged": str(error)}
+        failures = {kind: told for each in gather(failure) for kind, told in (each or {}).items()}
+        if "unreadable" in failures:
+            raise UnreadableError(**failures["unreadable"])
+        if failures:
+            raise DamagedError(failures["damaged"])
         verify_items(items, metadata)
         return items, metadata
 
@@ -187,28 +199,29 @@ class Checkpoints:
         )
 
     def _move_to_damaged(self, step: int) -> str:
-        self._damaged.mkdir(exist_ok=True)
-        target = self._damaged / str(step)
-        while target.exists():
-            target = target.with_name(f"{target.name}-again")
-        os.rename(self._root / str(step), target)
+        with explain_os_errors(self._damaged):
+            self._damaged.mkdir(exist_ok=True)
+            target = self._damaged / str(step)
+            while target.exists():
+                target = target.with_name(f"{target.name}-again")
+            os.rename(self._root / str(step), target)
         return str(target)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Preserve:
-    """Orbax's preservation policy from a function of the steps."""
+    """Orbax's preservation policy, from a function of the steps."""
 
     is_kept: Any
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Tell of each checkpoint, oldest first, whether it is kept."""
+        """Return whether to keep each checkpoint, oldest first."""
         kept: list[bool] = self.is_kept([checkpoint.step for checkpoint in checkpoints])
         return kept
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    # Orbax logs a traceback of everything that it raises anyway.
+def _is_not_a_repetition(record: logging.LogRecord) -> bool:
+    # Orbax logs the traceback of every error that it raises as well.
     return not (record.exc_info and "orbax" in record.pathname)
 
 
@@ -225,19 +238,8 @@ def _check_belongs(
     path: Path, metadata: Mapping[str, Any], wanted: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> None:
     advice = "use the configuration the run was started with, or another run folder"
-    if metadata["version"] != VERSION:
-        raise InputError(f"a checkpoint of layout {metadata['version']}", file=path, expected=f"layout {VERSION}")
     for name, what in (("params", "model"), ("training", "optimizer or set of metrics"), ("average", "average_decay")):
-        found_shapes, wanted_shapes = metadata["shapes"].get(name, {}), describe(wanted.get(name, {}))
-        difference = describe_difference(found_shapes, wanted_shapes, found_in="checkpoint", wanted_in="this run")
+        difference = describe_difference(metadata["shapes"].get(name, {}), describe(wanted.get(name, {})))
         if difference:
             raise InputError(f"a checkpoint of another {what} ({difference})", file=path, fix=advice)
-    found = metadata["fingerprint"]
-    for key in sorted({*found, *fingerprint}):
-        if found.get(key) != fingerprint.get(key):
-            raise InputError(
-                f"a checkpoint made with another {key} ({found.get(key)})",
-                file=path,
-                expected=str(fingerprint.get(key)),
-                fix=advice,
-            )
+    require_fingerprint(path, metadata, fingerprint, {*metadata["fingerprint"], *fingerprint}, fix=advice)

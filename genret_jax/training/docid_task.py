@@ -1,4 +1,4 @@
-"""What tasks have in common that learn to write docids, for any head and any input."""
+"""The common part of tasks that learn to write docids, for any head and any input."""
 
 import functools
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class DocidTask:
     """Teacher forcing with cross-entropy (Tay et al. 2022, arXiv 2202.06991, section 3.1).
 
     Args:
-        config: The network.
+        config: Configuration of the network.
         tree: The docid tree of the prefix head; None with the vocabulary head.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
@@ -41,9 +41,16 @@ class DocidTask:
         self.model, self.tree = T5(config), tree
         self.z_loss, self.label_smoothing, self.consistency = z_loss, label_smoothing, consistency
 
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The docid tree of the prefix head, which the trainer adds to every batch."""
+        return {} if self.tree is None else {"tree": self.tree}
+
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
-        return random_variables(self.model.config, rng, self.tree)
+        # Parameters do not depend on the tree; zeros keep its arrays out of the compiled program.
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.tree)
+        return random_variables(self.model.config, rng, zeros)
 
     def written(
         self,
@@ -54,25 +61,28 @@ class DocidTask:
         targets: Int[Array, "b m"],
         weights: Float[Array, "b m"],
         rng: jax.Array,
+        *,
+        tree: NodeTree | None = None,
         **packed: Array,
     ) -> Sums:
         """Return the summed loss, the summed weights, and the number of target tokens predicted right.
 
         Args:
-            params: Of the network.
-            inputs: Of the encoder.
+            params: Parameters of the network.
+            inputs: Tokens for the encoder.
             shifted: Targets shifted right, 0 first.
             nodes: The tree's node before each target.
             targets: Tokens to write.
-            weights: Of each, 0 for padding.
-            rng: Of the dropout masks.
-            **packed: ``histories``, where several share a row of the inputs (:meth:`genret_jax.models.T5.__call__`).
+            weights: Weight of each target, 0 for padding.
+            rng: Key for the dropout masks.
+            tree: The docid tree, for the prefix head.
+            **packed: ``histories``, if several share a row of the inputs (:meth:`genret_jax.models.T5.__call__`).
         """
         shown = {"inputs": inputs, "shifted": shifted, "nodes": nodes, **packed}
         if self.consistency:
             both = functools.partial(shown_twice, sources=len(inputs))
             shown, targets, weights = jax.tree.map(both, (shown, targets, weights))
-        logits = self._logits(params, rng, **shown)
+        logits = self._logits(params, rng, tree, **shown)
         total, weight = cross_entropy(
             logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
         )
@@ -85,14 +95,22 @@ class DocidTask:
         return total / 2 + self.consistency * differ, weight / 2, metrics
 
     def _logits(
-        self, params: Mapping[str, Any], rng: jax.Array, *, inputs: Array, shifted: Array, nodes: Array, **packed: Array
+        self,
+        params: Mapping[str, Any],
+        rng: jax.Array,
+        tree: NodeTree | None,
+        *,
+        inputs: Array,
+        shifted: Array,
+        nodes: Array,
+        **packed: Array,
     ) -> Float[Array, "b m v"]:
         logits: Array = self.model.apply(
             {"params": params},
             inputs,
             shifted,
             nodes,
-            self.tree,
+            tree,
             deterministic=False,
             rngs={"dropout": rng},
             **packed,

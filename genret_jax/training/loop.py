@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,26 @@ from genret_jax.errors import InputError, nearest
 from genret_jax.parallel.coordination import from_first, is_first
 from genret_jax.parallel.mesh import on_each_process, placed_on
 from genret_jax.storage import folder_lock
-from genret_jax.training.agreed_stop import AgreedStop
 from genret_jax.training.batches import Prefetcher
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.interruption import Interruption
 from genret_jax.training.metrics_log import MetricsLog, SilentLog
 from genret_jax.training.progress import Progress
 from genret_jax.training.start import Evaluator, SeedRun, Start, prepare
 from genret_jax.training.state import NEVER, TrainState
+from genret_jax.training.stopping import AgreedStop, Interruption
 from genret_jax.training.task import Params, TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What a call of :func:`train` leaves.
+    """The result of :func:`train`.
 
     Attributes:
         params: Parameters after the last step; the averaged ones if the run keeps an average.
         step: Updates made.
-        metrics: Of the last evaluation, ``"evaluator/metric"`` to value.
+        metrics: Results of the last evaluation, ``"evaluator/metric"`` to value.
         best_step: Step of the best evaluation, None without ``best_metric``.
         interrupted: ``'SIGINT'`` or ``'SIGTERM'`` if that ended the run early, else None.
     """
@@ -49,11 +48,7 @@ class TrainResult:
     interrupted: str | None
 
     def require_whole(self) -> None:
-        """Do not go on with what a run has come to that was ended early.
-
-        Raises:
-            KeyboardInterrupt: If it was.
-        """
+        """Raise KeyboardInterrupt if a signal ended the training early."""
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -69,26 +64,28 @@ def train(
 ) -> TrainResult:
     """Train until ``config.steps``, from the last checkpoint in the folder if it has one.
 
-    Resuming on the same devices continues bit for bit as if the run had never stopped. SIGINT and SIGTERM end it
-    after the steps in progress, with a checkpoint. Where jax runs in several processes, all of them call this alike,
-    with a folder that all see; process 0 writes what is written once, and evaluates.
+    Resuming on the same devices with the same number of steps continues bit for bit as if the run had never stopped.
+    With more steps it goes on by the learning rates of the longer run, and says so. SIGINT and SIGTERM end it after the
+    steps in progress, with a checkpoint. If jax runs in several processes, all of them make the same call, with a
+    folder that all see; process 0 writes what is written once, and evaluates.
 
     Args:
         task: Parameters, loss and batches.
-        config: Everything else.
+        config: Settings of the run.
         folder: The run's folder; gets ``checkpoints/``, ``metrics.jsonl`` and ``tensorboard/``.
         evaluators: Functions of ``(params, step)`` by name; their metrics are logged as ``name/metric``. The arrays
             they get are gone after the next step: to keep some, copy them.
         init_params: Parameters to start from instead of the task's random ones.
-        fingerprint: JSON values that say what the run is made from (corpus, docids, model); a checkpoint with others
-            is refused.
+        fingerprint: JSON values that identify the run's corpus, docids and model; a checkpoint with other values is
+            refused.
 
     Returns:
         The final parameters and metrics.
 
     Raises:
-        InputError: If the folder is in use or of another model, the batch does not fit the devices, the loss is not
-            finite, or the disk is full.
+        InputError: If the folder is in use, is removed during training, or belongs to another model; if its checkpoint
+            has more steps than ``config.steps``; if the batch does not fit the devices, the loss is not finite, or the
+            disk is full.
     """
     run = SeedRun(
         task=task,
@@ -104,19 +101,16 @@ def train(
 def train_seeds(runs: Sequence[SeedRun], *, together: bool | None = None) -> list[TrainResult]:
     """Train runs that differ in their seed, side by side as one program on the same devices or one after the other.
 
-    Each has its folder with what :func:`train` would write there, and can be gone on with by itself. Where some have
-    come further than others, those that have come as far as each other are trained together, and one group after the
-    other.
+    Each gets a folder with the files that :func:`train` would write there, and can be resumed by itself. Runs that
+    have reached the same step are trained together, one such group after the other.
 
     Args:
-        runs: Their tasks must be alike in all that is not in their batches, and so must their configurations be in all
-            but the seed.
-        together: Side by side. By default where the devices are accelerators: on two CPU cores three seeds of
+        runs: Their tasks may differ in nothing but their batches, and their configurations in nothing but the seed.
+        together: Train side by side. None does so on accelerators only: on two CPU cores three seeds of
             ``runs/tiger.gin`` take a quarter longer than one after the other.
 
     Returns:
-        Of each run what :func:`train` returns; where a signal ended the training, groups that had not begun are left
-        out.
+        The result of each run; if a signal ended the training, groups that had not begun are left out.
 
     Raises:
         InputError: As :func:`train`; if there are several processes, or the runs differ in more than their seed.
@@ -132,7 +126,7 @@ def train_seeds(runs: Sequence[SeedRun], *, together: bool | None = None) -> lis
 
 
 def _groups(runs: Sequence[SeedRun], together: bool) -> list[list[int]]:
-    """Return the numbers of the runs that are trained side by side, those that have come furthest first."""
+    """Return the numbers of the runs that train side by side, the group that has reached the highest step first."""
     if not together:
         return [[number] for number in range(len(runs))]
     reached = [max(checkpoint_steps(Path(run.folder) / CHECKPOINTS_FOLDER), default=0) for run in runs]
@@ -158,31 +152,32 @@ def _check_alike(runs: Sequence[SeedRun]) -> None:
 
 
 def _train_together(runs: Sequence[SeedRun], *, named: bool = False) -> list[TrainResult]:
+    config = runs[0].config
     with contextlib.ExitStack() as entered:
-        if is_first():
-            for run in runs:
-                entered.enter_context(folder_lock(run.folder, doing="training"))
-        # Masks must not depend on how the arrays are spread over devices.
+        held = [entered.enter_context(_held(run.folder)) for run in runs]
+        # Dropout masks must not depend on how the arrays are spread over devices.
         entered.enter_context(jax.threefry_partitionable(True))
         interruption = entered.enter_context(Interruption())
-        checkpoints = [entered.enter_context(Checkpoints(run.folder, keep=run.config.keep)) for run in runs]
+        checkpoints = [entered.enter_context(Checkpoints(run.folder, keep=config.keep)) for run in runs]
         start = prepare(runs, checkpoints)
-        logs = [entered.enter_context(_log(run.folder, start.step, run.config)) for run in runs]
-        config = runs[0].config
+        logs = [entered.enter_context(_log(run.folder, start.step, config)) for run in runs]
         progress = entered.enter_context(Progress(start=start.step, steps=config.steps, shown=is_first()))
         if named:
             progress.say(f"training {', '.join(os.fspath(run.folder) for run in runs)}")
         if start.step:
             progress.say(f"resuming after step {start.step}")
-        members = [
-            _Member(run, saved, log, metrics, start)
-            for run, saved, log, metrics in zip(runs, checkpoints, logs, start.metrics, strict=True)
-        ]
+        if start.steps not in (None, config.steps):
+            progress.say(
+                f"the run was to end at step {start.steps} and now ends at step {config.steps}; from here on the "
+                f"learning rate is that of a run of {config.steps} steps"
+            )
+        members = [_Member(*of_run, start) for of_run in zip(runs, held, checkpoints, logs, start.metrics, strict=True)]
         loop = _Loop(config, start, members, progress)
         loop.advance([run.task for run in runs], interruption)
+        for saved, require_held in zip(checkpoints, held, strict=True):
+            saved.wait()
+            require_held()
         if loop.interrupted:
-            for saved in checkpoints:
-                saved.wait()
             progress.say(f"stopped by {loop.interrupted} after step {loop.step}; the same command goes on from there")
         return [
             TrainResult(
@@ -196,6 +191,20 @@ def _train_together(runs: Sequence[SeedRun], *, named: bool = False) -> list[Tra
         ]
 
 
+@contextlib.contextmanager
+def _held(folder: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """Lock a run's folder in process 0, and yield a function that raises InputError if the folder is gone."""
+    if not is_first():
+        yield lambda: None
+        return
+    with folder_lock(folder, doing="training") as require_held:
+        try:
+            yield require_held
+        except Exception:
+            require_held()  # without its folder, a run fails in many ways
+            raise
+
+
 def _log(
     folder: str | os.PathLike[str], step: int, config: TrainerConfig
 ) -> contextlib.AbstractContextManager[MetricsLog | SilentLog]:
@@ -203,21 +212,22 @@ def _log(
 
 
 class _Member:
-    """One of the runs: what is evaluated and written of it between two calls to the device."""
+    """One of the runs: its evaluations, records and checkpoints between two calls to the device."""
 
     def __init__(
         self,
         run: SeedRun,
+        require_held: Callable[[], None],
         checkpoints: Checkpoints,
         log: MetricsLog | SilentLog,
         metrics: Mapping[str, float | None],
         start: Start,
     ):
         self._run, self._checkpoints, self._log, self._start = run, checkpoints, log, start
-        self.metrics = dict(metrics)
+        self._require_held, self.metrics = require_held, dict(metrics)
 
     def check(self, report: Mapping[str, Any]) -> float:
-        """Return the mean loss lately; stop where a step was not finite."""
+        """Return the mean loss since the last record; raise InputError if a step was not finite."""
         bad_step = int(report["first_bad_step"])
         if bad_step != NEVER:
             self._stop_not_finite(f"the loss or its gradient is not finite at step {bad_step}")
@@ -234,7 +244,8 @@ class _Member:
         )
 
     def record(self, step: int, report: Mapping[str, Any], rate: float) -> None:
-        """Write the means since the last record, and how many steps a second it were."""
+        """Write the means since the last record, and the steps per second."""
+        self._require_held()
         totals = {name: total.tolist() for name, total in jax.device_get(report["totals"]).items()}
         metrics = {name: total / weight if weight else None for name, (total, weight) in totals.items()}
         metrics["learning_rate"] = float(report["learning_rate"])
@@ -244,9 +255,10 @@ class _Member:
 
     def evaluate(self, params: Params, step: int) -> bool:
         """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
-        # In one process for all, as the devices of two might not agree on the last bit, and so on the best step.
+        # In process 0 alone: two processes might not agree on the last bit, and so on the best step.
         params = on_each_process(params) if self._run.evaluators else {}
         self.metrics = from_first(lambda: self._measure(params, step))
+        self._require_held()
         if self.metrics:
             self._log.write(step, "evaluation", self.metrics)
         return step > 0 and self._is_best(step)
@@ -281,8 +293,15 @@ class _Member:
         """Begin to write a checkpoint."""
         if not bool(_all_finite(state.params)):
             self._stop_not_finite(f"parameters are not finite after step {step}")
+        self._require_held()
         self._log.sync()
-        self._checkpoints.save(state, axes=self._start.axes, fingerprint=self._run.fingerprint, metrics=self.metrics)
+        self._checkpoints.save(
+            state,
+            steps=self._run.config.steps,
+            axes=self._start.axes,
+            fingerprint=self._run.fingerprint,
+            metrics=self.metrics,
+        )
 
 
 class _Loop:
@@ -291,7 +310,7 @@ class _Loop:
     def __init__(self, config: TrainerConfig, start: Start, members: Sequence[_Member], progress: Progress):
         self._config, self._start, self._members, self._progress = config, start, members, progress
         self._logged_step, self._logged_at = start.step, time.monotonic()
-        #: Of each run, what takes its part from the state of all, or from a report.
+        #: For each run, a function that takes its part from the state or a report of all runs.
         self.parts: list[Callable[[Any], Any]] = [lambda tree: tree]
         if len(members) > 1:
             self.parts = [functools.partial(_of_run, number) for number in range(len(members))]
@@ -308,10 +327,12 @@ class _Loop:
         with Prefetcher(tasks, self._config, self._start.mesh, start=self.step) as dispatches:
             for dispatch in dispatches:
                 with placed_on(self._start.mesh):
-                    self.state, report = self._start.run_steps(self.state, dispatch.batches, dispatch.count)
+                    self.state, report = self._start.run_steps(
+                        self.state, dispatch.batches, dispatch.count, self._start.arrays
+                    )
                 self.step = dispatch.end
-                if in_flight is not None:  # the device always has the next call while this waits for the last one
-                    self._look_at(in_flight)
+                if in_flight is not None:  # the device works on the next call while this waits for the last one
+                    self._check(in_flight)
                 in_flight = report
                 asked_to_stop = stop.agreed(interruption.signal_name)
                 self.interrupted = asked_to_stop if self.step < self._config.steps else None
@@ -325,18 +346,18 @@ class _Loop:
             self._record(report)
         improved = False
         if last or _due(self.step, config.evaluate_every):
-            self._look_at(report)
+            self._check(report)
             improved = self._evaluate()
         if last or improved or self.interrupted or _due(self.step, config.checkpoint_every):
-            self._look_at(report)
+            self._check(report)
             self._save()
 
-    def _look_at(self, report: Mapping[str, Any]) -> None:
+    def _check(self, report: Mapping[str, Any]) -> None:
         losses = [member.check(part(report)) for part, member in self._each()]
         self._progress.update(int(report["step"].max()), sum(losses) / len(losses))
 
     def _record(self, report: Mapping[str, Any]) -> None:
-        self._look_at(report)
+        self._check(report)
         now = time.monotonic()
         rate = (self.step - self._logged_step) / max(1e-9, now - self._logged_at)
         for part, member in self._each():
@@ -352,13 +373,13 @@ class _Loop:
         return any(improved)
 
     def _show_metrics(self) -> None:
-        """Say what was measured: the metric that chooses a checkpoint, or all of them, of each run."""
+        """Print the metric that chooses the best checkpoint, or all metrics if none does, for each run."""
         found, chosen = [member.metrics for member in self._members], self._config.best_metric
         shown: dict[str, list[str]] = {}
         for name in found[0]:
             if chosen in (None, name):
                 evaluator, _, metric = name.partition("/")
-                shown.setdefault(evaluator, []).append(f"{metric} {_of_runs(found, name)}")
+                shown.setdefault(evaluator, []).append(f"{metric} {_values(found, name)}")
         for evaluator, values in shown.items():
             self._progress.say(f"step {self.step}/{self._config.steps}  {evaluator}  {'  '.join(values)}")
 
@@ -372,7 +393,7 @@ class _Loop:
         return zip(self.parts, self._members, strict=True)
 
 
-def _of_runs(metrics: Sequence[Mapping[str, float | None]], name: str) -> str:
+def _values(metrics: Sequence[Mapping[str, float | None]], name: str) -> str:
     values = [found[name] for found in metrics]
     return ", ".join("none" if value is None else f"{value:.4f}" for value in values)
 

@@ -1,6 +1,5 @@
-"""metrics.jsonl and TensorBoard: a record a line, none twice, also after a run was killed and resumed."""
+"""metrics.jsonl and TensorBoard: one record a line, and no record twice after a run was killed and resumed."""
 
-import errno
 import json
 import math
 import os
@@ -9,32 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.errors import InputError
-from genret_jax.storage import atomic_file
+from genret_jax.storage import atomic_file, explain_os_errors
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the records of a run in order; a line cut short by a kill is left out.
+    """Return the records of a run in order; a last line cut short by a kill is left out.
 
     Args:
         folder: The run's folder. Records have ``step``, ``kind`` (``'train'`` or ``'evaluation'``) and metrics.
+
+    Raises:
+        InputError: If the file cannot be read, or a line is not such a record.
     """
     path = Path(folder) / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    with explain_os_errors(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records = []
     for number, line in enumerate(lines, 1):
         try:
             if line:
-                records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+                records.append(_checked(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             if number < len(lines):  # only the last line can have been cut, and then no line end follows it
                 raise InputError(
-                    f"not valid JSON ({error})", file=path, line=number, fix="repair or remove the line"
+                    f"not a record ({error})", file=path, line=number, fix="repair or remove the line"
                 ) from None
     return records
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
+        raise ValueError("an object with a number 'step' and a string 'kind' is expected")
+    return record
 
 
 class MetricsLog:
@@ -42,7 +51,8 @@ class MetricsLog:
 
     Args:
         folder: The run's folder.
-        step: Step the run goes on from; records beyond it are dropped, since they will be written again.
+        step: Step the run goes on from, 0 for a new run. Later records are dropped, and in a new run all, since they
+            will be written again.
         tensorboard: Whether to write event files, to ``folder/tensorboard``.
     """
 
@@ -51,10 +61,11 @@ class MetricsLog:
         self._path = self._folder / METRICS_FILE
         self._events: Any = None
         if self._path.exists():
-            kept = [record for record in read_metrics(folder) if record["step"] <= step]
+            kept = [record for record in read_metrics(folder) if step and record["step"] <= step]
             with atomic_file(self._path) as handle:
                 handle.writelines(json.dumps(record) + "\n" for record in kept)
-        self._handle = open(self._path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by __exit__)
+        with explain_os_errors(self._path):
+            self._handle = open(self._path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by __exit__)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -71,19 +82,13 @@ class MetricsLog:
             InputError: If the disk is full.
         """
         finite = {name: _finite(value) for name, value in metrics.items()}
-        try:
+        with explain_os_errors(self._path):
             self._handle.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
             self._handle.flush()
             self._write_events(step, kind, finite)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    "no space left on the disk", file=self._path, fix="free some space, then run again to resume"
-                ) from error
-            raise
 
     def sync(self) -> None:
-        """Bring the records to the disk, before a checkpoint that relies on them."""
+        """Bring the records to the disk, before a checkpoint of a later step."""
         os.fsync(self._handle.fileno())
 
     def _write_events(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
@@ -97,7 +102,7 @@ class MetricsLog:
 
 
 class SilentLog:
-    """What a process has instead that leaves the log to another one."""
+    """A log that writes nothing, for the processes that leave the log to process 0."""
 
     def __enter__(self) -> "SilentLog":
         return self
@@ -106,10 +111,10 @@ class SilentLog:
         pass
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
-        """Write nothing."""
+        """Do nothing."""
 
     def sync(self) -> None:
-        """Have nothing to bring to the disk."""
+        """Do nothing."""
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of a run: a bar on a terminal, a line every 15 seconds elsewhere."""
 
 import sys
 import time
@@ -11,9 +11,9 @@ class Progress:
     """Shows step, loss, rate and time left on stderr.
 
     Args:
-        start: Step the run begins at.
-        steps: Step it ends at.
-        shown: Whether anything is; of several processes one is enough.
+        start: First step.
+        steps: Last step.
+        shown: Whether to print anything; of several processes one is enough.
     """
 
     def __init__(self, *, start: int, steps: int, shown: bool = True):
@@ -35,10 +35,10 @@ class Progress:
             self._bar.close()
 
     def update(self, step: int, loss: float) -> None:
-        """Show that ``step`` steps are done, the mean loss being ``loss`` lately."""
+        """Show the number of steps made and the mean loss since the last record."""
         if step <= self._step:
             return
-        # The first steps include compiling, and waiting for an evaluation before them.
+        # The first steps include compiling and the evaluation before them.
         self._timed_from = self._timed_from or (step, time.monotonic())
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -54,7 +54,7 @@ class Progress:
         if step == timed:
             return ""
         rate = (step - timed) / max(1e-9, self._shown - began)
-        return f"  {rate:.1f} steps/s  {_clock((self._steps - step) / max(1e-9, rate))} left"
+        return f"  {_digits(rate)} steps/s  {_clock((self._steps - step) / max(1e-9, rate))} left"
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""
@@ -62,6 +62,11 @@ class Progress:
             self._bar.write(message, file=sys.stderr)
         elif self._is_shown:
             print(message, file=sys.stderr, flush=True)
+
+
+def _digits(rate: float) -> str:
+    """Return a rate with about three digits: 0.012, 2.5, 317, 26,569."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def _clock(seconds: float) -> str:

@@ -1,7 +1,8 @@
-"""Read the parameters of a finished or a running run, without its model's code and on any devices."""
+"""Reads the parameters of a run, finished or in training, without its model's code and onto any devices."""
 
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,15 @@ from genret_jax.training.checkpoint_format import (
     checkpoint_steps,
     describe,
     describe_difference,
-    read_items,
+    load_items,
     read_metadata,
+    require_fingerprint,
     to_shapes,
+    verify_items,
 )
 from genret_jax.training.task import Params
+
+_SECONDS_TO_DELETE = 0.5
 
 
 def restore_params(
@@ -40,26 +45,41 @@ def restore_params(
         folder: The run's folder.
         which: ``'best'`` (by the run's ``best_metric``; the last if it has none), ``'last'``, or a step.
         mesh: Devices to spread them over by the logical axes they were saved with; None puts them on one device.
-        like: Arrays or shapes of the network they are for; None accepts any.
-        fingerprint: What they must have been trained on; None accepts anything.
+        like: Arrays or shapes that the parameters must have; None accepts any.
+        fingerprint: Parts of a run's fingerprint that the checkpoint must have; None accepts any.
 
     Returns:
         Nested dict of arrays.
 
     Raises:
-        InputError: If there is no such checkpoint, it is damaged, or it is of another network or fingerprint.
+        InputError: If there is no such checkpoint, it is damaged or cannot be read, or it belongs to another network
+            or fingerprint.
     """
-    root = (Path(folder) / CHECKPOINTS_FOLDER).resolve()
-    for step in _candidates(root, which):
+    root, tried = (Path(folder) / CHECKPOINTS_FOLDER).resolve(), set[int]()
+    while candidates := [step for step in _candidates(root, which) if step not in tried]:
+        step = candidates[0]
+        tried.add(step)
         try:
             return _read_params(root / str(step), mesh, like, fingerprint)
         except DamagedError as damage:
+            if _is_deleted(root / str(step)):
+                continue
             if which != "last":
                 raise InputError(
                     f"checkpoint {step} is damaged ({damage})", file=root, fix="take 'last' or another step"
                 ) from None
             warnings.warn(f"checkpoint {step} is damaged ({damage}); trying the one before it", stacklevel=2)
     raise InputError("no checkpoint that can be read", file=root, fix="restore the folder from a copy or train again")
+
+
+def _is_deleted(path: Path) -> bool:
+    """Return whether training has deleted a checkpoint, or is about to, while it was read."""
+    deadline = time.monotonic() + _SECONDS_TO_DELETE
+    while path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def checkpoint_step(folder: str | os.PathLike[str], which: str | int = "best") -> int:
@@ -89,33 +109,18 @@ def _candidates(root: Path, which: str | int) -> list[int]:
 def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint: Mapping[str, Any] | None) -> Params:
     metadata = read_metadata(path)
     name = "average" if "average" in metadata["shapes"] else "params"
-    _check_belongs(path, metadata, name, like, fingerprint)
-    shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(metadata["shapes"][name]).items()}
+    described, fix = metadata["shapes"][name], "restore the run folder it belongs to"
+    if like is not None and (difference := describe_difference(described, describe(like))):
+        raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=fix)
+    require_fingerprint(path, metadata, fingerprint or {}, fingerprint or (), fix=fix)
+    shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(described).items()}
     if mesh is None:
         shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
     else:
         axes = {tuple(key.split("/")): names for key, names in metadata["axes"].items()}
         shardings = flatten_dict(param_shardings(mesh, unflatten_dict(shapes), axes))
     placed = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()}
-    params: Params = read_items(path, {name: unflatten_dict(placed)}, metadata)[name]
+    items = load_items(path, {name: unflatten_dict(placed)})
+    verify_items(items, metadata)
+    params: Params = items[name]
     return params
-
-
-def _check_belongs(
-    path: Path, metadata: Mapping[str, Any], name: str, like: Params | None, fingerprint: Mapping[str, Any] | None
-) -> None:
-    if like is not None:
-        found, wanted = metadata["shapes"][name], describe(like)
-        difference = describe_difference(found, wanted, found_in="checkpoint", wanted_in="this run")
-        if difference:
-            raise InputError(
-                f"a checkpoint of another model ({difference})", file=path, fix="restore the run folder it belongs to"
-            )
-    for key, wanted in (fingerprint or {}).items():
-        if metadata["fingerprint"].get(key) != wanted:
-            raise InputError(
-                f"a checkpoint made with another {key} ({metadata['fingerprint'].get(key)})",
-                file=path,
-                expected=str(wanted),
-                fix="restore the run folder it belongs to",
-            )

@@ -1,4 +1,4 @@
-"""What happens before the first step: shapes, places, and either fresh parameters or those of the last checkpoint."""
+"""The start of training: shapes, placement, and either fresh parameters or those of the last checkpoint."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genret_jax.errors import InputError
 from genret_jax.parallel.mesh import make_mesh, require_split, side_by_side
@@ -20,9 +20,8 @@ from genret_jax.training.checkpoint_format import describe, describe_difference
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.state import TrainState
-from genret_jax.training.step import RunSteps
-from genret_jax.training.step_shapes import StepShapes, plan_steps
-from genret_jax.training.task import Params, TrainingTask
+from genret_jax.training.step import RunSteps, StepShapes, plan_steps
+from genret_jax.training.task import Params, TrainingTask, arrays_of
 
 Evaluator = Callable[[Params, int], Mapping[str, float | None]]
 
@@ -33,11 +32,11 @@ class SeedRun:
 
     Attributes:
         task: Parameters, loss and batches.
-        config: Everything else.
+        config: Settings of the run.
         folder: The run's folder.
         evaluators: Functions of ``(params, step)`` by name.
         init_params: Parameters to start from instead of the task's random ones.
-        fingerprint: What the run is made from.
+        fingerprint: Identity of the corpus, docids and model, as for :func:`genret_jax.training.train`.
     """
 
     task: TrainingTask
@@ -50,23 +49,27 @@ class SeedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where runs begin.
+    """Everything that the first step needs.
 
     Attributes:
-        state: Fresh, or of the last checkpoint; of several runs with a first axis that has an entry for each.
-        step: Updates it has had.
-        metrics: Of the last evaluation before it, of each run.
-        mesh: Where it lies.
+        state: Fresh, or from the last checkpoint; several runs are stacked along a first axis.
+        step: Updates made so far.
+        steps: Length of the run that wrote the last checkpoint; None for a new run, and if it was not recorded.
+        metrics: Results of each run's last evaluation.
+        mesh: Devices of the state.
         axes: Logical axes by parameter path.
+        arrays: The task's arrays, whole on every device.
         run_steps: From :func:`~genret_jax.training.step.compile_steps`; call it within
             :func:`~genret_jax.parallel.mesh.placed_on`.
     """
 
     state: TrainState
     step: int
+    steps: int | None
     metrics: list[dict[str, float | None]]
     mesh: Mesh
     axes: dict[tuple[str, ...], tuple[str | None, ...]]
+    arrays: Mapping[str, Any]
     run_steps: RunSteps
 
 
@@ -74,8 +77,8 @@ def prepare(runs: Sequence[SeedRun], checkpoints: Sequence[Checkpoints]) -> Star
     """Return the state to go on from, placed on the mesh, and the compiled steps.
 
     Args:
-        runs: One, or several that are trained together, which then must have come to the same step.
-        checkpoints: Of each run.
+        runs: One run, or several that are trained together and have made the same number of steps.
+        checkpoints: The checkpoints of each run.
 
     Raises:
         InputError: If the mesh, the batch, the given parameters or a checkpoint do not fit.
@@ -88,19 +91,29 @@ def prepare(runs: Sequence[SeedRun], checkpoints: Sequence[Checkpoints]) -> Star
     # A task is hashed by its identity.
     steps = _planned(task, config, mesh, shapes, tuple(run.config.seed for run in runs))  # type: ignore[arg-type]
     require_split(mesh, steps.like.params, steps.shardings.params)
-    begun = [_begin(run, saved, steps) for run, saved in zip(runs, checkpoints, strict=True)]
-    reached = [step for _, step, _ in begun]
+    states, metadata = zip(
+        *[_first_or_restored(run, saved, steps) for run, saved in zip(runs, checkpoints, strict=True)], strict=True
+    )
+    reached = [one["step"] for one in metadata]
     if len(set(reached)) > 1:
         raise InputError(
-            f"{runs[0].folder} has come to step {reached[0]}, and another of its seeds to "
+            f"{runs[0].folder} has reached step {reached[0]}, and another of its seeds step "
             f"{next(step for step in reached if step != reached[0])}",
-            fix="run again; those that have come as far as each other are then trained together",
+            fix="run again; seeds that have reached the same step are then trained together",
         )
-    state = begun[0][0]
+    state = states[0]
     if len(runs) > 1:
-        stacked = jax.jit(lambda *states: _stacked(states), out_shardings=side_by_side(steps.shardings))
-        state = stacked(*[state for state, _, _ in begun])
-    return Start(state, reached[0], [metrics for _, _, metrics in begun], mesh, steps.axes, steps.run_steps)
+        state = jax.jit(_stacked, out_shardings=side_by_side(steps.shardings))(*states)
+    return Start(
+        state=state,
+        step=reached[0],
+        steps=metadata[0].get("steps"),
+        metrics=[one["metrics"] for one in metadata],
+        mesh=mesh,
+        axes=steps.axes,
+        arrays=_on_devices(arrays_of(task), NamedSharding(mesh, PartitionSpec())),
+        run_steps=steps.run_steps,
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,50 +124,61 @@ def _planned(
     batch: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...],
     seeds: tuple[int, ...],
 ) -> StepShapes:
-    """Plan the steps; those of a task that is trained again are the same program, and not compiled again."""
+    """Plan the steps; a task that is trained again gets the same program and is not compiled again."""
     shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in batch}
     return plan_steps(task, config, mesh, shapes, seeds=seeds)
 
 
-def _stacked(states: Sequence[TrainState]) -> TrainState:
+def _stacked(*states: TrainState) -> TrainState:
     together: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return together
 
 
-def _begin(run: SeedRun, checkpoints: Checkpoints, steps: StepShapes) -> tuple[TrainState, int, dict[str, Any]]:
-    """Return the state of one run, its step, and the metrics of the last evaluation."""
+def _first_or_restored(run: SeedRun, checkpoints: Checkpoints, steps: StepShapes) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state of one run and the metadata of its checkpoint, or what stands for that in a new run."""
     restored = checkpoints.restore(steps.like, fingerprint=run.fingerprint)
     if restored is not None:
-        state, metadata = restored
-        return state, metadata["step"], metadata["metrics"]
+        if (reached := restored[1]["step"]) > run.config.steps:
+            raise InputError(
+                f"the run has made {reached} steps already",
+                file=run.folder,
+                expected=f"TrainerConfig.steps of at least {reached} instead of {run.config.steps}",
+                fix="raise it, or train in another folder",
+            )
+        return restored
+    first: dict[str, Any] = {"step": 0, "metrics": {}}
     if run.init_params is not None:
         _check_params(run.init_params, steps.like.params)
-        spread = _spread(run.init_params, steps.shardings.params)
-        return jax.jit(steps.begin, out_shardings=steps.shardings)(spread), 0, {}
+        placed = _placed(run.init_params, steps.shardings.params)
+        return jax.jit(steps.first_state, out_shardings=steps.shardings)(placed), first
 
-    def begin_at_random() -> TrainState:
-        return steps.begin(flax.core.unfreeze(run.task.init(jax.random.key(run.config.seed))["params"]))
+    def random_state() -> TrainState:
+        return steps.first_state(flax.core.unfreeze(run.task.init(jax.random.key(run.config.seed))["params"]))
 
-    return jax.jit(begin_at_random, out_shardings=steps.shardings)(), 0, {}
+    return jax.jit(random_state, out_shardings=steps.shardings)(), first
 
 
-def _spread(params: Params, shardings: Any) -> Any:
-    """Put parameters where they belong; where there are several processes, those of process 0."""
+def _placed(params: Params, shardings: Any) -> Any:
+    """Put parameters on their devices; several processes take those of process 0."""
     if jax.process_count() == 1:
         return jax.device_put(params, shardings)
-    # Each process may have computed its own, and the last bits of two need not agree.
+    # Each process may have computed its own, and two need not agree on the last bit.
     same = multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, params))
+    return jax.tree.map(_on_devices, same, shardings)
 
-    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+
+def _on_devices(tree: Any, sharding: NamedSharding) -> Any:
+    """Put arrays that every process has whole on the devices of all processes."""
+
+    def place(array: Any) -> jax.Array:
         whole = np.asarray(array)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(place, same, shardings)
+    return jax.tree.map(place, tree)
 
 
 def _check_params(given: Params, shapes: Any) -> None:
-    difference = describe_difference(describe(given), describe(shapes), found_in="given", wanted_in="model")
-    if difference:
+    if difference := describe_difference(describe(given), describe(shapes)):
         raise InputError(
             f"initial parameters of another model ({difference})", fix="give parameters made for this configuration"
         )

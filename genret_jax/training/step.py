@@ -1,8 +1,10 @@
-"""One update, and several of them in one call to the device."""
+"""The training step: one update, several of them in one call to the device, and the shapes of everything they take."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,42 +12,54 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
-from genret_jax.parallel.mesh import batch_sharding
+from genret_jax.parallel.mesh import batch_sharding, logical_axes, side_by_side
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.schedules import RateFunction
-from genret_jax.training.state import NEVER, TrainState
-from genret_jax.training.task import DeviceBatch, Params, TrainingTask
+from genret_jax.training.state import NEVER, TrainState, initial_state, state_shardings
+from genret_jax.training.task import DeviceBatch, Params, TrainingTask, arrays_of
 
 Totals = dict[str, Float[Array, "2"]]
-RunSteps = Callable[[TrainState, DeviceBatch, Any], tuple[TrainState, dict[str, Any]]]
-# From a state, a batch and a seed to the next state.
-TrainStep = Callable[[TrainState, DeviceBatch, Any], TrainState]
+# (state, batches, count, arrays) -> (state, report)
+RunSteps = Callable[[TrainState, DeviceBatch, Any, Mapping[str, Any]], tuple[TrainState, dict[str, Any]]]
+# (state, batch, seed, arrays) -> state
+TrainStep = Callable[[TrainState, DeviceBatch, Any, Mapping[str, Any]], TrainState]
 
 
-def _loss_and_totals(
-    task: TrainingTask, params: Params, batch: DeviceBatch, key: jax.Array
-) -> tuple[Float[Array, ""], Totals]:
+def loss_totals(task: TrainingTask, params: Params, batch: DeviceBatch, key: jax.Array) -> Totals:
+    """Return the sum and the weight of the loss and of every metric of a batch that holds the task's arrays."""
     loss_sum, weight_sum, metrics = task.loss(params, batch, key)
-    totals = {"loss": jnp.stack([loss_sum, weight_sum]).astype(jnp.float32)}
-    for name, value in metrics.items():
-        pair = value if isinstance(value, tuple) else (value, weight_sum)
-        totals[name] = jnp.stack(pair).astype(jnp.float32)
-    return loss_sum, totals
-
-
-def loss_totals(task: TrainingTask, params: Any, batch: Any, key: Any) -> Mapping[str, Any]:
-    """Return sum and weight of the loss and of every metric of a batch."""
-    return _loss_and_totals(task, params, batch, key)[1]
+    pairs = {name: value if isinstance(value, tuple) else (value, weight_sum) for name, value in metrics.items()}
+    return {
+        name: jnp.stack(pair).astype(jnp.float32) for name, pair in {"loss": (loss_sum, weight_sum), **pairs}.items()
+    }
 
 
 def gradient_sum(
-    task: TrainingTask, params: Params, batch: DeviceBatch, key: jax.Array, parts: int
+    task: TrainingTask,
+    params: Params,
+    batch: DeviceBatch,
+    key: jax.Array,
+    parts: int,
+    arrays: Mapping[str, Any],
 ) -> tuple[Params, Totals]:
     """Return the gradient of the summed loss and the totals of a batch, computed in ``parts`` parts.
 
     Each part draws its own dropout masks. Everything is a sum, so parts with unequal weights count as they should.
+
+    Args:
+        task: Has the loss.
+        params: Parameters.
+        batch: Arrays ``[b, ...]``.
+        key: Key for the dropout masks.
+        parts: Number of parts; divides b.
+        arrays: The task's arrays; every part gets them whole.
     """
-    differentiate = jax.value_and_grad(lambda p, part, k: _loss_and_totals(task, p, part, k), has_aux=True)
+
+    def loss_of(params: Params, part: DeviceBatch, key: jax.Array) -> tuple[Float[Array, ""], Totals]:
+        totals = loss_totals(task, params, {**part, **arrays}, key)
+        return totals["loss"][0], totals
+
+    differentiate = jax.value_and_grad(loss_of, has_aux=True)
     if parts == 1:
         (_, totals), gradients = differentiate(params, batch, key)
         return gradients, totals
@@ -68,12 +82,14 @@ def gradient_sum(
 def make_train_step(task: TrainingTask, config: TrainerConfig, optimizer: optax.GradientTransformation) -> TrainStep:
     """Return the function that makes one update; pure, to be jitted by :func:`compile_steps`.
 
-    The seed, of the dropout masks, is an argument of it, as several runs may differ in nothing else.
+    The seed of the dropout masks is an argument, because runs that train together may differ in nothing else.
     """
 
-    def train_step(state: TrainState, batch: DeviceBatch, seed: UInt32[Array, ""] | int) -> TrainState:
+    def train_step(
+        state: TrainState, batch: DeviceBatch, seed: UInt32[Array, ""] | int, arrays: Mapping[str, Any]
+    ) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradients, totals = gradient_sum(task, state.params, batch, key, config.gradient_accumulation)
+        gradients, totals = gradient_sum(task, state.params, batch, key, config.gradient_accumulation, arrays)
         weight = totals["loss"][1]
         # A batch without any weight has gradient 0, not 0 / 0.
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
@@ -118,34 +134,37 @@ def compile_steps(
     shardings: TrainState,
     seeds: Sequence[int],
 ) -> RunSteps:
-    """Return a jitted ``run_steps(state, batches, count) -> (state, report)``.
+    """Return a jitted ``run_steps(state, batches, count, arrays) -> (state, report)``.
 
-    The steps are a loop with a number of turns known only when it runs: one compiled program serves any number, and
-    a run split into other numbers of steps a call has the same losses to the last bit.
+    The steps are a loop whose number of turns is known only at run time: one compiled program serves any number, and
+    a run split into calls of other lengths has the same losses to the last bit.
 
     Args:
         train_step: From :func:`make_train_step`.
         rate: The learning rate of a step, for the report.
-        mesh: Where it runs.
-        shardings: Of the state; the state given in is donated.
-        seeds: Of the runs; several make their steps side by side, and their states, batches and reports have a first
-            axis (after that of the steps) with an entry for each.
+        mesh: Devices it runs on.
+        shardings: Shardings of the state; the state passed in is donated.
+        seeds: Seed of each run. Several runs make their steps side by side, and their states, batches and reports
+            have an axis of runs in front (in batches after that of the steps).
 
     Returns:
-        A function of the state, stacked batches ``[s, b, ...]`` and the number of them to use, to the new state and
-        a report that outlives the state: ``step``, ``totals``, ``first_bad_step`` and ``learning_rate``.
+        A function of the state, stacked batches ``[s, b, ...]``, the number of them to use, and the task's arrays. It
+        returns the new state and a report that outlives the state: ``step``, ``totals``, ``first_bad_step`` and
+        ``learning_rate``.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def step_of_all(state: TrainState, batch: DeviceBatch) -> TrainState:
+    def step_of_all(state: TrainState, batch: DeviceBatch, arrays: Mapping[str, Any]) -> TrainState:
         if len(seeds) == 1:
-            return train_step(state, batch, seeds[0])
-        return jax.vmap(train_step)(state, batch, jnp.asarray(seeds, jnp.uint32))
+            return train_step(state, batch, seeds[0], arrays)
+        return jax.vmap(train_step, in_axes=(0, 0, 0, None))(state, batch, jnp.asarray(seeds, jnp.uint32), arrays)
 
-    def run_steps(state: TrainState, batches: DeviceBatch, count: Int[Array, ""]) -> tuple[TrainState, dict[str, Any]]:
+    def run_steps(
+        state: TrainState, batches: DeviceBatch, count: Int[Array, ""], arrays: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, Any]]:
         def body(index: Int[Array, ""], state: TrainState) -> TrainState:
             batch = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
-            return step_of_all(state, batch)
+            return step_of_all(state, batch, arrays)
 
         state = lax.fori_loop(0, count, body, state)
         report = {"step": state.step, "totals": state.totals, "first_bad_step": state.first_bad_step}
@@ -153,7 +172,64 @@ def compile_steps(
 
     return jax.jit(
         run_steps,
-        in_shardings=(shardings, batch_sharding(mesh, len(seeds)), everywhere),
+        in_shardings=(shardings, batch_sharding(mesh, len(seeds)), everywhere, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepShapes:
+    """The compiled steps of a run and the shapes of their state, known before there is a single array.
+
+    Attributes:
+        like: Shapes, dtypes and shardings of the state of one run.
+        shardings: The shardings alone.
+        axes: Logical axes by parameter path.
+        first_state: Maps parameters to the state before the first step; to be jitted.
+        run_steps: From :func:`compile_steps`.
+    """
+
+    like: TrainState
+    shardings: TrainState
+    axes: dict[tuple[str, ...], tuple[str | None, ...]]
+    first_state: Callable[[Params], TrainState]
+    run_steps: RunSteps
+
+
+def plan_steps(
+    task: TrainingTask,
+    config: TrainerConfig,
+    mesh: Mesh,
+    batch: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] | None = None,
+) -> StepShapes:
+    """Return the steps of a run; nothing is computed.
+
+    Args:
+        task: The task.
+        config: Settings of the run.
+        mesh: Devices to run on; they may belong to another machine.
+        batch: A batch, or its shapes.
+        seeds: Seeds of runs that train together; None takes that of the configuration.
+    """
+    key = jax.random.key(config.seed)
+    optimizer = config.optimizer.build(config.steps)
+    variables = jax.eval_shape(task.init, key)
+    shapes: Any = flax.core.unfreeze(variables["params"])
+    axes = logical_axes(variables)
+    totals = jax.eval_shape(lambda p, b, k: loss_totals(task, p, b, k), shapes, {**batch, **arrays_of(task)}, key)
+
+    def first_state(params: Params) -> TrainState:
+        names = (*totals, "gradient_norm")
+        return initial_state(params, optimizer, keep_average=config.average_decay is not None, metrics=names)
+
+    like = jax.eval_shape(first_state, shapes)
+    shardings = state_shardings(mesh, like, axes)
+    like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), like, shardings)
+    rate = config.optimizer.learning_rate.build(config.steps)
+    seeds = seeds or [config.seed]
+    of_all = shardings if len(seeds) == 1 else side_by_side(shardings)
+    run_steps = compile_steps(make_train_step(task, config, optimizer), rate, mesh, of_all, seeds)
+    return StepShapes(like, shardings, axes, first_state, run_steps)

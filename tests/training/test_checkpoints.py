@@ -1,6 +1,9 @@
 """Checkpoints: resumed from exactly, on other meshes too, never half, never another model's."""
 
+import errno
+import gc
 import json
+import os
 import shutil
 
 import jax
@@ -10,8 +13,18 @@ from jax.sharding import PartitionSpec as P
 from support.tiny_training_task import TinyModel, TinyTask
 
 from genret_jax.errors import InputError
-from genret_jax.training import Adafactor, AdamW, Constant, make_mesh, restore_params, train
-from genret_jax.training.checkpoint_format import checksum, describe_difference
+from genret_jax.training import (
+    Adafactor,
+    AdamW,
+    Constant,
+    checkpoint_format,
+    checkpoints,
+    make_mesh,
+    restore,
+    restore_params,
+    train,
+)
+from genret_jax.training.checkpoint_format import checkpoint_steps, checksum, describe_difference
 
 FINGERPRINT = {"corpus": "aaaa", "docids": "bbbb"}
 
@@ -99,23 +112,120 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     assert [path.name for path in (stopped / "damaged_checkpoints").iterdir()] == ["8"]
 
 
-def test_nothing_but_damaged_checkpoints(stopped, tiny_config, settings):
+def test_nothing_but_damaged_checkpoints_is_no_reason_to_start_over(stopped, finished, tiny_config, settings):
     for step in ("4", "8"):
         (stopped / "checkpoints" / step / "metadata" / "metadata").unlink()
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(InputError, match="none of the 2 checkpoints can be read"),
+        pytest.raises(InputError, match="2 damaged ones lie here; next: copy a whole one"),
     ):
         train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
+    with pytest.raises(InputError, match="remove this folder to start again from step 0"):
+        train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
+    assert not checkpoint_steps(stopped / "checkpoints")
+    shutil.copytree(finished[0] / "checkpoints" / "12", stopped / "checkpoints" / "12")
+    assert train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT).step == 12
+
+
+FAILURES = [
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EACCES, "Permission denied"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    MemoryError(),
+    ValueError("RESOURCE_EXHAUSTED: Error opening local file: [OS error 24: EMFILE Too many open files]"),
+    ValueError("NOT_FOUND: Error reading a manifest: Input/output error"),
+    RuntimeError("not known to anybody"),
+    KeyError("params"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=[f"{type(e).__name__} {e}"[:30] for e in FAILURES])
+def test_what_does_not_prove_damage_changes_nothing(failure, stopped, tiny_config, settings, monkeypatch):
+    """A KeyError would prove it, but here a file of the checkpoint cannot be opened."""
+
+    def fail(*_, **__):
+        raise failure
+
+    if isinstance(failure, KeyError):
+        loop = stopped / "checkpoints" / "8" / "loop"
+        loop.symlink_to(loop)
+    before = sorted(path for path in stopped.rglob("*") if path.name != ".lock")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_format, "_restore", fail)
+        with pytest.raises(InputError, match=r"could not be read .*nothing was changed"):
+            train(TinyTask(), tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
+        with pytest.raises(InputError, match="could not be read"):
+            restore_params(stopped, "last")
+    assert sorted(path for path in stopped.rglob("*") if path.name != ".lock") == before
+
+
+def test_a_low_limit_of_open_files_changes_nothing(stopped, tiny_config, settings):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    task = TinyTask()
+    train(task, tiny_config(steps=1), stopped.parent / "other")  # imports everything
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    for more in (0, 2, 4):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, before[1]))
+        try:
+            with pytest.raises(InputError, match="Too many open files"):
+                train(task, tiny_config(**settings), stopped, fingerprint=FINGERPRINT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert checkpoint_steps(stopped / "checkpoints") == [8, 4]
+    assert not (stopped / "damaged_checkpoints").exists()
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_checkpoint_deleted_while_it_is_read(which, stopped, finished, monkeypatch, assert_same_params, recwarn):
+    """Training writes a new one and deletes the old one at that moment."""
+    read, seen = restore.load_items, []
+
+    def delete_first(path, like):
+        seen.append(path.name)
+        if len(seen) == 1:
+            shutil.copytree(finished[0] / "checkpoints" / "12", stopped / "checkpoints" / "12")
+            shutil.rmtree(path)
+        return read(path, like)
+
+    monkeypatch.setattr(restore, "load_items", delete_first)
+    assert_same_params(restore_params(stopped, which), finished[1])
+    assert seen == ["8", "12"]
+    assert not [str(each.message) for each in recwarn if "damaged" in str(each.message)]
+
+
+def test_a_step_deleted_while_it_is_read(stopped, monkeypatch):
+    read = restore.read_metadata
+    monkeypatch.setattr(restore, "read_metadata", lambda path: (shutil.rmtree(path), read(path)))
+    with pytest.raises(InputError, match="no checkpoint 8; expected"):
+        restore_params(stopped, 8)
+
+
+def test_metadata_of_another_shape_is_damage(stopped):
+    (stopped / "checkpoints" / "8" / "metadata" / "metadata").write_text("[1]")
+    with pytest.raises(InputError, match="checkpoint 8 is damaged"):
+        restore_params(stopped, 8)
+
+
+def test_a_damaged_array_is_reported_without_noise(stopped, capfd):
+    for file in (stopped / "checkpoints" / "8").rglob("d/*"):
+        file.write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match="checkpoint 8 is damaged"):
+        restore_params(stopped, 8)
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("task", "changes", "fingerprint", "message"),
     [
         (TinyTask(model=TinyModel(hidden=8)), {}, FINGERPRINT,
-         r"another model \(wi: checkpoint float32\[8, 16\], this run float32\[8, 8\], wo: checkpoint"),
+         r"another model \(2 of another shape: wi \[8, 16\] instead of \[8, 8\], wo "),
         (TinyTask(), {"optimizer": Adafactor()}, FINGERPRINT, "another optimizer or set of metrics"),
-        (TinyTask(), {"average_decay": None}, FINGERPRINT, r"another average_decay \(embedding: checkpoint float32"),
+        (TinyTask(), {"average_decay": None}, FINGERPRINT, r"another average_decay \(4 unexpected: embedding \[32"),
         (TinyTask(), {}, {**FINGERPRINT, "corpus": "cccc"}, r"another corpus \(aaaa\); expected cccc"),
         (TinyTask(), {}, {"corpus": "aaaa"}, r"another docids \(bbbb\); expected None"),
     ],
@@ -182,7 +292,7 @@ def test_full_disk_keeps_the_last_checkpoint(
 
 def test_metadata_is_plain_json(finished):
     metadata = json.loads((finished[0] / "checkpoints" / "12" / "metadata" / "metadata").read_text())
-    assert metadata["step"] == 12
+    assert (metadata["step"], metadata["steps"]) == (12, 12)
     assert metadata["fingerprint"] == FINGERPRINT
     assert metadata["shapes"]["params"]["wi"] == ["float32", [8, 16]]
     assert metadata["axes"]["wi"] == ["embed", "mlp"]
@@ -197,14 +307,36 @@ def test_checksum_sees_every_bit_and_order():
     assert checksum({**tree, "b": np.int32([-(2**31) + 7])}) != base
 
 
-def test_difference_names_the_first_few():
-    found = {f"layer_{i}": ["float32", [i]] for i in range(6)}
-    wanted = {**{f"layer_{i}": ["float32", [i + 1]] for i in range(5)}, "new": ["float32", [2]]}
-    assert describe_difference(found, wanted, found_in="file", wanted_in="model") == (
-        "layer_0: file float32[0], model float32[1], layer_1: file float32[1], model float32[2], "
-        "layer_2: file float32[2], model float32[3], layer_3: file float32[3], model float32[4] and 3 more"
+def test_difference_names_dtypes_too():
+    found, wanted = {"a": ["float32", [2]], "b": ["float32", []]}, {"a": ["float32", [3]], "b": ["int32", []]}
+    assert describe_difference(found, wanted) == (
+        "1 missing: b (int32) []; 1 unexpected: b []; 1 of another shape: a [2] instead of [3]"
     )
-    assert describe_difference(found, found, found_in="file", wanted_in="model") == ""
+    assert describe_difference(found, found) == ""
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_number_of_steps_is_said(recorded, stopped, tiny_config, settings, capsys, monkeypatch):
+    """Checkpoints from before it was recorded say nothing."""
+    if not recorded:
+        read = checkpoints.read_metadata
+        monkeypatch.setattr(
+            checkpoints, "read_metadata", lambda path: {k: v for k, v in read(path).items() if k != "steps"}
+        )
+    assert train(TinyTask(), tiny_config(**settings, steps=14), stopped, fingerprint=FINGERPRINT).step == 14
+    said = [line for line in capsys.readouterr().err.splitlines() if "learning rate" in line]
+    assert said == (
+        ["the run was to end at step 12 and now ends at step 14; from here on the learning rate is that of a run of 14 "
+         "steps"] if recorded else []
+    )  # fmt: skip
+    train(TinyTask(), tiny_config(**settings, steps=14), stopped, fingerprint=FINGERPRINT)
+    assert "learning rate" not in capsys.readouterr().err
+
+
+def test_fewer_steps_than_were_made(stopped, tiny_config, settings):
+    with pytest.raises(InputError, match=r"has made 8 steps already; expected .* at least 8 instead of 7"):
+        train(TinyTask(), tiny_config(**settings, steps=7), stopped, fingerprint=FINGERPRINT)
+    assert checkpoint_steps(stopped / "checkpoints") == [8, 4]
 
 
 def test_a_checkpoint_that_is_not_large_is_in_files_of_at_most_16_mib(tiny_config, tmp_path):

@@ -4,13 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from support.tiny_interactions import interactions_of
 from support.tiny_model import tiny_t5
 
 from genret_jax.data.examples.histories import HistoryConfig, history_tokens
 from genret_jax.data.examples.history_examples import EvenSampler, HistoryExamples, PackedHistories
 from genret_jax.models.config import ItemInput
+from genret_jax.models.heads import NodeTree
+from genret_jax.parallel.mesh import make_mesh, placed_on
+from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
+from genret_jax.training.start import SeedRun, prepare
+from genret_jax.training.step import plan_steps
 from genret_jax.training.task import TrainingTask
 
 ITEMS, USERS, BATCH, SHOWN = 12, 20, 16, 5
@@ -55,7 +61,7 @@ def expected_sums(task, params, histories, targets, users=None):
     rows = np.full((len(histories), SHOWN), -1)
     for row, history in enumerate(histories):
         rows[row, : len(history)] = history
-    tokens, wanted = history_tokens(rows, task._inputs[:-1], users), TOKENS[targets]
+    tokens, wanted = history_tokens(rows, task.arrays["inputs"][:-1], users), TOKENS[targets]
     shifted = np.pad(wanted[:, :-1], ((0, 0), (1, 0)))
     logits = np.asarray(jax.jit(task.model.apply)({"params": params}, tokens, shifted), np.float64)
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -64,7 +70,7 @@ def expected_sums(task, params, histories, targets, users=None):
 
 
 def sums_of(task, params, examples):
-    loss = jax.jit(task.loss)(params, {"example": jnp.asarray(examples)}, jax.random.key(0))
+    loss = jax.jit(task.loss)(params, {"example": jnp.asarray(examples), **task.arrays}, jax.random.key(0))
     total, weight, metrics = jax.tree.map(float, loss)
     return total, weight, metrics["token_accuracy"]
 
@@ -79,7 +85,8 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(users, rows, whole):
     numbers, found = task.batch(3)["example"][:: BATCH // rows], task.examples
     params = drawn_params(task)
     histories = [found.item[found.begin[number] : found.place[number]] for number in numbers]
-    tokens = None if task._user is None else task._user[numbers]
+    user = task.arrays.get("user")
+    tokens = None if user is None else user[numbers]
     expected = expected_sums(task, params, histories, found.item[found.place[numbers]], tokens)
     assert sums_of(task, params, numbers) == pytest.approx(expected, rel=1e-4)
 
@@ -118,15 +125,64 @@ def test_two_passes_without_dropout_are_one(causal):
     expected = sums_of(task, params, numbers)
     task.consistency = 5.0
     assert sums_of(task, params, numbers) == pytest.approx(expected, rel=1e-5)
-    found = jax.jit(task.loss)(params, {"example": jnp.asarray(numbers)}, jax.random.key(0))
+    found = jax.jit(task.loss)(params, {"example": jnp.asarray(numbers), **task.arrays}, jax.random.key(0))
     assert found[2]["consistency"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_users_are_dropped_as_often_as_they_should_be():
     task, without = make_task(4, user_drop=0.4), make_task(4)
     numbers = jnp.asarray(np.repeat(len(task.examples) - 1, 4000))  # the one with the longest history
-    shown = np.asarray(jax.jit(task._shown, static_argnums=1)(numbers, SHOWN, jax.random.key(0)))
-    whole = np.asarray(jax.jit(without._shown, static_argnums=1)(numbers[:1], SHOWN, jax.random.key(0)))
+    shown = np.asarray(jax.jit(task._shown, static_argnums=2)(task.arrays, numbers, SHOWN, jax.random.key(0)))
+    whole = np.asarray(jax.jit(without._shown, static_argnums=2)(without.arrays, numbers[:1], SHOWN, jax.random.key(0)))
     assert (shown[:, 0] > 0).mean() == pytest.approx(0.6, abs=0.03)
     assert set(shown[:, 0]) == {0, whole[0, 0]}
     np.testing.assert_array_equal(shown[:, 1:], np.broadcast_to(whole[:, 1:], shown[:, 1:].shape))
+
+
+def big_task(table, packed=False):
+    """A task of tables of ``table`` items, of which few occur, with the prefix head."""
+    tree = NodeTree.build(np.array([0, 2, *[2] * (table - 1)]), np.array([1, 2]), np.array([1, 2]))
+    config = tiny_t5(vocab_size=16, head="prefix", num_nodes=table)
+    tables = {name: np.ones((table, 2), np.int32) for name in ("item_inputs", "item_tokens", "item_nodes")}
+    sampler = EvenSampler(USERS, seed=2, batch_size=BATCH)
+    if packed:
+        return PackedHistoryTask(PackedHistories.of(DATA, SHOWN), config=config, sampler=sampler, tree=tree, **tables)
+    examples = HistoryExamples.of(DATA, HistoryConfig(items=SHOWN, user_tokens=0))
+    return HistoryTask(examples, None, 0.0, config=config, sampler=sampler, tree=tree, **tables)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_tables_are_arguments_of_the_step(packed, seeds, tiny_config):
+    """The program is as small for a million items as for a thousand, and the same for other items."""
+    sizes, mesh = [], make_mesh()
+    for table in (1_000, 1_000_000):
+        task = big_task(table, packed)
+        batch = {"example": jax.ShapeDtypeStruct((BATCH,), np.int32)}
+        steps = plan_steps(task, tiny_config(), mesh, batch, seeds=seeds)
+        state, stacked = steps.like, {"example": jax.ShapeDtypeStruct((1, *[2] * (len(seeds) - 1), BATCH), np.int32)}
+        if len(seeds) > 1:
+            state = jax.tree.map(lambda s: jax.ShapeDtypeStruct((len(seeds), *s.shape), s.dtype), state)
+        with placed_on(mesh):
+            sizes.append(len(steps.run_steps.lower(state, stacked, 1, task.arrays).as_text()))
+            start = jax.jit(lambda task=task: task.init(jax.random.key(0))["params"]).lower().as_text()
+        assert len(start) < 1_000_000
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    assert sizes[1] < 1_000_000
+
+
+def test_other_tables_compile_nothing_anew(tiny_config, tmp_path):
+    task, config = make_task(0), tiny_config(data_parallel=None, steps=1)
+    with Checkpoints(tmp_path, keep=1) as saved:
+        start = prepare([SeedRun(task=task, config=config, folder=tmp_path)], [saved])
+    assert {leaf.sharding.spec for leaf in jax.tree.leaves(start.arrays)} == {P()}
+    batch = {"example": task.batch(0)["example"][None]}
+    params = []
+    for tokens in (start.arrays["tokens"], jnp.flip(start.arrays["tokens"], 0)):
+        with placed_on(start.mesh):
+            state = jax.tree.map(jnp.copy, start.state)
+            state, _ = start.run_steps(state, batch, 1, {**start.arrays, "tokens": tokens})
+        params.append(jax.device_get(state.params))
+    assert start.run_steps._cache_size() == 1
+    with pytest.raises(AssertionError):
+        jax.tree.map(np.testing.assert_array_equal, *params)

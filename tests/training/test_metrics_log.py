@@ -47,8 +47,21 @@ def test_line_cut_by_a_kill_is_dropped(tmp_path):
 
 def test_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / METRICS_FILE).write_text('{"step": 1, "kind": "train"}\nnonsense\n{"step": 2, "kind": "train"}\n')
-    with pytest.raises(InputError, match=r"metrics.jsonl:2: not valid JSON"):
+    with pytest.raises(InputError, match=r"metrics.jsonl:2: not a record"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", '{"step": "1", "kind": "train"}', '{"step": 1}', "[" * 100_000])
+def test_a_line_of_another_shape_is_named(line, tmp_path):
+    (tmp_path / METRICS_FILE).write_text(f'{{"step": 1, "kind": "train"}}\n{line}\n')
+    with pytest.raises(InputError, match=r"metrics.jsonl:2: not a record"):
+        read_metrics(tmp_path)
+
+
+def test_a_new_run_drops_the_records_of_one_that_was_killed(tmp_path):
+    write(tmp_path, 0, [(0, 2.0), (5, 1.9)])
+    write(tmp_path, 0, [(0, 2.0)])
+    assert [r["step"] for r in read_metrics(tmp_path)] == [0]
 
 
 def test_numbers_json_does_not_know_become_null(tmp_path):

@@ -38,6 +38,17 @@ def test_log_file_gets_a_line_now_and_then_with_rate_and_time_left(clock, capsys
     ]
 
 
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(26569.04, "26,569"), (317.4, "317"), (99.94, "99.9"), (2.5, "2.5"), (0.01234, "0.012")]
+)
+def test_a_rate_has_about_three_digits(rate, shown, clock, capsys):
+    with Progress(start=0, steps=10**9) as progress_shown:
+        progress_shown.update(1, 1.0)
+        clock[0] += 10**5
+        progress_shown.update(1 + round(rate * 10**5), 1.0)
+    assert f"  {shown} steps/s" in capsys.readouterr().err
+
+
 def test_the_rate_is_of_the_steps_after_the_first_which_wait_for_the_compiler(clock, capsys):
     with Progress(start=10, steps=1000) as shown:
         for step, at in ((20, 170), (80, 200)):

@@ -34,7 +34,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
     batch = task.batch(7)
     for name, array in task.sampler.batch(7).items():
         np.testing.assert_array_equal(batch[name], array)
-    given = {name: jnp.asarray(array) for name, array in batch.items()}
+    given = {name: jnp.asarray(array) for name, array in batch.items()} | task.arrays
 
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
@@ -66,10 +66,12 @@ def test_consistency_is_the_divergence_of_two_passes(head, tmp_path):
     given = {name: jnp.asarray(array) for name, array in plain.batch(7).items()}
     params = jax.jit(plain.init)(jax.random.key(0))["params"]
     key = jax.random.key(1)
-    total, weight, metrics = jax.jit(both.loss)(params, given, key)
+    total, weight, metrics = jax.jit(both.loss)(params, {**given, **both.arrays}, key)
 
     twice = {name: jnp.repeat(array, 2, axis=0) for name, array in given.items()}
-    expected, count, other = jax.jit(plain.loss)(params, twice, key)  # the same masks, a row after the other
+    expected, count, other = jax.jit(plain.loss)(
+        params, {**twice, **plain.arrays}, key
+    )  # the same masks, a row after the other
     assert count == 2 * weight
     assert metrics["token_accuracy"] == other["token_accuracy"] / 2
     inputs = [twice[name] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]

@@ -1,6 +1,7 @@
 """The loop around the steps: evaluation, best checkpoint, interruption, and what stops a run."""
 
 import os
+import shutil
 import signal
 import threading
 
@@ -83,7 +84,7 @@ def test_starts_from_given_parameters_and_leaves_them_alone(tiny_config, tmp_pat
 
 def test_given_parameters_of_another_size(tiny_config, tmp_path):
     params = TinyTask(model=TinyModel(hidden=8)).init(jax.random.key(0))["params"]
-    with pytest.raises(InputError, match=r"wi: given float32\[8, 8\], model float32\[8, 16\]"):
+    with pytest.raises(InputError, match=r"wi \[8, 8\] instead of \[8, 16\]"):
         train(TinyTask(), tiny_config(), tmp_path, init_params=params)
 
 
@@ -115,6 +116,35 @@ def test_folder_in_use(tiny_config, tmp_path):
         pytest.raises(InputError, match="another process is using this folder"),
     ):
         train(TinyTask(), tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["deleted", "deleted and made again"])
+@pytest.mark.parametrize("at", [4, 12])
+def test_a_folder_that_is_deleted_stays_deleted(at, back, tiny_config, tmp_path):
+    """Also at the last step, after which nothing but the last checkpoint is written."""
+    folder = tmp_path / "run"
+
+    def delete(params, step):
+        if step == at:
+            shutil.rmtree(folder)
+            if back:
+                folder.mkdir()
+        return {"y": step}
+
+    config = tiny_config(evaluate_every=4, checkpoint_every=None)
+    with pytest.raises(InputError, match="run: the folder was removed or replaced"):
+        train(TinyTask(), config, folder, evaluators={"x": delete})
+    assert (list(folder.iterdir()) if folder.exists() else []) == []
+
+
+def test_killed_before_the_first_checkpoint_it_is_evaluated_once(tiny_config, records, tmp_path):
+    config = tiny_config(steps=4, evaluate_at_start=True)
+    evaluators = {"x": lambda params, step: {"y": step}}
+    with pytest.raises(RuntimeError, match="no batch"):
+        train(TinyTask(fail_at=2), config, tmp_path, evaluators=evaluators)
+    assert [record["step"] for record in records(tmp_path)][:1] == [0]
+    train(TinyTask(), config, tmp_path, evaluators=evaluators)
+    assert [record["step"] for record in records(tmp_path)] == [0, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -50,8 +50,8 @@ def test_parts_sum_to_the_whole(parts):
     params = task.init(jax.random.key(0))["params"]
     batch = jax.tree.map(jnp.asarray, task.batch(0))
     assert len(set(np.asarray(batch["weight"]))) > 1
-    whole, whole_totals = jax.jit(lambda p: gradient_sum(task, p, batch, jax.random.key(1), 1))(params)
-    split, split_totals = jax.jit(lambda p: gradient_sum(task, p, batch, jax.random.key(1), parts))(params)
+    whole, whole_totals = jax.jit(lambda p: gradient_sum(task, p, batch, jax.random.key(1), 1, {}))(params)
+    split, split_totals = jax.jit(lambda p: gradient_sum(task, p, batch, jax.random.key(1), parts, {}))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), split, whole)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_totals, whole_totals)
 
@@ -77,7 +77,7 @@ def take_step(config, *, x, weight, average=None):
         {"slope": jnp.zeros(())}, descent, keep_average=average is not None, metrics=("loss", "gradient_norm")
     )
     batch = {"x": jnp.asarray(x, jnp.float32), "weight": jnp.asarray(weight, jnp.float32)}
-    return jax.jit(make_train_step(Line(), config, descent))(state, batch, jnp.uint32(config.seed))
+    return jax.jit(make_train_step(Line(), config, descent))(state, batch, jnp.uint32(config.seed), {})
 
 
 def test_gradient_is_divided_by_the_weights(tiny_config):

@@ -90,7 +90,7 @@ def _all_shards(
     )
     made = Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2 * n_jobs")(tasks)
     for path in tqdm(made, total=len(starts), desc="numbering words", unit="shard", leave=False, delay=2):
-        yield load_arrays(path, kind=_KIND, version=_VERSION)[0]
+        yield dict(load_arrays(path, kind=_KIND, version=_VERSION)[0])
 
 
 def _make(

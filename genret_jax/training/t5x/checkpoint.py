@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from genret_jax.errors import InputError
+from genret_jax.storage import list_folder
 from genret_jax.training.checkpoint_format import (
     DamagedError,
-    any_failure_is_damage,
     describe,
     describe_difference,
     explain_full_disk,
+    read_through_orbax,
 )
 from genret_jax.training.task import Params
 
@@ -30,7 +31,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
     path = Path(path)
     if (path / _STATE).is_dir():
         return path.resolve()
-    steps = [each.name.removeprefix(_PREFIX) for each in path.glob(f"{_PREFIX}*") if (each / _STATE).is_dir()]
+    names = [name for name in list_folder(path) if name.startswith(_PREFIX) and (path / name / _STATE).is_dir()]
+    steps = [name.removeprefix(_PREFIX) for name in names]
     finished = [int(step) for step in steps if step.isdecimal()]  # Orbax renames what it has finished
     return (path / f"{_PREFIX}{max(finished)}").resolve() if finished else None
 
@@ -90,15 +92,14 @@ def _read(path: Path, like: Params) -> Params:
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        with any_failure_is_damage():
-            tree = checkpointer.metadata(path / _STATE).item_metadata.tree[_TARGET]
+        state = path / _STATE
+        tree = read_through_orbax(path, lambda: checkpointer.metadata(state).item_metadata.tree[_TARGET])
         _check_shapes(path, tree, like)
         wanted = {_TARGET: jax.tree.map(_placed, like)}
         arguments = ocp.args.PyTreeRestore(
             item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
         )
-        with any_failure_is_damage():
-            params: Params = checkpointer.restore(path / _STATE, args=arguments)[_TARGET]
+        params: Params = read_through_orbax(path, lambda: checkpointer.restore(state, args=arguments)[_TARGET])
     return params
 
 
@@ -110,8 +111,7 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
 def _check_shapes(path: Path, tree: Any, like: Params) -> None:
     found = {"/".join(name): ["float32", list(leaf.shape)] for name, leaf in flatten_dict(tree).items()}
     wanted = {name: ["float32", shape] for name, (_, shape) in describe(like).items()}
-    difference = describe_difference(found, wanted, found_in="checkpoint", wanted_in="this run")
-    if difference:
+    if difference := describe_difference(found, wanted):
         raise InputError(
             f"a t5x checkpoint of another network ({difference})",
             file=path,

@@ -199,8 +199,7 @@ class RetrievalModel(models.EncoderDecoderModel):
     def _check_params(self, params: Params) -> None:
         """Refuse a checkpoint of another network while a program is traced: t5x itself restores what it finds."""
         found = {path: ["float32", shape] for path, (_, shape) in describe(flax.core.unfreeze(params)).items()}
-        difference = describe_difference(found, self._shapes, found_in="checkpoint", wanted_in="model")
-        if difference:
+        if difference := describe_difference(found, self._shapes):
             raise InputError(f"a checkpoint of another network ({difference})", fix=_OTHER_NETWORK)
 
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from genret_jax.training.interruption import Interruption
+from genret_jax.training.stopping import Interruption
 
 
 @pytest.fixture
