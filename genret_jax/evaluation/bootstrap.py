@@ -5,6 +5,7 @@ how often it has each query, and one matrix product gives all means, in a half t
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -51,49 +52,54 @@ def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
 
 
 def bootstrap_intervals(
-    values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> list[Interval]:
+    values: Mapping[str, np.ndarray], *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
     """Return the means over queries with their percentile bootstrap intervals.
 
     Args:
-        values: Metrics of every query, [q, metrics], at least one query.
+        values: Metric name to the values of at least one query, [q].
         level: Level of confidence.
         samples: Number of resamples.
         seed: Seed of the resamples.
     """
-    values = np.asarray(values, np.float64)
-    low, high = _tails(resampled_means(values, samples, seed), level)
-    rows = zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
-    return [Interval(mean=mean, low=low, high=high) for mean, low, high in rows]
+    columns = np.stack(list(values.values()), axis=1)
+    return _intervals(values, columns.mean(0), resampled_means(columns, samples, seed), level)
 
 
 def paired_bootstraps(
-    first: np.ndarray, second: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> list[Difference]:
-    """Compare two systems on the same queries.
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Compare two systems on the same queries, by the metrics that both have.
 
     Args:
-        first: Metrics of every query for one system, [q, metrics].
-        second: The same queries and metrics for the other, [q, metrics].
+        first: Metric name to the values of the queries for one system, [q].
+        second: The same for the other system.
         level: Level of confidence.
         samples: Number of resamples.
         seed: Seed of the resamples.
 
     Returns:
-        Means of ``first - second`` with intervals and p-values. A p-value is the share of resamples, shifted to mean
-        zero, whose mean is at least as far from zero as the observed one; the observation counts as a resample.
+        Metric name to the mean of ``first - second`` with interval and p-value. A p-value is the share of resamples,
+        shifted to mean zero, whose mean is at least as far from zero as the observed one; the observation counts as a
+        resample.
     """
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    observed = differences.mean(0)
-    means = resampled_means(differences, samples, seed)
-    low, high = _tails(means, level)
+    names = [name for name in first if name in second]
+    differences = np.stack([first[name] - second[name] for name in names], axis=1)
+    observed, means = differences.mean(0), resampled_means(differences, samples, seed)
     # The tolerance keeps resamples that equal the observed mean up to rounding.
     extreme = np.abs(means - observed[None]) >= np.abs(observed)[None] - 1e-12
-    p_values = (1 + extreme.sum(0)) / (samples + 1)
-    rows = zip(observed.tolist(), low.tolist(), high.tolist(), p_values.tolist(), strict=True)
-    return [Difference(mean=mean, low=low, high=high, p_value=p) for mean, low, high, p in rows]
+    p_values = dict(zip(names, ((1 + extreme.sum(0)) / (samples + 1)).tolist(), strict=True))
+    intervals = _intervals(names, observed, means, level)
+    return {name: Difference(**vars(intervals[name]), p_value=p_values[name]) for name in names}
 
 
-def _tails(means: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(names: Iterable[str], mean: np.ndarray, means: np.ndarray, level: float) -> dict[str, Interval]:
+    """Return intervals between the quantiles of resampled means, [samples, metrics]."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    rows = zip(names, mean.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: Interval(mean=middle, low=left, high=right) for name, middle, left, right in rows}

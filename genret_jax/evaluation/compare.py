@@ -260,20 +260,12 @@ def _measure(split: str, run: SystemRun, metrics: Mapping[str, QueryMetrics], re
     ours = metrics[run.system.name].values
     versus = {}
     if reference is not None and reference in metrics and reference != run.system.name:
-        theirs = metrics[reference].values
-        common = [metric for metric in ours if metric in theirs]
-        differences = paired_bootstraps(_columns(ours, common), _columns(theirs, common), level=CONFIDENCE)
-        versus = dict(zip(common, differences, strict=True))
-    intervals = bootstrap_intervals(_columns(ours, list(ours)), level=CONFIDENCE)
+        versus = paired_bootstraps(ours, metrics[reference].values, level=CONFIDENCE)
     return Measurement(
         system=run.system.name,
         split=split,
-        metrics=dict(zip(ours, intervals, strict=True)),
+        metrics=bootstrap_intervals(ours, level=CONFIDENCE),
         depth=run.depth,
         milliseconds_per_query=run.milliseconds_per_query,
         versus_reference=versus,
     )
-
-
-def _columns(values: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    return np.stack([values[name] for name in names], axis=1)

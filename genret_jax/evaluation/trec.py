@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from genret_jax.data.qrels import HIGHEST_GRADE
+from genret_jax.data.records import read_lines
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_file
 
 Ranking = Sequence[tuple[str, float]]
 Run = Mapping[str, Ranking]
 Qrels = Mapping[str, Mapping[str, int]]
-
-HIGHEST_GRADE = 2**31 - 1  # trec_eval reads grades as 32-bit integers
 
 # All white space of Unicode is below U+3001. A byte order mark would be lost at the start of a file.
 _SPACES = [*filter(str.isspace, map(chr, range(0x3001))), "\ufeff"]
@@ -151,16 +151,13 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, float]]]
         Query id to (document id, score) pairs from best to worst.
 
     Raises:
-        InputError: With the line number, if a line has other fields, a score is not finite, a query has a document
-            twice, or ranks and scores of a query disagree.
+        InputError: If the file cannot be read; or, with the line number, if a line has other fields, a score is not
+            finite, a query has a document twice, or ranks and scores of a query disagree.
     """
     found: dict[str, dict[str, tuple[float, int, int]]] = {}
-    for line, text in _lines(path):
-        fields = text.split()
-        if not fields:
-            continue
+    for line, text in read_lines(Path(path)):
         try:
-            query, _, document, rank, score, _ = fields
+            query, _, document, rank, score, _ = text.split()
             result = (-float(score), int(rank), line)
         except ValueError:
             result = (math.nan, 0, 0)
@@ -191,15 +188,6 @@ def _in_order(
     return [(document, -negative) for document, (negative, _, _) in ordered]
 
 
-def _lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
-    try:
-        return list(enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1))
-    except FileNotFoundError:
-        raise InputError("the run file is missing", file=path, fix="check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 ({error})", file=path, fix="convert it to UTF-8") from None
-
-
 def write_qrels(path: str | os.PathLike[str], qrels: Qrels) -> None:
     """Write relevance judgements, query id to document id to grade, atomically.
 
@@ -218,7 +206,7 @@ def checked_grade(grade: int) -> int:
     """Return a grade.
 
     Raises:
-        InputError: If it is outside of -(2**31 - 1) to 2**31 - 1.
+        InputError: If it is outside of -(2**31 - 1) to 2**31 - 1; trec_eval reads grades as 32-bit integers.
     """
     if abs(grade) > HIGHEST_GRADE:
         raise InputError(f"a grade of {grade}", expected=f"a whole number of at most {HIGHEST_GRADE}")

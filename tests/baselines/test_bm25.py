@@ -80,3 +80,18 @@ def test_scripts_without_spaces_are_found_by_their_bigrams():
     found = Bm25(corpus("東京駅の地図", "京都の寺", "a map")).search({"q": "地図はどこ", "map": "map"}, k=3)
     assert [d for d, _ in found["q"]] == ["d0"]
     assert [d for d, _ in found["map"]] == ["d2"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "query"),
+    [
+        (("मुंबई की झील", "दिल्ली का नक्शा"), "झील"),  # vowels are combining marks
+        (("แผนที่กรุงเทพ", "วัดในเชียงใหม่"), "แผนที่"),
+        (("猫", "犬"), "猫"),
+        (("배 지도", "산 그림"), "배"),
+    ],
+)
+def test_words_of_other_scripts_are_words(documents, query):
+    assert [d for d, _ in Bm25(corpus(*documents)).search({"q": query}, k=2)["q"]] == ["d0"]
+    alone = "latin text, à single letter ß"
+    assert Bm25(corpus("x", alone))._tokenize([alone, *documents])[0] == ["latin", "text", "singl", "letter"]

@@ -9,13 +9,11 @@ from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstra
 
 
 def interval_of(values, **options):
-    (interval,) = bootstrap_intervals(values[:, None], **options)
-    return interval
+    return bootstrap_intervals({"hits@1": values}, **options)["hits@1"]
 
 
 def difference_of(first, second):
-    (difference,) = paired_bootstraps(first[:, None], second[:, None])
-    return difference
+    return paired_bootstraps({"hits@1": first, "mrr@5": first}, {"hits@1": second})["hits@1"]
 
 
 def test_an_interval_is_about_two_standard_errors_each_way():
@@ -43,9 +41,9 @@ def test_intervals_are_those_of_scipy():
     theirs = scipy.stats.bootstrap(
         (values,), np.mean, axis=0, n_resamples=2000, method="percentile", random_state=np.random.default_rng(4)
     ).confidence_interval
-    ours = bootstrap_intervals(values, seed=4)
-    np.testing.assert_allclose([interval.low for interval in ours], theirs.low)
-    np.testing.assert_allclose([interval.high for interval in ours], theirs.high)
+    ours = bootstrap_intervals({str(metric): values[:, metric] for metric in range(3)}, seed=4)
+    np.testing.assert_allclose([interval.low for interval in ours.values()], theirs.low)
+    np.testing.assert_allclose([interval.high for interval in ours.values()], theirs.high)
 
 
 def test_resamples_are_those_of_a_plain_loop(monkeypatch):

@@ -156,6 +156,15 @@ def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):
     assert "a run of another corpus; expected the corpus of" in refused([tiny_run, tmp_path / "another"])
 
 
+def test_a_run_with_the_name_of_a_baseline_is_refused(tiny_run, tmp_path):
+    taken = ["bm25", "BM25, raw text"] if HAS_BM25 else ["bm25"]
+    for name in taken:
+        shutil.copytree(tiny_run, tmp_path / name)
+        with pytest.raises(InputError, match=f"'{name}'"):
+            evaluate_runs([tmp_path / name], tmp_path / "out", measured=Measured(bm25=name != "bm25", untrained=False))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_without_the_split_says_which_there_are(tmp_path):
     untested = dataclasses.replace(tiny_topics(), qrels={"train": tiny_topics().qrels["train"]})
     experiment = tiny_experiment(
