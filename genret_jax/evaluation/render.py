@@ -5,6 +5,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 
+from genret_jax.data.text.words import printable
 from genret_jax.evaluation.report import Measurement, Report, Split
 
 Table = Sequence[Sequence[str]]  # the first row is the header, the first column has the names
@@ -78,7 +79,7 @@ def terminal(report: Report, width: int = 120) -> str:
         tables = [_plain_table(table) for table in _tables(report, split, _layout(report).brief)]
         parts.append("\n\n".join([_split_line(report, split), *tables]))
     parts.append("\n".join(textwrap.fill(line, width) for line in _legend(report)))
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def metric_title(metric: str) -> str:
@@ -88,7 +89,8 @@ def metric_title(metric: str) -> str:
 
 
 def _layout(report: Report) -> _Layout:
-    return _LAYOUTS[report.dataset.kind]
+    documents = _LAYOUTS["documents"]
+    return _LAYOUTS.get(report.dataset.kind) or dataclasses.replace(documents, answer=report.dataset.kind.rstrip("s"))
 
 
 def _dataset_line(report: Report) -> str:
@@ -116,15 +118,14 @@ def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]
     return tables
 
 
-def _shown(report: Report, names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
-    """Return the metrics that some row has; for documents without Recall where it equals Hits."""
-    same = split.one_relevant and report.dataset.kind == "documents"
-    distinct = [name for name in names if not (same and name.startswith("recall"))]
-    return [name for name in distinct if any(name in row.metrics for row in rows)]
+def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
+    """Return the metrics that some row has, without Recall where Hits is the same and in the table too."""
+    repeated = {name.replace("hits", "recall") for name in names if name.startswith("hits") and split.one_relevant}
+    return [name for name in names if name not in repeated and any(name in row.metrics for row in rows)]
 
 
 def _scores(report: Report, rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
-    shown = _shown(report, columns, rows, split)
+    shown = _shown(columns, rows, split)
     timed = any(row.milliseconds_per_query is not None for row in rows)
     table = [["system", *map(metric_title, shown), *([f"ms/{_layout(report).asking[0]}"] if timed else [])]]
     for row in rows:
@@ -143,7 +144,7 @@ def _score(row: Measurement, metric: str, decimals: int) -> str:
 
 
 def _differences(report: Report, rows: Sequence[Measurement], split: Split) -> Table:
-    shown = _shown(report, _layout(report).compared, rows, split)
+    shown = _shown(_layout(report).compared, rows, split)
     table = [[f"against {report.reference}", *map(metric_title, shown)]]
     for row in rows:
         if row.versus_reference:
@@ -163,12 +164,12 @@ def _difference(report: Report, row: Measurement, metric: str) -> str:
 
 def _legend(report: Report) -> list[str]:
     level = f"{100 * report.confidence:g}%"
-    one, several = _layout(report).asking
+    (one, several), answer = _layout(report).asking, _layout(report).answer
     lines = [f"Values are per cent; ± is half the width of the {level} bootstrap interval over {several}."]
     if any(split.one_relevant for split in report.splits):
-        lines.append(f"With one relevant {_layout(report).answer} Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).")
+        lines.append(f"With one relevant {answer} Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).")
     if not all(split.one_relevant for split in report.splits):
-        lines.append("Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.")
+        lines.append(f"Hits@k: any relevant {answer} found; Recall@k: the fraction of them found; NDCG: linear gains.")
     if report.reference:
         lines.append(
             f"Against {report.reference}: difference in points, paired by {one}, and (×) the value divided by "

@@ -27,7 +27,7 @@ class Dataset:
         documents: Number of documents or items.
         source: Folder or program that the corpus came from.
         fingerprint: Fingerprint of the documents.
-        kind: ``"documents"``, with queries, or ``"items"``, with users who take a next item.
+        kind: ``"documents"``, with queries; ``"items"``, with users who take a next item; or that of another problem.
     """
 
     name: str

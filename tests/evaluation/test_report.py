@@ -319,6 +319,24 @@ def test_the_terminal_to_the_letter():
     assert terminal(SHOWN) == TERMINAL
 
 
+def test_reports_on_other_things_have_tables_too():
+    other = dataclasses.replace(SHOWN, dataset=dataclasses.replace(DATASET, kind="songs"))
+    assert "one relevant song each" in markdown(other)
+
+
+def test_names_cannot_control_the_terminal():
+    other = dataclasses.replace(SHOWN, dataset=dataclasses.replace(DATASET, name="\x1b]0;title\x07toy"))
+    assert "\x1b" not in terminal(other)
+    assert "toy" in terminal(other)
+
+
+@pytest.mark.parametrize(("one_relevant", "shown"), [(True, 1), (False, 2)])
+def test_recall_is_not_shown_where_it_equals_hits(one_relevant, shown):
+    split = Split(name="test", queries=432, relevant=1.0, one_relevant=one_relevant)
+    table = markdown(dataclasses.replace(SHOWN, splits=(split,))).split("\n")[6]
+    assert table.count("@100") == shown
+
+
 def test_legends_say_only_what_applies():
     alone = dataclasses.replace(
         SHOWN, splits=SHOWN.splits[1:], measurements=SHOWN.measurements[2:], reference=None, notes=()
