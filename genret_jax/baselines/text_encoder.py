@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from genret_jax.baselines.vector_search import padded_blocks
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.layers import Embed
@@ -74,13 +75,9 @@ def encode_tokens(
     network: T5Config, params: Mapping[str, Any], tokens: Int32[np.ndarray, "n l"]
 ) -> Float32[np.ndarray, "n d"]:
     """Return the unit vectors of many texts, encoded in blocks; zero vectors for texts without tokens."""
-    rows = min(_ROWS_AT_ONCE, max(1, len(tokens)))
     vectors = np.zeros((len(tokens), network.d_model), np.float32)
-    for start in range(0, len(tokens), rows):
-        taken = tokens[start : start + rows]
-        block = np.zeros((rows, tokens.shape[1]), np.int32)  # one shape, one program
-        block[: len(taken)] = taken
-        vectors[start : start + rows] = np.asarray(_encode(params, block, network=network))[: len(taken)]
+    for part, block in padded_blocks(tokens, _ROWS_AT_ONCE):
+        vectors[part] = np.asarray(_encode(params, block, network=network))[: len(vectors[part])]
     vectors[~tokens.any(axis=1)] = 0
     return vectors
 

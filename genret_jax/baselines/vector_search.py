@@ -1,14 +1,14 @@
 """Search of unit vectors by inner product: exact on the device, or approximate by FAISS's HNSW graph."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
 from genret_jax.errors import InputError
 from genret_jax.evaluation.trec import rankings_by_id
@@ -42,17 +42,26 @@ class ExactIndex:
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
         """Return similarities and positions of the k nearest; of equal ones the first documents."""
-        documents = self._vectors.shape[0]
-        rows = max(1, min(len(queries), _SCORES_AT_ONCE // documents))
-        scores, found = [np.zeros((0, min(k, documents)), np.float32)], [np.zeros((0, min(k, documents)), np.int32)]
-        for start in range(0, len(queries), rows):
-            block = np.zeros((rows, queries.shape[1]), np.float32)  # one shape, one program
-            taken = queries[start : start + rows]
-            block[: len(taken)] = taken
-            best, where = _nearest(jnp.asarray(block), self._vectors, k=min(k, documents))
-            scores.append(np.asarray(best)[: len(taken)])
-            found.append(np.asarray(where)[: len(taken)])
-        return np.concatenate(scores), np.concatenate(found)
+        documents = len(self._vectors)
+        k = min(k, documents)
+        scores, found = np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int32)
+        for part, block in padded_blocks(queries, _SCORES_AT_ONCE // max(1, documents)):
+            best, places = _nearest(jnp.asarray(block), self._vectors, k=k)
+            scores[part], found[part] = np.asarray(best)[: len(scores[part])], np.asarray(places)[: len(scores[part])]
+        return scores, found
+
+
+def padded_blocks(rows: Shaped[np.ndarray, "n w"], size: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slices of an array, and their rows padded with 0 to one size, so that a jitted function compiles once.
+
+    Args:
+        rows: The array.
+        size: Most rows of a block.
+    """
+    size = max(1, min(size, len(rows)))
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        yield part, np.pad(rows[part], ((0, size - len(rows[part])), (0, 0)))
 
 
 @partial(jax.jit, static_argnames="k")
