@@ -23,7 +23,6 @@ REQUIRES = [
     "safetensors>=0.6.2",
     "tensorstore>=0.1.86",
     "tqdm>=4.67.0",
-    "ir-measures>=0.4.1",
     "tensorboardX>=2.6.4",
 ]
 EXTRAS = {
@@ -34,6 +33,7 @@ EXTRAS = {
     "test": [
         "beartype>=0.22.2",
         "hypothesis>=6.130.0",
+        "ir-measures>=0.4.1",
         "mypy>=1.17.0",
         "pytest>=8.4.0",
         "pytest-xdist>=3.7.0",

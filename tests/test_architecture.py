@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "inference": CORE | {"parallel"},
     "training": CORE | {"data", "parallel"},
     "training/t5x": CORE | {"data", "parallel", "inference", "training", "evaluation"},
-    "evaluation": CORE | {"data", "training"},
+    "evaluation": CORE | {"data"},
     "baselines": CORE | {"data", "training", "evaluation"},
     "config": CORE | {"data", "training"},
     "docid_learning": CORE | {"data", "training", "config"},
@@ -63,7 +63,7 @@ OPTIONAL = {"seqio", "tensorflow", "tensorflow_datasets", "t5x", "bm25s", "Stemm
     "sentence_transformers"
 }
 # Slow to import, or needed by few: in functions too.
-LAZY = OPTIONAL | {"sklearn", "ir_measures", "tensorboardX"}
+LAZY = OPTIONAL | {"sklearn", "tensorboardX"}
 
 
 def sources() -> list[Path]:
@@ -212,7 +212,6 @@ def test_optional_and_slow_libraries_are_imported_in_functions(trees):
 def test_nothing_else_is_imported_that_setup_py_does_not_require(trees, requirements):
     modules = {
         "gin-config": "gin",
-        "ir-measures": "ir_measures",
         "orbax-checkpoint": "orbax",
         "scikit-learn": "sklearn",
         "PyStemmer": "Stemmer",

@@ -1,4 +1,4 @@
-"""What a user would pick instead of a generative index, on the same data.
+"""Baselines to compare a generative index with, on the same data.
 
-For documents BM25 and a dual encoder; for items popularity, item neighbours and SASRec.
+BM25 and a dual encoder for documents; popularity, item neighbours and SASRec for items.
 """

@@ -1,39 +1,27 @@
-"""BM25 by bm25s: what a search engine gives with no training at all."""
+"""BM25 by bm25s: search by shared words, without any training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.words import spaced
 from genret_jax.errors import InputError
+from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import check_fields, require
-
-
-@runtime_checkable
-class Documents(Protocol):
-    """What is searched; a ``data.corpus.Corpus`` is one."""
-
-    @property
-    def doc_ids(self) -> Sequence[str]:
-        """External ids, [n]."""
-        ...
-
-    def document_text(self, index: int, /) -> str:
-        """Title and text of a document as one string."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bm25Config:
-    """The variant and its constants; the defaults are bm25s's own.
+    """Constants and text processing; the defaults are those of bm25s.
 
     Attributes:
-        k1: Saturation of term frequency. Lucene and bm25s take 1.5 or 1.2, Anserini's BEIR runs 0.9.
-        b: Normalisation by document length; Anserini's BEIR runs take 0.4.
-        stop_words: Drop bm25s's list of English stop words.
-        stemmer: Reduce words to stems by Snowball's English stemmer.
+        k1: Saturation of term frequency; 1.5 in bm25s, 1.2 in Lucene, 0.9 in Anserini's BEIR runs.
+        b: Normalisation by document length; 0.4 in Anserini's BEIR runs.
+        stop_words: Drop the English stop words of bm25s.
+        stemmer: Reduce words to stems with Snowball's English stemmer.
     """
 
     k1: float = 1.5
@@ -54,7 +42,7 @@ class Bm25Config:
 
 
 class Bm25:
-    """An index of a corpus's ``title. text``, by Lucene's variant of BM25 (Kamphuis et al., ECIR 2020).
+    """An index of the titles and texts of a corpus, with Lucene's variant of BM25 (Kamphuis et al., ECIR 2020).
 
     Args:
         corpus: Document ids and texts.
@@ -64,7 +52,7 @@ class Bm25:
         InputError: If bm25s or PyStemmer is not installed, or no document has a word.
     """
 
-    def __init__(self, corpus: Documents, config: Bm25Config | None = None):
+    def __init__(self, corpus: Corpus, config: Bm25Config | None = None):
         self.config = config or Bm25Config()
         self._bm25s, self._stemmer = _import_bm25s(self.config)
         self.doc_ids = tuple(corpus.doc_ids)
@@ -79,17 +67,15 @@ class Bm25:
 
         Args:
             queries: Query id to text.
-            k: Most results a query.
+            k: Most results per query.
 
         Returns:
-            Query id to (document id, score) from best to worst; ties by order in the corpus. Documents that share no
-            word with the query are not results.
+            Query id to (document id, score) from best to worst; documents with equal scores are in the order of the
+            corpus. Documents that share no word with the query are not results.
         """
-        rankings = {}
-        for query, tokens in zip(queries, self._tokenize(list(queries.values())), strict=True):
-            found, scores = _best(self._index.get_scores(tokens), k) if tokens else ((), ())
-            rankings[query] = [(self.doc_ids[d], float(s)) for d, s in zip(found, scores, strict=True)]
-        return rankings
+        tokens = self._tokenize(list(queries.values()))
+        best = [_best(self._index.get_scores(words), k) if words else ([], []) for words in tokens]
+        return rankings_by_id(queries, self.doc_ids, (found for found, _ in best), (scores for _, scores in best))
 
     def _tokenize(self, texts: list[str]) -> list[list[str]]:
         stop_words = "english" if self.config.stop_words else []
@@ -103,14 +89,14 @@ class Bm25:
         return [[token for token in text if token] for text in tokens]  # a text without words comes back as [""]
 
 
-def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the documents of the k highest positive scores and the scores; ties by order in the corpus."""
+def _best(scores: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+    """Return the documents of the k highest positive scores, and these scores; of equal ones the first documents."""
     found = np.flatnonzero(scores > 0)
     if len(found) > k:
         kth = np.partition(scores[found], len(found) - k)[len(found) - k]
-        found = found[scores[found] >= kth]  # all that tie for the last place, of which the first remain below
+        found = found[scores[found] >= kth]  # with all that tie for the last place
     found = found[np.argsort(-scores[found], kind="stable")][:k]
-    return found, scores[found]
+    return found.tolist(), scores[found].tolist()
 
 
 def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
@@ -120,6 +106,6 @@ def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
     except ImportError as error:
         raise InputError(
             f"BM25 needs {error.name}, which is not installed",
-            fix="pip install 'genret_jax[baselines]', or leave it out (genret evaluate --no-bm25)",
+            fix="pip install 'genret_jax[baselines]', or evaluate without BM25",
         ) from None
     return bm25s, Stemmer.Stemmer("english") if config.stemmer else None

@@ -1,44 +1,121 @@
-"""A dual encoder: queries and documents become vectors, and the nearest documents are the answer."""
+"""A dual encoder: queries and documents become vectors, and the nearest documents are the answer.
+
+It is trained on the queries, pseudo-queries and documents of the generative model's example store.
+"""
 
 import dataclasses
 import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
-from genret_jax.baselines.encoder_training import DualEncoderTask, encode_documents, validate
-from genret_jax.baselines.text_encoder import DualEncoderConfig, encode_tokens, encoder_params
-from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, rankings, recall_of_exact
-from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder, encode_tokens, encoder_params
+from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, ranked_by, recall_of_exact
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.text.vocabulary import EOS, Vocabulary
-from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun, timed_search
+from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import System
+from genret_jax.losses import in_batch_contrastive
 from genret_jax.models.config import T5Config
-from genret_jax.storage import atomic_folder, load_arrays, save_arrays
 from genret_jax.training import TrainerConfig, read_metrics, restore_params, train
 
-KIND, VERSION = "dual_encoder", 1
-ARRAYS, VOCABULARY = "arrays", "vocabulary"
-_PARAM = "param."  # array names: parameters have this and their path
 
-
-class DualEncoder:
-    """An encoder with the vectors of a corpus; :meth:`train` or :meth:`load` gives one.
+class DualEncoderTask:
+    """Find the document of each query among those of the batch (Karpukhin et al. 2020, DPR, arXiv 2004.04906).
 
     Args:
         config: Encoder and lengths.
-        params: Of the encoder.
-        vocabulary: Text to tokens.
+        store: Texts.
+        sampler: How queries and pseudo-queries are drawn; their length and EOS come from ``config``.
+        seed: Seed of the sampler.
+        batch_size: Pairs in a batch.
+    """
+
+    def __init__(
+        self, config: DualEncoderConfig, store: ExampleStore, sampler: SamplerConfig, *, seed: int, batch_size: int
+    ):
+        self.config, self.store = config, store
+        self.encoder = TextEncoder(config.network)
+        # Other objectives put docids into the encoder's input, which here is the query.
+        shown = dataclasses.replace(
+            sampler,
+            objective="inputs_to_targets",
+            input_length=config.query_length,
+            target_length=None,
+            append_eos=config.append_eos,
+        )
+        self.sampler = Sampler(store, shown, seed=seed, batch_size=batch_size)
+
+    def init(self, rng: jax.Array) -> Mapping[str, Any]:
+        """Return randomly initialised variables."""
+        return self.encoder.init(rng, jnp.zeros((1, 1), jnp.int32))
+
+    def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
+        """Return queries or pseudo-queries with the first tokens of their documents."""
+        examples = self.sampler.batch(step, rows)
+        documents = self.store.document_inputs(
+            self.config.document_length, documents=examples["document"], append_eos=self.config.append_eos
+        )
+        return {
+            "query_tokens": examples["encoder_input_tokens"],
+            "document_tokens": documents,
+            "document": examples["document"],
+        }
+
+    def loss(
+        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Return the summed loss, the number of queries, and how many of them find their document first."""
+        query_rng, document_rng = jax.random.split(dropout_rng)
+        queries = self._encode(params, batch["query_tokens"], query_rng)
+        documents = self._encode(params, batch["document_tokens"], document_rng)
+        loss, weight = in_batch_contrastive(queries, documents, batch["document"], temperature=self.config.temperature)
+        nearest = jnp.argmax(queries @ documents.T, axis=-1)
+        return loss, weight, {"in_batch_accuracy": jnp.sum(batch["document"][nearest] == batch["document"])}
+
+    def _encode(self, params: Mapping[str, Any], tokens: jax.Array, rng: jax.Array) -> jax.Array:
+        return self.encoder.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": rng})
+
+
+def encode_documents(
+    store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]
+) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
+    """Return the ids and unit vectors of the documents of a store that have text."""
+    documents = store.documents_with_text
+    tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
+    return [store.doc_ids[int(index)] for index in documents], encode_tokens(config.network, params, tokens)
+
+
+def validate(
+    store: ExampleStore, config: DualEncoderConfig, split: str, params: Mapping[str, Any], step: int
+) -> dict[str, float]:
+    """Return Hits, MRR, Recall and NDCG on a split by exact search; the last two arguments are an evaluator's."""
+    params = jax.device_put(jax.device_get(params))  # from a mesh to one device
+    doc_ids, vectors = encode_documents(store, config, params)
+    query_ids, tokens = store.queries(split, config.query_length, append_eos=config.append_eos)
+    queries = encode_tokens(config.network, params, tokens)
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document, grade in zip(*(column.tolist() for column in store.pairs(split)), strict=True):
+        qrels.setdefault(store.query_ids[query], {})[store.doc_ids[document]] = grade
+    return evaluate(qrels, ranked_by(ExactIndex(vectors), query_ids, queries, doc_ids, 10), ks=(1, 10), beam=10)
+
+
+class DualEncoder:
+    """An encoder with the vectors of a corpus; :meth:`train` makes one.
+
+    Args:
+        config: Encoder and lengths.
+        params: Parameters of the encoder.
+        vocabulary: Turns text into tokens.
         doc_ids: External ids of the documents that have a vector.
         vectors: Their unit vectors, [n, d].
     """
@@ -67,20 +144,22 @@ class DualEncoder:
         init_params: Mapping[str, Any] | None = None,
         validation_split: str | None = None,
     ) -> "DualEncoder":
-        """Train by the loop and from the examples that the generative model has.
+        """Train on the examples of a store, by the loop that trains generative models.
 
         Args:
             store: Texts, queries and judgements.
             config: Encoder and lengths.
-            trainer: Steps, batch size, optimizer; with ``best_metric="validation/mrr@10"`` the best step is taken.
-            folder: For checkpoints and metrics; training goes on where it was stopped.
-            sampler: Which queries and pseudo-queries are shown.
+            trainer: Steps, batch size, optimizer and seed. With ``best_metric="validation/mrr@10"`` the checkpoint
+                that is best on the validation split is used.
+            folder: Keeps checkpoints and metrics; an interrupted training continues from there.
+            sampler: How queries and pseudo-queries are drawn.
             init_params: T5 parameters of the same shape to start from (a decoder among them is left out).
-            validation_split: Evaluate on this split whenever ``trainer`` says so.
+            validation_split: Split for the evaluations that ``trainer`` asks for.
 
         Raises:
-            InputError: If the batch is to be computed in parts, which would take negatives away, or as ``train`` says.
-            KeyboardInterrupt: If training was stopped by a signal; the same call goes on.
+            InputError: If ``trainer`` accumulates gradients, which would remove negatives, if the network has fewer
+                tokens than the vocabulary, or as :func:`genret_jax.training.train` raises it.
+            KeyboardInterrupt: If a signal stopped the training; the same call continues it.
         """
         if trainer.gradient_accumulation != 1:
             raise InputError(
@@ -106,7 +185,7 @@ class DualEncoder:
             folder,
             evaluators=evaluators,
             init_params=None if init_params is None else encoder_params(init_params),
-            # As JSON gives it back: a tuple would not equal the list in the checkpoint that training goes on from.
+            # Through JSON, because a tuple would not equal the list that a checkpoint has.
             fingerprint={
                 "examples": store.fingerprint,
                 "dual_encoder": json.loads(json.dumps(dataclasses.asdict(config))),
@@ -118,7 +197,7 @@ class DualEncoder:
 
     @classmethod
     def of_store(cls, store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]) -> "DualEncoder":
-        """Encode the documents of a store; those without text get no vector and are never found."""
+        """Return an encoder with vectors of the documents of a store; those without text are never found."""
         params = jax.device_put(jax.device_get(encoder_params(params)))  # from a mesh to one device
         doc_ids, vectors = encode_documents(store, config, params)
         return cls(config, params, store.vocabulary, doc_ids, vectors)
@@ -136,7 +215,7 @@ class DualEncoder:
 
     @functools.cached_property
     def exact_index(self) -> ExactIndex:
-        """The documents, for exact search."""
+        """Exact search over the documents."""
         return ExactIndex(self.vectors)
 
     def search(
@@ -146,41 +225,14 @@ class DualEncoder:
 
         Args:
             queries: Query id to text.
-            k: Most results a query.
-            index: What searches ``self.vectors``, e.g. ``HnswIndex(encoder.vectors)``; exact by default.
+            k: Most results per query.
+            index: Index over ``self.vectors``, e.g. ``HnswIndex(encoder.vectors)``; exact search by default.
 
         Returns:
             Query id to (document id, similarity) from best to worst; nothing for a query without a word.
         """
         vectors = self.encode_queries(list(queries.values()))
-        scores, found = (index or self.exact_index).search(vectors, k)
-        return rankings(list(queries), self.doc_ids, vectors, scores, found)
-
-    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
-        """Write encoder, vocabulary and document vectors, whole or not at all."""
-        arrays = {_PARAM + name: np.asarray(leaf) for name, leaf in flatten_dict(self.params, sep=".").items()}
-        packed = PackedStrings.pack(list(self.doc_ids))
-        arrays |= {"vectors": self.vectors, "doc_id_text": packed.text, "doc_id_offsets": packed.offsets}
-        details = {"config": dataclasses.asdict(self.config)}
-        with atomic_folder(folder, replace=replace) as partial:
-            self.vocabulary.save(partial / VOCABULARY)
-            save_arrays(partial / ARRAYS, arrays, kind=KIND, version=VERSION, details=details)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "DualEncoder":
-        """Open what :meth:`save` wrote.
-
-        Raises:
-            InputError: If it is missing, damaged, or something else.
-        """
-        arrays, manifest = load_arrays(Path(folder) / ARRAYS, kind=KIND, version=VERSION)
-        fields, network = manifest["config"], manifest["config"]["network"]
-        network = T5Config(**{**network, "activations": tuple(network["activations"])})
-        config = DualEncoderConfig(**{**fields, "network": network})
-        leaves = {name.removeprefix(_PARAM): leaf for name, leaf in arrays.items() if name.startswith(_PARAM)}
-        doc_ids = list(PackedStrings(arrays["doc_id_text"], arrays["doc_id_offsets"]))
-        vocabulary = Vocabulary.load(Path(folder) / VOCABULARY)
-        return cls(config, unflatten_dict(leaves, sep="."), vocabulary, doc_ids, np.asarray(arrays["vectors"]))
+        return ranked_by(index or self.exact_index, list(queries), vectors, self.doc_ids, k)
 
 
 def train_and_answer(

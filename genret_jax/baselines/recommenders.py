@@ -1,6 +1,6 @@
-"""Recommenders without a network: the most popular items, and the items that others had beside the last ones.
+"""Recommenders without a network: the most popular items, and the nearest neighbours of the last items of a history.
 
-Both learn from the training part of the histories alone.
+Both use only the training part of the histories.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import Interactions
 from genret_jax.validation import check_fields, require
 
-_SCORES_AT_ONCE = 1 << 25  # scores held at a time, 128 MiB of them
+_SCORES_AT_ONCE = 1 << 25  # most scores held at a time, 128 MiB
 
 Ranked = tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]
 
 
 class Popularity:
-    """Everybody gets the items that occur most often.
+    """Recommends the items that occur most often, the same to everybody.
 
     Args:
         interactions: Users and items.
@@ -29,7 +29,7 @@ class Popularity:
     """
 
     description = "the items with most interactions in training"
-    history_length = 1  # nothing is looked at, but a history is an array with columns
+    history_length = 1  # histories are ignored, but their array needs a column
 
     def __init__(self, interactions: Interactions, *, cold: Bool[np.ndarray, " n"] | None = None):
         _, item = training_items(interactions, cold)
@@ -44,13 +44,13 @@ class Popularity:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemNeighboursConfig:
-    """What counts of a history, and of an item's neighbours.
+    """The part of a history that counts, and the number of neighbours.
 
     Attributes:
-        last_items: Last items of a history that count.
-        decay: Weight of each item relative to the one after it; 0.4 is the best for the validation items of Amazon
-            Beauty, where 0.3 and 0.5 do about as well.
-        neighbours: Most similar items kept of each item.
+        last_items: Number of last items of a history that count.
+        decay: Weight of an item relative to the one after it. 0.4 was best on the validation items of Amazon Beauty;
+            0.3 and 0.5 were about as good.
+        neighbours: Number of most similar items that are kept for each item.
     """
 
     last_items: int = 20
@@ -72,16 +72,16 @@ class ItemNeighboursConfig:
 
 
 class ItemNeighbours:
-    """Items that the same users had as the last ones of a history.
+    """Recommends the items that are most similar to the last items of a history.
 
-    An item's score is the sum over the history of its similarity to each item there, which counts ``decay`` times
-    less with each step back. The similarity is the number of users who had both, divided by the geometric mean of the
-    numbers who had either: the cosine of Deshpande & Karypis (2004, "Item-based top-N recommendation algorithms",
-    section 4.1).
+    An item's score is its summed similarity to the items of the history. Each step back multiplies a similarity by
+    ``decay``. The similarity of two items is the number of users who had both, divided by the geometric mean of the
+    numbers of users who had each: the cosine of Deshpande & Karypis (2004, "Item-based top-N recommendation
+    algorithms", section 4.1).
 
     Args:
         interactions: Users and items.
-        config: What counts.
+        config: Lengths and decay.
         cold: Items that training must not see.
     """
 
@@ -97,11 +97,11 @@ class ItemNeighbours:
 
     @property
     def history_length(self) -> int:
-        """How many of the last items of a history count."""
+        """Number of last items of a history that count."""
         return self.config.last_items
 
     def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
-        """Return the k items with the highest summed similarity; 0 for items that are similar to none."""
+        """Return the k items with the highest summed similarity, which is 0 for an item that is similar to none."""
         count = self._similarity.shape[0]
         weights = _recency(histories, self.config, count)
         k = min(k, count)
@@ -121,13 +121,13 @@ def _best(scores: Float[Array | np.ndarray, "q n"], *, k: int) -> tuple[Int[Arra
 
 
 def _cosines(interactions: Interactions, cold: Bool[np.ndarray, " n"] | None) -> Any:
-    """Return the similarity of every two different items that a user had, as a sparse matrix [n, n]."""
+    """Return the similarities of different items that share a user, as a sparse matrix [n, n]."""
     from scipy import sparse
 
     user, item = training_items(interactions, cold)
     shape = (interactions.num_users, len(interactions.items))
     had = sparse.csr_matrix((np.ones(len(item), np.float32), (user, item)), shape)
-    had.data[:] = 1  # a user who had an item twice is one user
+    had.data[:] = 1  # a user who had an item twice counts once
     together = (had.T @ had).tocoo()
     users = together.diagonal()
     apart = together.row != together.col
@@ -136,7 +136,7 @@ def _cosines(interactions: Interactions, cold: Bool[np.ndarray, " n"] | None) ->
 
 
 def _nearest(similarity: Any, count: int) -> Any:
-    """Return a sparse matrix with only the largest values of each row; ties in the order of the columns."""
+    """Return a sparse matrix with the ``count`` largest values of each row; of equal ones the first columns."""
     from scipy import sparse
 
     found = similarity.tocoo()

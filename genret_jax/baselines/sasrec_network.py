@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from genret_jax.validation import check_fields, require
 
 _MASKED = -1e9
-_ROWS_AT_ONCE = 512  # histories ranked in one call, at most
-_SCORES_AT_ONCE = 1 << 25  # scores held at a time, 128 MiB of them
+_ROWS_AT_ONCE = 512  # most histories ranked in one call
+_SCORES_AT_ONCE = 1 << 25  # most scores held at a time, 128 MiB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,13 @@ class SasRecConfig:
     """The network and its loss; the defaults are those of the paper for Amazon's data (sections III and IV-D).
 
     Attributes:
-        width: Of item vectors, d. The paper takes 50; those who compare with it, often 64.
-        blocks: Layers of self-attention and feed-forward network.
-        heads: Of each attention; the paper found one no worse than two.
-        max_length: Last items of a history that are read, n; the paper takes 200 for MovieLens.
-        dropout: Of embeddings, attention weights and layers; the paper takes 0.2 for MovieLens.
-        loss: ``"bce"`` is the paper's, against one negative a position. ``"cross_entropy"`` is the softmax over all
-            items, with which SASRec is far stronger (Klenitskiy & Vasilev 2023, arXiv 2309.07602).
+        width: Width of item vectors, d; 50 in the paper, often 64 in comparisons with it.
+        blocks: Number of layers of self-attention and feed-forward network.
+        heads: Attention heads per layer; two were no better than one in the paper.
+        max_length: Number of last items of a history that are read, n; 200 for MovieLens in the paper.
+        dropout: Dropout rate of embeddings, attention weights and layers; 0.2 for MovieLens in the paper.
+        loss: ``"bce"`` is the paper's loss, with one negative per position. ``"cross_entropy"`` is the softmax over all
+            items, which makes SASRec far stronger (Klenitskiy & Vasilev 2023, arXiv 2309.07602).
     """
 
     width: int = 64
@@ -50,13 +50,13 @@ class SasRecConfig:
 
     def describe(self) -> str:
         """Return one line for a report."""
-        loss = "softmax over all items" if self.loss == "cross_entropy" else "one negative a position"
+        loss = "softmax over all items" if self.loss == "cross_entropy" else "one negative per position"
         shape = f"d {self.width}, blocks {self.blocks}, heads {self.heads}, n {self.max_length}"
         return f"SASRec, {shape}, dropout {self.dropout:g}, {loss}"
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention without a projection behind it (equations 2 and 3).
+    """Scaled dot-product attention without an output projection (equations 2 and 3).
 
     Attributes:
         config: Width and heads.
@@ -68,7 +68,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], allowed: Bool[Array, "b l l"], deterministic: bool
     ) -> Float[Array, "b l d"]:
-        """Return for every place what it takes from the allowed ones."""
+        """Return for every place the weighted sum over the places that it is allowed to see."""
         heads, width = self.config.heads, self.config.width // self.config.heads
         query, key, value = (
             nn.Dense(self.config.width, use_bias=False, name=name)(x).reshape(*x.shape[:2], heads, width)
@@ -93,7 +93,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], allowed: Bool[Array, "b l l"], deterministic: bool
     ) -> Float[Array, "b l d"]:
-        """Apply both."""
+        """Return the vectors after both."""
         drop = partial(nn.Dropout(self.config.dropout), deterministic=deterministic)
         normed = nn.LayerNorm(name="attention_norm")(x)
         x = x + drop(Attention(self.config, name="attention")(normed, allowed, deterministic))
@@ -102,12 +102,12 @@ class Block(nn.Module):
 
 
 class SasRecNetwork(nn.Module):
-    """From items to a vector at each place, whose inner product with an item's vector scores it as the next.
+    """Turns histories into a vector at each place, whose inner products with item vectors score the next item.
 
-    Item vectors are the same in the input and in the output (section III-E).
+    Input and output share the item vectors (section III-E).
 
     Attributes:
-        config: Its shape.
+        config: Shape of the network.
         num_items: Number of items, n.
     """
 
@@ -123,13 +123,13 @@ class SasRecNetwork(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "b l d"], Float[Array, "n d"]]:
-        """Return the vectors at all places, and those of all items.
+        """Return the vectors at all places, and the vectors of all items.
 
         Args:
             items: Items, from 0.
-            positions: Of each in its history, counted so that the last one has ``max_length - 1``.
-            segments: Number of the history it belongs to; places see earlier ones of their own history only.
-            deterministic: No dropout.
+            positions: Position of each item in its history, counted so that the last one has ``max_length - 1``.
+            segments: Number of the history of each item; a place sees earlier places of its own history only.
+            deterministic: Turns dropout off.
         """
         config, normal = self.config, nn.initializers.normal(0.02)
         table = param_with_axes("items", normal, (self.num_items, config.width), jnp.float32, axes=("vocab", "embed"))
@@ -138,8 +138,8 @@ class SasRecNetwork(nn.Module):
         )
         causal = jnp.tril(jnp.ones((1, items.shape[1], items.shape[1]), bool))
         allowed = causal & (segments[:, :, None] == segments[:, None, :])
-        # The factor is in the authors' code, not in the paper. Without it the blocks, whose inputs are normalised, add
-        # so much more than an item's vector to what is passed on that the last item is hardly seen any more.
+        # The factor is in the authors' code, not in the paper. Without it item vectors are so small beside the outputs
+        # of the blocks, whose inputs are normalised, that the last item hardly counts.
         x = table[items] * config.width**0.5 + learned[positions]  # --> [b, l, d]
         x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
         for number in range(config.blocks):
@@ -150,13 +150,13 @@ class SasRecNetwork(nn.Module):
 def rank_items(
     config: SasRecConfig, params: Mapping[str, Any], histories: Int32[np.ndarray, "q l"], k: int
 ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-    """Return the k best items of each history and their scores; see ``evaluation.recommendation.Recommender``.
+    """Return the k best items for each history, and their scores; see ``evaluation.recommendation.Recommender``.
 
     Args:
-        config: The network.
-        params: Of the network, on one device.
-        histories: Positions of items, oldest first, -1 behind the last.
-        k: Results a history.
+        config: Shape of the network.
+        params: Parameters of the network, on one device.
+        histories: Positions of items, oldest first, -1 behind the last. Only the last ``max_length`` items are read.
+        k: Results per history.
     """
     num_items = params["items"].shape[0]
     k = min(k, num_items)
@@ -171,9 +171,9 @@ def rank_items(
 
 
 def _blocks(histories: Int32[np.ndarray, "q l"], longest: int, size: int) -> list[tuple[np.ndarray, int]]:
-    """Return rows in blocks of one size, -1 behind the last row, and the width that holds their histories.
+    """Return row numbers in blocks of ``size``, padded with -1, each with a width that holds its histories.
 
-    Most histories are short, so those that fit into half the width, or a quarter, are read at that width.
+    Most histories are short, so those that fit a quarter or half of the longest width are computed at that width.
     """
     lengths = np.minimum((histories >= 0).sum(axis=1), longest)
     size = min(size, max(1, len(histories)))
@@ -202,16 +202,15 @@ def _rank(
     known = histories >= 0
     last = jnp.maximum(known.sum(axis=1) - 1, 0)
     positions = jnp.arange(histories.shape[1])[None] + config.max_length - 1 - last[:, None]
-    positions = jnp.minimum(positions, config.max_length - 1)  # those behind the last are not read
     network = SasRecNetwork(config, params["items"].shape[0])
     hidden, table = network.apply(
         {"params": params},
         jnp.maximum(histories, 0),
-        jnp.minimum(positions, config.max_length - 1),
+        jnp.minimum(positions, config.max_length - 1),  # places behind the last item are not used
         known.astype(jnp.int32),
     )
     of_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    # The highest precision: an accelerator's default would round near ties apart and together.
+    # The highest precision: an accelerator's default would change the order of near ties.
     scores = jnp.einsum("qd,nd->qn", of_last, table, precision=jax.lax.Precision.HIGHEST)
     values, items = jax.lax.top_k(scores, k)  # ties in the order of the items
     return items, values

@@ -1,4 +1,4 @@
-"""A text encoder of T5's shape, which makes unit vectors of queries and of documents."""
+"""A text encoder of T5's shape, which turns queries and documents into unit vectors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.layers import Embed
 from genret_jax.validation import check_fields, require
 
-_ROWS_AT_ONCE = 256  # texts encoded in one call
+_ROWS_AT_ONCE = 256  # most texts encoded in one call
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DualEncoderConfig:
-    """One encoder for both sides; what it reads and how similarities are sharpened.
+    """One encoder for queries and documents, with their lengths and the temperature of the loss.
 
     Attributes:
-        network: Shape of the encoder; fields of the decoder play no part.
-        query_length: Tokens of a query.
-        document_length: First tokens of a document.
+        network: Shape of the encoder; fields of the decoder are ignored.
+        query_length: Number of tokens of a query that are read.
+        document_length: Number of tokens of a document that are read.
         append_eos: End both with EOS, as pretrained T5 expects.
-        temperature: Divides cosine similarities in the loss. 0.05 is SimCSE's (Gao et al. 2021, arXiv 2104.08821).
+        temperature: Divides cosine similarities in the loss; 0.05 as in SimCSE (Gao et al. 2021, arXiv 2104.08821).
     """
 
     network: T5Config
@@ -45,9 +45,9 @@ class DualEncoderConfig:
 
 
 class TextEncoder(nn.Module):
-    """T5's encoder with the mean over its outputs as a unit vector (Ni et al. 2022, Sentence-T5, arXiv 2108.08877).
+    """T5's encoder and the normalised mean of its outputs (Ni et al. 2022, Sentence-T5, arXiv 2108.08877).
 
-    Parameters have the names they have in :class:`genret_jax.models.network.T5`.
+    Parameters have the same names as in :class:`genret_jax.models.network.T5`.
     """
 
     config: T5Config
@@ -66,14 +66,14 @@ class TextEncoder(nn.Module):
 
 
 def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of T5 parameters that :class:`TextEncoder` has: embeddings and encoder."""
+    """Return the T5 parameters that :class:`TextEncoder` uses: embeddings and encoder."""
     return {name: params[name] for name in ("token_embedder", "encoder")}
 
 
 def encode_tokens(
     network: T5Config, params: Mapping[str, Any], tokens: Int32[np.ndarray, "n l"]
 ) -> Float32[np.ndarray, "n d"]:
-    """Return the unit vectors of many texts, encoded a block at a time."""
+    """Return the unit vectors of many texts, encoded in blocks; zero vectors for texts without tokens."""
     rows = min(_ROWS_AT_ONCE, max(1, len(tokens)))
     vectors = np.zeros((len(tokens), network.d_model), np.float32)
     for start in range(0, len(tokens), rows):

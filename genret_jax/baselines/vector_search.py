@@ -1,4 +1,4 @@
-"""Search of unit vectors by inner product: exactly on the device, or approximately by FAISS's HNSW graph."""
+"""Search of unit vectors by inner product: exact on the device, or approximate by FAISS's HNSW graph."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,25 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.errors import InputError
+from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import check_fields, require
 
-_SCORES_AT_ONCE = 1 << 25  # similarities held at a time, 128 MiB of them
+_SCORES_AT_ONCE = 1 << 25  # most similarities held at a time, 128 MiB
 
 Found = tuple[Float32[np.ndarray, "q k"], Int32[np.ndarray, "q k"]]
 
 
 @runtime_checkable
 class VectorIndex(Protocol):
-    """Document vectors, ready to be searched."""
+    """An index of document vectors."""
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
-        """Return similarities, from best to worst, and positions of the k nearest documents; -1 where none is left."""
+        """Return similarities, from best to worst, and positions of the k nearest documents; -1 behind the last."""
         ...
 
 
 class ExactIndex:
-    """Every inner product is computed.
+    """Exact search, which computes every inner product.
 
     Args:
         vectors: Document vectors, [n, d].
@@ -40,7 +41,7 @@ class ExactIndex:
         self._vectors = jnp.asarray(vectors)
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
-        """Return similarities and positions of the k nearest; ties in the order of the documents."""
+        """Return similarities and positions of the k nearest; of equal ones the first documents."""
         documents = self._vectors.shape[0]
         rows = max(1, min(len(queries), _SCORES_AT_ONCE // documents))
         scores, found = [np.zeros((0, min(k, documents)), np.float32)], [np.zeros((0, min(k, documents)), np.int32)]
@@ -69,9 +70,9 @@ class HnswConfig:
     """A hierarchical navigable small world graph (Malkov & Yashunin 2018, arXiv 1603.09320).
 
     Attributes:
-        neighbours: Links of a node, M.
-        ef_construction: Candidates looked at when a node is added.
-        ef_search: Candidates looked at in a search, at least the number of results.
+        neighbours: Links per node, M.
+        ef_construction: Number of candidates when a node is added.
+        ef_search: Number of candidates of a search; at least the number of results.
     """
 
     neighbours: int = 32
@@ -85,11 +86,11 @@ class HnswConfig:
 
 
 class HnswIndex:
-    """FAISS's HNSW over full vectors. Built by one thread, so that the graph is the same every time.
+    """FAISS's HNSW over full vectors, built by one thread so that the graph is the same every time.
 
     Args:
         vectors: Document vectors, [n, d].
-        config: Size and effort.
+        config: Size of the graph and effort of a search.
 
     Raises:
         InputError: If faiss is not installed.
@@ -117,34 +118,31 @@ class HnswIndex:
         )
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
-        """Return similarities and positions of about the k nearest; efSearch rises to k where k is more."""
+        """Return similarities and positions of approximately the k nearest; efSearch is at least k."""
         self._index.hnsw.efSearch = max(self.config.ef_search, k)
         scores, found = self._index.search(np.ascontiguousarray(queries), min(k, self._documents))
         return scores, found.astype(np.int32)
 
 
-def rankings(
+def ranked_by(
+    index: VectorIndex,
     query_ids: Sequence[str],
-    doc_ids: Sequence[str],
     queries: Float32[np.ndarray, "q d"],
-    scores: Float32[np.ndarray, "q k"],
-    found: Int32[np.ndarray, "q k"],
+    doc_ids: Sequence[str],
+    k: int,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return search results by external ids; a zero vector, which is like nothing, has none.
+    """Search queries and return the results by external ids; a zero vector is similar to nothing and has none.
 
     Args:
+        index: Index over the documents.
         query_ids: Ids of the queries.
-        doc_ids: Ids of the documents searched.
-        queries: Their vectors.
-        scores: Similarities, from best to worst.
-        found: Positions of the documents; -1 for none.
+        queries: Vectors of the queries.
+        doc_ids: Ids of the documents.
+        k: Most results per query.
     """
-    run: dict[str, list[tuple[str, float]]] = {}
-    rows = zip(query_ids, np.any(queries, axis=1), scores.tolist(), found.tolist(), strict=True)
-    for query, known, of_query, places in rows:
-        pairs = zip(places, of_query, strict=True) if known else ()
-        run[query] = [(doc_ids[place], score) for place, score in pairs if place >= 0]
-    return run
+    scores, found = index.search(queries, k)
+    found = np.where(np.any(queries, axis=1, keepdims=True), found, -1)
+    return rankings_by_id(query_ids, doc_ids, found.tolist(), scores.tolist())
 
 
 def recall_of_exact(
@@ -154,8 +152,8 @@ def recall_of_exact(
 
     Args:
         approximate: Query id to ranking.
-        exact: The same queries' exact rankings; those without results are left out.
-        k: Results looked at.
+        exact: Exact rankings of the same queries; queries without results are left out.
+        k: Number of results to compare.
     """
     shares = []
     for query, ranking in exact.items():

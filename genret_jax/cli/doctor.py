@@ -32,7 +32,6 @@ CORE = (
     "safetensors",
     "tensorstore",
     "tqdm",
-    "ir-measures",
     "tensorboardX",
 )
 OLDEST_JAX = (0, 10)

@@ -1,1 +1,1 @@
-"""What a system finds, measured: TREC files, metrics with intervals, reports and curves."""
+"""Evaluation: TREC files, metrics with bootstrap intervals, comparisons, reports and curves."""

@@ -1,16 +1,19 @@
-"""How far a mean over queries could be off: bootstrap intervals (Sakai, SIGIR 2006)."""
+"""Bootstrap intervals of means over queries, and of paired differences (Sakai, SIGIR 2006).
+
+``scipy.stats.bootstrap`` draws the same resamples, and gathers every value of every metric. Here each resample counts
+how often it has each query, and one matrix product gives all means, in a half to a quarter of the time.
+"""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
-_DRAWS_AT_ONCE = 4_000_000  # resampled queries held at a time, to bound memory
+_DRAWS_AT_ONCE = 4_000_000  # most resampled queries held at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and the interval that holds it with the given level of confidence."""
+    """A mean with its confidence interval."""
 
     mean: float
     low: float
@@ -19,18 +22,18 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
-    """The mean of paired differences, its interval, and how likely so large a one is by chance (two-sided)."""
+    """The mean of paired differences, with its interval and the two-sided p-value of no difference."""
 
     p_value: float
 
 
 def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Return the means of resamples of the queries, with replacement.
+    """Return the means of resamples of the queries, drawn with replacement.
 
     Args:
-        values: Values of a query, [q] or [q, metrics]; one resample takes the same queries for all metrics.
+        values: Values of each query, [q] or [q, metrics]; a resample has the same queries for all metrics.
         samples: Number of resamples.
-        seed: Makes them repeatable.
+        seed: Seed of the draws.
 
     Returns:
         Means, [samples] or [samples, metrics].
@@ -54,9 +57,9 @@ def bootstrap_intervals(
 
     Args:
         values: Metrics of every query, [q, metrics], at least one query.
-        level: Confidence.
+        level: Level of confidence.
         samples: Number of resamples.
-        seed: Makes the intervals repeatable.
+        seed: Seed of the resamples.
     """
     values = np.asarray(values, np.float64)
     low, high = _tails(resampled_means(values, samples, seed), level)
@@ -72,33 +75,23 @@ def paired_bootstraps(
     Args:
         first: Metrics of every query for one system, [q, metrics].
         second: The same queries and metrics for the other, [q, metrics].
-        level: Confidence of the intervals.
+        level: Level of confidence.
         samples: Number of resamples.
-        seed: Makes the result repeatable.
+        seed: Seed of the resamples.
 
     Returns:
-        Means of ``first - second`` with intervals and p-values. A p-value is the share of resamples, centred at zero,
-        whose mean is at least as far from zero as the observed one, which is counted among them.
+        Means of ``first - second`` with intervals and p-values. A p-value is the share of resamples, shifted to mean
+        zero, whose mean is at least as far from zero as the observed one; the observation counts as a resample.
     """
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     observed = differences.mean(0)
     means = resampled_means(differences, samples, seed)
     low, high = _tails(means, level)
-    # Rounding must not make a resample that equals the observed mean look smaller than it.
+    # The tolerance keeps resamples that equal the observed mean up to rounding.
     extreme = np.abs(means - observed[None]) >= np.abs(observed)[None] - 1e-12
     p_values = (1 + extreme.sum(0)) / (samples + 1)
     rows = zip(observed.tolist(), low.tolist(), high.tolist(), p_values.tolist(), strict=True)
     return [Difference(mean=mean, low=low, high=high, p_value=p) for mean, low, high, p in rows]
-
-
-def bootstrap_interval(values: np.ndarray, **options: Any) -> Interval:
-    """Return the mean and interval of one metric, [q]; options as for :func:`bootstrap_intervals`."""
-    return bootstrap_intervals(np.asarray(values)[:, None], **options)[0]
-
-
-def paired_bootstrap(first: np.ndarray, second: np.ndarray, **options: Any) -> Difference:
-    """Compare one metric, [q], of two systems; options as for :func:`paired_bootstraps`."""
-    return paired_bootstraps(np.asarray(first)[:, None], np.asarray(second)[:, None], **options)[0]
 
 
 def _tails(means: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

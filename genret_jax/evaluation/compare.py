@@ -1,7 +1,6 @@
-"""Measure several systems on the same queries, with intervals and paired differences."""
+"""Comparison of systems on the same queries, with intervals and paired differences."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from genret_jax.data.corpus import Corpus, seen_and_unseen
+from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError, nearest
 from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstraps
 from genret_jax.evaluation.metrics import DEFAULT_KS, QueryMetrics, evaluate_queries
@@ -22,26 +22,30 @@ _TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSplit:
-    """Judged queries, and parts of them that are reported beside the whole.
+    """Judged queries, with parts that get rows of their own in a report.
 
     Attributes:
-        name: Name of the whole.
+        name: Name of the split.
         qrels: Query id to document id to grade.
         parts: Name of a part to its query ids.
-        description: What the queries are, as a phrase.
+        description: A phrase that describes the queries.
+        notes: Sentences about these queries for the reader of a report.
     """
 
     name: str
     qrels: Qrels
     parts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     description: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
-    """Return a split of a corpus, in parts by whether training had queries for its documents, where both exist.
+    """Return a split of a corpus; if only some queries ask for documents of training queries, both groups are parts.
+
+    A note counts the queries that are documents of the corpus (:func:`self_matches`).
 
     Raises:
-        InputError: If the corpus has no such split or it is empty.
+        InputError: If the corpus has no such split, or the split is empty.
     """
     if not corpus.qrels.get(split):
         similar = nearest(split, corpus.qrels)
@@ -53,11 +57,34 @@ def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
         )
     seen, unseen = seen_and_unseen(corpus, split)
     parts = {f"{split}, seen": seen, f"{split}, unseen": unseen} if seen and unseen else {}
-    return EvaluationSplit(name=split, qrels=corpus.qrels[split], parts=parts)
+    qrels = corpus.qrels[split]
+    notes: tuple[str, ...] = ()
+    if own := self_matches(corpus, qrels):
+        notes = (
+            f"{len(own):,} of the {len(qrels):,} queries of split '{split}' are documents of the corpus under the same "
+            f"id (one is '{own[0]}'). Such a query finds itself first, which is a miss unless it is judged relevant.",
+        )
+    return EvaluationSplit(name=split, qrels=qrels, parts=parts, notes=notes)
+
+
+def self_matches(corpus: Corpus, qrels: Qrels) -> list[str]:
+    """Return the queries that are documents of the corpus: those with the id and the words of a document.
+
+    Args:
+        corpus: Documents and queries.
+        qrels: Judgements of the queries to look at.
+    """
+    found = []
+    for query in qrels:
+        if (place := corpus.document_index.get(query)) is not None:
+            words = normalized_words(corpus.queries[query])
+            texts = (corpus.texts[place], corpus.titles[place], corpus.document_text(place))
+            found += [query] if any(words == normalized_words(text) for text in texts) else []
+    return found
 
 
 def memorisation_split(doc_ids: Iterable[str]) -> EvaluationSplit:
-    """Return the split in which every document asks for itself: a query's id is the document's."""
+    """Return a split in which every document is the query for itself, under its own id."""
     return EvaluationSplit(
         name=MEMORISATION,
         qrels={doc_id: {doc_id: 1} for doc_id in doc_ids},
@@ -67,18 +94,18 @@ def memorisation_split(doc_ids: Iterable[str]) -> EvaluationSplit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SystemRun:
-    """What a system answered on a split.
+    """The answers of a system on a split.
 
     Attributes:
-        system: Its name, description and details.
-        run: A ranking for each query, or a TREC run file.
-        depth: Results asked for a query (beam size); metrics at larger k are left out.
-        milliseconds_per_query: Time of a query within a batch, after compilation.
-        seed_of: What this is one seed of; the report then also has the mean over all seeds of it.
+        system: Name, description and details of the system.
+        run: A ranking for each query.
+        depth: Results asked for per query (beam size); metrics at larger k are left out.
+        milliseconds_per_query: Time per query within a batch, after compilation.
+        seed_of: Name that the seeds of one system share; the report has a row with their mean.
     """
 
     system: System
-    run: Run | str | os.PathLike[str]
+    run: Run
     depth: int
     milliseconds_per_query: float | None = None
     seed_of: str | None = None
@@ -91,16 +118,16 @@ def timed_search(
     *,
     compiles_anew: bool = False,
 ) -> tuple[Run, float]:
-    """Search all queries, then some of them again for the time, when everything is compiled.
+    """Search all queries, then search some of them again to measure the time without compilation.
 
     Args:
-        search: Takes queries (id to text) and the number of results.
+        search: Function of queries (id to text) and the number of results.
         queries: Query id to text, at least one.
-        depth: Number of results.
-        compiles_anew: For another number of queries something is compiled, which is then done before.
+        depth: Results per query.
+        compiles_anew: ``search`` compiles for each number of queries, so it is called once more before the timing.
 
     Returns:
-        The run, and milliseconds a query.
+        The run, and milliseconds per query.
     """
     run = search(queries, depth)
     again = dict(list(queries.items())[:_TIMED_QUERIES])
@@ -124,27 +151,38 @@ def compare(
     """Measure systems on splits and their parts.
 
     Args:
-        dataset: What was searched.
-        answers: Splits with what each system answered on them.
+        dataset: The documents or items that were searched.
+        answers: Splits, each with the answers of the systems.
         ks: Cutoffs.
-        reference: Name of the system that the others are compared with, on the splits that it answered.
-        budget: What training was given, for the report.
+        reference: Name of the system to compare the others with, on the splits that it answered.
+        budget: Training steps, seconds and the like, for the report.
         environment: Versions and hardware, for the report.
-        notes: Sentences for the reader.
+        notes: Sentences for the reader; the notes of the splits come before them.
+
+    Raises:
+        InputError: If two systems on a split have one name, one name is given to different systems, or two splits or
+            parts of them have one name.
     """
     splits: list[Split] = []
     measurements: list[Measurement] = []
     systems: dict[str, System] = {}
     for split, runs in answers:
-        described = {split.name: _describe(split, split.qrels)}
-        described |= {name: _describe(split, ids, name) for name, ids in split.parts.items()}
-        splits += described.values()
-        by_query = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
-        means = _means_over_seeds(runs, by_query)
-        systems |= {run.system.name: run.system for run in (*runs, *means)}
-        for name in described:
-            for run in (*runs, *means):
-                measurements.append(_measure(name, run, by_query, split.parts.get(name), reference))
+        metrics = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
+        means, metrics_of_means = _means_over_seeds(runs, metrics)
+        metrics |= metrics_of_means
+        rows = [*runs, *means]
+        require_unique((run.system.name for run in rows), f"systems on '{split.name}'")
+        for run in rows:
+            if systems.setdefault(run.system.name, run.system) != run.system:
+                raise InputError(f"two different systems are called '{run.system.name}'", fix="rename one")
+        for part in (None, *split.parts):
+            queries = split.qrels if part is None else split.parts[part]
+            described = _describe(split, queries, part)
+            splits.append(described)
+            of_part = {name: every if part is None else every.only(queries) for name, every in metrics.items()}
+            measurements += [_measure(described.name, run, of_part, reference) for run in rows]
+    require_unique((split.name for split in splits), "splits")
+    split_notes = dict.fromkeys(note for split, _ in answers for note in split.notes)
     return Report(
         dataset=dataset,
         splits=tuple(splits),
@@ -154,72 +192,88 @@ def compare(
         confidence=CONFIDENCE,
         budget=dict(budget or {}),
         environment=dict(environment or {}),
-        notes=tuple(notes),
+        notes=(*split_notes, *notes),
     )
 
 
-def _means_over_seeds(runs: Sequence[SystemRun], by_query: dict[str, QueryMetrics]) -> list[SystemRun]:
-    """Return what stands for the seeds of each system that has several, and add the mean of their metrics."""
-    found = []
+def require_unique(names: Iterable[str], kind: str, reserved: Iterable[str] = ()) -> None:
+    """Check names that a report calls things by.
+
+    Args:
+        names: The names.
+        kind: Kind of the things, in the plural, for the message.
+        reserved: Names that no thing may have in any mixture of upper and lower case, such as those of baselines.
+
+    Raises:
+        InputError: If a name occurs twice, or is reserved.
+    """
+    taken, seen = {name.casefold() for name in reserved}, set[str]()
+    for name in names:
+        if name in seen or name.casefold() in taken:
+            raise InputError(
+                f"two {kind} are called '{name}'" if name in seen else f"the name '{name}' is reserved",
+                expected="a name of its own for each",
+                fix="rename one: a run is called by the name of its folder",
+            )
+        seen.add(name)
+
+
+def _means_over_seeds(
+    runs: Sequence[SystemRun], metrics: Mapping[str, QueryMetrics]
+) -> tuple[list[SystemRun], dict[str, QueryMetrics]]:
+    """Return a row with the mean over its seeds for each system that has several, and the metrics of these rows."""
+    rows, means = [], {}
     for name in dict.fromkeys(run.seed_of for run in runs if run.seed_of is not None):
         seeds = [run for run in runs if run.seed_of == name]
         if len(seeds) < 2:
             continue
-        depth, times = min(run.depth for run in seeds), [run.milliseconds_per_query for run in seeds]
-        of_each = [by_query[run.system.name] for run in seeds]
-        common = [metric for metric in of_each[0].values if all(metric in other.values for other in of_each)]
+        found = [metrics[run.system.name] for run in seeds]
+        common = [metric for metric in found[0].values if all(metric in other.values for other in found)]
         system = System(
             name=f"{name}, mean of {len(seeds)} seeds",
             description=f"mean of {', '.join(run.system.name for run in seeds)}; the interval is that of the mean",
         )
-        by_query[system.name] = QueryMetrics(
-            query_ids=of_each[0].query_ids,
-            values={metric: np.mean([other.values[metric] for other in of_each], axis=0) for metric in common},
+        means[system.name] = QueryMetrics(
+            query_ids=found[0].query_ids,
+            values={metric: np.mean([other.values[metric] for other in found], axis=0) for metric in common},
         )
-        timed = None if None in times else float(np.mean(times))  # type: ignore[arg-type]
-        found.append(SystemRun(system=system, run={}, depth=depth, milliseconds_per_query=timed))
-    return found
+        times = [run.milliseconds_per_query for run in seeds]
+        time = None if None in times else float(np.mean(times))  # type: ignore[arg-type]
+        depth = min(run.depth for run in seeds)
+        rows.append(SystemRun(system=system, run={}, depth=depth, milliseconds_per_query=time))
+    return rows, means
 
 
-def _describe(split: EvaluationSplit, query_ids: Iterable[str], name: str | None = None) -> Split:
+def _describe(split: EvaluationSplit, query_ids: Iterable[str], part: str | None) -> Split:
     relevant = [sum(grade > 0 for grade in split.qrels[query].values()) for query in query_ids]
     return Split(
-        name=name or split.name,
+        name=part or split.name,
         queries=len(relevant),
         relevant=float(np.mean(relevant)),
         one_relevant=set(relevant) == {1},
-        description="" if name else split.description,
+        description="" if part else split.description,
     )
 
 
-def _measure(
-    name: str,
-    run: SystemRun,
-    by_query: Mapping[str, QueryMetrics],
-    part: Sequence[str] | None,
-    reference: str | None,
-) -> Measurement:
-    ours = _part(by_query[run.system.name], part)
-    intervals = bootstrap_intervals(_columns(ours, tuple(ours.values)), level=CONFIDENCE)
+def _measure(split: str, run: SystemRun, metrics: Mapping[str, QueryMetrics], reference: str | None) -> Measurement:
+    """Return one cell of the report, with the difference to the reference if that has answered the split."""
+    ours = metrics[run.system.name].values
     versus = {}
-    if reference is not None and reference in by_query and reference != run.system.name:
-        theirs = _part(by_query[reference], part)
-        common = tuple(metric for metric in ours.values if metric in theirs.values)
+    if reference is not None and reference in metrics and reference != run.system.name:
+        theirs = metrics[reference].values
+        common = [metric for metric in ours if metric in theirs]
         differences = paired_bootstraps(_columns(ours, common), _columns(theirs, common), level=CONFIDENCE)
         versus = dict(zip(common, differences, strict=True))
+    intervals = bootstrap_intervals(_columns(ours, list(ours)), level=CONFIDENCE)
     return Measurement(
         system=run.system.name,
-        split=name,
-        metrics=dict(zip(ours.values, intervals, strict=True)),
+        split=split,
+        metrics=dict(zip(ours, intervals, strict=True)),
         depth=run.depth,
         milliseconds_per_query=run.milliseconds_per_query,
         versus_reference=versus,
     )
 
 
-def _part(metrics: QueryMetrics, query_ids: Sequence[str] | None) -> QueryMetrics:
-    return metrics if query_ids is None else metrics.only(query_ids)
-
-
-def _columns(metrics: QueryMetrics, names: Sequence[str]) -> np.ndarray:
-    return np.stack([metrics.values[name] for name in names], axis=1)
+def _columns(values: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    return np.stack([values[name] for name in names], axis=1)

@@ -1,4 +1,4 @@
-"""Versions and hardware, so that a figure can be read years later."""
+"""Versions and hardware that a figure was measured with."""
 
 import importlib.metadata
 import os
@@ -6,11 +6,11 @@ import platform
 import re
 from pathlib import Path
 
-PACKAGES = ("genret_jax", "jax", "jaxlib", "flax", "optax", "numpy", "bm25s", "faiss-cpu", "ir-measures")
+PACKAGES = ("genret_jax", "jax", "jaxlib", "flax", "optax", "numpy", "bm25s", "faiss-cpu")
 
 
 def environment() -> dict[str, object]:
-    """Return the versions of what was used, the processor, its cores, the memory and JAX's devices, as JSON values."""
+    """Return package versions, processor, cores, memory and JAX devices, as JSON values."""
     import jax
 
     devices = jax.devices()
@@ -36,7 +36,7 @@ def _version(package: str) -> str | None:
 
 
 def _cores() -> int:
-    """Return the cores this process may use, which in a container are fewer than the machine's."""
+    """Return the number of cores that this process may use; in a container it is smaller than the machine's."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux

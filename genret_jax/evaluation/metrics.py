@@ -1,4 +1,4 @@
-"""Retrieval metrics by ir-measures, from a real run file.
+"""Retrieval metrics of rankings.
 
 Names, the same in ``metrics.jsonl``, reports and tables:
 
@@ -9,19 +9,19 @@ recall@k   the fraction of the relevant documents that is among the first k
 ndcg@k     graded: the sum of grade / log2(rank + 1) over the first k, divided by the best possible sum
 ========== ==========================================================================================
 
-With one relevant document a query, recall@k = hits@k and ndcg@k = 1 / log2(rank + 1).
+With one relevant document per query, recall@k = hits@k and ndcg@k = 1 / log2(rank + 1). The tests compare all of them
+with ir-measures, which calls trec_eval.
 """
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from genret_jax.errors import InputError
-from genret_jax.evaluation.trec import Qrels, Run, trec_id, write_qrels, write_run
+from genret_jax.evaluation.trec import Qrels, Run, best_first, checked_grade, read_run
 
 DEFAULT_KS = (1, 5, 10, 100)
 
@@ -56,8 +56,8 @@ def metric_names(ks: Sequence[int] = DEFAULT_KS, beam: int | None = None) -> tup
     """Return the names of the metrics at each k that a ranking of ``beam`` results can answer.
 
     Args:
-        ks: Cutoffs. MRR and NDCG are left out at 1, where they say what Hits says.
-        beam: Results asked for a query (beam size or depth); None for no limit. Metrics at k > beam are left out,
+        ks: Cutoffs. MRR and NDCG are left out at 1, where they equal Hits for binary grades.
+        beam: Results asked for per query (beam size or depth); None for no limit. Metrics at k > beam are left out,
             because the missing results would count as misses.
     """
     if not ks or min(ks) < 1:
@@ -68,64 +68,78 @@ def metric_names(ks: Sequence[int] = DEFAULT_KS, beam: int | None = None) -> tup
 
 
 def evaluate_queries(
-    qrels: Qrels,
-    run: Run | str | os.PathLike[str],
-    ks: Sequence[int] = DEFAULT_KS,
-    beam: int | None = None,
+    qrels: Qrels, run: Run | str | os.PathLike[str], ks: Sequence[int] = DEFAULT_KS, beam: int | None = None
 ) -> QueryMetrics:
     """Evaluate a run, query by query.
 
     Args:
         qrels: Query id to document id to grade; a grade of 1 or more is relevant.
-        run: A ranking for each query, or a TREC run file. Queries without a ranking count as 0, rankings of queries
-            that are not in the qrels are ignored.
+        run: A ranking for each query, or a TREC run file (:func:`genret_jax.evaluation.trec.read_run`). Queries
+            without a ranking count as 0; rankings of queries that are not in the qrels are ignored.
         ks: Cutoffs.
-        beam: Results asked for a query; see :func:`metric_names`.
+        beam: Results asked for per query; see :func:`metric_names`.
 
     Raises:
-        InputError: If there are no qrels or no metric can be answered.
+        InputError: If there are no qrels, no metric can be answered, a score is not finite, or a ranking has a
+            document twice.
     """
     names = metric_names(ks, beam)
     if not qrels:
         raise InputError("no relevance judgements", expected="qrels of at least one query")
     if not names:
         raise InputError(f"a beam of {beam}", expected=f"at least {min(ks)}, the smallest cutoff asked for")
-    with tempfile.TemporaryDirectory(prefix="genret-evaluate-") as folder:
-        judged = Path(folder, "qrels.txt")
-        write_qrels(judged, qrels)
-        if isinstance(run, (str, os.PathLike)):
-            results = Path(run)
-        else:
-            results = Path(folder, "run.txt")
-            write_run(results, {query: run[query] for query in qrels if query in run})
-        return _measure(tuple(qrels), names, judged, results)
+    if isinstance(run, (str, os.PathLike)):
+        run = read_run(run)
+    depth = max(int(name.split("@")[1]) for name in names)
+    grades, ideal = np.zeros((len(qrels), depth)), np.zeros((len(qrels), depth))
+    relevant = np.zeros(len(qrels), int)
+    for row, (query, judged) in enumerate(qrels.items()):
+        gains = {document: max(0, checked_grade(grade)) for document, grade in judged.items()}
+        best = sorted(filter(None, gains.values()), reverse=True)
+        relevant[row] = len(best)
+        ideal[row, : len(best)] = best[:depth]
+        found = [gains.get(document, 0) for document, _ in best_first(query, run.get(query, ()))[:depth]]
+        grades[row, : len(found)] = found
+    return QueryMetrics(query_ids=tuple(qrels), values=rank_metrics(grades, ideal, relevant, names))
 
 
 def evaluate(
-    qrels: Qrels,
-    run: Run | str | os.PathLike[str],
-    ks: Sequence[int] = DEFAULT_KS,
-    beam: int | None = None,
+    qrels: Qrels, run: Run | str | os.PathLike[str], ks: Sequence[int] = DEFAULT_KS, beam: int | None = None
 ) -> dict[str, float]:
-    """Evaluate a run: the mean of every metric over the queries of the qrels; see :func:`evaluate_queries`."""
+    """Return the mean of every metric over the queries of the qrels; see :func:`evaluate_queries`."""
     return evaluate_queries(qrels, run, ks, beam).means()
 
 
-def _measure(query_ids: tuple[str, ...], names: tuple[str, ...], qrels: Path, run: Path) -> QueryMetrics:
-    import ir_measures
-    from ir_measures import RR, R, Success, nDCG
+def rank_metrics(
+    grades: Float[np.ndarray, "q k"] | Bool[np.ndarray, "q k"],
+    ideal: Float[np.ndarray, "q k"] | Bool[np.ndarray, "q k"],
+    relevant: Int[np.ndarray, " q"],
+    names: Sequence[str],
+) -> dict[str, Float[np.ndarray, " q"]]:
+    """Compute metrics from the grades of ranked documents.
 
-    families = {"hits": Success, "mrr": RR, "recall": R, "ndcg": nDCG}
-    measures = {}
+    Args:
+        grades: Grade of the result at each rank; 0 for documents that are not relevant, and behind the last result.
+        ideal: The query's highest grades, descending.
+        relevant: Number of relevant documents of each query; metrics of a query without any are 0.
+        names: Metrics, such as ``"hits@10"``. At a cutoff above k there must be nothing left to find.
+
+    Returns:
+        Metric name to values of the queries.
+    """
+    ranks = np.arange(1, grades.shape[1] + 1)
+    hits = grades > 0
+    found = np.cumsum(hits, axis=1)
+    first = np.maximum.accumulate(hits / ranks, axis=1)
+    gain, best = (np.cumsum(values / np.log2(ranks + 1), axis=1) for values in (grades, ideal))
+    computed = {
+        "hits": found > 0,
+        "mrr": first,
+        "recall": found / np.maximum(relevant, 1)[:, None],
+        "ndcg": gain / np.where(best > 0, best, 1),
+    }
+    values = {}
     for name in names:
         family, k = name.split("@")
-        measures[families[family] @ int(k)] = name
-    row = {trec_id(query): index for index, query in enumerate(query_ids)}
-    values = {name: np.zeros(len(query_ids)) for name in names}
-    with open(qrels, encoding="utf-8") as judged, open(run, encoding="utf-8") as results:
-        found = list(ir_measures.read_trec_run(results))
-        if found:
-            for metric in ir_measures.iter_calc(list(measures), list(ir_measures.read_trec_qrels(judged)), found):
-                if metric.query_id in row:
-                    values[measures[metric.measure]][row[metric.query_id]] = metric.value
-    return QueryMetrics(query_ids=query_ids, values=values)
+        values[name] = computed[family][:, min(int(k), len(ranks)) - 1].astype(np.float64)
+    return values

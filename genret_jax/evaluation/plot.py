@@ -1,4 +1,4 @@
-"""A picture of a training run: loss and Hits@k over steps, from its ``metrics.jsonl``."""
+"""Curves of a training run: loss and Hits@k over steps."""
 
 import itertools
 import os
@@ -10,46 +10,42 @@ import numpy as np
 
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_file
-from genret_jax.training.metrics_log import METRICS_FILE, read_metrics
 
 Curve = tuple[np.ndarray, np.ndarray]
 
-_MOST_POINTS = 1000  # more than a picture has columns to show
+_MOST_POINTS = 1000  # a picture has fewer columns
 _HITS = re.compile(r"(.*)/hits@(\d+)")
 _STYLES = ("-", "--", ":", "-.")
 
 
-def plot_run(folder: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Draw a run's curves into a PNG.
+def plot_run(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draw the curves of a training run into a PNG.
 
     Args:
-        folder: The run's folder, with ``metrics.jsonl``.
+        records: Records of the run's ``metrics.jsonl``.
         path: Destination, written atomically.
-        title: Stands above the picture.
+        title: Title of the figure.
 
     Raises:
-        InputError: If matplotlib is not installed, or there is nothing to draw yet.
+        InputError: If matplotlib is not installed, or the records have neither a loss nor Hits.
     """
-    records = read_metrics(folder)
     loss = curve(records, "loss")
-    hits = {name: curve(records, name) for name in sorted(_hits_names(records), key=_evaluator_then_k)}
+    names = {name for record in records for name in record if _HITS.fullmatch(name)}
+    curves = {name: curve(records, name) for name in sorted(names, key=_evaluator_and_k)}
+    hits = {name: found for name, found in curves.items() if len(found[0])}
     if not len(loss[0]) and not hits:
-        raise InputError(
-            f"no losses and no metrics in {METRICS_FILE}",
-            file=folder,
-            fix="train first: its records come every log_every",
-        )
+        raise InputError("no losses and no metrics to draw", fix="train first: records come every log_every steps")
     figure = _draw(loss, hits, title)
     with atomic_file(path, "wb") as handle:
         figure.savefig(handle, format="png", dpi=120)
 
 
 def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """Return the steps and values of one metric, thinned to means over equal spans where there are very many.
+    """Return the steps and values of one metric; more than 1000 points become 1000 means over equal spans.
 
     Args:
-        records: Of ``metrics.jsonl``; those without the metric, or with null where it was not finite, are left out.
-        name: Of the metric.
+        records: Records of ``metrics.jsonl``. Those without the metric, or with null (not finite), are left out.
+        name: Name of the metric.
 
     Returns:
         Steps and values, ascending by step, at most 1000 of each.
@@ -63,11 +59,7 @@ def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
     return np.add.reduceat(steps, bounds[:-1]) / counts, np.add.reduceat(values, bounds[:-1]) / counts
 
 
-def _hits_names(records: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {name for record in records for name, value in record.items() if value is not None and _HITS.fullmatch(name)}
-
-
-def _evaluator_then_k(name: str) -> tuple[str, int]:
+def _evaluator_and_k(name: str) -> tuple[str, int]:
     evaluator, k = _HITS.fullmatch(name).groups()  # type: ignore[union-attr]
     return evaluator, int(k)
 
@@ -102,11 +94,11 @@ def _draw_loss(axes: Any, loss: Curve) -> None:
 
 
 def _draw_hits(axes: Any, hits: Mapping[str, Curve]) -> None:
-    evaluators = sorted({_evaluator_then_k(name)[0] for name in hits})
-    cutoffs = sorted({_evaluator_then_k(name)[1] for name in hits})
+    evaluators = sorted({_evaluator_and_k(name)[0] for name in hits})
+    cutoffs = sorted({_evaluator_and_k(name)[1] for name in hits})
     style = dict(zip(evaluators, itertools.cycle(_STYLES), strict=False))
     for name, (steps, values) in hits.items():
-        evaluator, k = _evaluator_then_k(name)
+        evaluator, k = _evaluator_and_k(name)
         axes.plot(
             steps,
             100 * values,

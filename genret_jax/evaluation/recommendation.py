@@ -1,21 +1,22 @@
-"""Measure recommenders: users are the queries, the item that each took next is what is relevant.
+"""Evaluation of recommenders: users are the queries, and the one relevant item is the one that the user took next.
 
-Every item is ranked for every user; those in the user's own history too, unless they are to be left out, which raises
-scores where nobody takes an item twice. Metrics over sampled items order systems differently (Krichene & Rendle 2020,
-KDD, "On sampled metrics for item recommendation") and are not offered.
+All items are ranked for every user. Items of the user's own history can be left out of the ranking, which raises scores
+where nobody takes an item twice. Metrics over sampled items are not offered, because they order systems differently
+(Krichene & Rendle 2020, KDD, "On sampled metrics for item recommendation").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, timed_search
+from genret_jax.evaluation.metrics import rank_metrics
 from genret_jax.evaluation.report import System
-from genret_jax.evaluation.trec import Run
+from genret_jax.evaluation.trec import Run, rankings_by_id
 
 RECOMMENDATION_KS = (5, 10)
 RECOMMENDATION_SPLITS = ("validation", "test")
@@ -23,40 +24,46 @@ RECOMMENDATION_SPLITS = ("validation", "test")
 
 @runtime_checkable
 class Recommender(Protocol):
-    """Something that ranks all items for a user by what the user did before."""
+    """Ranks all items for a user, given the user's history."""
 
     @property
     def history_length(self) -> int:
-        """How many of the last items of a history it looks at."""
+        """Number of last items of a history that count."""
         ...
 
     def rank(
         self, histories: Int32[np.ndarray, "q l"], k: int
     ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-        """Return the k best of all items for each history, best first, and their scores.
+        """Return the k best items for each history, best first, with their scores.
 
         Args:
             histories: Positions of items, oldest first, -1 behind the last.
-            k: Results a history; fewer where there are fewer items.
+            k: Results per history; fewer if there are fewer items.
 
         Returns:
-            Positions of items and scores; items of equal score in the order of their positions.
+            Positions of items, and scores; items with equal scores are in the order of their positions.
         """
         ...
 
 
 def recommendation_split(
-    interactions: Interactions, split: str, *, cold: Bool[np.ndarray, " n"] | None = None
+    interactions: Interactions,
+    split: str,
+    *,
+    cold: Bool[np.ndarray, " n"] | None = None,
+    exclude_history: bool = False,
 ) -> EvaluationSplit:
-    """Return the evaluated users with the one item that each took next.
+    """Return the evaluated users with the one item that each took next, and a note on the items of their histories.
 
     Args:
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
-        cold: Items that training was not shown; the users who took one next are a part of their own.
+        cold: Items that training did not see. If some users took one of them next and others did not, both groups
+            become parts of the split.
+        exclude_history: Rankings leave out the items that the user has had.
 
     Raises:
-        InputError: If it is another split.
+        InputError: If the split has another name.
     """
     if split not in RECOMMENDATION_SPLITS:
         raise InputError(
@@ -69,33 +76,34 @@ def recommendation_split(
     targets = interactions.item[interactions.targets(split)]
     qrels = {user: {interactions.items.doc_ids[item]: 1} for user, item in zip(users, targets.tolist(), strict=True)}
     parts = {}
-    if cold is not None and (new := cold[targets]).any():
+    if cold is not None and 0 < (new := cold[targets]).sum() < len(new):
         parts = {
             f"{split}, {name} items": [users[row] for row in np.flatnonzero(which)]
             for name, which in (("known", ~new), ("new", new))
         }
-    return EvaluationSplit(name=split, qrels=qrels, parts=parts, description="users, each with the item taken next")
+    note = "Items that a user has had may be in the rankings."
+    if exclude_history:
+        again = int(takes_again(interactions, split).sum())
+        note = (
+            f"Items that a user has had are left out of the rankings: {again:,} of {len(users):,} users took such an "
+            "item again, and can only score 0."
+        )
+    description = "users, each with the item taken next"
+    return EvaluationSplit(name=split, qrels=qrels, parts=parts, description=description, notes=(note,))
 
 
-def recommendation_run(
-    users: Sequence[str],
-    item_ids: Sequence[str],
-    items: Int32[np.ndarray, "q k"],
-    scores: Float32[np.ndarray, "q k"],
-) -> Run:
-    """Return the rankings of users by external ids.
+def takes_again(interactions: Interactions, split: str) -> Bool[np.ndarray, " e"]:
+    """Return for each evaluated user whether the item to predict is in the user's history.
 
-    Args:
-        users: Whose rankings they are.
-        item_ids: Of all items.
-        items: Positions of items, best first, -1 behind the last.
-        scores: Their scores.
+    A system that leaves out the history can never find such an item.
     """
-    rows = zip(users, items.tolist(), scores.tolist(), strict=True)
-    return {
-        user: [(item_ids[item], score) for item, score in zip(found, of_user, strict=True) if item >= 0]
-        for user, found, of_user in rows
-    }
+    users = interactions.evaluated_users
+    end, target = np.zeros(interactions.num_users, np.int64), np.full(interactions.num_users, -1)
+    end[users] = interactions.targets(split)
+    target[users] = interactions.item[end[users]]
+    user = np.repeat(np.arange(interactions.num_users), interactions.lengths)
+    same = (interactions.item == target[user]) & (np.arange(len(user)) < end[user])
+    return np.isin(users, user[same])
 
 
 def answers_of(
@@ -107,15 +115,15 @@ def answers_of(
     *,
     exclude_history: bool = False,
 ) -> SystemRun:
-    """Rank all items for every evaluated user, then for some of them again for the time, when all is compiled.
+    """Rank items for every evaluated user, and measure the time (:func:`genret_jax.evaluation.compare.timed_search`).
 
     Args:
-        recommender: What ranks.
+        recommender: The system.
         interactions: Users and items.
         split: ``"validation"`` or ``"test"``.
-        system: How the report calls it.
-        depth: Results a user.
-        exclude_history: Leave out what the user has had.
+        system: Name and description of the system in the report.
+        depth: Results per user.
+        exclude_history: Leave out the items that the user has had.
     """
     histories = interactions.histories(split, recommender.history_length)
     had = interactions.histories(split, int(interactions.lengths.max()) if exclude_history else 0)
@@ -124,7 +132,7 @@ def answers_of(
     def ranked(asking: Mapping[str, str], depth: int) -> Run:
         rows = [row[user] for user in asking]
         items, scores = without(had[rows], *recommender.rank(histories[rows], depth + had.shape[1]), depth)
-        return recommendation_run(list(asking), interactions.items.doc_ids, items, scores)
+        return rankings_by_id(asking, interactions.items.doc_ids, items.tolist(), scores.tolist())
 
     run, milliseconds = timed_search(ranked, dict.fromkeys(row, ""), depth, compiles_anew=True)
     return SystemRun(system=system, run=run, depth=depth, milliseconds_per_query=milliseconds)
@@ -133,16 +141,16 @@ def answers_of(
 def without(
     had: Int32[np.ndarray, "q l"], items: Int32[np.ndarray, "q k"], scores: Float32[np.ndarray, "q k"], depth: int
 ) -> tuple[Int32[np.ndarray, "q depth"], Float32[np.ndarray, "q depth"]]:
-    """Return the first so many results that are not among items to be left out.
+    """Return the first ``depth`` results of each ranking without the items that a user has had.
 
     Args:
-        had: Items to be left out of each ranking, -1 for none.
-        items: Rankings, at least ``depth + l`` long, or of all items.
-        scores: Their scores.
-        depth: Results a ranking at most.
+        had: Items to leave out of each ranking; -1 is padding.
+        items: Rankings of at least ``depth + l`` items, or of all items.
+        scores: Scores of ``items``.
+        depth: Most results per ranking.
 
     Returns:
-        The results, -1 behind the last where fewer are left, and their scores.
+        The results, with -1 behind the last if fewer are left, and their scores.
     """
     out = np.zeros(items.shape, bool)
     for column in had.T:
@@ -152,26 +160,15 @@ def without(
     return left, np.take_along_axis(scores, order, axis=1)
 
 
-def rank_metrics(
-    items: Int[np.ndarray, "q k"], target: Int[np.ndarray, " q"], ks: Sequence[int] = RECOMMENDATION_KS
-) -> dict[str, float]:
-    """Return the mean Recall@k and NDCG@k of rankings with one relevant item each; ir-measures' figures, at once.
-
-    Args:
-        items: Ranked positions of items, best first, each once.
-        target: The relevant item.
-        ks: Cutoffs. A ranking that is shorter has all items in it.
-    """
-    found = items == target[:, None]
-    gain = found / np.log2(np.arange(items.shape[1]) + 2)
-    metrics = {}
-    for k in ks:
-        metrics[f"recall@{k}"] = float(found[:, :k].any(axis=1).mean())
-        metrics[f"ndcg@{k}"] = float(gain[:, :k].sum(axis=1).mean())
-    return metrics
-
-
 def measure(recommender: Recommender, interactions: Interactions, split: str) -> dict[str, float]:
-    """Return :func:`rank_metrics` of a recommender on a split of ``interactions``."""
+    """Return Recall and NDCG at :data:`RECOMMENDATION_KS`, as :func:`genret_jax.evaluation.metrics.evaluate` does.
+
+    Positions are compared instead of ids, which is quick enough for validation during training.
+    """
     items, _ = recommender.rank(interactions.histories(split, recommender.history_length), max(RECOMMENDATION_KS))
-    return rank_metrics(items, interactions.item[interactions.targets(split)])
+    found = items == interactions.item[interactions.targets(split)][:, None]
+    ideal = np.zeros(found.shape, bool)
+    ideal[:, :1] = True
+    names = [f"{family}@{k}" for k in RECOMMENDATION_KS for family in ("recall", "ndcg")]
+    values = rank_metrics(found, ideal, np.ones(len(found), int), names)
+    return {name: float(value.mean()) for name, value in values.items()}

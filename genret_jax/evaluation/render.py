@@ -1,4 +1,4 @@
-"""Tables for people, made from a report: Markdown for files, plain text for the terminal."""
+"""Tables of a report: Markdown for files, plain text for the terminal."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from genret_jax.evaluation.report import Measurement, Report, Split
 
-Table = Sequence[Sequence[str]]  # the first row is the head, the first column the names
+Table = Sequence[Sequence[str]]  # the first row is the header, the first column has the names
 
 _ABSENT = "–"
 _FAMILIES = {"hits": "Hits", "mrr": "MRR", "recall": "Recall", "ndcg": "NDCG"}
@@ -15,14 +15,14 @@ _FAMILIES = {"hits": "Hits", "mrr": "MRR", "recall": "Recall", "ndcg": "NDCG"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """What a field of research is used to seeing in its tables."""
+    """Columns and words that are usual in the tables of a field of research."""
 
     columns: tuple[str, ...]
-    brief: tuple[str, ...]  # what a terminal has room for
-    compared: tuple[str, ...]
-    decimals: int  # of per cent
-    asking: tuple[str, str]  # one, several
-    answer: str
+    brief: tuple[str, ...]  # the columns that fit a terminal
+    compared: tuple[str, ...]  # the columns of differences from the reference
+    decimals: int  # of percentages
+    asking: tuple[str, str]  # singular and plural of what asks
+    answer: str  # what is found
 
 
 _LAYOUTS = {
@@ -67,11 +67,11 @@ def markdown(report: Report) -> str:
 
 
 def terminal(report: Report, width: int = 120) -> str:
-    """Return the report's tables as plain text, with fewer columns than the page has.
+    """Return the report's tables as plain text, with fewer columns than :func:`markdown`.
 
     Args:
-        report: What was found.
-        width: Columns to wrap running text at; tables are as wide as they are.
+        report: The report.
+        width: Columns to wrap running text at; tables are not wrapped.
     """
     parts = [f"{report.dataset.name}: {_dataset_line(report)}"]
     for split in report.splits:
@@ -82,7 +82,7 @@ def terminal(report: Report, width: int = 120) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """Return a metric's name as the field writes it: ``"hits@10"`` is ``"Hits@10"``."""
+    """Return a metric's usual name: ``"Hits@10"`` for ``"hits@10"``."""
     family, _, k = metric.partition("@")
     return f"{_FAMILIES.get(family, family)}@{k}" if k else metric
 
@@ -93,10 +93,10 @@ def _layout(report: Report) -> _Layout:
 
 def _dataset_line(report: Report) -> str:
     dataset = report.dataset
-    told = [f"{dataset.documents:,} {dataset.kind}"]
-    told += [f"from {dataset.source}"] if dataset.source else []
-    told += [f"fingerprint {dataset.fingerprint}"] if dataset.fingerprint else []
-    return ", ".join(told)
+    facts = [f"{dataset.documents:,} {dataset.kind}"]
+    facts += [f"from {dataset.source}"] if dataset.source else []
+    facts += [f"fingerprint {dataset.fingerprint}"] if dataset.fingerprint else []
+    return ", ".join(facts)
 
 
 def _split_line(report: Report, split: Split) -> str:
@@ -117,10 +117,10 @@ def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]
 
 
 def _shown(report: Report, names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
-    """Return which metrics some row has; for documents without a recall that says what Hits says."""
+    """Return the metrics that some row has; for documents without Recall where it equals Hits."""
     same = split.one_relevant and report.dataset.kind == "documents"
-    telling = [name for name in names if not (same and name.startswith("recall"))]
-    return [name for name in telling if any(name in row.metrics for row in rows)]
+    distinct = [name for name in names if not (same and name.startswith("recall"))]
+    return [name for name in distinct if any(name in row.metrics for row in rows)]
 
 
 def _scores(report: Report, rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
@@ -179,7 +179,7 @@ def _legend(report: Report) -> list[str]:
         for s in report.splits
     ]
     if any(_ABSENT in row for table in cells for row in table):
-        lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results a {one}.")
+        lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results per {one}.")
     return [*lines, *report.notes]
 
 
@@ -187,8 +187,8 @@ def _system_lines(report: Report) -> list[str]:
     lines = []
     for system in report.systems:
         details = [f"{name} {_value(value)}" for name, value in system.details.items()]
-        told = "; ".join([*([system.description] if system.description else []), *details])
-        lines.append(f"**{system.name}**{': ' + told if told else ''}")
+        facts = "; ".join([*([system.description] if system.description else []), *details])
+        lines.append(f"**{system.name}**{': ' + facts if facts else ''}")
     return lines
 
 

@@ -1,11 +1,14 @@
-"""The one data structure that holds what an evaluation found; tables and pages are made from it.
+"""The results of an evaluation as data; :mod:`genret_jax.evaluation.render` makes tables and pages from them.
 
-It is JSON first: :meth:`Report.save` writes all numbers in full, :mod:`genret_jax.evaluation.render` rounds them.
+:meth:`Report.save` writes JSON with all digits; only the tables are rounded.
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from genret_jax.errors import InputError
@@ -17,14 +20,14 @@ KIND, VERSION = "evaluation_report", 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What was searched.
+    """The documents or items that were searched.
 
     Attributes:
         name: Name of the corpus.
-        documents: Number of documents, or of items.
-        source: Where it came from.
-        fingerprint: Of its documents.
-        kind: ``"documents"``, asked for by queries, or ``"items"``, of which each user's next one is asked for.
+        documents: Number of documents or items.
+        source: Folder or program that the corpus came from.
+        fingerprint: Fingerprint of the documents.
+        kind: ``"documents"``, with queries, or ``"items"``, with users who take a next item.
     """
 
     name: str
@@ -36,14 +39,14 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """Queries that are averaged over.
+    """A set of queries that metrics are averaged over.
 
     Attributes:
         name: ``"test"``, ``"test, seen"``, ``"memorisation"``, …
         queries: Number of queries.
-        relevant: Mean number of relevant documents a query.
+        relevant: Mean number of relevant documents per query.
         one_relevant: Every query has exactly one relevant document, so that Recall@k = Hits@k.
-        description: What the queries are, as a phrase.
+        description: A phrase that describes the queries.
     """
 
     name: str
@@ -55,12 +58,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-    """Something that ranks documents.
+    """A system that ranks documents or items.
 
     Attributes:
-        name: As in the tables.
-        description: One line: what it is and its settings.
-        details: Further JSON values, such as its number of parameters or the efSearch of its index.
+        name: Its name in the tables.
+        description: One line with its kind and settings.
+        details: Further JSON values, such as the number of parameters or the efSearch of an index.
     """
 
     name: str
@@ -70,14 +73,14 @@ class System:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One system on one split.
+    """The metrics of one system on one split.
 
     Attributes:
-        system: Its name.
-        split: Its name.
-        metrics: Metric name to mean with interval, as fractions of 1. Metrics beyond the depth are absent.
-        depth: Results asked for a query (beam size).
-        milliseconds_per_query: Time of a query within a batch, after compilation.
+        system: Name of the system.
+        split: Name of the split.
+        metrics: Metric name to mean with interval, as fractions of 1. Metrics at k above the depth are absent.
+        depth: Results asked for per query (beam size).
+        milliseconds_per_query: Time per query within a batch, after compilation.
         versus_reference: Metric name to the paired difference from the reference system.
     """
 
@@ -91,18 +94,18 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """All of an evaluation.
+    """The results of an evaluation.
 
     Attributes:
-        dataset: What was searched.
-        splits: In the order of the tables.
-        systems: In the order of the rows.
-        measurements: Systems on splits.
+        dataset: The documents or items that were searched.
+        splits: Splits in the order of the tables.
+        systems: Systems in the order of the rows.
+        measurements: Metrics of the systems on the splits.
         reference: Name of the system that others are compared with, query by query.
-        confidence: Level of the intervals.
-        budget: What training was given: steps, batch size, seconds, …
+        confidence: Level of confidence of the intervals.
+        budget: Training steps, batch size, seconds and the like.
         environment: Versions and hardware; see :func:`genret_jax.evaluation.environment.environment`.
-        notes: Sentences for the reader, such as what limited the run.
+        notes: Sentences for the reader.
     """
 
     dataset: Dataset
@@ -121,7 +124,7 @@ class Report:
         return next(matching, None)
 
     def ratio(self, system: str, split: str, metric: str) -> float | None:
-        """Return a system's metric divided by the reference's, or None where either is missing or zero."""
+        """Return a system's metric divided by the reference's; None if one is missing, or the reference's is 0."""
         ours = self.find(system, split)
         theirs = self.find(self.reference, split) if self.reference else None
         if not (ours and theirs and metric in ours.metrics and metric in theirs.metrics):
@@ -130,12 +133,12 @@ class Report:
         return ours.metrics[metric].mean / divisor if divisor else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the report as JSON values."""
         return {"kind": KIND, "version": VERSION, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Report":
-        """Return the report that :meth:`to_json` described."""
+        """Return the report from the JSON values of :meth:`to_json`."""
         fields = {name: v for name, v in value.items() if name not in ("kind", "version")}
         fields["dataset"] = Dataset(**fields["dataset"])
         fields["splits"] = tuple(Split(**split) for split in fields["splits"])
@@ -168,6 +171,20 @@ class Report:
             return cls.from_json(value)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"a damaged report ({error})", file=path, fix="run 'genret evaluate' again") from None
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a file name without suffix for each system, different for different names on every file system.
+
+    ``BM25, k1 0.9`` becomes ``bm25-k1-0.9``. If another system has that already, a number follows.
+    """
+    files: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        words = re.sub(r"[^\w.%+-]+", "-", plain).strip("-.").encode()[:200].decode(errors="ignore") or "system"
+        numbered = itertools.chain([words], (f"{words}-{number}" for number in itertools.count(2)))
+        files[name] = next(candidate for candidate in numbered if candidate not in files.values())
+    return files
 
 
 def _measurement(value: Mapping[str, Any]) -> Measurement:

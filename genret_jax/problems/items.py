@@ -338,7 +338,7 @@ class Items(Problem):
     def requests(self, split: str, measured: Measured) -> Requests:
         """Return the evaluated users of a split, each with the item taken next."""
         data = self.interactions
-        test = recommendation_split(data, split, cold=self.later)
+        test = recommendation_split(data, split, cold=self.later, exclude_history=measured.exclude_history)
         whole = int(data.lengths.max())
         return Requests(
             split=test,
@@ -388,8 +388,3 @@ class Items(Problem):
             options: dict[str, Any] = {"folder": folder, "seed": self.seed, "cold": cold, "exclude_history": excluded}
             found.append(train_and_answer(data, loss, split, depth, **options))
         return found
-
-    def notes(self, requests: Requests, measured: Measured) -> list[str]:
-        """Say whether rankings hold items of the history."""
-        effect = "are left out of" if measured.exclude_history else "may stand in"
-        return [f"Items that a user has had {effect} the rankings."]

@@ -16,8 +16,8 @@ from genret_jax.evaluation.compare import SystemRun, compare, timed_search
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
-from genret_jax.evaluation.report import Dataset, Report, System
-from genret_jax.evaluation.trec import write_qrels, write_run
+from genret_jax.evaluation.report import Dataset, Report, System, file_names
+from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
 from genret_jax.inference.ranker import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
@@ -110,7 +110,7 @@ def evaluate_runs(
         reference=first.reference,
         budget={each.name: _budget(each.run) for each in opened},
         environment=environment(),
-        notes=[*first.notes(requests, measured), *_starts(opened, measured)],
+        notes=_starts(opened, measured),
     )
     _write(folder, report, requests, found, opened)
     return report
@@ -231,12 +231,10 @@ def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share:
         ranked = ranker.rank(requests.tokens, **options)
     else:
         ranked = ranker.rank_with_share(requests.tokens, share, run.later, **options)
-    answers = [ranked.of(row) for row in range(len(requests.tokens))]
-    if share is not None:  # their order is not that of the scores, by which a run file is read
-        answers = [[(d, -float(rank)) for rank, (d, _) in enumerate(found)] for found in answers]
-    ids = run.corpus.doc_ids
-    names = requests.split.qrels
-    return {name: [(ids[d], score) for d, score in found] for name, found in zip(names, answers, strict=True)}
+    scores = ranked.scores
+    if share is not None:  # the order is not that of the scores, by which a run file is read
+        scores = np.broadcast_to(-np.arange(scores.shape[1], dtype=np.float32), scores.shape)
+    return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, ranked.documents.tolist(), scores.tolist())
 
 
 def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
@@ -301,12 +299,13 @@ def _write(
         report.save(folder / "report.json")
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")
         write_qrels(folder / "qrels.txt", requests.split.qrels)
+        names = file_names([system.system.name for system in found])
         for system in found:
-            slug = "-".join(system.system.name.lower().replace(",", "").split())
-            write_run(folder / f"{slug}.run", system.run, tag=slug)  # type: ignore[arg-type]
+            name = names[system.system.name]
+            write_run(folder / f"{name}.run", system.run, tag=name)
         for each in opened:
-            picture = folder / f"{each.name.replace(', ', ' ')}.png"
+            picture = folder / f"{names[each.name]}.png"
             try:
-                plot_run(each.run.folder, picture, title=f"{report.dataset.name}: {each.name}")
+                plot_run(read_metrics(each.run.folder), picture, title=f"{report.dataset.name}: {each.name}")
             except InputError as error:
                 say(f"no picture of {each.name}: {error}")

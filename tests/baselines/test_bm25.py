@@ -1,16 +1,17 @@
 """BM25 on three documents, worked out by hand."""
 
 import math
-import types
 
 import pytest
 
 from genret_jax.baselines.bm25 import Bm25, Bm25Config
+from genret_jax.data.corpus import Corpus
 from genret_jax.errors import InputError
 
 
 def corpus(*texts):
-    return types.SimpleNamespace(doc_ids=tuple(f"d{i}" for i in range(len(texts))), document_text=lambda i: texts[i])
+    doc_ids = tuple(f"d{i}" for i in range(len(texts)))
+    return Corpus(name="c", doc_ids=doc_ids, titles=("",) * len(texts), texts=texts)
 
 
 # Lengths in words 2, 3, 4 (mean 3); "cat" is in two documents, "dog" in one.

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from genret_jax.baselines import dual_encoder
-from genret_jax.baselines.dual_encoder import DualEncoder, train_and_answer, trainer_like
-from genret_jax.baselines.encoder_training import DualEncoderTask
+from genret_jax.baselines.dual_encoder import DualEncoder, DualEncoderTask, train_and_answer, trainer_like
 from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
 from genret_jax.data.corpus import Corpus
@@ -132,17 +131,6 @@ def test_hnsw_finds_what_exact_search_finds(trained):
     queries = {str(i): f"{a} {b}" for i, (a, b) in enumerate(zip(TOPICS, list(TOPICS)[1:], strict=False))}
     exact, approximate = trained.search(queries, 5), trained.search(queries, 5, HnswIndex(trained.vectors))
     assert recall_of_exact(approximate, exact, 5) > 0.95
-
-
-def test_a_saved_encoder_answers_alike(trained, tmp_path):
-    trained.save(tmp_path / "encoder")
-    loaded = DualEncoder.load(tmp_path / "encoder")
-    assert loaded.config == trained.config
-    assert loaded.search({"q": "piano rose"}, 3) == trained.search({"q": "piano rose"}, 3)
-    with pytest.raises(InputError, match="the output already exists"):
-        trained.save(tmp_path / "encoder")
-    with pytest.raises(InputError, match="no dual_encoder here"):
-        DualEncoder.load(tmp_path)
 
 
 def test_a_batch_pairs_each_query_with_its_document(store):

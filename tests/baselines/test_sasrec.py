@@ -11,9 +11,8 @@ from support.tiny_interactions import interactions_of, markov_interactions
 
 from genret_jax.baselines import sasrec
 from genret_jax.baselines.recommenders import Popularity
-from genret_jax.baselines.sasrec import SasRec
+from genret_jax.baselines.sasrec import SasRec, SasRecTask, in_own_history, positions_from_the_end
 from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
-from genret_jax.baselines.sasrec_training import SasRecTask, in_own_history, positions_from_the_end
 from genret_jax.errors import InputError
 from genret_jax.evaluation.recommendation import Recommender, measure
 from genret_jax.losses import sampled_binary_cross_entropy
@@ -126,13 +125,11 @@ def test_items_of_the_own_history_are_no_negatives():
 def test_losses_are_those_of_the_scores(params):
     """Without dropout, against the scores of the network at every place."""
     task = SasRecTask(CONFIG, CHAIN, seed=0, batch_size=4)
-    rows, key = np.arange(4), jax.random.key(3)
-    items, target, histories = (
-        array[rows] for array in (task.packed.items, task.packed.targets, task.packed.histories)
-    )
+    batch, key = task.batch(0), jax.random.key(3)
+    items, target, histories = batch["items"], batch["targets"], batch["histories"]
     network = SasRecNetwork(CONFIG, 24)
     hidden, table = network.apply(
-        {"params": params}, *map(jnp.asarray, (np.maximum(items, 0), task.positions[rows], histories))
+        {"params": params}, *map(jnp.asarray, (np.maximum(items, 0), positions_from_the_end(histories), histories))
     )
     scores, real = np.asarray(hidden @ table.T), target >= 0
     of_target = np.take_along_axis(scores, target[..., None], axis=2)[..., 0]
@@ -141,7 +138,7 @@ def test_losses_are_those_of_the_scores(params):
     for name in ("bce", "cross_entropy"):
         config = dataclasses.replace(CONFIG, dropout=0.0, loss=name)
         task = SasRecTask(config, CHAIN, seed=0, batch_size=4)
-        total, weight, _ = jax.jit(task.loss)(params, {"row": jnp.asarray(rows)}, key)
+        total, weight, _ = jax.jit(task.loss)(params, batch, key)
         assert weight == real.sum()
         loss[name] = float(total)
     assert loss["cross_entropy"] == pytest.approx((log_normaliser - of_target)[real].sum(), rel=1e-4)
@@ -175,22 +172,25 @@ def test_it_learns_from_sampled_negatives_too(tmp_path):
     assert measure(found, CHAIN, "test")["ndcg@5"] > 0.5
 
 
-def test_a_saved_one_ranks_alike(trained, folder):
-    loaded = SasRec.load(folder, CHAIN)
-    assert loaded.config == trained.config
-    histories = CHAIN.histories("test", loaded.history_length)
-    for found, wanted in zip(loaded.rank(histories, 5), trained.rank(histories, 5), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+def test_the_program_does_not_grow_with_the_data():
+    sizes = []
+    for users in (60, 600):
+        task = SasRecTask(SMALLER, markov_interactions(num_users=users), seed=0, batch_size=4)
+        params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+        sizes.append(len(jax.jit(task.loss).lower(params, task.batch(0), jax.random.key(1)).as_text()))
+    assert sizes[0] == sizes[1]
 
 
-def test_other_interactions_are_refused(trained, folder):
-    others = markov_interactions(seed=1)
-    with pytest.raises(InputError, match="a SASRec trained on other interactions"):
-        SasRec.load(folder, others)
+def test_a_folder_of_other_interactions_is_refused(trained, folder):
     with pytest.raises(InputError, match="interactions"):
-        SasRec.train(others, trained.config, TRAINER, folder)
-    with pytest.raises(InputError, match="no sasrec here"):
-        SasRec.load(folder / "checkpoints", CHAIN)
+        SasRec.train(markov_interactions(seed=1), trained.config, TRAINER, folder)
+
+
+def test_what_is_trained_already_is_used_again(trained, folder):
+    again = SasRec.train(CHAIN, SMALLER, TRAINER, folder)
+    histories = CHAIN.histories("test", again.history_length)
+    for found, wanted in zip(again.rank(histories, 5), trained.rank(histories, 5), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
@@ -218,8 +218,6 @@ def test_what_a_signal_has_stopped_is_not_taken_for_trained(tmp_path, monkeypatc
         changed.setattr(sasrec, "measure", stopped)
         with pytest.raises(KeyboardInterrupt):
             SasRec.train(CHAIN, SMALLER, trainer, tmp_path / "parts")
-    with pytest.raises(InputError, match="no sasrec here"):
-        SasRec.load(tmp_path / "parts", CHAIN)
     jax.tree.map(
         np.testing.assert_array_equal, whole.params, SasRec.train(CHAIN, SMALLER, trainer, tmp_path / "parts").params
     )

@@ -2,21 +2,32 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from genret_jax.evaluation import bootstrap
-from genret_jax.evaluation.bootstrap import bootstrap_interval, paired_bootstrap, resampled_means
+from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstraps, resampled_means
+
+
+def interval_of(values, **options):
+    (interval,) = bootstrap_intervals(values[:, None], **options)
+    return interval
+
+
+def difference_of(first, second):
+    (difference,) = paired_bootstraps(first[:, None], second[:, None])
+    return difference
 
 
 def test_an_interval_is_about_two_standard_errors_each_way():
     values = (np.arange(400) < 160).astype(float)  # mean 0.4, standard error 0.0245
-    interval = bootstrap_interval(values, samples=4000)
+    interval = interval_of(values, samples=4000)
     assert interval.mean == pytest.approx(0.4)
     assert interval.low == pytest.approx(0.4 - 1.96 * 0.0245, abs=0.004)
     assert interval.high == pytest.approx(0.4 + 1.96 * 0.0245, abs=0.004)
 
 
 def test_equal_values_leave_no_doubt():
-    interval = bootstrap_interval(np.ones(7))
+    interval = interval_of(np.ones(7))
     assert (interval.low, interval.high) == (1.0, 1.0)
 
 
@@ -25,6 +36,16 @@ def test_one_resample_takes_the_same_queries_for_every_metric():
     means = resampled_means(np.stack([values, 2 * values], axis=1), samples=20, seed=3)
     np.testing.assert_allclose(means[:, 1], 2 * means[:, 0])
     np.testing.assert_allclose(means[:, 0], resampled_means(values, samples=20, seed=3))
+
+
+def test_intervals_are_those_of_scipy():
+    values = np.random.default_rng(0).random((70, 3))
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, axis=0, n_resamples=2000, method="percentile", random_state=np.random.default_rng(4)
+    ).confidence_interval
+    ours = bootstrap_intervals(values, seed=4)
+    np.testing.assert_allclose([interval.low for interval in ours], theirs.low)
+    np.testing.assert_allclose([interval.high for interval in ours], theirs.high)
 
 
 def test_resamples_are_those_of_a_plain_loop(monkeypatch):
@@ -39,8 +60,8 @@ def test_a_paired_comparison_sees_what_two_intervals_hide():
     generator = np.random.default_rng(0)
     second = generator.random(300)
     first = second + 0.02 + 0.05 * generator.normal(size=300)  # always a little better on the same queries
-    assert bootstrap_interval(first).low < bootstrap_interval(second).high
-    difference = paired_bootstrap(first, second)
+    assert interval_of(first).low < interval_of(second).high
+    difference = difference_of(first, second)
     assert difference.mean == pytest.approx((first - second).mean())
     assert difference.low > 0
     assert difference.p_value < 0.01
@@ -48,7 +69,7 @@ def test_a_paired_comparison_sees_what_two_intervals_hide():
 
 def test_no_difference_is_no_finding():
     values = np.random.default_rng(0).random(100)
-    same = paired_bootstrap(values, values)
+    same = difference_of(values, values)
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     noise = np.where(np.arange(100) % 2, 0.1, -0.1)
-    assert paired_bootstrap(values + noise, values).p_value > 0.5
+    assert difference_of(values + noise, values).p_value > 0.5

@@ -1,13 +1,14 @@
-"""Metrics against values worked out by hand, and against plain Python on random runs."""
+"""Metrics against values worked out by hand, against plain Python, and against ir-measures on random runs."""
 
 import math
 
+import ir_measures
 import numpy as np
 import pytest
 
 from genret_jax.errors import InputError
 from genret_jax.evaluation.metrics import evaluate, evaluate_queries, metric_names
-from genret_jax.evaluation.trec import write_run
+from genret_jax.evaluation.trec import write_qrels, write_run
 
 
 def ranking(*documents):
@@ -119,8 +120,8 @@ def by_hand(grades, documents, k):
     }
 
 
-def test_random_runs_with_many_ties_against_plain_python():
-    generator = np.random.default_rng(1)
+def random_run(seed):
+    generator = np.random.default_rng(seed)
     qrels, run = {}, {}
     for query in map(str, range(40)):
         documents = [f"d{i}" for i in generator.permutation(30)]
@@ -128,8 +129,62 @@ def test_random_runs_with_many_ties_against_plain_python():
         qrels[query] = {f"d{i}": int(generator.integers(1, 5)) for i in relevant}
         scores = np.sort(generator.integers(0, 4, size=20))[::-1].astype(float)
         run[query] = list(zip(documents, scores.tolist(), strict=False))
+    return qrels, run
+
+
+def test_random_runs_with_many_ties_against_plain_python():
+    qrels, run = random_run(1)
     found = evaluate_queries(qrels, run, ks=(2, 10))
     for row, query in enumerate(found.query_ids):
         for k in (2, 10):
             for name, value in by_hand(qrels[query], [d for d, _ in run[query]], k).items():
                 assert found.values[name][row] == pytest.approx(value, abs=1e-6), (query, name)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_random_runs_with_ties_against_ir_measures(tmp_path, seed):
+    qrels, run = random_run(seed)
+    qrels["0"] = dict.fromkeys(qrels["0"], 0)  # judged, but nothing is relevant
+    qrels["1"]["d0"] = -1
+    del run["2"]
+    ours = evaluate_queries(qrels, run, ks=(1, 3, 10, 100))
+    write_qrels(tmp_path / "qrels.txt", qrels)
+    write_run(tmp_path / "run.txt", run)
+    families = {"hits": "Success", "mrr": "RR", "recall": "R", "ndcg": "nDCG"}
+    names = {ir_measures.parse_measure(families[n.split("@")[0]] + "@" + n.split("@")[1]): n for n in ours.values}
+    theirs = {name: dict.fromkeys(qrels, 0.0) for name in ours.values}
+    with open(tmp_path / "qrels.txt") as judged, open(tmp_path / "run.txt") as ranked:
+        files = list(ir_measures.read_trec_qrels(judged)), list(ir_measures.read_trec_run(ranked))
+        for value in ir_measures.iter_calc(list(names), *files):
+            theirs[names[value.measure]][value.query_id] = value.value
+    for name, values in theirs.items():
+        np.testing.assert_allclose(ours.values[name], list(values.values()), atol=1e-12, err_msg=name)
+
+
+def test_ids_are_compared_as_they_are():
+    assert evaluate({"q": {"x y": 1}}, {"q": [("x%20y", 1.0)]}, ks=(1,))["hits@1"] == 0
+    assert evaluate({"a b": {"d": 1}}, {"a%20b": [("d", 1.0)]}, ks=(1,))["hits@1"] == 0
+    assert evaluate({"a\u00a0b": {"x\ny": 1}}, {"a\u00a0b": [("x\ny", 1.0)]}, ks=(1,))["hits@1"] == 1
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_in_a_run_file_hides_no_query(tmp_path, bom):
+    (tmp_path / "run.txt").write_bytes(bom + b"q1 Q0 a 1 2.5 t\n")
+    assert evaluate({"q1": {"a": 1}}, tmp_path / "run.txt", ks=(1,))["hits@1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"), [([("a", 2.0), ("a", 1.0)], "'a' twice"), ([("a", math.nan)], r"not finite \(nan\)")]
+)
+def test_rankings_that_are_none_are_refused(tmp_path, ranking, message):
+    with pytest.raises(InputError, match=message):
+        evaluate({"q": {"a": 1}}, {"q": ranking})
+
+
+@pytest.mark.parametrize("grade", [10**30, 2**31, -(2**31)])
+def test_grades_that_other_tools_would_read_as_others_are_refused(tmp_path, grade):
+    with pytest.raises(InputError, match="at most 2147483647"):
+        evaluate({"q": {"a": grade}}, {})
+    with pytest.raises(InputError, match="at most 2147483647"):
+        write_qrels(tmp_path / "qrels.txt", {"q": {"a": grade}})
+    assert evaluate({"q": {"a": 2**31 - 1, "b": 1}}, {"q": ranking("a", "b")})["ndcg@10"] == 1

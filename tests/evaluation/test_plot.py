@@ -1,4 +1,4 @@
-"""Curves: what is drawn is looked at as numbers; that a picture is there, as pixels."""
+"""Curves: the numbers that are drawn, and that a picture is written."""
 
 import json
 import subprocess
@@ -10,10 +10,6 @@ import pytest
 from genret_jax.errors import InputError
 from genret_jax.evaluation import plot
 from genret_jax.evaluation.plot import curve, plot_run
-
-
-def write_metrics(folder, records):
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def a_run(steps=20):
@@ -43,8 +39,7 @@ def test_lines_are_the_metrics(tmp_path, monkeypatch):
     figures = []
     draw = plot._draw
     monkeypatch.setattr(plot, "_draw", lambda *arguments: figures.append(draw(*arguments)) or figures[0])
-    write_metrics(tmp_path, a_run())
-    plot_run(tmp_path, tmp_path / "curves.png", title="toy")
+    plot_run(a_run(), tmp_path / "curves.png", title="toy")
     above, below = figures[0].axes
     assert above.get_yscale() == "log"
     assert [line.get_label() for line in below.lines] == [
@@ -60,22 +55,21 @@ def test_lines_are_the_metrics(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("records", [a_run()[:1], a_run()[1:2], a_run()[:2]])
 def test_a_run_that_has_just_begun(tmp_path, records):
-    write_metrics(tmp_path, records)
-    plot_run(tmp_path, tmp_path / "curves.png")
+    plot_run(records, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
 def test_nothing_to_draw(tmp_path):
-    with pytest.raises(InputError, match=r"no losses and no metrics in metrics\.jsonl"):
-        plot_run(tmp_path, tmp_path / "curves.png")
+    with pytest.raises(InputError, match="no losses and no metrics"):
+        plot_run([{"step": 1, "validation/hits@1": None}], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_no_display_and_no_pyplot(tmp_path):
-    write_metrics(tmp_path, a_run(3))
     program = (
-        "import sys; from genret_jax.evaluation.plot import plot_run; plot_run(sys.argv[1], sys.argv[1] + '/c.png');"
+        "import json, sys; from genret_jax.evaluation.plot import plot_run;"
+        "plot_run(json.loads(sys.argv[1]), sys.argv[2] + '/c.png');"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program, json.dumps(a_run(3)), str(tmp_path)], check=True, timeout=120)
     assert (tmp_path / "c.png").exists()

@@ -13,11 +13,13 @@ from genret_jax.evaluation.compare import (
     compare,
     evaluation_split,
     memorisation_split,
+    require_unique,
+    self_matches,
     timed_search,
 )
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.render import markdown, terminal
-from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
+from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, file_names
 
 
 def ranking(*documents):
@@ -58,6 +60,55 @@ def test_systems_are_measured_on_the_whole_and_its_parts():
     assert report.find("BM25", "test").versus_reference == {}
     assert report.ratio("ours", "test", "hits@1") == 2
     assert report.ratio("ours", "test, unseen", "hits@1") is None  # the reference found nothing
+
+
+def test_names_of_a_report_are_unique():
+    with pytest.raises(InputError, match="called 'BM25'"):
+        compare(DATASET, [(FOUR, [system_run("BM25", HALF), system_run("BM25", PERFECT)])], reference="BM25")
+    seeds = [system_run(f"run, seed {seed}", HALF, seed_of="run") for seed in (0, 1)]
+    with pytest.raises(InputError, match="called 'run, mean of 2 seeds'"):
+        compare(DATASET, [(FOUR, [*seeds, system_run("run, mean of 2 seeds", PERFECT)])])
+    memory = memorisation_split(["d0"])
+    other = SystemRun(system=System(name="ours", description="another"), run={}, depth=10)
+    with pytest.raises(InputError, match="different systems are called 'ours'"):
+        compare(DATASET, [(FOUR, [system_run("ours", HALF)]), (memory, [other])])
+    with pytest.raises(InputError, match="two splits are called 'memorisation'"):
+        compare(DATASET, [(dataclasses.replace(FOUR, name="memorisation"), []), (memory, [])])
+
+
+def test_reserved_names_are_refused_in_any_case():
+    require_unique(["run", "Run"], "runs", reserved=["BM25"])
+    with pytest.raises(InputError, match="'bm25' is reserved"):
+        require_unique(["run", "bm25"], "runs", reserved=["BM25"])
+
+
+def test_every_system_has_files_of_its_own():
+    names = ["BM25, k1 0.9, b 0.4", "SASRec, full softmax", "x, 10% new", "bm25", "BM25", "a/b", "a b", "a-b-2", "…"]
+    files = file_names(names)
+    assert list(files.values()) == [
+        *("bm25-k1-0.9-b-0.4", "sasrec-full-softmax", "x-10%-new", "bm25", "bm25-2", "a-b", "a-b-2", "a-b-2-2"),
+        "system",
+    ]
+    assert len(file_names(["é" * 300, "é" * 301])) == 2
+    assert all(len(file.encode()) < 210 for file in file_names(["é" * 300, "é" * 301]).values())
+
+
+def test_queries_that_are_documents_are_counted():
+    texts = {"d0": "The cat, sat.", "d1": "a dog"}
+    twins = Corpus(
+        name="c",
+        doc_ids=tuple(texts),
+        titles=("", ""),
+        texts=tuple(texts.values()),
+        queries={"d0": "the cat sat", "d1": "another text", "q": "a dog"},
+        qrels={"test": {"d0": {"d1": 1}, "d1": {"d0": 1}, "q": {"d1": 1}}},
+    )
+    assert self_matches(twins, twins.qrels["test"]) == ["d0"]
+    split = evaluation_split(twins, "test")
+    report = compare(DATASET, [(split, [system_run("ours", {"d0": ranking("d0", "d1")})])], notes=["Last."])
+    assert report.notes[0].startswith("1 of the 3 queries of split 'test' are documents of the corpus")
+    assert report.notes[1:] == ("Last.",)
+    assert evaluation_split(corpus({}), "test").notes == ()
 
 
 def test_memorisation_is_a_split_of_its_own():
@@ -215,7 +266,7 @@ MARKDOWN = """\
 - With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 - Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
 - Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
-- –: not measured; a metric at k needs at least k results a query.
+- –: not measured; a metric at k needs at least k results per query.
 - Trained on two cores.
 
 ## Systems
@@ -255,7 +306,7 @@ Values are per cent; ± is half the width of the 95% bootstrap interval over que
 With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
 Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
-–: not measured; a metric at k needs at least k results a query.
+–: not measured; a metric at k needs at least k results per query.
 Trained on two cores.
 """
 

@@ -158,7 +158,7 @@ def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys)
     assert main(["evaluate", "--run", str(run.folder), "--out", str(out), "--sasrec"]) == 0
     shown = capsys.readouterr().out
     assert "Recall@10" in shown
-    assert "Items that a user has had may stand in the rankings." in shown
+    assert "Items that a user has had may be in the rankings." in shown
     report = Report.load(out / "report.json")
     names = ["popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax", "run"]
     assert [system.name for system in report.systems] == names
