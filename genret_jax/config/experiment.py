@@ -12,7 +12,7 @@ from genret_jax.data.examples.histories import HistoryConfig
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.vectors import LsaVectors, VectorSource
 from genret_jax.docids import DocidStrategy, HierarchicalKMeans, LearnedDocids, ResidualKMeans
-from genret_jax.losses import check_consistency
+from genret_jax.losses import TokenLoss, check_consistency
 from genret_jax.models.config import T5Config
 from genret_jax.models.start import Start
 from genret_jax.training import TrainerConfig
@@ -119,6 +119,7 @@ class BaseExperiment:
         start: What the parameters start from; None for random values.
         trainer: Optimiser, steps, batch, mesh, checkpoints.
         evaluation: Settings of the report and of validation.
+        loss: Loss of the target tokens; None takes cross-entropy, which has the next two settings.
         z_loss: Weight of the penalty on the squared log-normaliser of the logits (T5: 1e-4).
         label_smoothing: Share of a target's probability that is spread over the vocabulary.
         consistency: Weight of the divergence between two passes over a batch with different dropout masks
@@ -132,6 +133,7 @@ class BaseExperiment:
     start: Start | None = None
     trainer: TrainerConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    loss: TokenLoss | None = None
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     consistency: float = 0.0
@@ -142,14 +144,16 @@ class BaseExperiment:
         require(self, "z_loss", self.z_loss >= 0, "0 or more")
         check_consistency(self, self.model.dropout_rate)
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
+        plain = self.loss is None or not (self.z_loss or self.label_smoothing)
+        require(self, "loss", plain, "None with z_loss or label_smoothing, which are settings of cross-entropy")
         # Label smoothing would ask for tokens whose logits the prefix head holds at the lowest value.
         smooth = self.label_smoothing == 0 or self.model.head == "vocabulary"
         require(self, "label_smoothing", smooth, "0 with the prefix head, which cannot write other tokens")
 
     @property
-    def losses(self) -> dict[str, float]:
-        """Weights of the parts of the loss, as training tasks take them."""
-        return {name: getattr(self, name) for name in ("z_loss", "label_smoothing", "consistency")}
+    def losses(self) -> dict[str, Any]:
+        """The settings of the loss, as training tasks take them."""
+        return {name: getattr(self, name) for name in ("loss", "z_loss", "label_smoothing", "consistency")}
 
     @property
     def seed(self) -> int:

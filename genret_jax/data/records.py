@@ -373,7 +373,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def write_id(identifier: str) -> str:
-    """Return an id for a file of columns: as it is, or as a JSON string where it holds white space or begins with "."""
+    """Return an id for a file of columns, as a JSON string if it holds white space or begins with a double quote."""
     plain = identifier.isprintable() and " " not in identifier and not identifier.startswith('"')
     return identifier if plain else json.dumps(identifier, ensure_ascii=False)
 

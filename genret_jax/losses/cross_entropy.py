@@ -1,11 +1,24 @@
 """Cross-entropy of token sequences, as T5 is trained."""
 
+from typing import Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 # Output heads put this or less where a token is no candidate (far below any real logit, and finite in bfloat16).
 NO_CANDIDATE = -1e6
+
+
+@runtime_checkable
+class TokenLoss(Protocol):
+    """A loss of target tokens, for experiments that replace cross-entropy by their own."""
+
+    def __call__(
+        self, logits: Float[Array, "*b v"], targets: Int[Array, "*b"], weights: Float[Array, "*b"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return the weighted sum of the losses of all positions, and the sum of the weights."""
+        ...
 
 
 def cross_entropy(

@@ -293,6 +293,10 @@ class Documents(Problem):
                 fix="use it with 'genret queries generate', or give a run that was trained on docids",
             )
 
+    def unknown_words(self, request: str) -> bool:
+        """Return whether the vocabulary knows no word of a query, such as one in another script."""
+        return not self.vocabulary.is_known(request)
+
     def encode(self, requests: Sequence[str]) -> Int[np.ndarray, "q l"]:
         """Tokenise queries as the encoder's input: cut to its length, padded with 0."""
         for number, text in enumerate(requests, 1):

@@ -233,10 +233,6 @@ class Problem(abc.ABC):
         """Return the answers of systems that are measured beside each run."""
         return []
 
-    def notes(self, requests: Requests, measured: Measured) -> list[str]:
-        """Return sentences for the readers of a report."""
-        return []
-
     def require_comparable(self, other: "Problem") -> None:
         """Check that a report can hold both runs.
 

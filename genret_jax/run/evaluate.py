@@ -113,7 +113,7 @@ def evaluate_runs(
         reference=first.reference,
         budget={each.name: _budget(each.run) for each in opened},
         environment=environment(),
-        notes=[*first.notes(requests, measured), *_starts(opened, measured)],
+        notes=_starts(opened, measured),
     )
     _write(folder, report, requests, found, opened)
     return report
@@ -234,12 +234,10 @@ def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share:
         ranked = ranker.rank(requests.tokens, **options)
     else:
         ranked = ranker.rank_with_share(requests.tokens, share, run.later, **options)
-    answers = [ranked.of(row) for row in range(len(requests.tokens))]
-    if share is not None:  # their order is not that of the scores, by which a run file is read
-        answers = [[(d, -float(rank)) for rank, (d, _) in enumerate(found)] for found in answers]
-    documents = [[document for document, _ in found] for found in answers]
-    scores = [[score for _, score in found] for found in answers]
-    return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, documents, scores)
+    scores = ranked.scores
+    if share is not None:  # the order is not that of the scores, by which a run file is read
+        scores = np.broadcast_to(-np.arange(scores.shape[1], dtype=np.float32), scores.shape)
+    return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, ranked.documents.tolist(), scores.tolist())
 
 
 def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
@@ -304,13 +302,13 @@ def _write(
         report.save(folder / "report.json")
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")
         write_qrels(folder / "qrels.txt", requests.split.qrels)
-        files = file_names([*(system.system.name for system in found), *(each.name for each in opened)])
+        names = file_names([*(system.system.name for system in found), *(each.name for each in opened)])
         for system in found:
-            name = files[system.system.name]
+            name = names[system.system.name]
             write_run(folder / f"{name}.run", system.run, tag=name)
         for each in opened:
-            picture, title = folder / f"{files[each.name]}.png", f"{report.dataset.name}: {each.name}"
+            picture = folder / f"{names[each.name]}.png"
             try:
-                plot_run(read_metrics(each.run.folder), picture, title=title)
+                plot_run(read_metrics(each.run.folder), picture, title=f"{report.dataset.name}: {each.name}")
             except InputError as error:
                 say(f"no picture of {each.name}: {error}")

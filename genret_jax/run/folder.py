@@ -66,7 +66,7 @@ def claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], al
             )
     else:
         allowed = {*allow_imports, *modules_of(experiment)}  # whoever hands over an experiment trusts its modules
-        _require_same(folder, _made_with(folder, allowed), {**given, **experiment.identity()})
+        _require_same(folder, _made_with(folder, experiment, allowed), {**given, **experiment.identity()})
     with atomic_file(folder / RECORD) as handle:
         handle.write(record_text(os.fspath(folder), experiment))
     settings = read_settings(folder)
@@ -74,13 +74,13 @@ def claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], al
         write_json(folder / SETTINGS, {"version": VERSION, **settings, "given": dict(given)})
 
 
-def _made_with(folder: Path, allow_imports: Collection[str]) -> dict[str, str]:
+def _made_with(folder: Path, experiment: BaseExperiment, allow_imports: Collection[str]) -> dict[str, str]:
     """Return the bindings and fingerprints that a folder's run was made with."""
     if (folder / _IDENTITY_1).is_file():
         found: dict[str, str] = read_json(folder / _IDENTITY_1)
         fingerprints = {name: value for name, value in found.items() if "." not in name or name.endswith(".jsonl")}
-        if not (folder / RECORD).is_file():
-            return found
+        if not (folder / RECORD).is_file():  # killed while it was prepared
+            return {**experiment.identity(), **found}
     else:
         fingerprints = dict(read_settings(folder).get("given", {}))
     recorded: BaseExperiment = read_record(folder / RECORD, allow_imports)

@@ -15,6 +15,7 @@ from genret_jax.config.gin_files import recipe_experiment
 from genret_jax.config.record import modules_of, record_text
 from genret_jax.errors import InputError
 from genret_jax.evaluation.metrics import evaluate, metric_names
+from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.inference.ranker import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.parallel.agreement import code_fingerprint, require_agreement
@@ -241,7 +242,7 @@ def validation_of(run: Problem) -> dict[str, Callable[[Mapping[str, Any], int], 
     requests = run.validation()
     if requests is None:
         return {}
-    settings, ids, doc_ids = run.evaluation, list(requests.split.qrels), run.corpus.doc_ids
+    settings, qrels, doc_ids = run.evaluation, requests.split.qrels, run.corpus.doc_ids
     ranker = Ranker(run.model, run.encoded, {})
 
     def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
@@ -250,8 +251,8 @@ def validation_of(run: Problem) -> dict[str, Callable[[Mapping[str, Any], int], 
         ranked = ranker.rank(
             requests.tokens, beam=settings.validation_beam, batch_size=settings.batch_size, widths=requests.widths
         )
-        rankings = {name: [(doc_ids[d], score) for d, score in ranked.of(row)] for row, name in enumerate(ids)}
-        return evaluate(requests.split.qrels, rankings, ks=VALIDATION_KS, beam=settings.validation_beam)
+        rankings = rankings_by_id(qrels, doc_ids, ranked.documents.tolist(), ranked.scores.tolist())
+        return evaluate(qrels, rankings, ks=VALIDATION_KS, beam=settings.validation_beam)
 
     return {"validation": validate}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genret_jax.losses import cross_entropy, shown_twice, symmetric_divergence, two_passes
+from genret_jax.losses import TokenLoss, cross_entropy, shown_twice, symmetric_divergence, two_passes
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5, random_variables
@@ -17,15 +17,16 @@ Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
 
 class DocidTask:
-    """Teacher forcing with cross-entropy (Tay et al. 2022, arXiv 2202.06991, section 3.1).
+    """Teacher forcing, by default with cross-entropy (Tay et al. 2022, arXiv 2202.06991, section 3.1).
 
     Args:
         config: Configuration of the network.
         tree: The docid tree of the prefix head; None with the vocabulary head.
+        loss: Loss of the target tokens; None takes cross-entropy.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
         consistency: Weight of the divergence between two passes with different dropout masks, which are computed as one
-            batch of twice as many rows (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4); their cross-entropy is
+            batch of twice as many rows (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4); their token loss is
             the mean of both.
     """
 
@@ -34,12 +35,13 @@ class DocidTask:
         config: T5Config,
         tree: NodeTree | None,
         *,
+        loss: TokenLoss | None = None,
         z_loss: float = 0.0,
         label_smoothing: float = 0.0,
         consistency: float = 0.0,
     ):
-        self.model, self.tree = T5(config), tree
-        self.z_loss, self.label_smoothing, self.consistency = z_loss, label_smoothing, consistency
+        self.model, self.tree, self.consistency = T5(config), tree, consistency
+        self.token_loss = loss or functools.partial(cross_entropy, z_loss=z_loss, label_smoothing=label_smoothing)
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -83,9 +85,7 @@ class DocidTask:
             both = functools.partial(shown_twice, sources=len(inputs))
             shown, targets, weights = jax.tree.map(both, (shown, targets, weights))
         logits = self._logits(params, rng, tree, **shown)
-        total, weight = cross_entropy(
-            logits, targets, weights, z_loss=self.z_loss, label_smoothing=self.label_smoothing
-        )
+        total, weight = self.token_loss(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         if not self.consistency:
             return total, weight, {"token_accuracy": right}

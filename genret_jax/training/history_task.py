@@ -34,7 +34,7 @@ class ItemTask(DocidTask):
         item_tokens: Every item's docid as tokens of the decoder, padded with 0.
         item_nodes: The tree's node before each of those tokens.
         tree: The docid tree of the prefix head; None with the vocabulary head.
-        **losses: ``z_loss``, ``label_smoothing`` and ``consistency`` of
+        **losses: ``loss``, ``z_loss``, ``label_smoothing`` and ``consistency`` of
             :class:`~genret_jax.training.docid_task.DocidTask`.
     """
 
@@ -47,7 +47,7 @@ class ItemTask(DocidTask):
         item_tokens: Int32[np.ndarray, "n m"],
         item_nodes: Int32[np.ndarray, "n m"],
         tree: NodeTree | None,
-        **losses: float,
+        **losses: Any,
     ):
         super().__init__(config, tree, **losses)
         self.sampler = sampler

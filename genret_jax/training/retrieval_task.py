@@ -21,11 +21,11 @@ class RetrievalTask(DocidTask):
         config: Configuration of the network.
         sampler: Returns the batch of any step; None to plan steps without running one.
         tree: The docid tree of the prefix head; None with the vocabulary head.
-        **losses: ``z_loss``, ``label_smoothing`` and ``consistency`` of
+        **losses: ``loss``, ``z_loss``, ``label_smoothing`` and ``consistency`` of
             :class:`~genret_jax.training.docid_task.DocidTask`.
     """
 
-    def __init__(self, config: T5Config, sampler: Sampler | None, tree: NodeTree | None, **losses: float):
+    def __init__(self, config: T5Config, sampler: Sampler | None, tree: NodeTree | None, **losses: Any):
         super().__init__(config, tree, **losses)
         self.sampler = sampler
 

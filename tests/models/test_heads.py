@@ -151,7 +151,7 @@ NODES = 12
 def window_logits(hidden, nodes, output_nodes, tree, reading):
     config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=NODES)
     params = {"input_nodes": output_nodes, "output_nodes": output_nodes}
-    with mock.patch.object(heads, "_READING", reading):
+    with mock.patch.object(heads, "_ROW_COST", reading):
         return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=False, method="step_logits")
 
 

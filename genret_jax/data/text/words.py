@@ -34,6 +34,8 @@ _UNSPACED = (
     "\U0001b000-\U0001b16f\U00020000-\U000323af"
 )
 
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+
 
 @functools.cache
 def _unicode_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
@@ -42,7 +44,7 @@ def _unicode_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[st
     A combining mark belongs to the letter before it; Python's ``re`` leaves marks out (Hindi vowels are such).
     """
     marks = "".join(chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M")
-    character = f"(?=[^\\W_]|[{marks}])[{_UNSPACED}][{marks}]*"
+    character = f"[{_UNSPACED}](?<=[^\\W_]|[{marks}])[{marks}]*"
     return re.compile(f"(?:[^\\W_]|[{marks}])+"), re.compile(f"(?:{character})+"), re.compile(character)
 
 
@@ -76,7 +78,7 @@ def spaced(text: str) -> str:
     well as words from a dictionary (Nie et al. 2000, "On the use of words and n-grams for Chinese information
     retrieval"), and Lucene's ``CJKAnalyzer`` makes the same. Text in scripts with spaces is returned as it is.
     """
-    if text.isascii():
+    if text.isascii() or not _UNSPACED_CHARACTER.search(text):
         return text
     _, run, character = _unicode_patterns()
 
