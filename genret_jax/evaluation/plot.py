@@ -30,9 +30,9 @@ def plot_run(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
         InputError: If matplotlib is not installed, or the records have neither a loss nor Hits.
     """
     loss = curve(records, "loss")
-    names = {name for record in records for name in record if _HITS.fullmatch(name)}
-    curves = {name: curve(records, name) for name in sorted(names, key=_evaluator_and_k)}
-    hits = {name: found for name, found in curves.items() if len(found[0])}
+    matches = [match for name in {name for record in records for name in record} if (match := _HITS.fullmatch(name))]
+    curves = {(match[1], int(match[2])): curve(records, match[0]) for match in matches}
+    hits = {key: curves[key] for key in sorted(curves) if len(curves[key][0])}
     if not len(loss[0]) and not hits:
         raise InputError("no losses and no metrics to draw", fix="train first: records come every log_every steps")
     figure = _draw(loss, hits, title)
@@ -59,12 +59,8 @@ def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
     return np.add.reduceat(steps, bounds[:-1]) / counts, np.add.reduceat(values, bounds[:-1]) / counts
 
 
-def _evaluator_and_k(name: str) -> tuple[str, int]:
-    evaluator, k = _HITS.fullmatch(name).groups()  # type: ignore[union-attr]
-    return evaluator, int(k)
-
-
-def _draw(loss: Curve, hits: Mapping[str, Curve], title: str) -> Any:
+def _draw(loss: Curve, hits: Mapping[tuple[str, int], Curve], title: str) -> Any:
+    """Return a matplotlib figure of the loss above Hits; ``hits`` maps evaluator and k to the curve."""
     try:
         # The object interface needs no display, and keeps no figures alive as pyplot does.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -93,12 +89,10 @@ def _draw_loss(axes: Any, loss: Curve) -> None:
         axes.set_yscale("log")
 
 
-def _draw_hits(axes: Any, hits: Mapping[str, Curve]) -> None:
-    evaluators = sorted({_evaluator_and_k(name)[0] for name in hits})
-    cutoffs = sorted({_evaluator_and_k(name)[1] for name in hits})
-    style = dict(zip(evaluators, itertools.cycle(_STYLES), strict=False))
-    for name, (steps, values) in hits.items():
-        evaluator, k = _evaluator_and_k(name)
+def _draw_hits(axes: Any, hits: Mapping[tuple[str, int], Curve]) -> None:
+    cutoffs = sorted({k for _, k in hits})
+    style = dict(zip(dict.fromkeys(evaluator for evaluator, _ in hits), itertools.cycle(_STYLES), strict=False))
+    for (evaluator, k), (steps, values) in hits.items():
         axes.plot(
             steps,
             100 * values,
