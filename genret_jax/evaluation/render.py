@@ -88,7 +88,8 @@ def metric_title(metric: str) -> str:
 
 
 def _layout(report: Report) -> _Layout:
-    return _LAYOUTS[report.dataset.kind]
+    other = dataclasses.replace(_LAYOUTS["documents"], asking=("request", "requests"), answer="answer")
+    return _LAYOUTS.get(report.dataset.kind, other)
 
 
 def _dataset_line(report: Report) -> str:
@@ -118,7 +119,7 @@ def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]
 
 def _shown(report: Report, names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
     """Return the metrics that some row has; for documents without Recall where it equals Hits."""
-    same = split.one_relevant and report.dataset.kind == "documents"
+    same = split.one_relevant and report.dataset.kind != "items"
     distinct = [name for name in names if not (same and name.startswith("recall"))]
     return [name for name in distinct if any(name in row.metrics for row in rows)]
 
