@@ -89,8 +89,8 @@ def metric_title(metric: str) -> str:
 
 
 def _layout(report: Report) -> _Layout:
-    documents = _LAYOUTS["documents"]
-    return _LAYOUTS.get(report.dataset.kind) or dataclasses.replace(documents, answer=report.dataset.kind.rstrip("s"))
+    other = dataclasses.replace(_LAYOUTS["documents"], asking=("request", "requests"), answer="answer")
+    return _LAYOUTS.get(report.dataset.kind, other)
 
 
 def _dataset_line(report: Report) -> str:

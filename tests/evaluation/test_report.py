@@ -321,7 +321,7 @@ def test_the_terminal_to_the_letter():
 
 def test_reports_on_other_things_have_tables_too():
     other = dataclasses.replace(SHOWN, dataset=dataclasses.replace(DATASET, kind="songs"))
-    assert "one relevant song each" in markdown(other)
+    assert "requests, one relevant answer each" in markdown(other)
 
 
 def test_names_cannot_control_the_terminal():
