@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from genret_jax.data.splits import evenly_spread
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import SystemRun, compare, timed_search
+from genret_jax.evaluation.compare import SystemRun, compare, require_unique, timed_search
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
@@ -89,6 +89,7 @@ def evaluate_runs(
         first.require_comparable(other.run)
         other.run.require_ranks()
     _require_meaning(first, measured)
+    require_unique([each.name for each in opened], "runs", first.baseline_names)
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
     _check_out(folder)
