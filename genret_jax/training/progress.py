@@ -54,7 +54,7 @@ class Progress:
         assert self._timed_from is not None
         timed, began = self._timed_from
         seconds = self._shown - began
-        if seconds < _MEASURED_SECONDS:  # checks of several steps may follow one another without any step between
+        if step == timed or seconds < _MEASURED_SECONDS:  # checks of two steps may follow at once
             return ""
         rate = (step - timed) / seconds
         return f"  {_digits(rate)} steps/s  {_clock((self._steps - step) / rate)} left"
