@@ -1,19 +1,19 @@
-"""The exceptions that are meant for the person at the keyboard."""
+"""Exceptions whose message is meant for the user."""
 
 import os
 from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says where, what, and what to do.
+    """The user's input cannot be used; the message names the file, the problem and the next step.
 
     Raised where the input enters. The command line prints it as one line and exits with 2, without a traceback.
 
     Args:
-        found: What is wrong, as a phrase: ``"record without '_id'"``.
-        file: The file or folder it was found in.
+        found: The problem, as a phrase: ``"record without '_id'"``.
+        file: The file or folder with the problem.
         line: One-based line number in ``file``.
-        expected: What should have been there.
+        expected: The right input, as a phrase.
         fix: The next step, as an imperative phrase.
     """
 
@@ -36,7 +36,7 @@ class InputError(ValueError):
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def fields(self) -> dict[str, Any]:
-        """Return the arguments that make the same error elsewhere, as JSON values."""
+        """Return the constructor's arguments as JSON values, to raise the same error in another process."""
         file = None if self.file is None else os.fspath(self.file)
         return {"found": self.found, "file": file, "line": self.line, "expected": self.expected, "fix": self.fix}
 
@@ -46,7 +46,7 @@ class InputError(ValueError):
 
 
 class CollapsedError(InputError):
-    """A codebook came out of training with few of its codes in use."""
+    """A trained codebook uses few of its codes."""
 
 
 def _rebuild(
@@ -56,12 +56,12 @@ def _rebuild(
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the run ended or cannot be reached; to start all of them again may be enough.
+    """Another process of the run ended or cannot be reached; starting all of them again may be enough.
 
-    The command line prints it as one line and exits with 75, which by convention says: try again.
+    The command line prints it as one line and exits with 75, by convention the code for "try again".
 
     Args:
-        found: What happened, as a phrase.
+        found: The event, as a phrase.
         fix: The next step, as an imperative phrase.
     """
 

@@ -1,4 +1,4 @@
-"""Configurations check themselves: gin accepts any value for any name, so the dataclasses must not."""
+"""Checks of configuration dataclasses: gin accepts any value for any field, so the dataclasses check themselves."""
 
 import dataclasses
 import types
@@ -9,10 +9,10 @@ from genret_jax.errors import InputError, nearest
 
 
 def check_fields(config: Any) -> None:
-    """Check every field of a dataclass instance against its annotation; call it first in ``__post_init__``.
+    """Check every field of a dataclass instance against its annotation; call this first in ``__post_init__``.
 
-    Understands bool, int, float (an int is accepted), str, None, tuples, ``Literal``, unions and classes; other
-    annotations are not checked.
+    Annotations of bool, int, float (which accepts an int), str, None, tuples, ``Literal``, unions and classes are
+    checked; others are not.
 
     Raises:
         InputError: Naming the class, the field, the value found and the type expected.

@@ -31,7 +31,7 @@ docids() {
 
 examples() { genret examples show $OUT/semantic/examples --seqio --count 2; }
 
-train() { genret train --gin_file "runs/dsi_$1_from_scratch.gin" --corpus $OUT/corpus --run "$OUT/$1" "${@:2}"; }
+train() { genret train --recipe "$1" --corpus $OUT/corpus --run "$OUT/$1" "${@:2}"; }
 
 searches() {
   local queries="wait until the thread terminates
@@ -45,7 +45,7 @@ export PATH="$ROOT/.venv/bin:$PATH"
 started=$SECONDS
 stage "corpus" corpus
 stage "semantic docids" docids
-stage "training on semantic docids" train semantic --gin.Experiment.docids="'$OUT/docids'"
+stage "training on semantic docids" train semantic --docids $OUT/docids
 stage "its examples, as seqio tasks" examples
 stage "training on atomic docids" train atomic
 stage "evaluation beside BM25" genret evaluate --run $OUT/semantic --run $OUT/atomic --out $OUT/report

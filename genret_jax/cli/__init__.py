@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast, runtime_checkab
 from genret_jax import __version__
 from genret_jax.errors import InputError, LostProcessError, nearest
 from genret_jax.parallel.cluster import EXIT_LOST_PROCESS
+from genret_jax.storage import os_failure
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -49,6 +50,9 @@ SYNONYMS = {
     "--beams": "use --beam N",
 }
 DEFAULT_RECIPE = "semantic"
+
+# Failures that name no file: a full disk behind standard output, and limits of the process.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -229,11 +233,10 @@ def exit_code_of(work: Callable[[], int]) -> int:
             _flush_or_forget_stdout()
             return EXIT_BROKEN_PIPE
         except OSError as error:
-            explanation = _explain_os_error(error)
-            if explanation is None:
-                raise
+            if error.filename is None and error.errno not in _OF_THE_MACHINE:
+                raise  # a mistake of ours
             _flush_or_forget_stdout()
-            return _fail(str(explanation))
+            return _fail(str(os_failure(error, "standard output")))
 
 
 def load(name: str) -> Command:
@@ -299,29 +302,6 @@ def _fail(message: str) -> int:
         traceback.print_exc()
     print(f"genret: error: {message}", file=sys.stderr)
     return EXIT_INPUT
-
-
-def _explain_os_error(error: OSError) -> InputError | None:
-    """Say in one line what the machine refused, or return None where that would hide a mistake of ours."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(
-            "no space left on the disk",
-            file=error.filename,
-            fix="free some space or choose another folder, then run again",
-        )
-    fixes = {
-        errno.EACCES: "check who may read or write it",
-        errno.EPERM: "check who may read or write it",
-        errno.EROFS: "choose a folder that can be written",
-        errno.ENOENT: "check the path",
-        errno.ENOTDIR: "check the path",
-        errno.EISDIR: "give a file, not a folder",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }
-    if error.errno not in fixes or error.filename is None:
-        return None
-    reason = (error.strerror or "cannot be used").lower()
-    return InputError(reason, file=os.fsdecode(error.filename), fix=fixes[error.errno])
 
 
 def _flush_or_forget_stdout() -> None:

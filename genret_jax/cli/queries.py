@@ -13,7 +13,7 @@ A T5 that was trained to write a document's query reads every document and draws
 pseudo-queries (SamplerConfig.generated_query_rate).
 
 examples:
-  genret train --gin_file runs/queries_from_scratch.gin --corpus my-corpus --run runs/writer
+  genret train --recipe queries --corpus my-corpus --run runs/writer
   genret queries generate --run runs/writer --corpus my-corpus --number 10
   genret queries generate --checkpoint doc2query-t5-base-msmarco --corpus my-corpus --number 40
 """
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the queries."""
     from genret_jax.data.corpus import read_beir
     from genret_jax.data.records import json_line
+    from genret_jax.data.text.words import printable
     from genret_jax.retriever import QueryWriter, generate_queries
     from genret_jax.storage import atomic_file, require_free
 
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"{out}: {describe(generated.counts)}")
     for doc_id, queries in list(generated.queries.items())[:3]:
-        print(f"  {doc_id}: {'; '.join(queries[:3])}")
+        print(printable(f"  {doc_id}: {'; '.join(queries[:3])}"))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
 from genret_jax.data.records import read_lines
-from genret_jax.data.text.words import normalized_words
+from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,11 +129,12 @@ def show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
         ]
         print(json.dumps({"query": query, "results": rows}, ensure_ascii=False), flush=True)
         return
-    print(f"\n{query}")
+    print(f"\n{printable(query)}")
     for result in results:
         says_more = normalized_words(result.title) != normalized_words(result.doc_id)
         title = f"  {result.title}" if result.title and says_more else ""
-        print(f"{result.rank:4d}  {result.score:8.3f}  {result.doc_id}{title}  ({'-'.join(map(str, result.docid))})")
+        named, docid = printable(f"{result.doc_id}{title}"), "-".join(map(str, result.docid))
+        print(f"{result.rank:4d}  {result.score:8.3f}  {named}  ({docid})")
         if result.text:
-            snippet = " ".join(result.text.split())
+            snippet = printable(" ".join(result.text.split()))
             print(f"{'':16}{snippet[:_SNIPPET]}{'…' if len(snippet) > _SNIPPET else ''}")

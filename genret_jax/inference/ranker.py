@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +31,33 @@ from genret_jax.parallel.mesh import DATA, mesh_of, on_all_devices, placed_on
 _R = TypeVar("_R", bound="Ranker")
 
 
+class _Process:
+    """Detects a fork after a model was loaded: XLA's threads do not survive it, and a search would hang."""
+
+    has_loaded, is_forked = False, False
+
+    @classmethod
+    def note_fork(cls) -> None:
+        """Note in a forked child that its parent had loaded a model."""
+        cls.is_forked = cls.has_loaded
+
+    @classmethod
+    def require_not_forked(cls) -> None:
+        """Raise in such a child.
+
+        Raises:
+            InputError: If the process was forked after a model was loaded.
+        """
+        if cls.is_forked:
+            raise InputError(
+                "this process was forked after a model was loaded, and would hang",
+                fix="load the model in each process, or start them by multiprocessing.get_context('spawn')",
+            )
+
+
+os.register_at_fork(after_in_child=_Process.note_fork)
+
+
 class Ranker:
     """A network with the docids it may write.
 
@@ -40,6 +68,7 @@ class Ranker:
     """
 
     def __init__(self, model: T5Config, docids: EncodedDocids, params: Mapping[str, Any]):
+        _Process.has_loaded = True
         self._model, self._docids = model, docids
         self._documents = int(docids.document.max()) + 1
         self._mesh = mesh_of(params)
@@ -177,6 +206,7 @@ class Ranker:
         }
 
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
+        _Process.require_not_forked()
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
             params, config = self._network()
             return search_tokens(params, tokens, strategy, self._tree, config, beam)

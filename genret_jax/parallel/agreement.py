@@ -1,4 +1,4 @@
-"""Whether all processes are about to do the same thing; if not, every one of them says so, and nothing is written."""
+"""Refuses to begin if the processes of a run differ in their configuration, versions or code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +21,10 @@ def require_agreement(facts: Mapping[str, str]) -> None:
     """Compare facts over the processes.
 
     Args:
-        facts: What must be the same in all of them, by the name a message gives it.
+        facts: Values that must be the same in all processes, by the name that a message uses.
 
     Raises:
-        InputError: In every process, if one has others than process 0.
+        InputError: In every process, if one differs from process 0.
     """
     everyone = gather(dict(facts))
     for process, found in enumerate(everyone):

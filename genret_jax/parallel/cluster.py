@@ -1,4 +1,4 @@
-"""Which processes make up a run and how they find each other: from flags, the environment, or a cluster's metadata."""
+"""The processes of a run and how they find each other: by options, the environment, or a cluster's metadata."""
 
 import dataclasses
 import socket
@@ -8,14 +8,14 @@ from typing import Any
 
 from genret_jax.errors import InputError, LostProcessError
 
-# Environment variables that stand in for the flags.
+# Environment variables that stand in for the options.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-# What jax can detect by itself; "auto" is whichever of them is there.
+# The clusters that jax detects; "auto" takes the one that is there.
 CLUSTERS = ("auto", "slurm", "gcetpu", "gketpu", "ompi", "mpi4py")
 EXIT_LOST_PROCESS = 75  # EX_TEMPFAIL of sysexits.h: trying again may be enough
 ARRIVAL_SECONDS = 45
-# A process that was silent for so long counts as dead; with what the others need to notice it, this stays below a
-# minute. The runtime's own threads give these signs of life, so compiling or writing for longer does no harm.
+# A process that was silent for this long counts as dead, so that the others end within a minute. The runtime's own
+# threads send the heartbeats, so compiling or writing for longer does no harm.
 HEARTBEAT_SECONDS = 30
 SHUTDOWN_SECONDS = 30
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -23,14 +23,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The processes of a run; either the first three are given, or ``detection``.
+    """The processes of a run: either ``coordinator``, ``processes`` and ``process`` are given, or ``detection``.
 
     Attributes:
-        coordinator: ``HOST:PORT`` of process 0, where all of them meet.
-        processes: How many there are.
-        process: Which one this is, from 0.
-        detection: How jax shall find those three: one of :data:`CLUSTERS`.
-        arrival_seconds: How long to wait for the others at the start.
+        coordinator: ``HOST:PORT`` of process 0, where all processes meet.
+        processes: Number of processes.
+        process: Number of this process, from 0.
+        detection: The cluster from which jax finds the other three fields: one of :data:`CLUSTERS`.
+        arrival_seconds: Seconds to wait for the others at the start.
     """
 
     coordinator: str | None = None
@@ -41,7 +41,7 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """This process as messages call it."""
+        """Name of this process in messages."""
         return "this process" if self.process is None else f"process {self.process} of {self.processes}"
 
 
@@ -54,7 +54,7 @@ def chosen_cluster(
     arrival_seconds: int,
     environment: Mapping[str, str],
 ) -> Cluster | None:
-    """Return the cluster that flags or else environment variables describe, None for a process by itself.
+    """Return the cluster that options or else environment variables describe, None for a single process.
 
     Raises:
         InputError: If they are incomplete or contradict each other.
@@ -110,17 +110,17 @@ def _check(coordinator: str, processes: int, process: int) -> None:
 
 
 def join(cluster: Cluster) -> None:
-    """Meet the other processes, so that jax sees the devices of all; before anything else is done with jax.
+    """Connect to the other processes, so that jax sees the devices of all; call it before any other use of jax.
 
     Raises:
         InputError: If no cluster is detected, or the coordinator's port is taken.
-        LostProcessError: If the coordinator is not there in time. Where others do not arrive, the runtime ends this
-            process, which the supervising parent explains.
+        LostProcessError: If the coordinator does not answer in time. If other processes do not arrive, the runtime ends
+            this process, and the supervising parent explains it.
     """
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM for itself; the training loop answers it.
+    # The service would take SIGTERM for itself; the training loop answers it.
     jax.config.update("jax_enable_preemption_service", False)
     waits: dict[str, Any] = {
         "initialization_timeout": cluster.arrival_seconds,
@@ -137,7 +137,7 @@ def join(cluster: Cluster) -> None:
         cluster.processes,
         cluster.process,
         cluster_detection_method="deactivate",
-        # Otherwise it listens on every network this machine has.
+        # By default it listens on every network of this machine.
         coordinator_bind_address=cluster.coordinator if host in _LOOPBACK else None,
         **waits,
     )
@@ -149,18 +149,23 @@ def _join_detected(cluster: Cluster, waits: Mapping[str, Any]) -> None:
     method = None if cluster.detection == "auto" else cluster.detection
     try:
         jax.distributed.initialize(cluster_detection_method=method, **waits)
-    except (ValueError, LookupError, ImportError) as error:  # a variable or a package that is not there
+    except (
+        ValueError,
+        LookupError,
+        ImportError,
+        OSError,
+    ) as error:  # a variable, package or server is missing
         raise InputError(
-            f"no cluster was detected by --cluster {cluster.detection} ({type(error).__name__}: {error})",
+            f"no cluster was detected by --cluster {cluster.detection} ({type(error).__name__}: {str(error)[:100]})",
             expected="a step of srun, a TPU pod, or another environment that jax knows",
             fix="start it there, or give --coordinator, --processes and --process",
         ) from None
 
 
 def _require_free(port: int) -> None:
-    """Refuse a port that something else listens on, of which the runtime would only say that it failed."""
+    """Refuse a port that another program listens on; the runtime's own error does not name it."""
     with socket.socket() as listener:
-        # As the runtime does it: what waits for a closed connection to be forgotten is in nobody's way.
+        # As the runtime does: a port that only waits for a closed connection to time out is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", port))
@@ -173,7 +178,7 @@ def _require_free(port: int) -> None:
 
 
 def _wait_for_coordinator(cluster: Cluster) -> None:
-    """Return when process 0 answers; the runtime would end this process without saying what it waited for."""
+    """Wait until process 0 answers; the runtime's own wait would end this process without a reason."""
     assert cluster.coordinator is not None
     host, _, port = cluster.coordinator.rpartition(":")
     if cluster.process == 0:

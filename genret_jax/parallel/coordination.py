@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other: small JSON values, through the service that jax keeps for them.
+"""Exchange of small JSON values between the processes of a run, through jax's coordination service.
 
-Everything here is trivial for a process by itself. Every process must call the same functions in the same order.
+A single process gets its own values back. Every process must call the same functions in the same order.
 """
 
 import itertools
@@ -17,12 +17,12 @@ _numbers = itertools.count()
 
 
 def client() -> Any:
-    """Return jax's client of the coordination service, None for a process by itself."""
+    """Return jax's client of the coordination service, None for a single process."""
     return _state().client
 
 
 def place() -> tuple[int, int]:
-    """Return the number of this process and how many there are, without starting devices as jax's own question does."""
+    """Return the number of this process and of all processes; unlike ``jax.process_index``, start no devices."""
     return _state().process_id, _state().num_processes
 
 
@@ -33,15 +33,15 @@ def _state() -> Any:
 
 
 def is_first() -> bool:
-    """Return whether this is the process that writes what is written once."""
+    """Return whether this is process 0, which writes the files of a run."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """Return what each process gave, in their order.
+    """Return the values of all processes, in the order of the processes.
 
     Args:
-        value: A JSON value.
+        value: This process's JSON value.
     """
     if jax.process_count() == 1:
         return [value]
@@ -51,10 +51,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(produce: Callable[[], Any]) -> Any:
-    """Let process 0 do something while the others wait, and return its result in all of them.
+    """Call a function in process 0 alone, and return its result in every process.
 
     Args:
-        produce: Returns a JSON value; called in process 0 alone.
+        produce: Returns a JSON value.
 
     Raises:
         InputError: In every process, if it was raised in process 0.
@@ -70,14 +70,14 @@ def from_first(produce: Callable[[], Any]) -> Any:
             raise
         client().key_value_set(key, json.dumps({"value": value}))
         return value
-    told = json.loads(_wait_for(key))
-    if "error" in told:
-        raise InputError(**told["error"])
-    return told["value"]
+    received = json.loads(_wait_for(key))
+    if "error" in received:
+        raise InputError(**received["error"])
+    return received["value"]
 
 
 def _wait_for(key: str) -> str:
-    """Wait as long as it takes: it is the heartbeat, not the clock, that tells a slow process from a dead one."""
+    """Wait without a limit for a key: the heartbeat, not the clock, tells a slow process from a dead one."""
     while True:
         try:
             return str(client().blocking_key_value_get(key, _PATIENCE_MILLISECONDS))

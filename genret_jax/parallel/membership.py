@@ -1,4 +1,4 @@
-"""One process among others: it joins, says when it fails, notices when another did, and makes nobody hang."""
+"""One process among others: it joins them, reports its own failure, and ends when another one fails."""
 
 import contextlib
 import os
@@ -14,29 +14,29 @@ from genret_jax.parallel.cluster import EXIT_LOST_PROCESS, Cluster, join
 from genret_jax.parallel.coordination import client, place
 
 _FAILED, _LEFT = "genret/failed", "genret/left"
-_LOOK_SECONDS = 1.0
-# What fails everywhere is told by each process itself; only who is still busy after so long is ended by its watch.
+_WATCH_SECONDS = 1.0
+# A failure in all processes is reported by each itself; the watch ends only those that are still busy after this long.
 _GRACE_SECONDS = 5.0
 _FAREWELL_SECONDS = 10.0
-# How jax words that a peer is gone, by the libraries underneath (Gloo, gRPC, NCCL).
+# Words by which the libraries under jax (Gloo, gRPC, NCCL) report that a peer is gone.
 _SIGNS_OF_A_LOST_PEER = ("gloo", "connection", "unavailable", "deadline_exceeded", "heartbeat", "nccl", "socket")
-AGAIN = "look at what the other processes say, then start all of them again: training goes on from the last checkpoint"
+_AGAIN = "read the errors of the other processes, then start all again: training goes on from the last checkpoint"
 
 
 @contextlib.contextmanager
-def joined(cluster: Cluster, tell: Callable[[str], None]) -> Iterator[None]:
-    """Be one of the processes while the block runs.
+def joined(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
+    """Join the processes of a run for the duration of the block.
 
     Args:
-        cluster: How they meet.
-        tell: Receives ``"joined"`` once they have met.
+        cluster: The processes of the run.
+        note: Called with ``"joined"`` once they have met.
 
     Raises:
         InputError: If no cluster is detected.
-        LostProcessError: If the others cannot be reached, or one was lost on the way.
+        LostProcessError: If the others cannot be reached, or one of them is lost later.
     """
     join(cluster)
-    tell("joined")
+    note("joined")
     watch = _Watch()
     try:
         yield
@@ -48,7 +48,7 @@ def joined(cluster: Cluster, tell: Callable[[str], None]) -> Iterator[None]:
         if not any(sign in text for sign in _SIGNS_OF_A_LOST_PEER):
             _announce(f"{type(error).__name__}: {error}")
             raise
-        raise LostProcessError(f"{_whoami()} lost another process ({_first_line(error)})", fix=AGAIN) from error
+        raise LostProcessError(f"{_whoami()} lost another process ({_first_line(error)})", fix=_AGAIN) from error
     except BaseException as error:
         _announce(f"{type(error).__name__}: {error}")
         raise
@@ -58,10 +58,12 @@ def joined(cluster: Cluster, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def leave(*, failed: bool) -> None:
-    """Wait until the others have told their errors too, since they cannot outlive process 0; after :func:`joined`.
+    """Wait until the other processes have reported their errors too, since they cannot outlive process 0.
+
+    Call it after :func:`joined`.
 
     Args:
-        failed: Whether this process did not finish its work; without that there is nothing to wait for.
+        failed: Whether this process failed; otherwise there is nothing to wait for.
     """
     if not failed or client() is None:
         return
@@ -90,27 +92,27 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Watch:
-    """A thread that ends this process when another one has failed, or the parent that supervises it is gone.
+    """A thread that ends this process when another process has failed, or the supervising parent is gone.
 
-    The main thread may then be inside a computation that waits for the failed process and cannot be interrupted.
+    The main thread may be inside a computation that waits for the failed process and cannot be interrupted.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._parent = os.getppid()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """End the thread."""
         self._stopped.set()
-        self._thread.join(timeout=_GRACE_SECONDS)  # it may be asking a service that is gone
+        self._thread.join(timeout=_GRACE_SECONDS)  # it may be waiting for a service that is gone
 
-    def _look(self) -> None:
-        while not self._stopped.wait(_LOOK_SECONDS):
+    def _watch(self) -> None:
+        while not self._stopped.wait(_WATCH_SECONDS):
             if os.getppid() != self._parent:
                 os._exit(EXIT_LOST_PROCESS)
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the runtime itself ends who has lost the service
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the runtime ends who has lost the service
                 if failed := client().key_value_dir_get(_FAILED):
                     self._end(*failed[0])
 

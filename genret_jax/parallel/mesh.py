@@ -1,7 +1,7 @@
-"""Where arrays live: a mesh of devices, and rules from the model's logical axes to the mesh's.
+"""The mesh of devices, and the rules that place arrays on it.
 
-The parameters carry names for their axes (``'vocab'``, ``'mlp'``, …); the rules say which of them are split over the
-``'model'`` axis of the mesh. Batches are split over ``'data'``. The compiler inserts the communication.
+The parameters carry names for their axes (``'vocab'``, ``'mlp'``, …); the rules map some of them to the mesh's axis
+``'model'``, over which they are split. Batches are split over ``'data'``. The compiler inserts the communication.
 """
 
 import contextlib
@@ -43,12 +43,14 @@ def make_mesh(
     Args:
         model_parallel: Devices that share one copy of the parameters.
         data_parallel: Copies of the parameters; None takes as many as the devices allow.
-        devices: To choose from; by default those of this process.
+        devices: Devices to choose from; by default all that jax has.
 
     Raises:
-        InputError: If the devices do not suffice or do not divide, or a process would have none of them.
+        InputError: If there are too few devices, they do not divide, a process would have none of them, or jax cannot
+            start them.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    with explain_missing_devices():
+        devices = jax.devices() if devices is None else list(devices)
     if model_parallel < 1:
         raise InputError(f"model_parallel={model_parallel}", expected="at least 1")
     if data_parallel is None and len(devices) % model_parallel:
@@ -73,24 +75,39 @@ def make_mesh(
     shape = (data_parallel, model_parallel)
     try:
         placed = mesh_utils.create_device_mesh(shape, chosen)
-    except NotImplementedError:  # of a TPU torus with longer axes than these
+    except NotImplementedError:  # raised for a TPU torus with longer axes than these
         placed = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
-    # Auto: the compiler places what the constraints leave open. The default is Explicit.
+    # Auto lets the compiler place arrays without constraints; the default is Explicit.
     return Mesh(placed, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 @contextlib.contextmanager
+def explain_missing_devices() -> Iterator[None]:
+    """Turn jax's error for a platform that this machine does not have, as by ``JAX_PLATFORMS=tpu``, into InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        raise InputError(
+            f"jax cannot start the devices ({str(error)[:120]})",
+            expected="a platform that this machine has",
+            fix="unset the environment variable JAX_PLATFORMS, or set it to cpu",
+        ) from None
+
+
+@contextlib.contextmanager
 def placed_on(mesh: Mesh) -> Iterator[None]:
-    """Give the constraints on activations of a model, and of a search, their mesh and rules while it is traced."""
+    """Set the mesh and the rules for the sharding constraints of a model or a search that is traced in the block."""
     with jax.set_mesh(mesh), partitioning.axis_rules(LOGICAL_AXIS_RULES):
         yield
 
 
 def logical_axes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
-    """Return the names of the axes of every parameter that has some, by its path.
+    """Return the axis names of every parameter that has some, by its path.
 
     Args:
-        variables: Linen variables, or their shapes, with a ``params_axes`` collection or without.
+        variables: Linen variables, or their shapes; without a ``params_axes`` collection, the result is empty.
     """
     if "params_axes" not in variables:
         return {}
@@ -99,9 +116,9 @@ def logical_axes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[st
 
 
 def param_shardings(mesh: Mesh, params: Any, axes: Mapping[tuple[str, ...], Sequence[str | None]]) -> Any:
-    """Return a tree like ``params`` of shardings.
+    """Return the sharding of every parameter, in a tree like ``params``.
 
-    An axis whose size the mesh does not divide is kept whole on every device, as are parameters without names.
+    An axis whose size the mesh does not divide is kept whole on every device, as are parameters without axis names.
 
     Args:
         mesh: From :func:`make_mesh`.
@@ -114,17 +131,17 @@ def param_shardings(mesh: Mesh, params: Any, axes: Mapping[tuple[str, ...], Sequ
 
 
 def batch_sharding(mesh: Mesh, runs: int) -> NamedSharding:
-    """Return where stacked batches live, ``[s, b, ...]``, or ``[s, r, b, ...]`` of several runs side by side."""
+    """Return the sharding of stacked batches ``[s, b, ...]``, or ``[s, r, b, ...]`` of several runs side by side."""
     return NamedSharding(mesh, PartitionSpec(*[None] * (1 if runs == 1 else 2), DATA))
 
 
 def side_by_side(shardings: Any) -> Any:
-    """Return the shardings of arrays of several runs, stacked in front."""
+    """Return the shardings of arrays of several runs, stacked along a new first axis."""
     return jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(None, *s.spec)), shardings)
 
 
 def require_split(mesh: Mesh, params: Any, shardings: Any) -> None:
-    """Check that the model axis of the mesh is of use: that it divides an axis of some parameter.
+    """Check that the model axis of the mesh divides an axis of some parameter.
 
     Args:
         mesh: From :func:`make_mesh`.
@@ -161,13 +178,13 @@ def _spec(mesh: Mesh, shape: tuple[int, ...], names: Sequence[str | None]) -> Pa
 
 
 def optimizer_shardings(mesh: Mesh, optimizer_state: Any, params: Any, shardings: Any) -> Any:
-    """Return a tree like ``optimizer_state`` of shardings: what belongs to a parameter is split as it is.
+    """Return the shardings of an optimizer's state: an array that belongs to a parameter is split as the parameter.
 
     Adafactor's factored moments lack one axis of their parameter and follow the others.
 
     Args:
         mesh: From :func:`make_mesh`.
-        optimizer_state: Shapes of the optimizer's state, holding trees that mirror ``params``.
+        optimizer_state: Shapes of the optimizer's state, which holds trees like ``params``.
         params: Shapes of the parameters.
         shardings: From :func:`param_shardings`.
     """
@@ -185,7 +202,7 @@ def optimizer_shardings(mesh: Mesh, optimizer_state: Any, params: Any, shardings
 
 
 def on_each_process(params: Any) -> Any:
-    """Return parameters on devices of this process alone; without other processes, as they are.
+    """Return parameters on the devices of this process alone; unchanged for a single process.
 
     Args:
         params: Nested dict of arrays, which may lie on the devices of several processes.
@@ -211,7 +228,7 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def mesh_of(params: Mapping[str, Any]) -> Mesh | None:
-    """Return the mesh over which parameters are spread; None for those of one device."""
+    """Return the mesh over which parameters are spread; None for parameters on one device."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
             mesh = leaf.sharding.mesh
@@ -220,6 +237,6 @@ def mesh_of(params: Mapping[str, Any]) -> Mesh | None:
 
 
 def on_all_devices(tree: Any, mesh: Mesh | None) -> Any:
-    """Put arrays whole on every device of a mesh, or on the one device there is without."""
+    """Put arrays whole on every device of a mesh, or on the default device for None."""
     where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     return jax.device_put(jax.device_get(tree), where)

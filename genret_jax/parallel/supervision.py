@@ -1,6 +1,6 @@
-"""A parent that starts the real work in a child, and says why it ended where the runtime ends it.
+"""A parent process that runs the work in a child, and explains an end by the runtime.
 
-When a process dies, the runtime of the others aborts them from a thread of its own: no Python code gets to run there.
+When a process dies, the runtime of the others aborts them from a thread of its own, in which no Python code can run.
 """
 
 import os
@@ -18,13 +18,13 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def supervised(cluster: Cluster, work: Callable[[Callable[[str], None]], int]) -> int:
-    """Run ``work`` in a child process and return its exit code; on an abrupt end, say on stderr what it means.
+    """Run ``work`` in a child process and return its exit code; explain an abrupt end on stderr.
 
-    SIGINT, SIGTERM and SIGHUP are passed on. To be called before jax is imported, as threads do not survive a fork.
+    SIGINT, SIGTERM and SIGHUP are passed on. Call it before jax is imported, as threads do not survive a fork.
 
     Args:
-        cluster: For the message.
-        work: Gets a function that notes how far the child is, and returns the exit code.
+        cluster: The processes of the run, named in the message.
+        work: Takes a function that notes the child's progress, and returns the exit code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -32,7 +32,7 @@ def supervised(cluster: Cluster, work: Callable[[Callable[[str], None]], int]) -
     child = os.fork()
     if child == 0:
         os.close(read)
-        os.setpgid(0, 0)  # a terminal's Ctrl-C shall come once, from the parent
+        os.setpgid(0, 0)  # so that a terminal's Ctrl-C comes once, from the parent
         _work_and_end(work, write)
     os.close(write)
     before = {number: signal.signal(number, _forward_to(child)) for number in _FORWARDED}
@@ -50,7 +50,7 @@ def supervised(cluster: Cluster, work: Callable[[Callable[[str], None]], int]) -
 
 
 def _work_and_end(work: Callable[[Callable[[str], None]], int], notes: int) -> NoReturn:
-    """Do the work and end, whatever happens, without exit handlers: jax's would wait for processes that are gone."""
+    """Do the work and exit without exit handlers: jax's would wait for processes that are gone."""
     code = 1
     try:
         code = work(lambda note: _write(notes, note))
@@ -80,10 +80,10 @@ def _explain(cluster: Cluster, ended_by: signal.Signals, *, joined: bool) -> str
         where = f" at {cluster.coordinator}" if cluster.coordinator else ""
         return (
             f"{cluster.name} waited {cluster.arrival_seconds} s and not all processes arrived{where}; next: start "
-            "every process within that time, see what the missing ones say, or raise --arrival_seconds"
+            "every process within that time, read the errors of the missing ones, or raise --arrival_seconds"
         )
     return (
         f"the runtime ended {cluster.name} ({ended_by.name}), because another process died, or gave no sign of life "
-        f"for {HEARTBEAT_SECONDS} s; next: look at what the other processes say, then start all of them again: "
+        f"for {HEARTBEAT_SECONDS} s; next: read the errors of the other processes, then start all of them again: "
         "training goes on from the last checkpoint"
     )

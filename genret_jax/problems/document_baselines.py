@@ -9,6 +9,9 @@ from genret_jax.evaluation.report import System
 from genret_jax.problems.problem import Requests
 
 BM25_DEPTH = 100
+_KNOWN = "BM25, k1 0.9, b 0.4"
+#: Names of the rows.
+BM25_NAMES = frozenset({"BM25", "BM25, raw text", _KNOWN, f"{_KNOWN}, training queries"})
 
 
 def bm25_answers(corpus: Corpus, normalization: str, requests: Requests) -> list[SystemRun]:
@@ -28,11 +31,10 @@ def bm25_answers(corpus: Corpus, normalization: str, requests: Requests) -> list
     if normalization == "words":
         rows = [("BM25, raw text", seen, usual, over)]
         seen, over = _as_words(seen), "over the words that the runs see"
-    named = f"BM25, k1 {anserini.k1:g}, b {anserini.b:g}"
-    rows = [("BM25", seen, usual, over), *rows, (named, seen, anserini, over)]
+    rows = [("BM25", seen, usual, over), *rows, (_KNOWN, seen, anserini, over)]
     if seen.qrels.get("train"):
         about = f"{over} and of the training queries that each document answers"
-        rows.append((f"{named}, training queries", with_queries(seen), anserini, about))
+        rows.append((f"{_KNOWN}, training queries", with_queries(seen), anserini, about))
     systems = []
     for name, searched, config, about in rows:
         bm25 = Bm25(searched, config)

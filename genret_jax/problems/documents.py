@@ -26,7 +26,7 @@ from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
-from genret_jax.problems.document_baselines import bm25_answers
+from genret_jax.problems.document_baselines import BM25_NAMES, bm25_answers
 from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
 from genret_jax.problems.sizing import document_codec, document_network
 from genret_jax.storage import fingerprint
@@ -44,6 +44,7 @@ class Documents(Problem):
     kind = "documents"
     request = (str, "query", "search")
     reference = "BM25"
+    baseline_names = BM25_NAMES
     measures = frozenset({"bm25", "untrained", "dual_encoder"})
 
     experiment: Experiment

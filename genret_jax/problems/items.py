@@ -81,6 +81,7 @@ class Items(Problem):
     kind = "items"
     request = (History, "history", "recommend")
     reference = "item neighbours"
+    baseline_names = frozenset({"popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax"})
     measures = frozenset({"untrained", "sasrec", "exclude_history"})
 
     experiment: Recommendation

@@ -128,6 +128,8 @@ class Problem(abc.ABC):
     request: ClassVar[tuple[type, str, str]] = (str, "query", "search")
     #: Baseline with which a report compares the other systems.
     reference: ClassVar[str] = ""
+    #: Names of the baselines in a report, which no run may have.
+    baseline_names: ClassVar[frozenset[str]] = frozenset()
     #: Fields of :class:`Measured` that have a meaning for this problem.
     measures: ClassVar[frozenset[str]] = frozenset({"untrained"})
     #: Share of a report's results that are new documents, by suffix of the system's name; None ranks all by score.

@@ -89,6 +89,7 @@ def evaluate_runs(
         first.require_comparable(other.run)
         other.run.require_ranks()
     _require_meaning(first, measured)
+    require_unique([each.name for each in opened], "runs", first.baseline_names)
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
     _check_out(folder)

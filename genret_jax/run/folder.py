@@ -25,20 +25,22 @@ from genret_jax.config.record import modules_of, read_record, record_text
 from genret_jax.errors import InputError
 from genret_jax.problems.documents import LEARNING
 from genret_jax.problems.problem import QUANTISER
-from genret_jax.storage import atomic_file, read_json, write_json
+from genret_jax.storage import atomic_file, list_folder, read_json, write_json
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 
 RECORD, SETTINGS = "config.gin", "run.json"
 LOCK = ".in-use"  # a folder of its own, so that training can lock the run's itself
 SEED_FOLDER = "seed_"  # followed by the seed; within the folder of several seeds
 VERSION = 2
+_PREPARED = {"corpus": str, "codec": dict, "model": dict, "fingerprints": dict}  # what a prepared run's settings hold
 _IDENTITY_1 = "identity.json"  # of version 1, with the gin bindings and fingerprints that had to agree
 
 
 def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the run folders of the seeds within a folder, by seed; the folder itself where there are none."""
     folder = Path(folder)
-    seeds = [path.parent for path in folder.glob(f"{SEED_FOLDER}*/{SETTINGS}")]
+    names = list_folder(folder) if folder.is_dir() else []
+    seeds = [folder / name for name in names if name.startswith(SEED_FOLDER) and (folder / name / SETTINGS).is_file()]
     if (folder / SETTINGS).is_file() or not seeds:
         return [folder]
     return sorted(seeds, key=lambda path: (len(path.name), path.name))
@@ -77,7 +79,7 @@ def claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], al
 def _made_with(folder: Path, experiment: BaseExperiment, allow_imports: Collection[str]) -> dict[str, str]:
     """Return the bindings and fingerprints that a folder's run was made with."""
     if (folder / _IDENTITY_1).is_file():
-        found: dict[str, str] = read_json(folder / _IDENTITY_1)
+        found: dict[str, str] = read_json(folder / _IDENTITY_1, expect=dict)
         fingerprints = {name: value for name, value in found.items() if "." not in name or name.endswith(".jsonl")}
         if not (folder / RECORD).is_file():  # killed while it was prepared
             return {**experiment.identity(), **found}
@@ -112,13 +114,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     if not (folder / SETTINGS).is_file():
         return {}
-    settings = read_json(folder / SETTINGS)
-    if not isinstance(settings, dict):
-        raise InputError("no JSON object", file=folder / SETTINGS, fix="restore the file from a copy")
+    settings = read_json(folder / SETTINGS, expect=dict)
     if settings.get("version") not in (1, VERSION):
         raise InputError(f"a run of version {settings.get('version')}", file=folder, expected=f"version 1 or {VERSION}")
-    if settings["version"] == 1 and "fingerprints" in settings:
-        settings["model"] = _bindings_of_version_1("model", settings["model"])
+    if "fingerprints" in settings:
+        for name, kind in _PREPARED.items():
+            if not isinstance(settings.get(name), kind):
+                raise InputError(
+                    f"'{name}' is {settings.get(name)!r:.80}",
+                    file=folder / SETTINGS,
+                    expected="a text" if kind is str else "an object",
+                    fix="restore the file from a copy, or prepare the run again in a new folder",
+                )
+        if settings["version"] == 1:
+            settings["model"] = _bindings_of_version_1("model", settings["model"])
     settings["version"] = VERSION
     return settings
 
@@ -164,4 +173,4 @@ def _has_learned(folder: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+    return [name for name in list_folder(folder) if not name.startswith(".")] if folder.is_dir() else []

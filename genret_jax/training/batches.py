@@ -1,4 +1,4 @@
-"""Batches made ahead of time in a thread, while the device computes."""
+"""Batches, made in a thread ahead of time while the device computes."""
 
 import dataclasses
 import queue
@@ -19,13 +19,13 @@ from genret_jax.training.task import Batch, DeviceBatch, TrainingTask
 
 @dataclasses.dataclass(frozen=True)
 class Dispatch:
-    """Steps that go to the device together.
+    """Steps that go to the device in one call.
 
     Attributes:
-        first: The first of them.
-        count: How many.
-        batches: Their batches, stacked; each array ``[steps_per_dispatch, b, ...]``, of which ``count`` are used; of
-            several runs ``[steps_per_dispatch, r, b, ...]``.
+        first: The first step.
+        count: Number of steps.
+        batches: Stacked batches ``[steps_per_dispatch, b, ...]``, of which the first ``count`` are used; for several
+            runs ``[steps_per_dispatch, r, b, ...]``.
     """
 
     first: int
@@ -34,12 +34,12 @@ class Dispatch:
 
     @property
     def end(self) -> int:
-        """Updates made once these are done."""
+        """Updates made after these steps."""
         return self.first + self.count
 
 
 def spans(start: int, config: TrainerConfig) -> Iterator[tuple[int, int]]:
-    """Yield ``(first, count)``; no span crosses a step where something is logged, evaluated or saved."""
+    """Yield ``(first, count)`` of each dispatch; none crosses a step after which the run logs, evaluates or saves."""
     periods = [p for p in (config.log_every, config.evaluate_every, config.checkpoint_every) if p]
     while start < config.steps:
         stop = min([start - start % period + period for period in periods] + [config.steps])
@@ -49,10 +49,10 @@ def spans(start: int, config: TrainerConfig) -> Iterator[tuple[int, int]]:
 
 
 def check_batch(batch: Batch, config: TrainerConfig, mesh: Mesh) -> None:
-    """Check that the rows of a batch are those that the configuration says and divide over the devices.
+    """Check that a batch has the configured number of rows, and that they divide over the devices.
 
     Raises:
-        InputError: If not.
+        InputError: If it has not, or they do not.
     """
     for name, array in batch.items():
         rows = array.shape[0] if array.ndim else 0
@@ -73,7 +73,7 @@ def check_batch(batch: Batch, config: TrainerConfig, mesh: Mesh) -> None:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " r"]:
-    """Return which rows of a batch lie on devices of this process, in order.
+    """Return the rows of a batch that lie on devices of this process, in order.
 
     Args:
         mesh: All devices of the run.
@@ -84,13 +84,12 @@ def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " r"]:
 
 
 class Prefetcher:
-    """Iterates over the dispatches of a run; an error in the thread is raised where they are used.
+    """Iterates over the dispatches of a run, and raises the errors of its thread.
 
     Args:
-        tasks: Of the runs that make their steps together; their ``batch`` is called in the thread, once a step, in
-            order.
-        config: The runs'.
-        mesh: Where the batches go, split over ``'data'``.
+        tasks: Tasks of the runs that train together; their ``batch`` is called in the thread, once a step, in order.
+        config: Settings of the runs.
+        mesh: Devices over whose ``'data'`` axis batches are split.
         start: First step.
         ahead: Dispatches kept ready.
     """
@@ -123,7 +122,7 @@ class Prefetcher:
                 if not self._put(Dispatch(first, count, self._batches(range(first, first + count)))):
                     return
             self._put(None)
-        except BaseException as error:  # the thread that uses the batches must see it, whatever it is
+        except BaseException as error:  # raised again by __iter__, in the thread that uses the batches
             self._put(error)
 
     def _batches(self, steps: range) -> DeviceBatch:
@@ -132,7 +131,7 @@ class Prefetcher:
             stacked = {name: self._stack([b[name] for b in batches]) for name in batches[0]}
             placed: DeviceBatch = jax.device_put(stacked, self._sharding)
             return placed
-        [task] = self._tasks  # only one run is made by several processes
+        [task] = self._tasks  # several processes train one run at a time
         batches = [task.batch(step, self._rows) for step in steps]
         return {name: self._place(self._stack([b[name] for b in batches])) for name in batches[0]}
 
@@ -143,7 +142,7 @@ class Prefetcher:
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     def _place(self, local: np.ndarray) -> jax.Array:
-        """Return the global array of which this process has made its rows, [s, r, ...] of [s, b, ...]."""
+        """Return the global array [s, b, ...] from this process's rows [s, r, ...]."""
         assert self._rows is not None
         rows, size = self._rows, self._config.batch_size
 
@@ -153,7 +152,7 @@ class Prefetcher:
         return jax.make_array_from_callback((local.shape[0], size, *local.shape[2:]), self._sharding, part)
 
     def _stack(self, arrays: list[np.ndarray]) -> np.ndarray:
-        # Always the same shape, so that there is one program; what is beyond the count is not read.
+        # Always the same shape, so that one program serves all; entries beyond the count are not read.
         stacked = np.zeros((self._config.steps_per_dispatch, *arrays[0].shape), arrays[0].dtype)
         for row, array in enumerate(arrays):
             stacked[row] = array

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written in the background, the last ones and the best kept, resumed from on any mesh."""
+"""The checkpoints of a run: written in the background, the last few and the best kept, restored onto any mesh."""
 
 import contextlib
 import dataclasses
@@ -38,15 +38,15 @@ _PART, _SMALL = 12 << 20, 1 << 30
 
 
 class Checkpoints:
-    """A context manager around Orbax's manager that waits for the last write when left.
+    """Orbax's checkpoint manager as a context manager that waits for the last write.
 
     Args:
         folder: The run's folder.
-        keep: Number of latest checkpoints kept, beside the best one.
+        keep: Number of latest checkpoints to keep, beside the best one.
 
     Attributes:
         latest: Step of the last checkpoint written or restored.
-        best: ``{"step", "value"}`` of the best evaluation so far, set by the loop before it saves.
+        best: ``{"step", "value"}`` of the best evaluation so far; the loop sets it before it saves.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int):

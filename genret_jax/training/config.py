@@ -1,4 +1,4 @@
-"""The settings of a training run that do not belong to its task."""
+"""The settings of a training run, apart from its task."""
 
 import dataclasses
 from typing import Literal
@@ -9,29 +9,29 @@ from genret_jax.validation import check_fields, require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long, how large, on which mesh, and what is written when.
+    """Length of a run, size of its batches, mesh of devices, and when to log, evaluate and save.
 
     Attributes:
         steps: Updates in the whole run; a resumed run goes on to this number.
         batch_size: Rows in the task's batches, over all devices.
-        gradient_accumulation: Parts a batch is computed in, one after the other, to save memory; the update is the
-            whole batch's.
+        gradient_accumulation: Parts in which a batch is computed, one after the other, to save memory; the update is
+            that of the whole batch.
         optimizer: ``AdamW(...)`` or ``Adafactor(...)``, with its schedule.
-        clip_norm: Largest global norm of the gradient; None leaves it alone.
+        clip_norm: Largest global norm of the gradient; None does not clip.
         average_decay: Decay of an exponential moving average of the parameters, which evaluators then get and
             ``restore_params`` returns; None keeps no average.
-        seed: Of the initial parameters and the dropout masks.
+        seed: Seed of the initial parameters and the dropout masks.
         model_parallel: Devices that share one copy of the parameters.
-        data_parallel: Copies that share the batch; None takes all devices there are.
-        steps_per_dispatch: Steps handed to the device in one call. Pays where a step takes about a millisecond;
-            results are the same.
+        data_parallel: Copies of the parameters, which share the batch; None uses all devices.
+        steps_per_dispatch: Steps handed to the device in one call. More than one pays if a step takes about a
+            millisecond; results are the same.
         log_every: Steps between records in metrics.jsonl; each holds means over the steps since the last.
         evaluate_every: Steps between evaluations; None evaluates at the end only.
         evaluate_at_start: Evaluate the initial parameters as step 0.
         checkpoint_every: Steps between checkpoints; None saves at the end (and when interrupted) only.
         keep: Number of latest checkpoints kept, beside the best.
         best_metric: ``"evaluator/metric"`` whose best evaluation is checkpointed and kept; None keeps no best.
-        best_mode: Whether a high or a low value is good.
+        best_mode: ``'max'`` if high values are good, ``'min'`` if low ones are.
         tensorboard: Write TensorBoard event files beside metrics.jsonl.
     """
 

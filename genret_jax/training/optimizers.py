@@ -12,7 +12,7 @@ from genret_jax.validation import check_fields, require
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What the training step needs of an optimizer."""
+    """The protocol of an optimizer for the training step."""
 
     @property
     def learning_rate(self) -> Schedule:
@@ -33,7 +33,7 @@ class AdamW:
         b1: Decay of the first moment.
         b2: Decay of the second moment.
         eps: Added to the root of the second moment.
-        weight_decay: Pulls matrices and embeddings towards 0, never scales and biases (arrays of one dimension).
+        weight_decay: Decay of matrices and embeddings towards 0; scales and biases (arrays of one dimension) have none.
     """
 
     learning_rate: Schedule = dataclasses.field(default_factory=LinearWarmupLinearDecay)

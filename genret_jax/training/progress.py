@@ -5,6 +5,8 @@ import time
 from typing import Any
 
 QUIET_SECONDS = 15.0
+# A rate over a shorter time says nothing.
+_MEASURED_SECONDS = 1.0
 
 
 class Progress:
@@ -51,10 +53,11 @@ class Progress:
     def _pace(self, step: int) -> str:
         assert self._timed_from is not None
         timed, began = self._timed_from
-        if step == timed:
+        seconds = self._shown - began
+        if step == timed or seconds < _MEASURED_SECONDS:  # checks of two steps may follow at once
             return ""
-        rate = (step - timed) / max(1e-9, self._shown - began)
-        return f"  {_digits(rate)} steps/s  {_clock((self._steps - step) / max(1e-9, rate))} left"
+        rate = (step - timed) / seconds
+        return f"  {_digits(rate)} steps/s  {_clock((self._steps - step) / rate)} left"
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""

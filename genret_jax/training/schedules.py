@@ -56,7 +56,7 @@ class LinearWarmupLinearDecay:
         _check_warmup(self, self.peak, self.warmup_fraction)
 
     def build(self, steps: int) -> RateFunction:
-        """Return the function from step to rate; the first step already moves, and so does the last."""
+        """Return the function from step to rate; it is above 0 at the first and at the last step."""
         warmup = round(steps * self.warmup_fraction)
 
         def rate(step: Int[Array, ""]) -> Float[Array, ""]:
@@ -100,7 +100,7 @@ class InverseSquareRoot:
     """T5's pre-training schedule, ``scale / sqrt(max(step, warmup_steps))`` (Raffel et al. 2020, section 3.1.2).
 
     Attributes:
-        scale: What the inverse square root is multiplied by; 1 in T5.
+        scale: Factor of the inverse square root; 1 in T5.
         warmup_steps: Steps for which the rate stays constant; 10,000 in T5.
     """
 
@@ -113,7 +113,7 @@ class InverseSquareRoot:
         require(self, "warmup_steps", self.warmup_steps > 0, "at least 1 step")
 
     def build(self, steps: int) -> RateFunction:
-        """Return the function from step to rate; the length of the run plays no part."""
+        """Return the function from step to rate; it does not depend on the length of the run."""
         return lambda step: self.scale / jnp.sqrt(jnp.maximum(step, self.warmup_steps).astype(jnp.float32))
 
 

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on: one pytree, saved and restored as a whole."""
+"""The state of a run between two steps: one pytree, saved and restored as a whole."""
 
 import dataclasses
 from typing import Any
@@ -24,8 +24,8 @@ class TrainState:
         params: The parameters.
         optimizer_state: Optax's state.
         average: Moving average of the parameters, or None.
-        totals: For every metric its sum and its weight since the last record, float32[2]. They are part of the state
-            so that a run resumed between two records writes the same records.
+        totals: Sum and weight of every metric since the last record, float32[2]. They are part of the state so that a
+            run resumed between two records writes the same records.
         first_bad_step: The first step whose loss or gradient was not finite, int32[]; ``NEVER`` if there was none.
     """
 
@@ -45,15 +45,15 @@ class TrainState:
 def initial_state(
     params: Params, optimizer: optax.GradientTransformation, *, keep_average: bool, metrics: tuple[str, ...]
 ) -> TrainState:
-    """Return the state before the first step, under jit or for its shapes.
+    """Return the state before the first step; to be called under jit or ``eval_shape``.
 
     Args:
         params: Initial parameters.
-        optimizer: Built for the run.
+        optimizer: The run's optax transformation.
         keep_average: Whether the run keeps a moving average.
-        metrics: Names of what :class:`TrainState` sums up.
+        metrics: Names of the totals.
     """
-    # Copies, since the state is donated to every step and neither the caller's arrays nor the average may go with it.
+    # Copies: every step donates its state, which must not take the caller's arrays or the average with it.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
@@ -65,7 +65,7 @@ def initial_state(
 
 
 def state_shardings(mesh: Mesh, state: TrainState, axes: Any) -> TrainState:
-    """Return where each part of a state lives: optimizer state and average as the parameters, the rest everywhere.
+    """Return the shardings of a state: optimizer state and average like the parameters, the rest on all devices.
 
     Args:
         mesh: From :func:`~genret_jax.parallel.mesh.make_mesh`.

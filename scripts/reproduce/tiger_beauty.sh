@@ -43,7 +43,7 @@ runs=()
 for ids in $IDS; do
   echo "== ids: $ids, seeds: $SEEDS"
   # shellcheck disable=SC2046,SC2086
-  genret train --gin_file "$RECIPE" --gin_file "ablations/ids_$ids.gin" --corpus "$DATA" --run "$OUT/$ids" \
+  genret train --gin-file "$RECIPE" --gin-file "ablations/ids_$ids.gin" --corpus "$DATA" --run "$OUT/$ids" \
     --steps "$STEPS" --seeds $SEEDS $(smaller "$ids")
   runs+=(--run "$OUT/$ids")
 done

@@ -52,6 +52,23 @@ def test_what_cannot_be(given, message):
         chosen(**given)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [ValueError("not set"), KeyError("SLURM_JOB_ID"), ImportError("mpi4py"), ConnectionError("metadata " * 99)],
+)
+def test_a_cluster_that_is_not_there(failure, monkeypatch):
+    """Each is what jax raises for one of the clusters, for ``gcetpu`` a failed request to the metadata server."""
+
+    def fail(**_):
+        raise failure
+
+    monkeypatch.setattr("jax.distributed.initialize", fail)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
+    with pytest.raises(InputError, match="no cluster was detected by --cluster gcetpu") as raised:
+        join(Cluster(detection="gcetpu"))
+    assert len(str(raised.value)) < 400
+
+
 def test_a_port_that_is_taken():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

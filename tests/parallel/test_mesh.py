@@ -101,3 +101,12 @@ def test_long_axes_of_a_torus_are_split(monkeypatch):
     monkeypatch.setattr("genret_jax.parallel.mesh.mesh_utils.create_device_mesh", of_torus)
     assert dict(make_mesh(model_parallel=4).shape) == {"data": 2, "model": 4}
     assert asked == [False, True]
+
+
+def test_a_platform_that_is_not_there(monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'tpu': INTERNAL: Failed to open libtpu.so")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(InputError, match=r"'tpu'.*libtpu.*unset the environment variable JAX_PLATFORMS"):
+        make_mesh()

@@ -57,7 +57,7 @@ def trained(asked):
     made = TrainingPlan(asked.experiment, docids, make_mesh(model_parallel=2))
     steps = made.steps(docids.model)
     params = made.task(docids.model).init(jax.random.key(0))["params"]
-    return jax.jit(steps.begin, out_shardings=steps.shardings)(params), made.lower(docids.model).compile()
+    return jax.jit(steps.first_state, out_shardings=steps.shardings)(params), made.lower(docids.model).compile()
 
 
 def on_first_device(tree) -> int:

@@ -49,6 +49,14 @@ def test_a_rate_has_about_three_digits(rate, shown, clock, capsys):
     assert f"  {shown} steps/s" in capsys.readouterr().err
 
 
+def test_a_rate_over_an_instant_is_not_shown(clock, capsys):
+    with Progress(start=6, steps=8) as shown:
+        shown.update(7, 1.5)
+        clock[0] += 0.0004
+        shown.update(8, 1.5)
+    assert capsys.readouterr().err == "step 8/8  loss 1.5000\n"
+
+
 def test_the_rate_is_of_the_steps_after_the_first_which_wait_for_the_compiler(clock, capsys):
     with Progress(start=10, steps=1000) as shown:
         for step, at in ((20, 170), (80, 200)):

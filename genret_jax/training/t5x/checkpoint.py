@@ -1,7 +1,7 @@
 """Checkpoints as t5x writes them, read and written without t5x: parameters go both ways between the engines.
 
-Both engines keep the same parameters under the same names; t5x's are the item ``state`` of an Orbax checkpoint
-``checkpoint_STEP``, beside the optimizer's state and that of the data.
+Both engines have the same parameters under the same names. t5x writes them as the item ``state`` of an Orbax checkpoint
+``checkpoint_STEP``, together with the state of the optimizer and of the data.
 """
 
 import os
@@ -42,13 +42,13 @@ def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
 
     Args:
         path: ``MODEL_DIR/checkpoint_STEP``, or ``MODEL_DIR`` for the last one.
-        like: Arrays or shapes of the network they are for.
+        like: Arrays or shapes that the parameters must have.
 
     Returns:
-        Nested dict of float32 arrays, on the devices of those of ``like`` or on one.
+        Nested dict of float32 arrays, on the devices of ``like``, or on one device if ``like`` has none.
 
     Raises:
-        InputError: If there is no such checkpoint, it cannot be read, or it is of another network.
+        InputError: If there is no such checkpoint, it cannot be read, or it belongs to another network.
     """
     found = find_checkpoint(path)
     if found is None:
@@ -64,12 +64,12 @@ def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
 def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: int = 0) -> Path:
     """Write parameters as a t5x checkpoint, for ``INITIAL_CHECKPOINT_PATH`` and ``CHECKPOINT_PATH``.
 
-    It has no optimizer's state: ``gin_configs/t5x`` lets t5x make it anew.
+    It has no optimizer state; with ``gin_configs/t5x``, t5x makes a new one.
 
     Args:
-        folder: Where ``checkpoint_STEP`` is made.
+        folder: Parent folder of ``checkpoint_STEP``.
         params: Nested dict of arrays.
-        step: Updates they have had.
+        step: Updates made.
 
     Returns:
         The checkpoint's path.

@@ -1,7 +1,7 @@
-"""The engine for pods: our network, vocabularies and search as t5x's ``train``, ``eval`` and ``infer`` know them.
+"""The engine for pods: our network, vocabularies and search for t5x's ``train``, ``eval`` and ``infer``.
 
-The one module that imports t5x (Roberts et al. 2022, arXiv 2203.17189), which PyPI does not have; see
-``requirements-t5x.txt``. Gin files name what is here, ``gin_configs/t5x/`` above all; nothing else imports it.
+This is the only module that imports t5x (Roberts et al. 2022, arXiv 2203.17189), which is not on PyPI; see
+``requirements-t5x.txt``. The gin files of ``gin_configs/t5x/`` name its classes and functions; no module imports it.
 """
 
 import functools
@@ -43,12 +43,12 @@ class RetrievalModel(models.EncoderDecoderModel):
 
     Args:
         examples: Folder of the example store whose docids these are; its vocabularies are the model's.
-        config: Shape of the network, with T5's own head (``head="vocabulary"``).
+        config: Configuration of the network, with T5's own head (``head="vocabulary"``).
         optimizer_def: A t5x optimizer; Optax's are in ``t5x.optimizers``.
         label_smoothing: Share of a target's probability that is spread over the vocabulary.
         z_loss: Weight of the penalty on the logits' normaliser (T5: 1e-4).
-        loss_normalizing_factor: What the loss is divided by, as in t5x; by default nothing, as Adafactor does not
-            mind. ``"NUM_REAL_TARGET_TOKENS"`` is what our own engine does.
+        loss_normalizing_factor: Divisor of the loss, as in t5x; by default 1, since Adafactor does not depend on the
+            scale. Our own engine divides by ``"NUM_REAL_TARGET_TOKENS"``.
         consistency: Weight of the divergence between two passes with different dropout masks, as
             ``Experiment.consistency`` (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4).
         default_decoder_params: ``@models.DecoderParams()``.
@@ -84,7 +84,7 @@ class RetrievalModel(models.EncoderDecoderModel):
             loss_normalizing_factor=loss_normalizing_factor,
             default_decoder_params=default_decoder_params,
         )
-        # In host memory: what a program of several processes closes over may not lie on the devices of one.
+        # In host memory: constants of a program of several processes must not lie on the devices of one.
         self._index = jax.device_get(docid_index(store, config.output_vocab_size))
 
     def get_initial_variables(
@@ -119,8 +119,8 @@ class RetrievalModel(models.EncoderDecoderModel):
 
         Args:
             params: Parameters.
-            batch: What t5x's feature converter makes.
-            dropout_rng: Of the masks; None in evaluation, where there is one pass without any.
+            batch: The batch from t5x's feature converter.
+            dropout_rng: Key for the dropout masks; None in evaluation, which makes one pass without dropout.
         """
         if not self.consistency or dropout_rng is None:
             loss, found = super().loss_fn(params, batch, dropout_rng)
@@ -197,19 +197,19 @@ class RetrievalModel(models.EncoderDecoderModel):
         return describe(flax.core.unfreeze(jax.eval_shape(self.module.init, jax.random.key(0), token, token))["params"])
 
     def _check_params(self, params: Params) -> None:
-        """Refuse a checkpoint of another network while a program is traced: t5x itself restores what it finds."""
+        """Refuse a checkpoint of another network while a program is traced; t5x itself restores any."""
         found = {path: ["float32", shape] for path, (_, shape) in describe(flax.core.unfreeze(params)).items()}
         if difference := describe_difference(found, self._shapes):
             raise InputError(f"a checkpoint of another network ({difference})", fix=_OTHER_NETWORK)
 
 
 class Partitioner(partitioning.PjitPartitioner):
-    """t5x's partitioner with errors that say what to change, and with ``num_partitions`` on CPUs too.
+    """t5x's partitioner with errors that name the setting to change, and with ``num_partitions`` on CPUs too.
 
-    By itself t5x takes all devices of a CPU process as partitions of one copy, whatever it is asked for.
+    t5x itself ignores ``num_partitions`` on CPUs and takes all devices of a process as partitions of one copy.
 
     Args:
-        settings: t5x's own, so that ``PjitPartitioner.num_partitions`` and all else is bound as t5x users know it.
+        settings: t5x's own partitioner, so that ``PjitPartitioner.num_partitions`` is bound as t5x users know it.
     """
 
     def __init__(self, settings: partitioning.PjitPartitioner):
@@ -237,7 +237,7 @@ class Partitioner(partitioning.PjitPartitioner):
         return Mesh(np.array(ordered, object).reshape(-1, self._num_partitions), ("data", "model"))
 
     def get_data_layout(self, batch_size: int | None = None, host_index: int | None = None) -> Any:
-        """Return how a batch is divided over hosts.
+        """Return the division of a batch over hosts.
 
         Raises:
             InputError: If it does not divide over the devices that hold copies of the parameters.
@@ -251,7 +251,7 @@ class Partitioner(partitioning.PjitPartitioner):
         return super().get_data_layout(batch_size, host_index)
 
     def get_mesh_axes(self, train_state: Any) -> Any:
-        """Return how every array of a train state is divided.
+        """Return the division of every array of a train state.
 
         Raises:
             InputError: If the devices do not divide a parameter's axis.
@@ -271,15 +271,15 @@ class Partitioner(partitioning.PjitPartitioner):
 
 
 class TrainStateInitializer(utils.TrainStateInitializer):
-    """t5x's, which begins with the parameters of a checkpoint where it is given one.
+    """t5x's initializer, which starts from the parameters of a checkpoint if one is given.
 
-    t5x restores a checkpoint of Orbax's together with optimizer and data or not at all, and the start of another run
-    has neither: its parameters are read here, onto the devices where they belong.
+    t5x restores an Orbax checkpoint only together with optimizer and data, which a new run must not take over. This
+    class reads its parameters alone, onto the devices where they belong.
 
     Args:
-        *args: As for t5x's.
-        path: A checkpoint written through Orbax, by t5x or ``genret checkpoint export``; the rest is left to t5x.
-        **kwargs: As for t5x's.
+        *args: Arguments of t5x's class.
+        path: A checkpoint written through Orbax, by t5x or ``genret checkpoint export``; t5x handles other kinds.
+        **kwargs: Arguments of t5x's class.
     """
 
     def __init__(self, *args: Any, path: str | Sequence[str] = (), **kwargs: Any):
@@ -296,7 +296,7 @@ class TrainStateInitializer(utils.TrainStateInitializer):
 
 
 def legacy_path(path: str | Sequence[str]) -> str | Sequence[str]:
-    """Return the path of a checkpoint that t5x restores itself, and none for those that it cannot.
+    """Return the path if t5x can restore the checkpoint itself, else an empty list.
 
     Args:
         path: ``INITIAL_CHECKPOINT_PATH``; empty for none.
@@ -307,20 +307,20 @@ def legacy_path(path: str | Sequence[str]) -> str | Sequence[str]:
 
 
 def absolute(path: str) -> str:
-    """Return a folder's path as the checkpoint library wants it; one with a scheme, as ``gs://``, is so already."""
+    """Return the absolute path of a folder; a path with a scheme, as ``gs://``, is unchanged."""
     return path if "://" in path else os.path.abspath(path)
 
 
 def require_parameters(state: Any, wanted: Any, *, is_resuming: bool = False) -> Any:
     """Refuse to restore a checkpoint without all parameters; for ``RestoreCheckpointConfig.state_transformation_fns``.
 
-    ``fallback_to_scratch`` makes the state of another optimizer than the checkpoint's anew. It would give parameters
-    that are missing random values, too.
+    ``fallback_to_scratch`` initialises what a checkpoint lacks. That is meant for the optimizer's state, but would give
+    missing parameters random values, too.
 
     Args:
-        state: What the checkpoint holds.
-        wanted: What the model has.
-        is_resuming: Whether it is the run's own.
+        state: Content of the checkpoint.
+        wanted: State of the model.
+        is_resuming: Whether the checkpoint belongs to the run; not used.
 
     Returns:
         ``state``.

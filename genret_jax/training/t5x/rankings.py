@@ -1,4 +1,4 @@
-"""What ``t5x.infer`` finds, as TREC run files with the corpus's own ids: for ``infer.write_fn``."""
+"""Writes the results of ``t5x.infer`` as TREC run files with the corpus's own ids; for ``infer.write_fn``."""
 
 import functools
 from typing import Any
@@ -17,13 +17,13 @@ def write_rankings(path: str, inferences: Any, task_ds: Any, mode: str, vocabula
     Args:
         path: The file, on a file system of this machine.
         inferences: Docid tokens ``[k, m]`` of each query, the best last, and ``{"scores": [k]}``.
-        task_ds: The task's examples, which name their split and query.
-        mode: Must be ``predict_with_aux``, which gives scores.
-        vocabulary: Not needed.
+        task_ds: The task's examples, which hold their split and query.
+        mode: Must be ``predict_with_aux``, which returns scores.
+        vocabulary: Not used.
         examples: Folder of the task's example store.
 
     Raises:
-        InputError: If there are no scores or not all beams, or it is no retrieval task.
+        InputError: If scores or beams are missing, or the task is not a retrieval task.
     """
     predictions, aux = inferences
     if mode != "predict_with_aux" or (len(predictions) and np.ndim(predictions[0]) != 2):
@@ -55,7 +55,7 @@ def _documents_by_docid(examples: str) -> dict[tuple[int, ...], list[int]]:
 
 @functools.lru_cache(maxsize=1)
 def _query_ids(examples: str, split: int) -> list[str]:
-    """Return the ids of a split's queries; seqio numbers the splits that have an end."""
+    """Return the ids of a split's queries; seqio numbers the finite splits."""
     store = ExampleStore.open(examples)
     finite = [name for name in store.splits if name != "train"]
     if not 0 <= split < len(finite):
