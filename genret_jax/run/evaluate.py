@@ -95,10 +95,7 @@ def evaluate_runs(
     _check_out(folder)
     requests, remembered = first.requests(split, measured), first.memorisation()
     depth = beam or first.evaluation.beam
-    names = [each.name for each in opened]
-    require_unique(names, "runs", reserved=[first.reference])
     found, memory = first.baselines(requests, depth, measured), []
-    require_unique([*names, *(baseline.system.name for baseline in found)], "systems")
     for each in opened:
         answers, remembers = _answers(each, requests, remembered, checkpoint, beam, mesh, measured)
         found += answers
