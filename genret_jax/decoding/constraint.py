@@ -14,7 +14,7 @@ from genret_jax.decoding.filters import DocidFilter
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.layout import Level
 from genret_jax.decoding.reading import at_each, entry, window
-from genret_jax.decoding.scores import INVALID, LOWEST, logsumexp
+from genret_jax.decoding.scores import INVALID, log_probs, logsumexp
 from genret_jax.decoding.step import take_beams
 from genret_jax.decoding.strategies import Ends, check_vocabulary
 
@@ -211,14 +211,11 @@ class TrieConstraint:
     ) -> Float[Array, "b k f"]:
         """Normalise the logits of candidates ``[b, k, g]``, and strike out those that are none: ``[a, j, g]``."""
         before = scores[..., None]
-        chosen = [(jnp.maximum(chosen, LOWEST), there) for chosen, there in parts]
         if self.normalize == "vocabulary":
             normaliser = logsumexp(logits)[..., None]
         else:
-            normaliser = logsumexp(_joined([jnp.where(there, logit, INVALID) for logit, there in chosen]))[..., None]
-        return _joined(
-            [jnp.where(there, before + jnp.clip(logit - normaliser, LOWEST, 0.0), INVALID) for logit, there in chosen]
-        )
+            normaliser = logsumexp(_joined([jnp.where(there, logit, INVALID) for logit, there in parts]))[..., None]
+        return _joined([jnp.where(there, before + log_probs(logit, normaliser), INVALID) for logit, there in parts])
 
     def _look_up(
         self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level

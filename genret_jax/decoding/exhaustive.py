@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.result import BeamResult, widen
-from genret_jax.decoding.scores import INVALID, LOWEST, exists
+from genret_jax.decoding.scores import INVALID, LOWEST, exists, finite, log_probs, logsumexp
 from genret_jax.decoding.step import Cache, Step, reorder
 from genret_jax.decoding.strategies import check_vocabulary
 
@@ -39,10 +39,11 @@ class Exhaustive:
 
 
 class _Best(NamedTuple):
-    """The best docids so far."""
+    """The best docids so far, and which queries were given NaN."""
 
     scores: Float[Array, "b k"]
     docids: Int[Array, "b k"]
+    has_nan: Bool[Array, " b"]
 
 
 def exhaustive_search(step: Step, cache: Cache, strategy: Exhaustive, *, batch: int, beams: int) -> BeamResult:
@@ -53,17 +54,17 @@ def exhaustive_search(step: Step, cache: Cache, strategy: Exhaustive, *, batch: 
     root = jnp.full((batch, 1), index.root, jnp.int32)
     logits, cache = step(jnp.zeros_like(root), index.nodes(root, 0), cache, first=True)
     check_vocabulary(index.vocab_size, logits)
-    first = jax.nn.log_softmax(logits.astype(jnp.float32))[:, 0]  # --> [b, v]
+    first, first_nan = _log_softmax(logits[:, 0])  # --> [b, v], [b]
 
     def score_chunk(best: _Best, start: Array) -> tuple[_Best, None]:
         docids = start + jnp.arange(chunk, dtype=jnp.int32)
-        scores = _score(step, cache, first, index, jnp.minimum(docids, count - 1))  # --> [b, c]
+        scores, is_nan = _score(step, cache, first, index, jnp.minimum(docids, count - 1))  # --> [b, c], [b]
         scores = jnp.where((docids < count)[None], scores, INVALID)
         scores, chosen = jax.lax.top_k(jnp.concatenate([best.scores, scores], axis=1), width)
         docids = jnp.concatenate([best.docids, jnp.broadcast_to(docids, (batch, chunk))], axis=1)
-        return _Best(scores, jnp.take_along_axis(docids, chosen, axis=1)), None
+        return _Best(scores, jnp.take_along_axis(docids, chosen, axis=1), best.has_nan | is_nan), None
 
-    none = _Best(jnp.full((batch, width), INVALID), jnp.zeros((batch, width), jnp.int32))
+    none = _Best(jnp.full((batch, width), INVALID), jnp.zeros((batch, width), jnp.int32), first_nan)
     best, _ = jax.lax.scan(score_chunk, none, jnp.arange(0, capacity, chunk, dtype=jnp.int32))
     valid = exists(best.scores)
     tokens = index.spell(best.docids.reshape(-1))[0].reshape(batch, width, -1)
@@ -74,13 +75,14 @@ def exhaustive_search(step: Step, cache: Cache, strategy: Exhaustive, *, batch: 
         rows=jnp.where(valid, index.first_rows(best.docids), -1),
         valid=valid,
         bound=jnp.full(batch, INVALID),
+        has_nan=best.has_nan,
     )
     return widen(result, beams)
 
 
 def _score(
     step: Step, cache: Cache, first: Float[Array, "b v"], index: DocidIndex, docids: Int[Array, " c"]
-) -> Float[Array, "b c"]:
+) -> tuple[Float[Array, "b c"], Bool[Array, " b"]]:
     batch, chunk, length = first.shape[0], docids.shape[0], index.max_length
     tokens, nodes = index.spell(docids)  # --> [c, m]
     lengths = jnp.full(chunk, length) if index.lengths is None else jnp.asarray(index.lengths)[docids].astype(jnp.int32)
@@ -88,13 +90,21 @@ def _score(
     def of_query(per_docid: Array) -> Array:
         return jnp.broadcast_to(per_docid[None], (batch, chunk))
 
-    def next_token(depth: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
-        scores, cache = carry
+    def next_token(depth: Array, carry: tuple[Array, Array, Cache]) -> tuple[Array, Array, Cache]:
+        scores, has_nan, cache = carry
         logits, cache = step(of_query(tokens[:, depth - 1]), of_query(nodes[:, depth]), cache, first=False)
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        gained = jnp.take_along_axis(log_probs, of_query(tokens[:, depth])[..., None], axis=-1)[..., 0]
-        return scores + jnp.where(of_query(depth < lengths), gained, 0.0), cache
+        found, is_nan = _log_softmax(logits)
+        gained = jnp.take_along_axis(found, of_query(tokens[:, depth])[..., None], axis=-1)[..., 0]
+        goes_on = of_query(depth < lengths)
+        scores = jnp.maximum(scores + jnp.where(goes_on, gained, 0.0), LOWEST)
+        return scores, has_nan | (is_nan & goes_on).any(axis=1), cache
 
-    start = (first[:, tokens[:, 0]], reorder(cache, jnp.zeros((batch, chunk), jnp.int32)))
-    scores, _ = jax.lax.fori_loop(1, length, next_token, start)
-    return jnp.maximum(scores, LOWEST)
+    start = (first[:, tokens[:, 0]], jnp.zeros(batch, bool), reorder(cache, jnp.zeros((batch, chunk), jnp.int32)))
+    scores, has_nan, _ = jax.lax.fori_loop(1, length, next_token, start)
+    return scores, has_nan
+
+
+def _log_softmax(logits: Float[Array, "*q v"]) -> tuple[Float[Array, "*q v"], Bool[Array, "*q"]]:
+    """Return the log-probabilities of rows of logits, and which rows hold NaN."""
+    numbers = finite(logits)
+    return log_probs(numbers, logsumexp(numbers)[..., None]), jnp.isnan(logits).any(axis=-1)

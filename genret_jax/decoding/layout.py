@@ -308,6 +308,9 @@ def fits(docids: SortedDocids, layout: Layout) -> bool:
         return False
     if not layout.mixed and (docids.lengths != layout.max_length).any():
         return False
+    # At such a root a search takes the code of a token for the number of its child, so no token may be missing.
+    if layout.consecutive and len(prefix_starts(docids.departs, 1)) != layout.spans[0]:
+        return False
     counted = count_prefixes(docids.departs, len(docids.columns), layout.window)
     wide = [len(prefixes.sizes) for prefixes in counted]
     if sum(wide) > capacity.wide or sum(wide[: layout.bitmap_depths]) > capacity.bitmaps:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genret_jax.decoding.scores import finite
 from genret_jax.decoding.step import Cache, Step, reorder
 from genret_jax.errors import InputError
 
@@ -51,8 +52,8 @@ def sample_tokens(
         raise InputError(f"temperature is {temperature}", expected="a positive number", fix="take top_k 1 for the best")
 
     def drawn(logits: Float[Array, "b n v"], key: jax.Array) -> Int[Array, "b n"]:
-        best, tokens = jax.lax.top_k(logits.at[..., _PAD].set(-jnp.inf), min(top_k, logits.shape[-1] - 1))
-        chosen = jax.random.categorical(key, best.astype(jnp.float32) / temperature, axis=-1)
+        best, tokens = jax.lax.top_k(finite(logits).at[..., _PAD].set(-jnp.inf), min(top_k, logits.shape[-1] - 1))
+        chosen = jax.random.categorical(key, best / temperature, axis=-1)
         return jnp.take_along_axis(tokens, chosen[..., None], axis=-1)[..., 0]
 
     root = jnp.zeros((batch, 1), jnp.int32)

@@ -1,4 +1,10 @@
-"""Scores of a search: sums of log-probabilities that are always finite."""
+"""Scores of a search: sums of log-probabilities that are always finite.
+
+Every search reads logits in one way. They are clipped to :data:`LOWEST` and :data:`HIGHEST`, and NaN is read as
+``LOWEST``. Then an ordinary log-softmax follows, whose values are clipped to ``LOWEST`` and 0. So a token of logit NaN,
+-inf or the lowest finite float is as unlikely as can be and still has its place. Tokens of +inf share the probability.
+In a row without any logit above ``LOWEST`` all tokens are equal.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 # What cannot be has the score INVALID, and what can is never below LOWEST, whatever its logits.
 INVALID = -1e30
-LOWEST = -1e29
+LOWEST, HIGHEST = -1e29, 1e29
 # XLA reduces so many numbers in threads of a CPU, which take longer to wake than so few take to add up; what is folded
 # until few are left, it does not.
 _MOST_FOLDED = 1 << 17
@@ -23,6 +29,17 @@ _WORTH_BLOCKS = 64
 def exists(scores: Float[Array, "*q"]) -> Bool[Array, "*q"]:
     """Tell real scores, and sums of two of them, from those that INVALID went into."""
     return scores > INVALID / 2
+
+
+def finite(logits: Float[Array, "*q"]) -> Float[Array, "*q"]:
+    """Return logits in float32, clipped to ``LOWEST`` and ``HIGHEST``; NaN becomes ``LOWEST``."""
+    logits = logits.astype(jnp.float32)
+    return jnp.clip(jnp.where(jnp.isnan(logits), LOWEST, logits), LOWEST, HIGHEST)
+
+
+def log_probs(chosen: Float[Array, "*q"], normaliser: Float[Array, "*#q"]) -> Float[Array, "*q"]:
+    """Return the log-probabilities of finite logits, given the :func:`logsumexp` of their rows."""
+    return jnp.clip(chosen - normaliser, LOWEST, 0.0)
 
 
 def logsumexp(logits: Float[Array, "*q v"]) -> Float[Array, "*q"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from genret_jax.decoding.exhaustive import Exhaustive, exhaustive_search
 from genret_jax.decoding.layout import Level
 from genret_jax.decoding.result import BeamResult, widen
-from genret_jax.decoding.scores import INVALID, LOWEST, exists, logsumexp, top_k
+from genret_jax.decoding.scores import INVALID, LOWEST, exists, finite, log_probs, logsumexp, top_k
 from genret_jax.decoding.step import Cache, Forced, Step, reorder, take_beams
 from genret_jax.decoding.strategies import Ends, Strategy
 from genret_jax.errors import InputError
@@ -31,6 +31,7 @@ class _Beams(NamedTuple):
     scores: Float[Array, "b k"]  # sum of log-probabilities so far; INVALID marks a beam that does not exist
     last: Int[Array, "b k"]  # token emitted last
     bound: Float[Array, " b"]  # best score that was dropped
+    has_nan: Bool[Array, " b"]  # whether a live beam was given a logit that is NaN
     cache: Cache  # of the model, row j belonging to beam j
 
 
@@ -81,15 +82,23 @@ def beam_search(
         return _next_step(current, step, strategy, level, width, partial_head)
 
     nothing = jnp.zeros((batch, 1))
-    found = _Beams(0, strategy.start(batch), nothing, nothing.astype(jnp.int32), jnp.full(batch, INVALID), cache)
+    found = _Beams(
+        0,
+        strategy.start(batch),
+        nothing,
+        nothing.astype(jnp.int32),
+        jnp.full(batch, INVALID),
+        jnp.zeros(batch, bool),
+        cache,
+    )
     found = next_step(found, strategy.levels[0])
     look_from = _look_from(strategy, forced, batch * width)
     for level in strategy.levels[1:]:
         found = _through(found, level, strategy, look_from, next_step)
     ends = strategy.ends(found.states)
     if forced is not None and look_from < strategy.max_length and not strategy.forced_is_free:
-        scores, order = _score_forced(found, ends, forced, strategy, look_from)
-        found, ends = found._replace(scores=scores), take_beams(ends, order)
+        scores, order, has_nan = _score_forced(found, ends, forced, strategy, look_from)
+        found, ends = found._replace(scores=scores, has_nan=found.has_nan | has_nan), take_beams(ends, order)
     return _result(found, ends, beams)
 
 
@@ -132,8 +141,9 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
     columns = strategy.columns(level, depth) if partial_head else None
     asked = {"first": first} if columns is None else {"first": first, "columns": columns}
     logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, **asked)
+    has_nan = current.has_nan | (jnp.isnan(logits).any(axis=-1) & exists(current.scores)).any(axis=-1)
     candidates, read = strategy.candidates(
-        current.states, current.scores, logits.astype(jnp.float32), depth, level, columns
+        current.states, current.scores, finite(logits), depth, level, columns
     )  # --> [b, k, f]
     ended = strategy.ended(current.states, depth) if strategy.mixed and not first else None
     fanout = candidates.shape[-1]
@@ -162,30 +172,33 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
             states,
             parent_states,
         )
-    return _Beams(depth + 1, states, scores, tokens, bound, reorder(cache, parents))
+    return _Beams(depth + 1, states, scores, tokens, bound, has_nan, reorder(cache, parents))
 
 
 def _score_forced(
     found: _Beams, ends: Ends, forced: Forced, strategy: Strategy, look_from: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Score what is left of all docids in one pass over it: scores in order, and which beam each is of."""
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"], Bool[Array, " b"]]:
+    """Score what is left of all docids in one pass: scores in order, the beam of each, and which queries met NaN."""
     most = strategy.max_length - look_from
     lengths = [left for left in range(most + 1) if left <= _EXACT_ENDS or left % _EXACT_ENDS == 0]
 
-    def score(left: int) -> tuple[Array, Array]:
+    def score(left: int) -> tuple[Array, Array, Array]:
         start = strategy.max_length - left
         inputs = jnp.concatenate([found.last[..., None], ends.tokens[..., start:-1]], axis=-1)
         nodes = jnp.zeros_like(inputs) if ends.nodes is None else ends.nodes[..., -left:]
-        logits = forced(inputs, nodes, found.cache).astype(jnp.float32)  # --> [b, k, l, v]
+        logits = forced(inputs, nodes, found.cache)  # --> [b, k, l, v]
+        is_nan = jnp.isnan(logits).any(axis=-1) & exists(found.scores)[..., None]
+        logits = finite(logits)
         chosen = jnp.take_along_axis(logits, ends.tokens[..., start:, None], axis=-1)[..., 0]
-        gained = jnp.clip(chosen - logsumexp(logits), LOWEST, 0.0)
+        gained = log_probs(chosen, logsumexp(logits))
         if strategy.mixed:
             depths = range(start, strategy.max_length)
-            gained = jnp.where(jnp.stack([strategy.ended(found.states, d) for d in depths], axis=-1), 0.0, gained)
-        return _in_order(found.scores, gained)
+            ended = jnp.stack([strategy.ended(found.states, d) for d in depths], axis=-1)
+            gained, is_nan = jnp.where(ended, 0.0, gained), is_nan & ~ended
+        return *_in_order(found.scores, gained), is_nan.any(axis=(1, 2))
 
-    def nothing_left() -> tuple[Array, Array]:
-        return found.scores, _places(found.scores)
+    def nothing_left() -> tuple[Array, Array, Array]:
+        return found.scores, _places(found.scores), jnp.zeros_like(found.has_nan)
 
     branch = jnp.sum(jnp.array(lengths) < strategy.max_length - found.depth)
     return jax.lax.switch(branch, [nothing_left, *(functools.partial(score, left) for left in lengths[1:])])
@@ -221,5 +234,6 @@ def _result(found: _Beams, ends: Ends, beams: int) -> BeamResult:
         rows=jnp.where(valid, rows, -1),
         valid=valid,
         bound=found.bound,
+        has_nan=found.has_nan,
     )
     return widen(result, beams)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genret_jax.decoding.layout import Level
-from genret_jax.decoding.scores import LOWEST, logsumexp
+from genret_jax.decoding.scores import log_probs, logsumexp
 from genret_jax.errors import InputError
 
 Depth = Int[Array, ""] | int
@@ -72,7 +72,8 @@ class Strategy(Protocol):
     ) -> tuple[Float[Array, "b k f"], Any]:
         """Score of each candidate, and what was read.
 
-        A candidate gains its log-probability, but LOWEST if that is lower. Where there is none the score is INVALID.
+        Logits are finite (:func:`genret_jax.decoding.scores.finite`). A candidate gains its log-probability. Where
+        there is no candidate the score is INVALID.
         """
 
     def child(
@@ -163,7 +164,7 @@ class Unconstrained:
     ) -> tuple[Float[Array, "b k v"], None]:
         """Score every token."""
         check_vocabulary(self.vocab_size, logits)
-        return scores[..., None] + jnp.clip(logits - logsumexp(logits)[..., None], LOWEST, 0.0), None
+        return scores[..., None] + log_probs(logits, logsumexp(logits)[..., None]), None
 
     def child(
         self,

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -127,6 +128,7 @@ class Ranker:
         if not len(tokens):
             raise InputError("no queries to search", fix="give at least one query")
         found: RankedDocuments | None = None
+        met_nan = 0
         differs = without is not None or (allowed is not None and len(allowed) > 1)
         shared = None if allowed is None or differs else allow(self.index, allowed)
         batches = list(_batches(tokens, batch_size, widths))
@@ -140,11 +142,18 @@ class Ranker:
                 chosen = allow(self.index, mine)
             padded = _with_rows(tokens[rows, :width], size)
             result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
+            met_nan += int(result.has_nan[: len(rows)].sum())
             ranked = rank_documents(result, self.index, limit=limit, allowed=mine)
             if found is None:
                 found = RankedDocuments(*(np.empty((len(tokens), part.shape[1]), part.dtype) for part in ranked))
             for whole, part in zip(found, ranked, strict=True):
                 whole[rows] = part[: len(rows)]
+        if met_nan:
+            warnings.warn(
+                f"the network gave NaN for {met_nan} of {len(tokens)} requests, and their results mean little; take an "
+                "earlier checkpoint, or train with a lower learning rate",
+                stacklevel=3,
+            )
         assert found is not None
         return found
 
@@ -198,7 +207,7 @@ class Ranker:
         k = min(k, beam, self.index.num_docids)
         found = self._found(tokens, TrieConstraint(self.index), beam)
         exact = self._found(tokens, Exhaustive(self.index), k)
-        certified = np.asarray(found.bound) <= np.asarray(found.scores)[:, k - 1]
+        certified = np.asarray(found.certified_first(k))
         first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
         return {
             "certified": float(certified.mean()),

@@ -1,6 +1,7 @@
 """Updates of an index, beside indexes built of the same rows."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from support.decoding_oracle import ended_docids, node_rows, padded_rows
 from support.small_sets import LAYOUTS, laid_out, sets_of_sequences, template
 
-from genret_jax.decoding import DocidIndex
+from genret_jax.decoding import DocidIndex, TrieConstraint, beam_search, rank_documents
 from genret_jax.errors import InputError
 
 
@@ -105,3 +106,44 @@ def test_updates_that_cannot_be():
         index.updated(np.array([[5]]), np.array([1]), np.array([9]))
     with pytest.raises(InputError, match=r"docid 2 \[9\] is the beginning of docid 3 \[9, 4\]"):
         index.updated(np.array([[9, 4]]), np.array([2]), np.array([9]), remove=[0, 4])
+
+
+def results_of(index, logits, beams=4):
+    def step(tokens, prefix_nodes, cache, *, first, columns=None):
+        return jnp.broadcast_to(logits, (*tokens.shape, len(logits))), cache
+
+    cache = {"beams": {}, "shared": {}}
+    found = jax.jit(lambda index: beam_search(step, cache, TrieConstraint(index), batch=1, beams=beams))(index)
+    ranked = rank_documents(found, index)
+    return ranked.of(0)
+
+
+def test_a_removed_atomic_docid_takes_its_token_with_it():
+    index = DocidIndex.from_sequences([(0,), (1,), (2,), (3,)], vocab_size=4).updated(remove=[1])
+    logits = jnp.array([0.0, 5.0, 3.0, 1.0])
+    normaliser = float(jax.nn.logsumexp(logits))
+    found = results_of(index, logits)
+    assert [document for document, _ in found] == [2, 3, 0]
+    np.testing.assert_allclose([score for _, score in found], np.array([3.0, 1.0, 0.0]) - normaliser, rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.sampled_from([0.0, 0.5]))
+def test_atomic_docids_after_any_changes_are_those_of_a_rebuilt_index(data, room):
+    """Changes at the root, whose children may be all tokens of their range before, after, or both."""
+    vocabulary = 8
+    tokens = dict(enumerate(data.draw(st.permutations(range(vocabulary)))[:5]))
+    index = DocidIndex.from_sequences([(token,) for token in tokens.values()], vocab_size=vocabulary, room=room)
+    logits = jnp.array(np.random.default_rng(0).standard_normal(vocabulary), jnp.float32)
+    for _ in range(2):
+        remove = data.draw(st.lists(st.sampled_from(sorted(tokens)), unique=True, max_size=len(tokens) - 1))
+        free = [token for token in range(vocabulary) if token not in tokens.values()]
+        added = data.draw(st.lists(st.sampled_from(free), unique=True, max_size=2)) if free else []
+        new = {max(tokens) + 1 + number: token for number, token in enumerate(added)}
+        rows = np.array([[token] for token in added], np.int64).reshape(-1, 1)
+        given_rows = (rows, np.ones(len(rows), np.int64), np.array([*new], np.int64)) if new else ()
+        index = index.updated(*given_rows, remove=remove)
+        tokens = {document: token for document, token in (tokens | new).items() if document not in remove}
+        expected = sorted(tokens, key=lambda document: -float(logits[tokens[document]]))
+        found = results_of(index, logits, beams=vocabulary)
+        assert [document for document, _ in found] == expected
