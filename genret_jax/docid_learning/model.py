@@ -224,11 +224,11 @@ class DocidModel(Quantiser):
         """Tokens that it reads of a document."""
         return int(self.settings["length"])
 
-    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
+    def encode(self, piece: Any, arrays: Any) -> Any:
         """Return the codes of a piece of documents' tokens."""
         nested = flax.traverse_util.unflatten_dict(arrays, sep=".")
         nothing = jnp.full((len(piece), len(self.level_sizes)), -1, jnp.int32)
-        return (written_codes(nested, piece.astype(jnp.int32), nothing, self.books),)
+        return written_codes(nested, piece.astype(jnp.int32), nothing, self.books)
 
     def grown(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return its parameters for a network of more tokens, which has the given rows for those beyond its codes."""
