@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, Int32
 
 from genret_jax.docids.separating import next_free
 from genret_jax.docids.streaming import in_pieces, read
-from genret_jax.docids.table import DocidTable
+from genret_jax.docids.table import DocidTable, require_level_sizes
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
 
@@ -139,7 +139,7 @@ def load_quantiser(folder: str | os.PathLike[str]) -> Quantiser:
             expected=f"one of {', '.join(sorted(_BY_NAME))}",
             fix="open it with the version of genret_jax that wrote it",
         )
-    sizes = tuple(manifest["level_sizes"])
+    sizes = require_level_sizes(manifest["level_sizes"], 0, file=folder)
     return found(level_sizes=sizes, arrays=arrays, settings=manifest.get("settings", {}))
 
 

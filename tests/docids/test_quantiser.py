@@ -95,6 +95,10 @@ def test_what_is_no_quantiser_is_refused(residual, tmp_path):
     save_arrays(tmp_path / "other", {}, kind="quantiser", version=1, details={"name": "pq", "level_sizes": []})
     with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of (learned, )?lsh, residual, rq-vae"):
         load_quantiser(tmp_path / "other")
+    details = {"name": "lsh", "level_sizes": [256, 10**9]}
+    save_arrays(tmp_path / "large", {}, kind="quantiser", version=1, details=details)
+    with pytest.raises(InputError, match=r"large: level sizes \[256, 1000000000\]; expected integers up to 16,777,216"):
+        load_quantiser(tmp_path / "large")
 
 
 def test_vectors_of_another_width_or_not_finite_are_refused(residual, vectors):
