@@ -47,8 +47,8 @@ class HierarchicalKMeans:
 
     needs_vectors: ClassVar[bool] = True
 
-    branching: int = 10
-    leaf_size: int = 100
+    branching: int = 64
+    leaf_size: int = 256
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
