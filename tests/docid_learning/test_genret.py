@@ -93,7 +93,7 @@ def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
     run = whole[0]
     tokeniser, start = run.docid_model, run.start_params()
     assert isinstance(tokeniser, DocidModel)
-    first, number = tokeniser.books.tokens(1)
+    first, number = tokeniser.books.token_range(1)
     end = first + number
     np.testing.assert_array_equal(
         start["token_embedder"]["embedding"][:end], tokeniser.params["token_embedder"]["embedding"][:end]
@@ -332,7 +332,7 @@ def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(learning, "written_codes", one_code)
-        patch.setattr(learning, "_LEAST_SHARE", 0.5)  # one code of four is a quarter
+        patch.setattr(learning, "_MIN_PERPLEXITY_SHARE", 0.5)  # one code of four is a quarter
         with pytest.raises(CollapsedError, match="level 2 has collapsed"):
             prepared(learned_experiment(tiny_corpus), tmp_path / "run")
     left = {path.name for path in (tmp_path / "run" / "learning").iterdir()}
@@ -381,23 +381,23 @@ def test_a_batch_is_compared_as_a_whole(learner):
 @pytest.mark.parametrize("apart", [4, 2])
 def test_codes_do_not_come_from_documents_that_nothing_tells_apart(whole, learner, monkeypatch, apart):
     """Of the shown, so many differ from others with their prefix; two would not do for the codes that are needed."""
-    states = np.ones((len(learner._shown), 32), np.float32)
+    states = np.ones((len(learner._training), 32), np.float32)
     states[:apart] = np.random.default_rng(0).normal(size=(apart, 32))
-    learner._codes[learner._shown] = 0
-    learner._codes[learner._shown[apart:], 0] = 1
+    learner._codes[learner._training] = 0
+    learner._codes[learner._training[apart:], 0] = 1
     monkeypatch.setattr(learner, "_states", lambda params, level: states)
     params = whole[0].docid_model.params
-    for made in (learner._with_codebook(params, 1), learner._revived(params, (1,))):
+    for made in (learner._with_codebook(params, 1), learner._with_revived_codes(params, (1,))):
         lengths = np.linalg.norm(learner._books.vectors(made, 1), axis=1)
         assert (lengths > 0.1 * lengths.max()).all()
 
 
 def test_a_code_of_few_documents_is_enough_for_many_that_are_unused(whole, learner):
     """More often than their number can be halved."""
-    learner._shown = learner._shown[:3]
-    learner._codes[learner._shown] = [[3, 0]] * 3
+    learner._training = learner._training[:3]
+    learner._codes[learner._training] = [[3, 0]] * 3
     before = np.array(learner._books.vectors(whole[0].docid_model.params, 0))
-    after = learner._books.vectors(learner._revived(whole[0].docid_model.params, (0,)), 0)
+    after = learner._books.vectors(learner._with_revived_codes(whole[0].docid_model.params, (0,)), 0)
     np.testing.assert_array_equal((np.asarray(after) != before).any(axis=1), [True, True, True, False])
 
 
@@ -407,15 +407,15 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     experiment = learned_experiment(tiny_corpus)
     learner = learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
     params = run.docid_model.params
-    from_all = -50 * learning.states_of(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
+    from_all = -50 * learning.decoder_states(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
     far = dict.fromkeys((1, 2), np.asarray(from_all))
     spoiled = learner._books.with_vectors(params, 0, far)
-    learner._give_codes(spoiled, (0,))
-    before = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    learner._update_codes(spoiled, (0,))
+    before = np.bincount(learner._codes[learner._training, 0], minlength=4)
     assert (before == 0).any()
-    mended = learner._revived(spoiled, (0,))
-    learner._give_codes(mended, (0,))
-    after = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    mended = learner._with_revived_codes(spoiled, (0,))
+    learner._update_codes(mended, (0,))
+    after = np.bincount(learner._codes[learner._training, 0], minlength=4)
     assert (after > 0).sum() > (before > 0).sum()
 
 
