@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from benchmark_sides import genret_jax_steps
 
-from genret_jax.docid_learning.model import Codebooks, DocidModel, shifted_tokens
+from genret_jax.docid_learning.model import Codebooks, DocidModel, decoder_inputs
 from genret_jax.docid_learning.task import DocidLearningTask
 from genret_jax.docids import LearnedDocids
 from genret_jax.evaluation.environment import environment
@@ -76,12 +76,12 @@ def learning(length: int) -> Any:
         "document": np.arange(ROWS, dtype=np.int32),
         "document_tokens": random.integers(2, TEXT, (ROWS, length)).astype(np.int32),
         "query_tokens": random.integers(2, TEXT, (ROWS, QUERY)).astype(np.int32),
-        "decoder_input_tokens": shifted_tokens(BOOKS, codes),
+        "decoder_input_tokens": decoder_inputs(BOOKS, codes),
         "codes": codes,
         "prefix": np.repeat(np.arange(4, dtype=np.int32), 16)[:, None].repeat(LEVELS, 1),
         "learned": np.tile(levels == LEVELS - 1, (ROWS, 1)).astype(np.float32),
-        "known": np.tile(levels < LEVELS - 1, (ROWS, 1)).astype(np.float32),
-        "coded": np.ones(ROWS, np.float32),
+        "fixed": np.tile(levels < LEVELS - 1, (ROWS, 1)).astype(np.float32),
+        "with_codes": np.ones(ROWS, np.float32),
     }
     task = DocidLearningTask(BOOKS, np.zeros((1, length), np.int32), LearnedDocids(levels=LEVELS, codebook=CODEBOOK))
     return with_batch(task, batch)
@@ -115,7 +115,7 @@ def main() -> None:
     params = jax.device_get(random_variables(NETWORK, jax.random.key(0), None)["params"])
     documents = np.random.default_rng(1).integers(2, TEXT, (DOCUMENTS, 64)).astype(np.int32)
     began = time.perf_counter()
-    codes = DocidModel.of(params, BOOKS, length=64).codes(documents)
+    codes = DocidModel.from_parameters(params, BOOKS, length=64).codes(documents)
     result = {
         "step_seconds": {name: {"median": medians[name], "all": seconds[name]} for name in steps},
         "ratio_to_run": {name: medians[name] / medians["run"] for name in steps},

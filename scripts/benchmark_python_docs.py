@@ -58,8 +58,7 @@ def quickstart(folder: Path, seed: int, steps: int | None) -> tuple[Report, dict
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     stages = {"corpus": genret("corpus", "python-docs", "--out", corpus, log=log)}
-    build = ("docids", "build", "--corpus", corpus, "--out", docids, "--branching", 64)
-    stages["docids"] = genret(*build, "--seed", seed, log=log)
+    stages["docids"] = genret("docids", "build", "--corpus", corpus, "--out", docids, "--seed", seed, log=log)
     for kind in KINDS:
         train = ["train", "--gin_file", f"runs/dsi_{kind}_from_scratch.gin", "--corpus", corpus, "--run", folder / kind]
         train += [f"--gin.SEED={seed}"] + ([f"--gin.STEPS={steps}"] if steps else [])

@@ -25,7 +25,7 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.storage import read_json, write_json
 
 STRATEGIES: dict[str, Any] = {
-    "semantic": lambda memory_gib: HierarchicalKMeans(memory_gib=memory_gib),
+    "semantic": lambda memory_gib: HierarchicalKMeans(branching=10, leaf_size=100, memory_gib=memory_gib),
     "residual": lambda memory_gib: ResidualKMeans(levels=3, codebook=256, separate=False, memory_gib=memory_gib),
 }
 DEPTHS = (1, 2, 3)

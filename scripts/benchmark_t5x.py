@@ -49,7 +49,7 @@ def experiment(corpus: Path, size: str) -> Experiment:
     return Experiment(
         corpus=str(corpus),
         model=T5Config(**fields),
-        docids=HierarchicalKMeans(),
+        docids=HierarchicalKMeans(branching=10, leaf_size=100),
         vocabulary=VocabularyConfig(size=8000),
         trainer=TrainerConfig(
             steps=steps,

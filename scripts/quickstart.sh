@@ -25,7 +25,7 @@ install() {
 corpus() { [ -d $OUT/corpus ] || genret corpus python-docs --out $OUT/corpus; }
 
 docids() {
-  [ -d $OUT/docids ] || genret docids build --corpus $OUT/corpus --out $OUT/docids --branching 64
+  [ -d $OUT/docids ] || genret docids build --corpus $OUT/corpus --out $OUT/docids
   genret docids inspect $OUT/docids --corpus $OUT/corpus --branches 2
 }
 

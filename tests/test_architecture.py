@@ -154,6 +154,23 @@ def test_the_order_has_no_circle():
         left = {name: needs for name, needs in left.items() if name not in free}
 
 
+def test_modules_have_no_circles(trees):
+    """Not even within a part, and not through functions either."""
+    modules = {module(file): file for file in trees if module(file) not in ("genret_jax", "genret_jax.__main__")}
+    needs = {name: set() for name in modules}
+    for name, file in modules.items():
+        for imported, _ in imports(trees[file]):
+            parents = [imported, imported.rpartition(".")[0]]
+            needs[name] |= {parent for parent in parents[:1] if parent in modules} or {
+                parent for parent in parents[1:] if parent in modules
+            }
+        needs[name].discard(name)
+    while needs:
+        free = {name for name, wanted in needs.items() if not wanted & needs.keys()}
+        assert free, f"a circle among {sorted(needs)}"
+        needs = {name: wanted for name, wanted in needs.items() if name not in free}
+
+
 def test_only_problems_ask_for_the_kind_of_a_problem(trees):
     wrong = []
     for file, tree in trees.items():

@@ -1,6 +1,5 @@
 """Atomic docids on eight devices: a row, and a logit, for each of many documents, none of which sees all of them."""
 
-import functools
 import re
 
 import jax
@@ -77,16 +76,21 @@ def numbers_of_all_documents(compiled):
 @pytest.mark.parametrize(("head", "lexical"), [("prefix", 0), ("prefix", 3), ("vocabulary", 0)])
 def test_loss_and_gradients_are_those_of_one_device(head, lexical):
     world = World(head, lexical)
-    differentiate, key = functools.partial(gradient_sum, world.task, parts=1), jax.random.key(1)
+    arrays, key = world.task.arrays, jax.random.key(1)
+
+    def differentiate(params, batch, key, arrays):
+        return gradient_sum(world.task, params, batch, key, 1, arrays)
+
     with jax.threefry_partitionable(True):
-        alone = jax.jit(differentiate).lower(world.params, world.batch(), key).compile()
-        gradients, totals = alone(world.params, world.batch(), key)
+        alone = jax.jit(differentiate).lower(world.params, world.batch(), key, arrays).compile()
+        gradients, totals = alone(world.params, world.batch(), key, arrays)
         batch = jax.device_put(world.batch(), NamedSharding(world.mesh, PartitionSpec("data")))
         params = jax.device_put(world.params, world.places)
+        arrays = world.everywhere(arrays)
         with placed_on(world.mesh):
             places = (world.places, NamedSharding(world.mesh, PartitionSpec()))
-            together = jax.jit(differentiate, out_shardings=places).lower(params, batch, key).compile()
-            spread_gradients, spread_totals = together(params, batch, key)
+            together = jax.jit(differentiate, out_shardings=places).lower(params, batch, key, arrays).compile()
+            spread_gradients, spread_totals = together(params, batch, key, arrays)
     assert numbers_of_all_documents(alone)
     assert not numbers_of_all_documents(together)
     np.testing.assert_allclose(spread_totals["loss"], totals["loss"], rtol=1e-6)

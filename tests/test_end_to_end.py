@@ -107,7 +107,7 @@ def test_public_weights_are_a_start(tiny_corpus, tmp_path):
         network = {**dataclasses.asdict(experiment.model), **model}
         with pytest.raises(InputError) as error:
             train_run(dataclasses.replace(experiment, model=tiny_t5(**network)), tmp_path / "other")
-        assert f"another network than the checkpoint's: {message}" in str(error.value)
+        assert f"the checkpoint is of another network: T5Config.{message}" in str(error.value)
         assert not (tmp_path / "other").exists()
 
 

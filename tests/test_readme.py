@@ -86,7 +86,7 @@ def test_commands_in_the_readme_can_be_parsed(readme):
         if words[0] == "genret":
             _, name, *options = words
             # A binding --gin.NAME=VALUE is taken apart before the options are parsed.
-            arguments = [option for option in options if not option.startswith("--gin.")]
+            arguments = [option.replace("--gin_", "--gin-") for option in options if not option.startswith("--gin.")]
             build_parser(name).parse_args(arguments)
             parsed += 1
     assert parsed >= 5

@@ -162,11 +162,12 @@ def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tup
     """
     import dataclasses
 
-    from genret_jax.config.gin_files import experiment_from_gin
+    from genret_jax.config.gin_files import experiment_from_gin, require_set_once
 
     files, bindings = gin_files_and_bindings(args)
     fields = {name: value for name, value in given.items() if value is not None and not name.isupper()}
     bindings += [f"{name} = {value!r}" for name, value in given.items() if value is not None and name.isupper()]
+    require_set_once(bindings)
     run, experiment = experiment_from_gin(files, bindings, allow_imports=args.allow_import)
     return run, dataclasses.replace(experiment, **fields)
 

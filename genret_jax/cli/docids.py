@@ -1,6 +1,7 @@
-"""``genret docids``: give the documents of a corpus their docids, or look at docids."""
+"""``genret docids``: give the documents of a corpus their docids, or show a table of docids."""
 
 import argparse
+import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,22 +10,37 @@ if TYPE_CHECKING:
 
 HELP = "give every document its docid, or show usage, depth, collisions and the tree of docids"
 
-_STRATEGIES = ("semantic", "atomic", "naive", "residual", "rq-vae", "lsh", "random")
-_FROM_FILE = "file:"
-# Options that only some strategies have.
-_OPTIONS = {
-    "semantic": ("branching", "leaf_size", "memory_gib"),
-    "residual": ("levels", "codebook", "separate", "memory_gib"),
-    "rq-vae": (
-        *("levels", "codebook", "width", "epochs", "batch_size", "learning_rate", "optimizer", "commitment"),
-        *("separate", "memory_gib"),
-    ),
-    "lsh": ("levels", "hyperplanes", "separate", "memory_gib"),
-    "random": ("levels", "codebook", "separate"),
-    "file": ("separate",),
+#: Strategies by name, as classes of :mod:`genret_jax.docids`; those are imported late, because JAX is slow to import.
+_STRATEGIES = {
+    "semantic": "HierarchicalKMeans",
+    "atomic": "AtomicDocids",
+    "naive": "NaiveStringDocids",
+    "residual": "ResidualKMeans",
+    "rq-vae": "RqVae",
+    "lsh": "LshDocids",
+    "random": "RandomDocids",
+    "file": "NpyDocids",
 }
-_WITH_VECTORS = ("semantic", "residual", "rq-vae", "lsh")
-_WITH_QUANTISER = ("residual", "rq-vae", "lsh")
+_FROM_FILE = "file:"
+#: Options that set the strategy's field of the same name. The classes of the strategies hold the defaults.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "branching": {"type": int, "help": "clusters that a cluster is divided into"},
+    "leaf_size": {"type": int, "help": "largest number of documents of a cluster that is not divided"},
+    "levels": {"type": int, "help": "number of codes"},
+    "codebook": {"type": int, "help": "codes per level"},
+    "width": {"type": int, "help": "width of the latent vectors"},
+    "epochs": {"type": int, "help": "passes over the vectors"},
+    "batch_size": {"type": int, "help": "vectors per step"},
+    "learning_rate": {"type": float, "help": "learning rate"},
+    "optimizer": {"metavar": "NAME", "help": "adamw or adagrad"},
+    "commitment": {"metavar": "NAME", "help": "residual or cumulative"},
+    "hyperplanes": {"type": int, "help": "binary digits of a code"},
+    "separate": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "append a code that separates documents with equal codes",
+    },
+    "memory_gib": {"type": float, "help": "vectors that take more memory are read from their file piece by piece"},
+}
 _EPILOG = """
 examples:
   genret docids build --corpus corpora/python-docs --out docids/semantic
@@ -42,40 +58,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_build(actions)
     inspect = actions.add_parser(
         "inspect",
-        help="show usage and perplexity of every level, depth, collisions, and a piece of the tree",
-        description="Show what a folder of docids holds: usage and perplexity of every level, how deep docids are, "
-        "which are shared, and a piece of the tree with the documents in it; with vectors, whether neighbours have "
-        "codes in common.",
+        help="show usage and perplexity of every level, depth, collisions, and a part of the tree",
+        description="Show the content of a folder of docids: usage and perplexity of every level, the depth of docids, "
+        "docids that documents share, and a part of the tree with the documents in it. With vectors, also show "
+        "whether neighbouring documents have codes in common.",
         epilog="example:\n  genret docids inspect docids/semantic --corpus corpora/python-docs --depth 3",
     )
     inspect.add_argument("folder", metavar="DIR", help="docids, from 'genret docids build'")
-    inspect.add_argument("--corpus", metavar="DIR", help="their corpus, to show titles beside the ids")
-    inspect.add_argument("--vectors", metavar="FILE.npy", help="their documents' vectors, to compare the docids with")
-    inspect.add_argument("--quantiser", metavar="DIR", help="with --vectors: the quantiser saved when they were built")
-    inspect.add_argument("--depth", type=int, default=2, help="levels of the tree to draw (default: 2)")
-    inspect.add_argument("--branches", type=int, default=4, help="branches to draw of a node (default: 4)")
-    inspect.add_argument("--documents", type=int, default=3, help="documents to name of a branch (default: 3)")
-    inspect.add_argument("--json", action="store_true", help="print the figures as JSON, and no tree")
+    inspect.add_argument("--corpus", metavar="DIR", help="corpus of the docids, to show titles beside the ids")
+    inspect.add_argument("--vectors", metavar="FILE.npy", help="vectors of the documents, to compare the docids with")
+    inspect.add_argument("--quantiser", metavar="DIR", help="with --vectors: the quantiser saved with the docids")
+    for name, default, text in (
+        ("--depth", 2, "levels of the tree to draw"),
+        ("--branches", 4, "branches to draw per node"),
+        ("--documents", 3, "documents to name per branch"),
+    ):
+        inspect.add_argument(name, type=int, default=default, help=f"{text} (default: {default})")
+    inspect.add_argument("--json", action="store_true", help="print the figures as JSON, without a tree")
 
 
 def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build = actions.add_parser(
         "build",
         help="give every document of a corpus its docid",
-        description="Give every document its docid and save them as one table: semantic (hierarchical k-means of "
-        "document vectors), residual (residual k-means), rq-vae (residual quantisation of what a learned encoder makes "
-        "of them), lsh (random hyperplanes), random (random codes), atomic (one token a document), naive (the digits "
-        "of an arbitrary number), or codes from a file.",
-        epilog="example:\n  genret docids build --corpus corpora/python-docs --out docids/semantic --seed 1",
+        description="Give every document its docid and save all as one table: semantic (hierarchical k-means of "
+        "document vectors), residual (residual k-means), rq-vae (residual quantisation of learned encodings), lsh "
+        "(random hyperplanes), random (random codes), atomic (one token per document), naive (the digits of an "
+        "arbitrary number), or codes from a file. Without further options the docids are those that 'genret train' "
+        "makes by itself; 'genret train --docids DIR' uses these.",
+        epilog="example:\n  genret docids build --corpus corpora/python-docs --out docids/semantic --seed 1\n"
+        "  genret train --corpus corpora/python-docs --docids docids/semantic --run runs/first",
+        formatter_class=_HelpWithDefaults,
     )
     build.add_argument("--corpus", required=True, metavar="DIR", help="the BEIR folder, or one of items and histories")
     build.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     build.add_argument(
         "--strategy",
         type=_strategy_name,
-        default="semantic",
         metavar="NAME",
-        help=f"{', '.join(_STRATEGIES)}, or file:FILE.npy with a row of codes for each document (default: semantic)",
+        help=f"{', '.join(_named())}, or file:FILE.npy with a row of codes for each document "
+        "(default: semantic; for items: residual)",
     )
     build.add_argument(
         "--vectors",
@@ -83,48 +105,63 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
         help="document vectors: FILE.npy, lsa (from the corpus itself) or sentence-transformers:MODEL "
         "(default: lsa; for items their embeddings.npy, if there)",
     )
-    build.add_argument("--branching", type=int, help="semantic: clusters of a cluster (default: 10)")
-    build.add_argument("--leaf-size", type=int, help="semantic: most documents of a last cluster (default: 100)")
-    _configure_quantisers(build)
-    build.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
-
-
-def _configure_quantisers(build: argparse.ArgumentParser) -> None:
-    build.add_argument("--levels", type=int, help="residual, rq-vae, random: number of codes (default: 3); lsh: (4)")
-    build.add_argument(
-        "--codebook", type=int, help="residual: codes of each level (default: 64); rq-vae, random: (256)"
-    )
-    build.add_argument("--width", type=int, help="rq-vae: of the latent vectors (default: 32)")
-    build.add_argument("--epochs", type=int, help="rq-vae: passes over the vectors (default: 500)")
-    build.add_argument("--batch-size", type=int, help="rq-vae: vectors of a step (default: 1024)")
-    build.add_argument("--learning-rate", type=float, help="rq-vae: default 0.001")
-    build.add_argument("--optimizer", choices=("adamw", "adagrad"), help="rq-vae: default adamw")
-    build.add_argument("--commitment", choices=("residual", "cumulative"), help="rq-vae: default residual")
-    build.add_argument("--hyperplanes", type=int, help="lsh: binary digits of a code (default: 8)")
-    build.add_argument(
-        "--separate",
-        action=argparse.BooleanOptionalAction,
-        help="residual, rq-vae, lsh, random, file: append a code that tells documents with equal codes apart "
-        "(default: yes; file: no)",
-    )
-    build.add_argument(
-        "--memory-gib",
-        type=float,
-        help="semantic, residual, rq-vae, lsh: vectors that take more are read from their file piece by piece "
-        "(default: 4)",
-    )
+    for field, options in _OPTIONS.items():
+        build.add_argument(f"--{field.replace('_', '-')}", dest=field, **options)
     build.add_argument(
         "--quantiser-out",
         metavar="DIR",
-        help="residual, rq-vae, lsh: save the fitted quantiser too, which gives new documents their codes",
+        help="residual, rq-vae, lsh: also save the fitted quantiser, which gives new documents their codes",
     )
+    build.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
+
+
+class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
+    """Lists the strategies that an option applies to, with its default for each."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add an option to the help that is being printed."""
+        if action.dest in _OPTIONS:
+            action = copy.copy(action)
+            action.help = f"{action.help} ({_defaults_text(action.dest)})"
+        super().add_argument(action)
+
+
+def _defaults_text(field: str) -> str:
+    """Return the defaults of a field: ``"residual, rq-vae, random: 3; lsh: 4"``."""
+    strategies: dict[str, list[str]] = {}
+    for name in _STRATEGIES:
+        if field in (defaults := _defaults(name)):
+            strategies.setdefault(_default_text(defaults[field]), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in strategies.items())
+
+
+def _default_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _defaults(strategy: str) -> dict[str, Any]:
+    """Return the fields of a strategy's class with their defaults."""
+    import dataclasses
+
+    return {field.name: field.default for field in dataclasses.fields(_class_of(strategy))}
+
+
+def _class_of(strategy: str) -> Any:
+    from genret_jax import docids
+
+    return getattr(docids, _STRATEGIES[strategy])
+
+
+def _named() -> list[str]:
+    """Return the strategies that are chosen by their name alone."""
+    return [name for name in _STRATEGIES if name != "file"]
 
 
 def _strategy_name(text: str) -> str:
-    if text not in _STRATEGIES and not (text.startswith(_FROM_FILE) and text.endswith(".npy")):
-        raise argparse.ArgumentTypeError(
-            f"invalid choice: {text!r} (choose from {', '.join(_STRATEGIES)}, file:FILE.npy)"
-        )
+    if text not in _named() and not (text.startswith(_FROM_FILE) and text.endswith(".npy")):
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(_named())}, file:FILE.npy)")
     return text
 
 
@@ -134,16 +171,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from genret_jax.data.interactions import read_corpus
+    from genret_jax.docids import QuantisedDocids, describe, summary_text
+
+    args.strategy = args.strategy or _default_strategy(args.corpus)
     strategy = _strategy(args)  # a mistake in the options should show before the corpus is read
     source = _vector_source(args)
-    from genret_jax.data.interactions import read_corpus
-    from genret_jax.docids import describe, summary_text
-
     _require_outputs_free(args.out, args.quantiser_out)
     corpus = read_corpus(args.corpus)
     vectors, quantiser = None if source is None else source.vectors(corpus), None
     given = corpus.doc_ids, vectors, args.seed, corpus.fingerprint
-    if args.strategy in _WITH_QUANTISER:
+    if isinstance(strategy, QuantisedDocids):
         quantiser, table = strategy.fit_and_assign(*given)
     else:
         table = strategy.assign(*given)
@@ -151,61 +189,61 @@ def _build(args: argparse.Namespace) -> int:
         quantiser.save(args.quantiser_out)
     table.save(args.out)
     print(summary_text(describe(table, vectors, quantiser)))
-    print(f"\nwritten to {args.out}; look at it with: genret docids inspect {args.out} --corpus {args.corpus}")
+    print(
+        f"\nwritten to {args.out}\n"
+        f"show them: genret docids inspect {args.out} --corpus {args.corpus}\n"
+        f"use them:  genret train --docids {args.out} --corpus {args.corpus} --run DIR"
+    )
     return 0
 
 
+def _default_strategy(corpus: str) -> str:
+    """Return the name of the strategy that a run on this corpus has by default."""
+    from genret_jax.config.experiment import Experiment, Recommendation
+    from genret_jax.data.interactions import is_interactions
+
+    default = type((Recommendation if is_interactions(corpus) else Experiment).docids)
+    return next(name for name, class_name in _STRATEGIES.items() if class_name == default.__name__)
+
+
 def _strategy(args: argparse.Namespace) -> Any:
-    from genret_jax import docids
+    """Return the strategy with the options that were given.
+
+    Raises:
+        InputError: If an option belongs to other strategies, or its value does not fit.
+    """
+    from genret_jax.docids import QuantisedDocids
     from genret_jax.errors import InputError
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a number of at least 0")
-    kind = args.strategy.partition(":")[0]
-    given = _given_options(args, kind)
-    if kind == "file":
-        return docids.NpyDocids(path=args.strategy.removeprefix(_FROM_FILE), **given)
-    classes = {
-        "semantic": docids.HierarchicalKMeans,
-        "atomic": docids.AtomicDocids,
-        "naive": docids.NaiveStringDocids,
-        "residual": docids.ResidualKMeans,
-        "rq-vae": docids.RqVae,
-        "lsh": docids.LshDocids,
-        "random": docids.RandomDocids,
-    }
-    return classes[kind](**given)
-
-
-def _given_options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """Return the strategy's options that were given, and refuse those of other strategies."""
-    from genret_jax.errors import InputError
-
-    mine = _OPTIONS.get(kind, ())
-    for strategy, options in _OPTIONS.items():
-        for name in options:
-            if name not in mine and getattr(args, name) is not None:
-                raise InputError(
-                    f"--{name.replace('_', '-')} with --strategy {args.strategy}",
-                    fix=f"leave it out, or choose --strategy {strategy}",
-                )
-    if args.quantiser_out is not None and kind not in _WITH_QUANTISER:
+    kind, _, path = args.strategy.partition(":")
+    fields = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    for name in fields:
+        if name not in _defaults(kind):
+            others = [other for other in _STRATEGIES if name in _defaults(other)]
+            raise InputError(
+                f"--{name.replace('_', '-')} with --strategy {args.strategy}",
+                fix=f"leave it out, or choose --strategy {others[0]}",
+            )
+    if args.quantiser_out is not None and not issubclass(_class_of(kind), QuantisedDocids):
+        fitted = [name for name in _named() if issubclass(_class_of(name), QuantisedDocids)]
         raise InputError(
             f"--quantiser-out with --strategy {args.strategy}, which fits none",
-            fix=f"leave it out, or choose one of {', '.join(_WITH_QUANTISER)}",
+            fix=f"leave it out, or choose one of {', '.join(fitted)}",
         )
-    return {name: getattr(args, name) for name in mine if getattr(args, name) is not None}
+    return _class_of(kind)(**fields, **({"path": path} if path else {}))
 
 
 def _vector_source(args: argparse.Namespace) -> Any:
-    """Return what computes the vectors, or None for strategies that need none."""
+    """Return the source of the document vectors, or None if the strategy needs none."""
     from genret_jax.data.interactions import is_interactions
     from genret_jax.data.item_vectors import vectors_of_items
     from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
     from genret_jax.errors import InputError, nearest
     from genret_jax.problems import say
 
-    if args.strategy not in _WITH_VECTORS:
+    if not getattr(_class_of(args.strategy.partition(":")[0]), "needs_vectors", False):
         if args.vectors is not None:
             raise InputError(f"--vectors with --strategy {args.strategy}, which needs none", fix="leave --vectors out")
         return None

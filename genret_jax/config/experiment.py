@@ -232,7 +232,7 @@ class Recommendation(BaseExperiment):
         cold_items: Share of the items that training is not shown, to measure how new items are recommended.
     """
 
-    docids: DocidStrategy | LearnedDocids | str = ResidualKMeans(levels=3, codebook=256)
+    docids: DocidStrategy | LearnedDocids | str = ResidualKMeans()
     vectors: VectorSource | None = None
     histories: HistoryConfig = HistoryConfig()
     start: Start | None = None

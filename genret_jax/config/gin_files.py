@@ -90,8 +90,8 @@ def experiment_from_gin(
         allow_imports: Modules outside genret_jax that the files may import.
 
     Raises:
-        InputError: For a missing file, a syntax error, an unknown name, a name bound twice in a file or on the command
-            line, a macro or a binding of the command line that nothing uses, or a value that does not fit.
+        InputError: For a missing file, a syntax error, an unknown name, a name bound twice in a file, a macro or a
+            binding of the command line that nothing uses, or a value that does not fit.
     """
     text = GinText.read(files, bindings, allow_imports)
     for name, option in ((text.corpus_parameter(), "--corpus"), ("train.run", "--run")):
@@ -144,6 +144,18 @@ def command_line_binding(text: str) -> str:
         except (SyntaxError, tokenize.TokenError):
             value = repr(value)
     return f"{name} = {value}"
+
+
+def require_set_once(bindings: Sequence[str]) -> None:
+    """Check that no name of the command line is set twice, by ``--steps`` and ``--gin.STEPS`` for example.
+
+    Raises:
+        InputError: If one is.
+    """
+    names = [binding.split("=")[0].strip() for binding in bindings]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"'{name}' is set twice on the command line", fix="keep one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,8 +276,6 @@ class GinText:
         except (SyntaxError, tokenize.TokenError) as error:
             raise _unreadable(error) from None
         name = _name(statement)
-        if name in self.given:
-            raise InputError(f"'{name}' is set twice on the command line", fix="keep one")
         self.given.append(name)
         self.bindings[name] = Binding(statement.value)
 

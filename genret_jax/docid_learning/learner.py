@@ -1,9 +1,13 @@
-"""Docids that are learned while a run is prepared: GenRet's progressive training (Sun et al. 2023, arXiv 2304.04171).
+"""Learning docids while a run is prepared: GenRet's progressive training (Sun et al. 2023, arXiv 2304.04171).
 
-Level by level (section 3.3): documents and queries are drawn together without codes; a codebook is made of the
-documents' states by k-means; it is trained with the network, with a look in between at which codes no document has;
-and at last documents and queries follow the codes that are now fixed. Each of these phases is a training of its own, by
-the loop that trains runs, in a folder of its own below the run's: stopped, it goes on from its last checkpoint.
+Section 3.3 learns level by level. A level has these phases:
+
+1. "together": documents and queries are drawn together, still without codes of this level.
+2. k-means of the documents' states makes the codebook.
+3. "round 1", "round 2": the codebook is trained with the network. Unused codes are moved between the rounds.
+4. "fixed": documents and queries learn to write the codes, which are now fixed.
+
+Each phase is a training of its own in a folder of its own. A phase that was stopped continues from its last checkpoint.
 """
 
 import dataclasses
@@ -15,14 +19,14 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int
 
 from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.docid_learning.model import Codebooks, DocidModel, states_of, written_codes
-from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_numbers
+from genret_jax.docid_learning.model import Codebooks, DocidModel, decoder_states, predict_codes
+from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_ids
 from genret_jax.docids import DocidTable, LearnedDocids
 from genret_jax.docids.balanced import balanced_kmeans
 from genret_jax.docids.diagnostics import describe_level
@@ -34,12 +38,10 @@ from genret_jax.storage import fingerprint, load_arrays, save_arrays
 from genret_jax.training import TrainerConfig, train
 from genret_jax.training.initial import DocumentFacts, initial_params, random_params
 
-Log = Callable[[str], None]
-
-# A codebook of which so few codes tell documents apart, by their perplexity, has collapsed.
-_LEAST_SHARE = 0.25
-# What rounding leaves of a state less an equal one, at most, as a share of its length.
-_NOTHING_LEFT = 1e-4
+# A codebook has collapsed if its perplexity is below this share of the largest possible one.
+_MIN_PERPLEXITY_SHARE = 0.25
+# Norm below which a centred state is only rounding error, as a share of the state's norm.
+_ROUNDING = 1e-4
 _KIND, _VERSION = "learned_levels", 1
 
 
@@ -51,24 +53,23 @@ def learn_docids(
     folder: Path,
     log: Callable[[str], None],
 ) -> tuple[DocidModel, DocidTable]:
-    """Train a tokeniser, or go on with it, and give every document its docid.
+    """Train the network that writes docids, or resume its training, and give every document its docid.
 
-    Documents of ``SamplerConfig.unseen_split`` are not trained on, and get theirs from the trained network.
+    Documents of ``SamplerConfig.unseen_split`` are left out of the training; the trained network writes their docids.
 
     Args:
-        experiment: With :class:`~genret_jax.docids.LearnedDocids`.
+        experiment: An experiment with :class:`~genret_jax.docids.LearnedDocids`.
         corpus: The documents.
-        store: Their tokens and queries; its docids are not read.
-        model: The network, with room for the codes.
-        folder: For the trainings; may be removed afterwards.
-        log: Receives a line for each codebook.
+        store: Tokens and queries of the documents; its docids are not read.
+        model: The network, with tokens for the codes.
+        folder: Folder of the phases; may be removed afterwards.
+        log: Receives a line per phase and codebook.
 
     Raises:
         InputError: If there are fewer documents than codes, or a codebook collapses.
-        KeyboardInterrupt: If SIGINT or SIGTERM stopped it, when the checkpoint to go on from is written.
+        KeyboardInterrupt: If SIGINT or SIGTERM stopped a phase, after its checkpoint was written.
     """
-    learner = _Learner(experiment, store, model, folder, log)
-    return learner.learn(corpus)
+    return _Learner(experiment, store, model, folder, log).learn(corpus)
 
 
 class _Learner:
@@ -82,76 +83,68 @@ class _Learner:
         self._books = Codebooks(config=model, first_token=store.vocabulary_size, level_sizes=sizes)
         self._tokens = store.document_inputs(self._strategy.document_length, append_eos=experiment.sampler.append_eos)
         self._task = DocidLearningTask(self._books, self._tokens, self._strategy)
-        self._shown = self._sampler(0).documents
+        self._training = self._sampler(0).documents
         self._codes = np.full((len(self._tokens), len(sizes)), -1, np.int32)
         self._course: list[dict[str, Any]] = []
-        if len(self._shown) < self._strategy.codebook:
-            owner = "LearnedDocids.codebook"
-            fits = max(2, len(self._shown) // 8)
+        if len(self._training) < self._strategy.codebook:
+            suggested = max(2, len(self._training) // 8)
             raise InputError(
-                f"{len(self._shown):,} documents to learn from, for codebooks of {self._strategy.codebook:,}",
+                f"{len(self._training):,} documents to learn from, for codebooks of {self._strategy.codebook:,}",
                 file=experiment.corpus,
                 expected="at least as many documents as codes",
-                fix=f"set {owner} to {fits} or so: --gin.{owner}={fits}",
+                fix=f"set LearnedDocids.codebook to about {suggested}: --gin.LearnedDocids.codebook={suggested}",
             )
 
-    def _sampler(self, seed: int) -> Sampler:
-        # Each phase counts its steps from 0, so that all of one could show indexing and no query.
-        config = dataclasses.replace(self._experiment.sampler, indexing_first=0)
-        return Sampler(self._store, config, seed=seed, batch_size=self._experiment.trainer.batch_size)
-
     def learn(self, corpus: Corpus) -> tuple[DocidModel, DocidTable]:
-        """Learn all levels, and give every document its docid."""
-        levels = range(self._strategy.levels)
-        groups: list[tuple[int, ...]] = [(level,) for level in levels]
-        if not self._strategy.progressive:
-            groups = [tuple(levels)]
-        params, done = self._begun(groups)
+        """Learn all levels and give every document its docid."""
+        levels = tuple(range(self._strategy.levels))
+        groups = [(level,) for level in levels] if self._strategy.progressive else [levels]
+        params, done = self._resumed(len(groups))
         for number in range(done, len(groups)):
             try:
-                params = self._learn(groups[number], params)
+                params = self._learn_levels(groups[number], params)
             except CollapsedError:
-                self._remove_phases(number)  # gone on with, they would come to the same
+                self._remove_phases(number)  # resuming would lead to the same collapse
                 raise
-            self._keep(number, params)
-        tokeniser = DocidModel.of(params, self._books, length=self._tokens.shape[1])
-        new = np.setdiff1d(np.arange(len(self._codes)), self._shown)
-        if len(new):
-            self._codes[new] = tokeniser.codes(self._tokens[new])
-        order = np.concatenate([self._shown, new]).astype(np.int64)
+            self._save(number, params)
+        model = DocidModel.from_parameters(params, self._books, length=self._tokens.shape[1])
+        unseen = np.setdiff1d(np.arange(len(self._codes)), self._training)
+        if len(unseen):
+            self._codes[unseen] = model.codes(self._tokens[unseen])
+        order = np.concatenate([self._training, unseen]).astype(np.int64)
         codes, level_sizes = with_separating(self._codes, self._books.level_sizes, order)
-        made_by = {
+        record = {
             "name": self._strategy.name,
             **dataclasses.asdict(self._strategy),
             "seed": self._seed,
-            "quantiser": tokeniser.fingerprint,
+            "quantiser": model.fingerprint,
             "course": self._course,
         }
         table = DocidTable.from_codes(
-            corpus.doc_ids, codes, level_sizes=level_sizes, strategy=made_by, corpus_fingerprint=corpus.fingerprint
+            corpus.doc_ids, codes, level_sizes=level_sizes, strategy=record, corpus_fingerprint=corpus.fingerprint
         )
-        return tokeniser, table
+        return model, table
 
-    def _begun(self, groups: list[tuple[int, ...]]) -> tuple[Any, int]:
-        """Return the parameters to go on from, and how many groups of levels have been learned."""
-        for number in reversed(range(len(groups))):
-            if not (kept := self._folder / f"learned_{number + 1}").is_dir():
+    def _resumed(self, groups: int) -> tuple[Any, int]:
+        """Return the parameters to continue from and the number of groups of levels that are done."""
+        for done in range(groups, 0, -1):
+            if not (saved := self._folder / f"learned_{done}").is_dir():
                 continue
-            arrays, manifest = load_arrays(kept, kind=_KIND, version=_VERSION)
+            arrays, manifest = load_arrays(saved, kind=_KIND, version=_VERSION)
             if manifest["examples"] != self._store.fingerprint:
                 raise InputError(
                     "docids that were learned from other examples",
-                    file=kept,
+                    file=saved,
                     fix="remove the folder, and docids are learned again",
                 )
             self._codes, self._course = np.array(arrays.pop("codes")), manifest["course"]
-            return flax.traverse_util.unflatten_dict(dict(arrays), sep="."), number + 1
+            return flax.traverse_util.unflatten_dict(dict(arrays), sep="."), done
         config, unseen = self._books.config, self._experiment.sampler.unseen_split
         facts = DocumentFacts(store=self._store, seed=self._seed, docids=None, unseen_split=unseen)
         return initial_params(random_params(config, self._seed), config, self._experiment.start, facts), 0
 
-    def _keep(self, number: int, params: Any) -> None:
-        """Keep what has been learned, and no longer how."""
+    def _save(self, number: int, params: Any) -> None:
+        """Save the result of a group of levels, and remove the folders of its phases."""
         arrays = flax.traverse_util.flatten_dict(params, sep=".") | {"codes": self._codes}
         details = {"course": self._course, "examples": self._store.fingerprint}
         save_arrays(self._folder / f"learned_{number + 1}", arrays, kind=_KIND, version=_VERSION, details=details)
@@ -161,36 +154,41 @@ class _Learner:
         for phase in self._folder.glob(f"{number + 1}_*"):
             shutil.rmtree(phase)
 
-    def _learn(self, levels: tuple[int, ...], params: Any) -> Any:
-        """Learn some levels, those before them fixed."""
-        known, rounds = levels[0], 2 * len(levels)
-        # All phases alike, so that they are one program.
+    def _learn_levels(self, levels: tuple[int, ...], params: Any) -> Any:
+        """Learn some levels; the codes of the levels before them are fixed."""
+        first, rounds = levels[0], 2 * len(levels)
+        # All phases have the same length, so that they share one program.
         steps = -(-self._strategy.steps * len(levels) // (rounds + 2))
-        params = self._train(0, "together", Phase(levels=levels[:1], known=known, coded=False), params, steps)
+        together = Phase(levels=levels[:1], fixed=first, with_codes=False)
+        params = self._train(0, "together", together, params, steps)
         for level in levels:
             params = self._with_codebook(params, level)
-            self._give_codes(params, (level,))
+            self._update_codes(params, (level,))
         for number in range(1, rounds + 1):
-            params = self._train(number, f"round {number}", Phase(levels=levels, known=known), params, steps)
-            self._give_codes(params, levels)
-            self._look(f"round {number}", levels)
+            params = self._train(number, f"round {number}", Phase(levels=levels, fixed=first), params, steps)
+            self._update_codes(params, levels)
+            self._record_usage(f"round {number}", levels)
             if number < rounds:
-                params = self._revived(params, levels)
-        fixed = Phase(levels=(), known=levels[-1] + 1)
-        params = self._train(rounds + 1, "fixed", fixed, params, steps)
-        self._give_codes(params, levels)
-        self._look("fixed", levels)
-        for of_level in self._course[-len(levels) :]:
-            self._tell(of_level)
+                params = self._with_revived_codes(params, levels)
+        params = self._train(rounds + 1, "fixed", Phase(levels=(), fixed=levels[-1] + 1), params, steps)
+        self._update_codes(params, levels)
+        self._record_usage("fixed", levels)
+        for usage in self._course[-len(levels) :]:
+            self._log(
+                f"docids      level {usage['level']}: {usage['used']} of {self._strategy.codebook} codes used, "
+                f"perplexity {usage['perplexity']:.1f}; {usage['prefixes']:,} docids so far"
+            )
         return params
 
     def _train(self, number: int, name: str, phase: Phase, params: Any, steps: int) -> Any:
-        group = phase.known + bool(phase.levels) if self._strategy.progressive else 1
-        # Of its own, so that no phase shows the batches of another.
+        """Train one phase and return its parameters."""
+        progressive = self._strategy.progressive
+        group = phase.fixed + bool(phase.levels) if progressive else 1
+        # Every phase has a seed of its own, so that no two phases have the same batches.
         seed = int(np.random.SeedSequence([self._seed, group, number]).generate_state(1)[0])
-        self._task.begin(phase, self._sampler(seed), self._codes.copy())
-        learned = f"level {group} of {self._strategy.levels}" if self._strategy.progressive else "all levels"
-        self._log(f"docids      {learned}: {name}")
+        self._task.start_phase(phase, self._sampler(seed), self._codes.copy())
+        levels = f"level {group} of {self._strategy.levels}" if progressive else "all levels"
+        self._log(f"docids      {levels}: {name}")
         result = train(
             self._task,
             self._trainer(steps),
@@ -198,7 +196,7 @@ class _Learner:
             init_params=params,
             fingerprint={
                 "examples": self._store.fingerprint,
-                "learned": learned,
+                "learned": levels,
                 "phase": name,
                 "codes so far": fingerprint(self._codes),
             },
@@ -206,13 +204,18 @@ class _Learner:
         result.require_whole()
         return jax.tree.map(np.asarray, result.params)
 
+    def _sampler(self, seed: int) -> Sampler:
+        # With indexing_first a whole phase could pass without a query, as each counts its steps from 0.
+        config = dataclasses.replace(self._experiment.sampler, indexing_first=0)
+        return Sampler(self._store, config, seed=seed, batch_size=self._experiment.trainer.batch_size)
+
     def _trainer(self, steps: int) -> TrainerConfig:
-        """Return the run's trainer for a phase, which is not validated and whose losses compare all of a batch."""
+        """Return the run's trainer for a phase: without validation, and without splitting batches."""
         return dataclasses.replace(
             self._experiment.trainer,
             steps=steps,
             seed=self._seed,
-            gradient_accumulation=1,
+            gradient_accumulation=1,  # the losses compare all documents of a batch
             evaluate_every=None,
             evaluate_at_start=False,
             best_metric=None,
@@ -221,100 +224,86 @@ class _Learner:
         )
 
     def _with_codebook(self, params: Any, level: int) -> Any:
-        """Make a codebook of clusters of the documents' states, less what those of the same prefix have in common."""
-        clusters = self._strategy.codebook
-        vectors, _ = self._directions(params, level, clusters)
+        """Make the codebook of a level by clustering the documents' centred states."""
+        clusters, seed = self._strategy.codebook, self._seed + level
+        vectors, _ = self._centred_states(params, level, clusters)
         if self._strategy.balanced:
-            centroids = balanced_kmeans(vectors, clusters, self._seed + level)
+            centroids = balanced_kmeans(vectors, clusters, seed)
         else:
-            centroids = KMeans(clusters=clusters).fit(vectors, self._seed + level).centroids[0]
-        start = self._experiment.start
-        # A start from the corpus has input vectors of that length; a public checkpoint has some of its own.
-        norm = getattr(start, "node_scale", None)
-        return self._books.with_vectors(params, level, dict(enumerate(centroids)), read_norm=norm)
+            centroids = KMeans(clusters=clusters).fit(vectors, seed).centroids[0]
+        # A start from the corpus sets the norm of input vectors; public checkpoints have their own.
+        norm = getattr(self._experiment.start, "node_scale", None)
+        return self._books.with_vectors(params, level, dict(enumerate(centroids)), input_norm=norm)
 
-    def _directions(
+    def _centred_states(
         self, params: Any, level: int, needed: int
     ) -> tuple[Float32[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
-        """Return states less what those of the same prefix have in common, and which of the shown documents' they are.
+        """Return states minus the mean state of their prefix, and the positions of their documents in the training set.
 
-        Documents of which nothing is left, as they are alone with their prefix or equal to all others there, are left
-        out. Where that leaves fewer than are needed, new documents are all that is left to do: states as they are.
+        Documents that are alone with their prefix, or equal to all others with it, have a centred state of 0 and are
+        left out. If fewer than ``needed`` documents are left, the states of all documents are returned uncentred:
+        then a code can only separate documents that come later.
         """
         states = self._states(params, level)
-        centred = self._centred(states, level)
-        lengths = np.linalg.norm(centred, axis=1)
-        apart = np.flatnonzero(lengths > _NOTHING_LEFT * np.linalg.norm(states, axis=1))
-        return (centred[apart], apart) if len(apart) >= needed else (states, np.arange(len(states)))
-
-    def _centred(self, states: Float32[np.ndarray, "n d"], level: int) -> Float32[np.ndarray, "n d"]:
-        prefix = prefix_numbers(self._codes[self._shown, :level])
+        prefix = prefix_ids(self._codes[self._training, :level])
         sums = np.zeros((prefix.max() + 1, states.shape[1]), np.float32)
         np.add.at(sums, prefix, states)
-        means = sums / np.bincount(prefix)[:, None].astype(np.float32)
-        centred: np.ndarray = states - means[prefix]
-        return centred
+        centred = states - (sums / np.bincount(prefix)[:, None].astype(np.float32))[prefix]
+        distinct = np.flatnonzero(np.linalg.norm(centred, axis=1) > _ROUNDING * np.linalg.norm(states, axis=1))
+        return (centred[distinct], distinct) if len(distinct) >= needed else (states, np.arange(len(states)))
 
     def _states(self, params: Any, level: int) -> Float32[np.ndarray, "n d"]:
-        codes = self._codes[self._shown]
-        return np.array(states_of(params, self._tokens[self._shown], codes, self._books, level))
+        codes = self._codes[self._training]
+        return np.array(decoder_states(params, self._tokens[self._training], codes, self._books, level))
 
-    def _shares_prefix(self, level: int) -> Bool[np.ndarray, " n"]:
-        """Return which documents the levels before do not tell from all others."""
-        prefix = prefix_numbers(self._codes[self._shown, :level])
-        return np.bincount(prefix)[prefix] > 1
-
-    def _revived(self, params: Any, levels: tuple[int, ...]) -> Any:
-        """Move codes that no document has to documents of the codes that most have (section 3.4)."""
+    def _with_revived_codes(self, params: Any, levels: tuple[int, ...]) -> Any:
+        """Move unused codes to documents of the most frequent codes (section 3.4)."""
         for level in levels:
-            of_documents = self._codes[self._shown, level]
-            counts = np.bincount(of_documents, minlength=self._strategy.codebook)
+            codes = self._codes[self._training, level]
+            counts = np.bincount(codes, minlength=self._strategy.codebook)
             unused = np.flatnonzero(counts == 0)
             if not len(unused):
                 continue
             norms = np.linalg.norm(self._books.vectors(params, level), axis=1)
-            length = norms[counts > 0].mean()
-            directions, documents = self._directions(params, level, len(unused))
-            of_documents = of_documents[documents]
-            counts = np.bincount(of_documents, minlength=self._strategy.codebook)
+            norm = norms[counts > 0].mean()
+            states, documents = self._centred_states(params, level, len(unused))
+            codes = codes[documents]
+            counts = np.bincount(codes, minlength=self._strategy.codebook)
             random, moved = np.random.default_rng([self._seed, level]), {}
             for code in unused:
-                crowded = int(np.argmax(counts))
-                direction = directions[random.choice(np.flatnonzero(of_documents == crowded))]
-                moved[int(code)] = length * direction / max(float(np.linalg.norm(direction)), 1e-9)
-                # As many as it is left with, so that the next goes elsewhere.
-                counts[crowded] = max(1, counts[crowded] // 2)
+                frequent = int(np.argmax(counts))
+                state = states[random.choice(np.flatnonzero(codes == frequent))]
+                moved[int(code)] = norm * state / max(float(np.linalg.norm(state)), 1e-9)
+                # The moved code takes about half of the documents, so the next one may go elsewhere.
+                counts[frequent] = max(1, counts[frequent] // 2)
             params = self._books.with_vectors(params, level, moved)
         return params
 
-    def _give_codes(self, params: Any, levels: Sequence[int]) -> None:
-        """Write the codes of some levels, after those that are known."""
-        codes = self._codes[self._shown]
-        written = np.asarray(written_codes(params, self._tokens[self._shown], codes, self._books, levels[0]))
-        self._codes[self._shown[:, None], np.array(levels)[None]] = written[:, list(levels)]
+    def _update_codes(self, params: Any, levels: Sequence[int]) -> None:
+        """Set the codes of some levels to those that the network writes after the earlier codes."""
+        codes, tokens = self._codes[self._training], self._tokens[self._training]
+        written = np.asarray(predict_codes(params, tokens, codes, self._books, levels[0]))
+        self._codes[self._training[:, None], np.array(levels)[None]] = written[:, list(levels)]
 
-    def _look(self, phase: str, levels: tuple[int, ...]) -> None:
-        """Add to the course how the codes are used now, and stop where they are not."""
-        codes = self._codes[self._shown]
+    def _record_usage(self, phase: str, levels: tuple[int, ...]) -> None:
+        """Add the usage of the codebooks to the course of the training.
+
+        Raises:
+            CollapsedError: If a codebook has collapsed by the end of its last phase.
+        """
+        codes = self._codes[self._training]
         for level in levels:
-            before, after = (prefix_numbers(codes[:, :length]) for length in (level, level + 1))
-            figures = describe_level(self._strategy.codebook, codes[:, level], before, after)
-            self._course.append({"level": level + 1, "phase": phase, **figures})
-            perplexity = figures["perplexity"]
-            # Where the levels before tell most documents apart, few codes will do.
-            most = min(self._strategy.codebook, int(self._shares_prefix(level).sum()))
-            if phase == "fixed" and perplexity < _LEAST_SHARE * most:
+            before, after = (prefix_ids(codes[:, :length]) for length in (level, level + 1))
+            usage = describe_level(self._strategy.codebook, codes[:, level], before, after)
+            self._course.append({"level": level + 1, "phase": phase, **usage})
+            # Only documents that share their prefix need a code, so few of them need few codes.
+            sharing = int((np.bincount(before)[before] > 1).sum())
+            expected = _MIN_PERPLEXITY_SHARE * min(self._strategy.codebook, sharing)
+            if phase == "fixed" and usage["perplexity"] < expected:
                 raise CollapsedError(
-                    f"the codebook of level {level + 1} has collapsed: {figures['used']} of "
-                    f"{self._strategy.codebook} codes are used, "
-                    f"with a perplexity of {perplexity:.1f}",
+                    f"the codebook of level {level + 1} has collapsed: {usage['used']} of {self._strategy.codebook} "
+                    f"codes are used, with a perplexity of {usage['perplexity']:.1f}",
                     file=self._experiment.corpus,
-                    expected=f"a perplexity of {_LEAST_SHARE * most:.1f} or more",
-                    fix="set LearnedDocids.balanced = True, more .steps, or a smaller .codebook, in a new --run folder",
+                    expected=f"a perplexity of {expected:.1f} or more",
+                    fix="set LearnedDocids.balanced = True, more .steps, or a smaller .codebook, in a new run folder",
                 )
-
-    def _tell(self, of_level: dict[str, Any]) -> None:
-        self._log(
-            f"docids      level {of_level['level']}: {of_level['used']} of {self._strategy.codebook} codes used, "
-            f"perplexity {of_level['perplexity']:.1f}; {of_level['prefixes']:,} docids so far"
-        )

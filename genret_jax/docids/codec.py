@@ -169,6 +169,7 @@ class DocidCodec:
         check_fields(self)
         require(self, "first_token", self.first_token > EOS, "at least 2: 0 pads and 1 is EOS")
         require(self, "level_sizes", min(self.level_sizes, default=0) > 0, "at least one level, each of at least 1")
+        require(self, "level_sizes", self.vocab_size < 2**31, "sizes with a sum below 2**31, as tokens are 32-bit")
         atomic = self.kind != "text" and self.eos == "needed" and len(self.level_sizes) == 1
         require(self, "nodes", self.nodes == "table" or atomic, "'table' unless docids are of one code and without EOS")
         require(self, "encode_text", (self.kind == "text") == callable(self.encode_text), "a callable for 'text' only")

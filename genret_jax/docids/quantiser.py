@@ -1,4 +1,4 @@
-"""Fitted quantisers: from any vector to codes, of documents that were there at the fit as of those that come later."""
+"""Fitted quantisers, which map any vector to codes: of documents of the fit and of documents that come later."""
 
 import abc
 import dataclasses
@@ -12,12 +12,12 @@ from jaxtyping import Float32, Int, Int32
 
 from genret_jax.docids.separating import next_free
 from genret_jax.docids.streaming import in_pieces, read
-from genret_jax.docids.table import DocidTable
+from genret_jax.docids.table import DocidTable, require_level_sizes
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
 
 KIND, VERSION = "quantiser", 1
-_MOST_RECONSTRUCTED = 1 << 16
+_ERROR_SAMPLE = 1 << 16  # largest number of vectors that errors are computed on
 _BY_NAME: dict[str, "type[Quantiser]"] = {}
 
 
@@ -25,42 +25,48 @@ _BY_NAME: dict[str, "type[Quantiser]"] = {}
 class Quantiser(abc.ABC):
     """Gives vectors their codes.
 
-    A subclass has a ``name`` of its own, by which :func:`load_quantiser` finds it, and says how its arrays look at a
-    piece of vectors.
+    A subclass has a ``name``, by which :func:`load_quantiser` finds it, and implements :meth:`encode`.
 
     Attributes:
         level_sizes: Codebook size of every level.
-        arrays: What was fitted, by name.
-        settings: JSON values that say how to read them, where that takes any.
+        arrays: The fitted arrays by name.
+        settings: JSON values that are needed beside the arrays.
+        width_array: Name of an array whose last axis is as long as the vectors.
     """
 
     name: ClassVar[str]
+    width_array: ClassVar[str]
     level_sizes: tuple[int, ...]
     arrays: Mapping[str, np.ndarray]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __init_subclass__(cls) -> None:
-        """Make the class known to :func:`load_quantiser`."""
+        """Register the class for :func:`load_quantiser`."""
         if "name" in vars(cls):
             _BY_NAME[cls.name] = cls
 
     @property
-    @abc.abstractmethod
     def width(self) -> int:
         """Length of the vectors."""
+        return int(self.arrays[self.width_array].shape[-1])
 
     @abc.abstractmethod
-    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
-        """Return the codes [p, m] of a piece of vectors [p, d], and perhaps more, by a jitted function."""
+    def encode(self, piece: Any, arrays: Any) -> Any:
+        """Return the codes [p, m] of a piece of vectors [p, d], computed by a jitted function.
+
+        Args:
+            piece: Vectors on the device.
+            arrays: The quantiser's arrays on the device.
+        """
 
     def codes(self, vectors: np.ndarray) -> Int32[np.ndarray, "n m"]:
-        """Return the codes of vectors, without a code that tells equal ones apart.
+        """Return the codes of vectors, without a separating code.
 
         Args:
             vectors: [n, d]; may be memory-mapped, and is read piece by piece.
 
         Raises:
-            InputError: If they are not as long as those of the fit, or not finite.
+            InputError: If the vectors have another width than those of the fit, or are not finite.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.width or not np.issubdtype(vectors.dtype, np.number):
             raise InputError(
@@ -71,11 +77,12 @@ class Quantiser(abc.ABC):
         if not len(vectors):
             return np.zeros((0, len(self.level_sizes)), np.int32)
         progress = f"quantising {len(vectors):,} vectors"
-        return in_pieces(self.look, vectors, np.arange(len(vectors)), dict(self.arrays), progress)[0]
+        rows = np.arange(len(vectors))
+        return in_pieces(lambda *given: (self.encode(*given),), vectors, rows, dict(self.arrays), progress)[0]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with anything fitted."""
+        """Sixteen hexadecimal digits that identify everything fitted."""
         arrays = [np.asarray(self.arrays[key]) for key in sorted(self.arrays)]
         return fingerprint(self.name, list(self.level_sizes), *arrays, *([self.settings] if self.settings else []))
 
@@ -84,7 +91,7 @@ class Quantiser(abc.ABC):
 
         Args:
             folder: Destination.
-            replace: Replace what is there.
+            replace: Replace an existing folder.
         """
         details: dict[str, Any] = {
             "name": self.name,
@@ -98,32 +105,31 @@ class Quantiser(abc.ABC):
 
 
 class ReconstructingQuantiser(Quantiser):
-    """A quantiser whose codes stand for vectors."""
+    """A quantiser that can approximate a vector from its codes."""
 
     @abc.abstractmethod
     def reconstruct(self, codes: Int[np.ndarray, "n m"]) -> Float32[np.ndarray, "n d"]:
-        """Return the vectors that codes stand for; fewer levels than there are give a coarser one."""
+        """Return the approximate vectors of codes; the first levels alone give a coarser approximation."""
 
     def relative_errors(self, vectors: np.ndarray) -> list[float]:
-        """Return, for each number of levels from 1, the share of the vectors' variance that codes leave over.
+        """Return the squared error of the reconstruction over the variance of the vectors, after each level.
 
         Args:
-            vectors: [n, d]; of very many, some are looked at.
+            vectors: [n, d]; of more than 65,536 vectors an evenly spaced sample is taken.
         """
-        rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), _MOST_RECONSTRUCTED)).astype(np.int64))
+        rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), _ERROR_SAMPLE)).astype(np.int64))
         vectors = read(vectors, rows)
         codes = self.codes(vectors)
         variance = float(np.square(vectors - vectors.mean(0)[None]).sum(dtype=np.float64))
-        levels = range(1, codes.shape[1] + 1)
-        left = [np.square(vectors - self.reconstruct(codes[:, :some])).sum(dtype=np.float64) for some in levels]
-        return [float(over) / max(variance, 1e-30) for over in left]
+        errors = (vectors - self.reconstruct(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1))
+        return [float(np.square(error).sum(dtype=np.float64)) / max(variance, 1e-30) for error in errors]
 
 
 def load_quantiser(folder: str | os.PathLike[str]) -> Quantiser:
     """Open a saved quantiser.
 
     Raises:
-        InputError: If the folder is missing, damaged, or something else.
+        InputError: If the folder is missing, damaged, or no quantiser.
     """
     arrays, manifest = load_arrays(folder, kind=KIND, version=VERSION)
     if (found := _BY_NAME.get(manifest["name"])) is None:
@@ -133,7 +139,7 @@ def load_quantiser(folder: str | os.PathLike[str]) -> Quantiser:
             expected=f"one of {', '.join(sorted(_BY_NAME))}",
             fix="open it with the version of genret_jax that wrote it",
         )
-    sizes = tuple(manifest["level_sizes"])
+    sizes = require_level_sizes(manifest["level_sizes"], 0, file=folder)
     return found(level_sizes=sizes, arrays=arrays, settings=manifest.get("settings", {}))
 
 
@@ -147,21 +153,21 @@ def append_documents(
 ) -> DocidTable:
     """Return a table with new documents, whose codes come from their vectors.
 
-    Where the table has a code that tells documents with equal codes apart, a new one gets the next free.
+    If the table has a separating code, every new document gets the next free one.
 
     Args:
         table: Made with the quantiser; its documents, rows and nodes keep their indices.
         quantiser: From the strategy's ``fit_and_assign``, or :func:`load_quantiser`.
         doc_ids: External ids of the new documents.
-        vectors: One vector for each of them, [n, d].
+        vectors: One vector per new document, [n, d].
         corpus_fingerprint: Fingerprint of the grown corpus; by default that of the table.
 
     Raises:
-        InputError: If the table comes from another quantiser, an id is there already, or the vectors do not fit.
+        InputError: If the table comes from another quantiser, an id exists already, or the vectors do not fit.
     """
     made_by = table.strategy.get("quantiser")
     levels, sizes = len(quantiser.level_sizes), table.level_sizes
-    # Codes from a file do not say who made them.
+    # Codes from a file do not name their quantiser.
     made_here = made_by == quantiser.fingerprint or (made_by is None and table.strategy.get("name") == "npy")
     if not made_here or sizes[:levels] != quantiser.level_sizes or len(sizes) > levels + 1:
         raise InputError(

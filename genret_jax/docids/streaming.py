@@ -1,4 +1,4 @@
-"""Vectors that do not fit in memory: sampled for k-means, and read piece by piece to be assigned to its centroids."""
+"""Document vectors that may not fit in memory: checks, samples for k-means, and passes piece by piece."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,60 +14,91 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.errors import InputError
 
-# Vectors, for each centroid, that k-means is fitted to. FAISS takes 256.
-SAMPLED = 1024
-# Bytes of float32 vectors read at a time.
-_PIECE = 1 << 25
+# Sampled vectors per centroid of a k-means. FAISS takes 256.
+SAMPLES_PER_CENTROID = 1024
+# Bytes of float32 vectors that are read at a time.
+_PIECE_BYTES = 1 << 25
 
 
-def fits(vectors: np.ndarray, memory_gib: float) -> bool:
-    """Whether vectors, as float32, take at most so much memory."""
+def fits_in_memory(vectors: np.ndarray, memory_gib: float) -> bool:
+    """Return whether vectors, as float32, take at most ``memory_gib`` of memory."""
     return 4 * vectors.size <= memory_gib * 2**30
 
 
-def said(strategy: Any, in_memory: bool) -> dict[str, Any]:
-    """Return a strategy's fields as JSON values, without the memory where that did not matter."""
+def recorded_fields(strategy: Any, in_memory: bool) -> dict[str, Any]:
+    """Return a strategy's fields as JSON values, without the memory limit where it made no difference."""
     fields = {key: list(of) if isinstance(of, tuple) else of for key, of in dataclasses.asdict(strategy).items()}
     if in_memory:
         del fields["memory_gib"]
     return fields
 
 
-def read(vectors: np.ndarray, rows: Int[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:
-    """Read some vectors into memory.
+def require_vectors(
+    doc_ids: Sequence[str] | None, vectors: np.ndarray | None, *, strategy: str, memory_gib: float
+) -> np.ndarray:
+    """Check document vectors, and return them as float32 if that fits in memory.
 
     Args:
-        vectors: [n, d]; memory-mapped or not.
-        rows: Which of them; ascending, so that a file is read in its order.
+        doc_ids: External ids of the documents; None for vectors without documents.
+        vectors: One vector per document.
+        strategy: Name of the strategy, for the message.
+        memory_gib: Memory limit. The values of larger arrays are checked when they are read.
+
+    Raises:
+        InputError: If vectors are missing, of the wrong count or shape, or not finite.
+    """
+    if vectors is None:
+        raise InputError(f"{strategy} without document vectors", expected="one vector a document", fix="give vectors")
+    if vectors.ndim != 2 or not vectors.shape[1] or not np.issubdtype(vectors.dtype, np.number):
+        raise InputError(f"vectors {vectors.dtype}{list(vectors.shape)}", expected="a numeric array [documents, width]")
+    if doc_ids is not None and len(vectors) != len(doc_ids):
+        raise InputError(f"{len(vectors)} vectors for {len(doc_ids)} documents", expected="one vector a document")
+    if not fits_in_memory(vectors, memory_gib):
+        return vectors
+    vectors = np.asarray(vectors, np.float32)
+    _require_finite(vectors, np.arange(len(vectors)), doc_ids)
+    return vectors
+
+
+def read(vectors: np.ndarray, rows: Int[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:
+    """Read rows into memory as float32.
+
+    Args:
+        vectors: [n, d]; may be memory-mapped.
+        rows: Rows to read; ascending, so that a file is read in its order.
 
     Raises:
         InputError: If a vector is not finite.
     """
-    found = np.asarray(vectors[rows], dtype=np.float32)
-    require_finite(found, rows)
-    return found
+    selected = np.asarray(vectors[rows], dtype=np.float32)
+    _require_finite(selected, rows)
+    return selected
 
 
-def require_finite(vectors: Float32[np.ndarray, "r d"], rows: Int[np.ndarray, " r"]) -> None:
-    """Refuse vectors that are not finite, by the number of the first."""
-    if not (finite := np.isfinite(vectors).all(1)).all():
-        raise InputError(
-            f"vector {rows[np.argmin(finite)]} has values that are not finite",
-            expected="finite numbers",
-            fix="compute the vectors again; float16 overflows beyond 65,504",
-        )
+def _require_finite(
+    vectors: Float32[np.ndarray, "r d"], rows: Int[np.ndarray, " r"], doc_ids: Sequence[str] | None = None
+) -> None:
+    """Raise if a vector is not finite, with the number of the first one."""
+    if (finite := np.isfinite(vectors).all(1)).all():
+        return
+    row = int(rows[np.argmin(finite)])
+    raise InputError(
+        f"the vector in row {row}{'' if doc_ids is None else f', of document {doc_ids[row]!r},'} is not finite",
+        expected="finite numbers",
+        fix="compute the vectors again; float16 overflows beyond 65,504",
+    )
 
 
 def sample(vectors: np.ndarray, rows: Int[np.ndarray, " a"], clusters: int, seed: int) -> Float32[np.ndarray, "r d"]:
-    """Read as many of some rows, ascending, as k-means with so many clusters needs.
+    """Read a random sample of ``rows``, sized for k-means.
 
     Args:
-        vectors: [n, d]; memory-mapped or not.
-        rows: To choose from.
-        clusters: Of the k-means.
-        seed: Decides which.
+        vectors: [n, d]; may be memory-mapped.
+        rows: Rows to choose from, ascending.
+        clusters: Number of clusters of the k-means.
+        seed: Decides the choice.
     """
-    count = min(len(rows), SAMPLED * clusters)
+    count = min(len(rows), SAMPLES_PER_CENTROID * clusters)
     chosen = np.random.default_rng(seed).choice(len(rows), count, replace=False, shuffle=False)
     return read(vectors, rows[np.sort(chosen)])
 
@@ -78,13 +109,13 @@ def assign(
     """Quantise vectors piece by piece, each piece spread over the devices of this process.
 
     Args:
-        vectors: [n, d]; memory-mapped or not.
-        rows: Which of them, ascending.
-        codebooks: Centroids; each codebook quantises what the ones before it left over.
-        progress: What a progress bar says.
+        vectors: [n, d]; may be memory-mapped.
+        rows: Rows to quantise, ascending.
+        codebooks: Centroids; each codebook quantises the residuals of the ones before it.
+        progress: Text of the progress bar.
 
     Returns:
-        The nearest centroid in each codebook, and the squared distance that is left at last.
+        The nearest centroid in each codebook, and the squared length of the last residual.
 
     Raises:
         InputError: If a vector is not finite.
@@ -94,84 +125,80 @@ def assign(
 
 
 def in_pieces(
-    look: Callable[[Any, Any], Sequence[Any]],
+    function: Callable[[Any, Any], Sequence[Any]],
     vectors: np.ndarray,
     rows: Int[np.ndarray, " r"],
     weights: Any,
     progress: str,
 ) -> list[np.ndarray]:
-    """Look at vectors piece by piece, each piece spread over the devices of this process.
+    """Apply a function to vectors piece by piece, each piece spread over the devices of this process.
 
     Args:
-        look: A jitted function of a piece [p, d] and weights; returns arrays with a row for each vector.
-        vectors: [n, d]; memory-mapped or not.
-        rows: Which of them, ascending; at least one.
-        weights: Arrays that every device gets.
-        progress: What a progress bar says.
+        function: Maps a piece [p, d] and the weights to arrays with a row per vector.
+        vectors: [n, d]; may be memory-mapped.
+        rows: Rows to read, ascending; at least one.
+        weights: Arrays that every device gets a copy of.
+        progress: Text of the progress bar.
 
     Returns:
-        What the function returned, for all vectors.
+        The function's results for all rows.
 
     Raises:
         InputError: If a vector is not finite.
     """
+    from tqdm import tqdm
+
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
     everywhere, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("rows",)))
     placed = jax.device_put(weights, everywhere)
-    found: list[list[np.ndarray]] = []
-    # Few vectors are filled up to a power of two, so that a handful of programs serves any number of them.
-    size = min(_PIECE // (4 * vectors.shape[1]), 1 << (len(rows) - 1).bit_length())
+    results: list[list[np.ndarray]] = []
+    # Short inputs are padded to a power of two, so that a handful of programs serves any number of vectors.
+    size = min(_PIECE_BYTES // (4 * vectors.shape[1]), 1 << (len(rows) - 1).bit_length())
     size += -size % len(devices)  # every piece has the same shape
-    for start in _starts(len(rows), size, progress):
-        mine = rows[start : start + size]
-        piece = np.zeros((size, vectors.shape[1]), np.float32)
-        piece[: len(mine)] = read(vectors, mine)
-        found.append([np.asarray(array)[: len(mine)] for array in look(jax.device_put(piece, spread), placed)])
-    return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
-
-
-def _starts(count: int, size: int, progress: str) -> Iterator[int]:
-    from tqdm import tqdm
-
-    with tqdm(total=count, desc=progress, unit="vector", unit_scale=True, delay=2, leave=False) as bar:
-        for start in range(0, count, size):
-            yield start
-            bar.update(min(size, count - start))
+    with tqdm(total=len(rows), desc=progress, unit="vector", unit_scale=True, delay=2, leave=False) as bar:
+        for start in range(0, len(rows), size):
+            piece_rows = rows[start : start + size]
+            piece = np.zeros((size, vectors.shape[1]), np.float32)
+            piece[: len(piece_rows)] = read(vectors, piece_rows)
+            found = function(jax.device_put(piece, spread), placed)
+            results.append([np.asarray(array)[: len(piece_rows)] for array in found])
+            bar.update(len(piece_rows))
+    return [np.concatenate(pieces) for pieces in zip(*results, strict=True)]
 
 
 @jax.jit
 def quantise(
     vectors: Float[Array, "r d"], codebooks: Float[Array, "l c d"]
 ) -> tuple[Int[Array, "r l"], Float[Array, " r"]]:
-    """Return the nearest centroid in each codebook to what is left over, and the squared distance left at last."""
+    """Return the nearest centroid to the residual in each codebook, and the squared length of the last residual."""
 
-    def next_level(left: Array, centroids: Array) -> tuple[Array, Array]:
-        # Without the vector's own square, which is the same for all centroids.
-        nearness = jnp.sum(centroids**2, axis=-1)[None] - 2 * left @ centroids.T
-        code = jnp.argmin(nearness, axis=-1).astype(jnp.int32)
-        return left - centroids[code], code
+    def next_level(residual: Array, centroids: Array) -> tuple[Array, Array]:
+        # Without the square of the vector, which is the same for all centroids.
+        distances = jnp.sum(centroids**2, axis=-1)[None] - 2 * residual @ centroids.T
+        code = jnp.argmin(distances, axis=-1).astype(jnp.int32)
+        return residual - centroids[code], code
 
-    left, codes = jax.lax.scan(next_level, vectors, codebooks)
-    return codes.T, jnp.sum(left**2, axis=-1)
+    residual, codes = jax.lax.scan(next_level, vectors, codebooks)
+    return codes.T, jnp.sum(residual**2, axis=-1)
 
 
 def on_each_device(work: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-    """Do independent pieces of work, as many at a time as this process has devices, each on a device of its own.
+    """Run independent calls in parallel, one per device of this process at a time.
 
     Args:
-        work: Called with a part.
-        parts: One for each call.
+        work: Function of a part.
+        parts: One argument per call.
 
     Yields:
-        What the calls return, in the order of the parts.
+        The results, in the order of the parts.
     """
     free: SimpleQueue[Any] = SimpleQueue()
     devices = jax.local_devices()[: len(parts)]
     for device in devices:
         free.put(device)
 
-    def on_a_device(part: Any) -> Any:
+    def on_free_device(part: Any) -> Any:
         device = free.get()
         try:
             with jax.default_device(device):
@@ -180,4 +207,4 @@ def on_each_device(work: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator
             free.put(device)
 
     with ThreadPoolExecutor(max(len(devices), 1)) as pool:
-        yield from pool.map(on_a_device, parts)
+        yield from pool.map(on_free_device, parts)

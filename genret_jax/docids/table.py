@@ -18,6 +18,8 @@ from genret_jax.storage import fingerprint, load_arrays, save_arrays
 KIND, VERSION = "docid_table", 1
 _ARRAYS = ("codes", "offsets", "document", "node_parent", "node_code", "row_node")
 _LARGEST_CODE = 2**31 - 2
+#: Largest size of a level in a saved table or quantiser, unless the table has many rows. LSH has up to 2**24 codes.
+LARGEST_LEVEL = 1 << 24
 
 Sequences = Sequence[Sequence[int]] | np.ndarray
 
@@ -70,7 +72,8 @@ class DocidTable:
             doc_ids: External ids, distinct.
             sequences: One code sequence a row: sequences of integers, or an integer array [r, m] padded with -1.
             document: Document index of every row; by default row i is document i.
-            level_sizes: Codebook size of every level; by default the largest code of a level + 1.
+            level_sizes: Codebook size of every level; by default the largest code of a level + 1, and codes must then
+                be below :func:`code_limit`.
             strategy: What made the docids, as JSON values.
             corpus_fingerprint: Fingerprint of the corpus they were made for.
 
@@ -123,7 +126,9 @@ class DocidTable:
         _check_names(names)
         padded, lengths = _padded(sequences)
         rows = _documents(document, len(padded), self.num_documents, len(names))
-        level_sizes = _grown(self.level_sizes, padded) if grow_levels else self.level_sizes
+        level_sizes = self.level_sizes
+        if grow_levels:
+            level_sizes = _grown(level_sizes, padded, code_limit(self.num_rows + len(padded)))
         _check_levels(level_sizes, padded, rows, names)
         parent, code, row_node = code_tree.insert(self.node_parent, self.node_code, padded, lengths)
         row_node = np.concatenate([self.row_node, row_node])
@@ -204,8 +209,12 @@ class DocidTable:
 
         Args:
             folder: Destination.
-            replace: Replace what is there.
+            replace: Replace an existing folder.
+
+        Raises:
+            InputError: If a level has more codes than :meth:`load` accepts, or the folder cannot be written.
         """
+        require_level_sizes(self.level_sizes, self.num_rows, file=folder)
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
         details = {
             "documents": self.num_documents,
@@ -227,7 +236,7 @@ class DocidTable:
         arrays, manifest = load_arrays(folder, kind=KIND, version=VERSION)
         return cls(
             doc_ids=PackedStrings(arrays["doc_id_text"], arrays["doc_id_offsets"]),
-            level_sizes=tuple(manifest["level_sizes"]),
+            level_sizes=require_level_sizes(manifest["level_sizes"], len(arrays["document"]), file=folder),
             strategy=manifest["strategy"],
             corpus_fingerprint=manifest["corpus_fingerprint"],
             **{name: arrays[name] for name in _ARRAYS},
@@ -291,7 +300,48 @@ def _check_names(names: list[str]) -> None:
         raise InputError(f"the document id {repeated!r} occurs twice", expected="distinct document ids")
 
 
-def _grown(level_sizes: tuple[int, ...], padded: np.ndarray) -> tuple[int, ...]:
+def code_limit(rows: int) -> int:
+    """Return the limit of codes in a table without given level sizes: 65,536, or 16 per row if that is more.
+
+    Every code costs memory (a token, with a row in the network's tables), whether a docid uses it or not, so that one
+    large code would cost as much as all codes below it.
+    """
+    return max(1 << 16, 16 * rows)
+
+
+def require_level_sizes(sizes: Any, rows: int, *, file: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Check the level sizes of a saved table or quantiser.
+
+    Args:
+        sizes: From its manifest.
+        rows: Rows of the table; 0 for a quantiser.
+        file: The folder, for the message.
+
+    Raises:
+        InputError: If they are no list of integers, or one is negative or too large.
+    """
+    limit = max(LARGEST_LEVEL, code_limit(rows))
+    if not isinstance(sizes, (list, tuple)) or not all(type(size) is int and 0 <= size <= limit for size in sizes):
+        raise InputError(
+            f"level sizes {sizes}",
+            file=file,
+            expected=f"integers up to {limit:,}, one for each level",
+            fix="build the docids again, with the codes of every level numbered from 0 without gaps",
+        )
+    return tuple(sizes)
+
+
+def _grown(level_sizes: tuple[int, ...], padded: np.ndarray, limit: int) -> tuple[int, ...]:
+    """Return level sizes that hold the codes too; codes beyond the old sizes must be below the limit."""
+    limits = np.full(padded.shape[1], limit)
+    limits[: len(level_sizes)] = np.maximum(level_sizes[: len(limits)], limit)
+    if (beyond := padded >= limits).any():
+        row, level = np.argwhere(beyond)[0]
+        raise InputError(
+            f"code {padded[row, level]} at level {level} of row {row}",
+            expected=f"codes below {limits[level]} for {len(padded)} rows: memory grows with the largest code",
+            fix="number the codes of every level from 0 without gaps, or give level_sizes",
+        )
     needed = (padded.max(0, initial=-1) + 1).tolist()
     return tuple(max(pair) for pair in itertools.zip_longest(level_sizes, needed, fillvalue=0))
 

@@ -1,4 +1,4 @@
-"""How far two predictions of the same target are apart."""
+"""Consistency between two predictions of the same target, from two dropout masks."""
 
 from typing import Any
 
@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from genret_jax.losses.cross_entropy import weighted_sum
 from genret_jax.validation import require
 
 
 def check_consistency(config: Any, dropout_rate: float) -> None:
-    """Check the field ``consistency`` of a configuration, the weight of what is below in its loss.
+    """Check the field ``consistency`` of a configuration, the weight of :func:`symmetric_divergence` in its loss.
 
     Args:
-        config: With that field.
-        dropout_rate: Of the network.
+        config: A configuration with this field.
+        dropout_rate: Dropout rate of the network.
 
     Raises:
-        InputError: If it is negative, or there is no dropout.
+        InputError: If the weight is negative, or positive without dropout.
     """
     require(config, "consistency", config.consistency >= 0, "0 or more")
     differ = config.consistency == 0 or dropout_rate > 0
@@ -29,32 +30,32 @@ def symmetric_divergence(
 ) -> Float[Array, ""]:
     """Sum over all positions the mean of the two Kullback-Leibler divergences between two distributions.
 
-    It is NCI's regularisation by consistency (Wang et al. 2022, arXiv 2206.02743, section 3.4), which is that of R-Drop
-    (Liang et al. 2021, arXiv 2106.14448, equation 3): the distributions are what two dropout masks make of one input.
+    This is NCI's consistency loss (Wang et al. 2022, arXiv 2206.02743, section 3.4), the same as R-Drop's (Liang et al.
+    2021, arXiv 2106.14448, equation 3). The two distributions come from one input with two dropout masks.
 
     Args:
         one: Logits, any float type; the divergence is computed in float32.
-        other: Logits of the same targets.
-        weights: Of each position, 0 for padding; all 1 when left out.
+        other: Logits for the same targets.
+        weights: Weight of each position, 0 for padding; 1 by default.
     """
     first, second = (jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1) for logits in (one, other))
-    # The two divergences add up to this; where a token is impossible in both, nothing times nothing.
-    apart = jnp.sum((jnp.exp(first) - jnp.exp(second)) * (first - second), axis=-1) / 2
-    return jnp.sum(apart if weights is None else apart * weights.astype(jnp.float32))
+    # The sum of both divergences in one product; it is 0 for tokens that are impossible in both.
+    divergence = jnp.sum((jnp.exp(first) - jnp.exp(second)) * (first - second), axis=-1) / 2
+    return weighted_sum(divergence, weights)[0]
 
 
 def shown_twice(array: Array, sources: int) -> Array:
-    """Show the rows of every source two times, one after the other: both passes then lie on the same device.
+    """Repeat the rows of every source directly behind themselves, so that both passes lie on the same device.
 
     Args:
-        array: First axis a multiple of the sources.
-        sources: Rows of the encoder's inputs; each has so many rows of the array, one after the other.
+        array: Rows grouped by source, with the same number of rows per source.
+        sources: Number of sources, which are rows of the encoder's input.
     """
-    of_sources = array.reshape(sources, -1, *array.shape[1:])
-    return jnp.repeat(of_sources, 2, axis=0).reshape(-1, *array.shape[1:])
+    by_source = array.reshape(sources, -1, *array.shape[1:])
+    return jnp.repeat(by_source, 2, axis=0).reshape(-1, *array.shape[1:])
 
 
 def two_passes(array: Array, sources: int) -> tuple[Array, Array]:
-    """Take apart what :func:`shown_twice` made of so many sources, ``[sources, rows of each, ...]`` both."""
+    """Split an array of :func:`shown_twice` into its two passes, both ``[sources, rows per source, ...]``."""
     both = array.reshape(sources, 2, -1, *array.shape[1:])
     return both[:, 0], both[:, 1]

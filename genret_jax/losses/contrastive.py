@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genret_jax.losses.cross_entropy import weighted_sum
+
 
 def in_batch_contrastive(
     queries: Float[Array, "b d"],
@@ -16,26 +18,26 @@ def in_batch_contrastive(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum the negative log-likelihood of each query's document among the documents of the batch.
 
-    Dense passage retrieval's loss (Karpukhin et al. 2020, section 3.2, equation 2), except that a document that occurs
-    in the batch more than once is never a negative of the queries it answers.
+    This is the loss of dense passage retrieval (Karpukhin et al. 2020, section 3.2, equation 2), except that a second
+    occurrence of a document in the batch is no negative of the queries it answers.
 
-    With ``prefix`` only documents whose codes so far are those of the query's document are its negatives: the
-    candidates of GenRet's reconstruction (Sun et al. 2023, arXiv 2304.04171, section 3.2), which asks a code to tell a
-    document from those that the codes before it do not.
+    With ``prefix``, the negatives of a query are the documents with the same prefix as the query's document. GenRet's
+    reconstruction loss needs this (Sun et al. 2023, arXiv 2304.04171, section 3.2): a code has to separate documents
+    that the earlier codes do not separate.
 
     Args:
-        queries: Query vectors; scale or normalise them as the model wants its similarity.
-        documents: Document vectors, the first b of them the queries' own, in order; further ones are hard negatives.
-        document: Number of the document behind each vector.
-        weights: Of each query, 0 for padding (its document remains a negative); all 1 when left out.
-        prefix: Number of the codes so far of the document behind each vector; all the same when left out.
+        queries: Query vectors, scaled or normalised for the model's similarity.
+        documents: Document vectors: first those of the b queries, in order, then hard negatives.
+        document: Document index of each document vector.
+        weights: Weight of each query, 0 for padding (its document is still a negative); 1 by default.
+        prefix: Prefix id of each document vector's document; by default all are equal.
         temperature: Divides the inner products.
 
     Returns:
         The weighted sum of losses, and the sum of weights.
     """
     batch = queries.shape[0]
-    # The highest precision: TPUs otherwise multiply in bfloat16, which ranks near neighbours at random.
+    # By default TPUs multiply in bfloat16, which ranks near neighbours at random.
     similarity = jnp.einsum(
         "bd,nd->bn",
         queries.astype(jnp.float32),
@@ -48,5 +50,4 @@ def in_batch_contrastive(
         excluded |= prefix[:batch][:, None] != prefix[None]
     logits = jnp.where(excluded & ~own, -1e9, similarity / temperature)
     loss = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
-    weights = jnp.ones_like(loss) if weights is None else weights.astype(jnp.float32)
-    return jnp.sum(loss * weights), jnp.sum(weights)
+    return weighted_sum(loss, weights)

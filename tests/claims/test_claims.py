@@ -115,7 +115,7 @@ def test_claims_end_to_end_and_again(tiny_corpus, tmp_path, capsys, monkeypatch)
     free, bound = (found["arms"][name][0]["documents/hits@10"] for name in ("nci-unconstrained", "nci"))
     assert free <= bound + 1e-9
 
-    monkeypatch.setattr(running, "train", None)  # nothing is trained again
+    monkeypatch.setattr(running, "train_run", None)  # nothing is trained again
     assert main(command) == 0
     assert capsys.readouterr().out == shown
     budget = running.Budget(steps=5, learning=200, seeds=(0, 1))
@@ -146,10 +146,10 @@ def test_codebooks_grow_with_the_corpus():
 
 
 def test_what_has_collapsed_finds_nothing(tiny_corpus, tmp_path, monkeypatch):
-    def collapsing(*, run, experiment):
+    def collapsing(experiment, run):
         raise CollapsedError(f"the codebook of level 1 has collapsed with seed {experiment.docid_seed}")
 
-    monkeypatch.setattr(running, "train", collapsing)
+    monkeypatch.setattr(running, "train_run", collapsing)
     claim = next(claim for claim in CLAIMS if claim.worse == "genret-unbalanced")
     budget = running.Budget(steps=4, learning=8, seeds=(0, 1))
     found = running.show_claims(read_beir(tiny_corpus), tmp_path / "out", budget, claims=[claim])

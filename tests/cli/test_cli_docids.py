@@ -1,5 +1,6 @@
 """``genret docids``: tables built, tables shown, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from support.small_interactions import small_shop
 
 from genret_jax import cli
-from genret_jax.data.interactions import EMBEDDINGS, write_interactions
-from genret_jax.docids import DocidTable, load_quantiser
+from genret_jax.config.gin_files import recipe_experiment
+from genret_jax.data.interactions import EMBEDDINGS, read_corpus, write_interactions
+from genret_jax.data.vectors import LsaVectors
+from genret_jax.docids import DocidTable, HierarchicalKMeans, ResidualKMeans, load_quantiser
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--branching", "1"], "HierarchicalKMeans.branching is 1"),
         (["--seed", "-1"], "--seed -1"),
         (["--strategy", "rq-vae"], "30 documents for codebooks of 256"),
-        (["--strategy", "rq-vae", "--optimizer", "adam"], "invalid choice: 'adam'"),
+        (["--strategy", "rq-vae", "--optimizer", "adam"], "RqVae.optimizer is 'adam'"),
         (["--strategy", "codes.npy"], "invalid choice: 'codes.npy'"),
         (["--strategy", "file:codes"], "choose from semantic, atomic, naive, residual, rq-vae, lsh, random, file:"),
         (["--strategy", "file:absent.npy"], "absent.npy: the file is missing"),
@@ -88,6 +91,7 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--strategy", "lsh", "--quantiser-out", "docids/q"], "expected two folders, neither within the other"),
     ],
 )
+@pytest.mark.usefixtures("annotations_unchecked")
 def test_mistakes_leave_nothing_behind(corpus, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     np.save("WRONG.npy", np.zeros((29, 2)))
@@ -172,6 +176,47 @@ def test_inspect_refuses_what_it_cannot_show(corpus, tmp_path, capsys):
     code, _, error = genret(capsys, "inspect", out, "--corpus", corpus)
     assert code == 2
     assert f"{out}: docids of another corpus" in error
+
+
+def test_help_lists_the_defaults_of_the_strategies_classes(capsys):
+    printed = " ".join(genret(capsys, "build", "--help")[1].split())
+    for text in (
+        f"--branching BRANCHING clusters that a cluster is divided into (semantic: {HierarchicalKMeans().branching})",
+        f"--leaf-size LEAF_SIZE largest number of documents of a cluster that is not divided (semantic: "
+        f"{HierarchicalKMeans().leaf_size})",
+        "(residual, rq-vae, random: 3; lsh: 4)",
+        f"codes per level (residual, rq-vae, random: {ResidualKMeans().codebook})",
+        "--optimizer NAME adamw or adagrad (rq-vae: adamw)",
+        "learning rate (rq-vae: 0.001)",
+        "documents with equal codes (residual, rq-vae, lsh, random: yes; file: no)",
+        "(semantic, residual, rq-vae, lsh: 4)",
+        "'genret train --docids DIR' uses these",
+    ):
+        assert text in printed
+
+
+@pytest.mark.parametrize("recipe", ["semantic", "nci"])
+def test_documents_get_the_docids_that_training_would_give_them(recipe, corpus, tmp_path, capsys):
+    experiment = recipe_experiment(recipe, str(corpus), overrides={})
+    strategy = [] if recipe == "semantic" else ["--branching", 30, "--leaf-size", 30]
+    assert genret(capsys, "build", "--corpus", corpus, "--out", tmp_path / "docids", *strategy)[0] == 0
+    documents = read_corpus(corpus)
+    vectors = experiment.vectors.vectors(documents)
+    trained = experiment.docids.assign(documents.doc_ids, vectors, experiment.docid_seed, documents.fingerprint)
+    built = DocidTable.load(tmp_path / "docids")
+    assert (built.fingerprint, built.strategy) == (trained.fingerprint, trained.strategy)
+    assert built.corpus_fingerprint == trained.corpus_fingerprint
+
+
+def test_items_get_the_docids_that_training_would_give_them(tmp_path, capsys):
+    write_interactions(small_shop(), tmp_path / "shop")
+    experiment = recipe_experiment("tiger", str(tmp_path / "shop"), overrides={})
+    arguments = ("--corpus", tmp_path / "shop", "--out", tmp_path / "docids", "--codebook", 4)
+    assert genret(capsys, "build", *arguments)[0] == 0
+    items = read_corpus(tmp_path / "shop")
+    strategy = dataclasses.replace(experiment.docids, codebook=4)
+    trained = strategy.assign(items.doc_ids, LsaVectors().vectors(items), experiment.docid_seed, items.fingerprint)
+    assert DocidTable.load(tmp_path / "docids").fingerprint == trained.fingerprint
 
 
 @pytest.mark.parametrize("action", ["build", "inspect"])

@@ -100,8 +100,8 @@ def test_without_a_command_shows_the_commands(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["serach"], "no command 'serach'; expected one of corpus, docids, examples, checkpoint, train, evaluate, "
-         "search, recommend, queries, plan, claims, doctor; next: did you mean 'search'?"),
+        (["serach"], "no command 'serach'; expected one of corpus, recipes, train, evaluate, search, recommend, "
+         "docids, examples, queries, checkpoint, plan, claims, doctor; next: did you mean 'search'?"),
         (["zzz"], "next: see 'genret --help'"),
         (["--verbose"], "no option '--verbose'"),
         (["doctor", "--step=3"], "no option --step=3; did you mean '--steps'?; next: see 'genret doctor --help'"),
@@ -142,11 +142,14 @@ def raises(error):
     ("error", "message"),
     [
         (InputError("broken JSON", file="a.jsonl", line=3, fix="mend it"), "a.jsonl:3: broken JSON; next: mend it"),
-        (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk; next: free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied; next: check who may"),
+        (OSError(errno.ENOSPC, "No space left"), "standard output: no space left on the disk; next: free some space"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/b"),
+            "/a/b: Permission denied; next: change the permissions",
+        ),
         (
             FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
-            "x: no such file or directory; next: check",
+            "x: No such file or directory; next: check",
         ),
     ],
 )
@@ -209,7 +212,7 @@ def test_a_full_disk_under_the_output_is_one_line():
     with open("/dev/full", "w") as full:
         result = subprocess.run([*GENRET, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("genret: error: no space left on the disk; next: ")
+    assert result.stderr.startswith("genret: error: standard output: no space left on the disk; next: ")
     assert result.stderr.count("\n") == 1
 
 
@@ -236,7 +239,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch, capsys):
     assert "optax MISSING" in printed
     assert "problem: optax is missing; next: pip install optax" in printed
     assert "problem: jax 0.9.2 is too old; next: pip install 'jax>=0.10'" in printed
-    assert "missing faiss-cpu: BM25 and FAISS beside a trained model" in printed
+    assert "missing faiss-cpu: " in printed
 
 
 def test_doctor_reports_a_broken_device(monkeypatch):

@@ -102,8 +102,7 @@ def test_a_file_without_queries_or_of_other_bytes_and_a_folder_without_a_run(tin
     code, _, err = genret(capsys, "--run", tmp_path, "x")
     assert code == 2
     assert err == (
-        f"genret: error: {tmp_path}: no run here (run.json is missing); next: give the folder that "
-        "'genret train --run' wrote\n"
+        f"genret: error: {tmp_path}: no run here (run.json is missing); next: give the folder of a trained run\n"
     )
 
 

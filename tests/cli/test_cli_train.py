@@ -124,12 +124,14 @@ def test_docids_of_another_corpus(place, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--steps=10", "--gin.STEPS=5000"], "'STEPS' is set twice on the command line"),
+        (["--epochs=3"], "no option --epochs=3; training is counted in steps: --steps N"),
         (["--gin.STEP=3"], "the gin macro 'STEP' is set but nothing uses it; next: did you mean 'STEPS'?"),
         (["--gin.T5Config.d_modle=3"], "unknown gin name 'T5Config.d_modle'; next: did you mean 'd_model'?"),
         (["--gin.T5Confg.d_model=3"], "unknown gin name 'T5Confg'; next: did you mean 'T5Config'?"),
         (["--gin.Experiment.hold_out=2"], "Experiment.hold_out is 2; expected a share from 0 to below 1"),
         (["--gin.TrainerConfig.batch_size='many'"], "TrainerConfig.batch_size is 'many'; expected int"),
-        (["--gin.Experiment.codec=text"], "gin cannot read this"),
+        (["--gin.Experiment.codec=text"], "Experiment.codec is 'text'; expected 'per_level' with the prefix head"),
         (["--gin.STEPS"], "--gin.STEPS; expected --gin.NAME=VALUE"),
         (["--steps", "0"], "TrainerConfig.steps is 0; expected at least 1"),
         (["--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
@@ -180,7 +182,7 @@ def test_a_folder_in_use_by_something_else(place, capsys):
 def test_it_trains_and_goes_on_and_another_experiment_is_refused(place, capsys):
     few = ["--gin.Experiment.hold_out=0.0", "--gin.TrainerConfig.log_every=1"]
     assert genret(place, "--steps=2", *few) == 0
-    assert open_run(place / "run").settings["seed"] == 0
+    assert open_run(place / "run").seed == 0
     err = capsys.readouterr().err
     assert "genret: warning: " in err
     assert "corpus      41 documents" in err
@@ -201,7 +203,7 @@ def test_it_trains_and_goes_on_and_another_experiment_is_refused(place, capsys):
 
 def test_an_interrupted_training_is_not_a_success(place, monkeypatch, capsys):
     stopped = TrainResult(params={}, step=1, metrics={}, best_step=None, interrupted="SIGTERM")
-    monkeypatch.setattr(training, "train_seeds", lambda runs, together=None: [stopped])
+    monkeypatch.setattr("genret_jax.run.training.train_together", lambda runs, together=None: [stopped])
     assert genret(place) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "genret: interrupted"
     assert (place / "run" / "run.json").is_file()

@@ -1,4 +1,4 @@
-"""What a tokeniser learns: its losses by NumPy, its batches, and where gradients go."""
+"""The task that learns docids: its losses by NumPy, its batches, and its gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from support.tiny_store import tiny_store
 
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.docid_learning.model import Codebooks
-from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_numbers
+from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_ids
 from genret_jax.docids import LearnedDocids
 from genret_jax.models.network import T5
 from genret_jax.training.task import TrainingTask
@@ -27,7 +27,7 @@ def make_task(folder, phase, *, codes=None, sampler=None, docids=None, **fields)
         codes = np.stack([np.arange(store.num_documents) % 2, np.full(store.num_documents, -1)], axis=1)
     strategy = {"levels": 2, "balanced": False, "alike": 4, "reconstruction": 0.3, "commitment": 0.7, **(docids or {})}
     task = DocidLearningTask(books, store.document_inputs(10), LearnedDocids(**strategy))
-    task.begin(phase, drawn, codes.astype(np.int32))
+    task.start_phase(phase, drawn, codes.astype(np.int32))
     return task
 
 
@@ -41,15 +41,15 @@ def given(task, step=0):
     return {name: jnp.asarray(array) for name, array in task.batch(step).items()}
 
 
-SECOND = Phase(levels=(1,), known=1)
+SECOND = Phase(levels=(1,), fixed=1)
 
 
-def test_prefix_numbers_are_equal_where_codes_are():
+def test_prefix_ids_are_equal_where_codes_are():
     codes = np.array([[1, 2], [0, 2], [1, 2], [1, 0]])
-    numbers = prefix_numbers(codes)
+    numbers = prefix_ids(codes)
     assert numbers[0] == numbers[2]
     assert len(set(numbers.tolist())) == 3
-    assert prefix_numbers(codes[:, :0]).tolist() == [0] * 4
+    assert prefix_ids(codes[:, :0]).tolist() == [0] * 4
 
 
 def test_batches_are_a_function_of_step_and_row(tmp_path):
@@ -58,7 +58,7 @@ def test_batches_are_a_function_of_step_and_row(tmp_path):
     whole, rows = task.batch(5), np.array([1, 6, 7])
     for name, part in task.batch(5, rows).items():
         np.testing.assert_array_equal(part, whole[name][rows])
-        assert part.dtype == (np.float32 if name in ("learned", "known", "coded") else np.int32)
+        assert part.dtype == (np.float32 if name in ("learned", "fixed", "with_codes") else np.int32)
     assert any((whole[name] != task.batch(6)[name]).any() for name in whole)
 
 
@@ -159,7 +159,7 @@ def test_reconstruction_moves_the_network_through_the_codes_and_not_the_codebook
     """Straight-through: with reconstruction alone, the difference that its weight makes."""
     grads = []
     for number, weight in enumerate((0.0, 1.0)):
-        phase = Phase(levels=(0,), known=0)
+        phase = Phase(levels=(0,), fixed=0)
         grad, books = gradients(make_task(tmp_path / str(number), phase, docids={"reconstruction": weight}))
         grads.append(grad)
     encoder = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *[grad["encoder"] for grad in grads])
@@ -169,7 +169,7 @@ def test_reconstruction_moves_the_network_through_the_codes_and_not_the_codebook
 
 
 def test_before_there_is_a_codebook_none_is_trained(tmp_path):
-    grad, books = gradients(make_task(tmp_path / "store", Phase(levels=(0,), known=0, coded=False)))
+    grad, books = gradients(make_task(tmp_path / "store", Phase(levels=(0,), fixed=0, with_codes=False)))
     for level in range(2):
         np.testing.assert_array_equal(books.vectors(grad, level), 0)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grad["encoder"])) > 1e-3
@@ -178,15 +178,15 @@ def test_before_there_is_a_codebook_none_is_trained(tmp_path):
 def test_balanced_codes_are_used_where_the_nearest_is_always_the_same(tmp_path):
     counts = {}
     for balanced in (False, True):
-        task = make_task(tmp_path / str(balanced), Phase(levels=(0,), known=0), docids={"balanced": balanced})
+        task = make_task(tmp_path / str(balanced), Phase(levels=(0,), fixed=0), docids={"balanced": balanced})
         logits = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 3)) * 0.1 + [5.0, 0.0, 0.0])
-        counts[balanced] = np.bincount(task._assigned(logits), minlength=3)
+        counts[balanced] = np.bincount(task._assign(logits), minlength=3)
     assert counts[False].tolist() == [BATCH, 0, 0]
     assert counts[True].min() >= 2
 
 
 def test_what_is_not_learned_has_no_gradient(tmp_path):
     """One program serves all phases; weights in the batch leave the others' losses out."""
-    grad, books = gradients(make_task(tmp_path / "store", Phase(levels=(), known=1)))
+    grad, books = gradients(make_task(tmp_path / "store", Phase(levels=(), fixed=1)))
     assert np.abs(books.vectors(grad, 0)).max() > 1e-3
     np.testing.assert_array_equal(books.vectors(grad, 1), 0)

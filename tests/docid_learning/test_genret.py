@@ -28,9 +28,9 @@ from genret_jax.errors import CollapsedError, InputError
 from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.models.network import random_variables
 from genret_jax.problems import Measured
-from genret_jax.problems.documents import Documents
 from genret_jax.retriever import Retriever
-from genret_jax.run import evaluate_runs, prepare, train_run, train_seeds
+from genret_jax.run import evaluate_runs, open_run, prepare, train_run, train_seeds
+from genret_jax.storage import load_arrays, save_arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 
@@ -93,7 +93,7 @@ def test_the_run_starts_as_the_network_that_learned_the_docids(whole):
     run = whole[0]
     tokeniser, start = run.docid_model, run.start_params()
     assert isinstance(tokeniser, DocidModel)
-    first, number = tokeniser.books.tokens(1)
+    first, number = tokeniser.books.token_range(1)
     end = first + number
     np.testing.assert_array_equal(
         start["token_embedder"]["embedding"][:end], tokeniser.params["token_embedder"]["embedding"][:end]
@@ -131,7 +131,7 @@ def test_new_documents_get_docids_and_are_found(whole):
     assert found["copy"].docid == grown.run.table.docid(41)
     assert (found["other"].title, found["other"].text) == ("Other", run.corpus.texts[20])
     assert len(run.corpus) == 41  # the run itself has not changed
-    with pytest.raises(InputError, match="the document id 'd3' occurs twice"):
+    with pytest.raises(InputError, match="document id 'd3' twice"):
         retriever.with_documents(["d3"], ["text"])
     with pytest.raises(InputError, match="1 texts for 2 documents"):
         retriever.with_documents(["a", "b"], ["text"])
@@ -200,7 +200,7 @@ def _last(run, document):
 def test_nodes_without_texts_have_nothing_for_new_documents(tiny_corpus, tmp_path):
     experiment = learned_experiment(tiny_corpus, model={"head": "prefix"}, start=None)
     run, _ = prepared(experiment, tmp_path / "run")
-    with pytest.raises(InputError, match=r"knows each node by itself.*@LsaStart"):
+    with pytest.raises(InputError, match=r"cannot score documents added after training.*@LsaStart"):
         Retriever(run, run.start_params()).with_documents(["new"], ["text"])
 
 
@@ -292,8 +292,12 @@ def test_a_level_is_not_gone_on_with_after_other_codes(tiny_corpus, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             prepared(learned_experiment(tiny_corpus), tmp_path / "run")
     kept = tmp_path / "run" / "learning" / "learned_1"
-    codes = np.load(kept / "codes.npy")
-    np.save(kept / "codes.npy", (codes + 1) % 4 * (codes >= 0) - (codes < 0))
+    arrays, manifest = load_arrays(kept, kind="learned_levels", version=1)
+    codes = np.array(arrays["codes"])
+    other = {name: np.array(array) for name, array in arrays.items()}
+    other["codes"] = (codes + 1) % 4 * (codes >= 0) - (codes < 0)
+    details = {name: manifest[name] for name in ("course", "examples")}
+    save_arrays(kept, other, kind="learned_levels", version=1, details=details, replace=True)
     with pytest.raises(InputError, match="codes so far"):
         prepared(learned_experiment(tiny_corpus), tmp_path / "run")
 
@@ -332,7 +336,7 @@ def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(learning, "written_codes", one_code)
-        patch.setattr(learning, "_LEAST_SHARE", 0.5)  # one code of four is a quarter
+        patch.setattr(learning, "_MIN_PERPLEXITY_SHARE", 0.5)  # one code of four is a quarter
         with pytest.raises(CollapsedError, match="level 2 has collapsed"):
             prepared(learned_experiment(tiny_corpus), tmp_path / "run")
     left = {path.name for path in (tmp_path / "run" / "learning").iterdir()}
@@ -381,23 +385,23 @@ def test_a_batch_is_compared_as_a_whole(learner):
 @pytest.mark.parametrize("apart", [4, 2])
 def test_codes_do_not_come_from_documents_that_nothing_tells_apart(whole, learner, monkeypatch, apart):
     """Of the shown, so many differ from others with their prefix; two would not do for the codes that are needed."""
-    states = np.ones((len(learner._shown), 32), np.float32)
+    states = np.ones((len(learner._training), 32), np.float32)
     states[:apart] = np.random.default_rng(0).normal(size=(apart, 32))
-    learner._codes[learner._shown] = 0
-    learner._codes[learner._shown[apart:], 0] = 1
+    learner._codes[learner._training] = 0
+    learner._codes[learner._training[apart:], 0] = 1
     monkeypatch.setattr(learner, "_states", lambda params, level: states)
     params = whole[0].docid_model.params
-    for made in (learner._with_codebook(params, 1), learner._revived(params, (1,))):
+    for made in (learner._with_codebook(params, 1), learner._with_revived_codes(params, (1,))):
         lengths = np.linalg.norm(learner._books.vectors(made, 1), axis=1)
         assert (lengths > 0.1 * lengths.max()).all()
 
 
 def test_a_code_of_few_documents_is_enough_for_many_that_are_unused(whole, learner):
     """More often than their number can be halved."""
-    learner._shown = learner._shown[:3]
-    learner._codes[learner._shown] = [[3, 0]] * 3
+    learner._training = learner._training[:3]
+    learner._codes[learner._training] = [[3, 0]] * 3
     before = np.array(learner._books.vectors(whole[0].docid_model.params, 0))
-    after = learner._books.vectors(learner._revived(whole[0].docid_model.params, (0,)), 0)
+    after = learner._books.vectors(learner._with_revived_codes(whole[0].docid_model.params, (0,)), 0)
     np.testing.assert_array_equal((np.asarray(after) != before).any(axis=1), [True, True, True, False])
 
 
@@ -407,15 +411,15 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     experiment = learned_experiment(tiny_corpus)
     learner = learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
     params = run.docid_model.params
-    from_all = -50 * learning.states_of(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
+    from_all = -50 * learning.decoder_states(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
     far = dict.fromkeys((1, 2), np.asarray(from_all))
     spoiled = learner._books.with_vectors(params, 0, far)
-    learner._give_codes(spoiled, (0,))
-    before = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    learner._update_codes(spoiled, (0,))
+    before = np.bincount(learner._codes[learner._training, 0], minlength=4)
     assert (before == 0).any()
-    mended = learner._revived(spoiled, (0,))
-    learner._give_codes(mended, (0,))
-    after = np.bincount(learner._codes[learner._shown, 0], minlength=4)
+    mended = learner._with_revived_codes(spoiled, (0,))
+    learner._update_codes(mended, (0,))
+    after = np.bincount(learner._codes[learner._training, 0], minlength=4)
     assert (after > 0).sum() > (before > 0).sum()
 
 
@@ -430,7 +434,7 @@ def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
     run = whole[0]
     doubled = {"embedding": run.docid_model.params["token_embedder"]["embedding"] * 2}
     changed = DocidModel.of({**run.docid_model.params, "token_embedder": doubled}, run.docid_model.books, length=12)
-    opened = Documents.open(run.folder)
+    opened = open_run(run.folder)
     opened.docid_model = changed
     with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
         opened.with_documents(["new"], ["text"])

@@ -168,6 +168,7 @@ def test_json_round_trip():
     [
         ({"first_token": 1, "level_sizes": (3,)}, "first_token is 1"),
         ({"first_token": 2, "level_sizes": ()}, "level_sizes"),
+        ({"first_token": 2, "level_sizes": (2**30, 2**30)}, "level_sizes is .*below 2.*31"),
         ({"first_token": 2, "level_sizes": (3,), "kind": "text"}, "encode_text is None"),
         ({"first_token": 2, "level_sizes": (3,), "encode_text": digits}, "encode_text"),
         ({"first_token": 2, "level_sizes": (3, 3), "nodes": "tokens"}, "nodes is 'tokens'"),

@@ -39,7 +39,7 @@ def random_rq_vae():
     ]
     codebooks = np.random.default_rng(1).standard_normal((2, 4, 3), np.float32)
     parameters = {"encoder": networks[0], "decoder": networks[1], "codebooks": codebooks}
-    return RqVaeQuantiser.of(parameters, np.full(WIDTH, 0.5, np.float32), np.full(WIDTH, 2.0, np.float32))
+    return RqVaeQuantiser.from_parameters(parameters, np.full(WIDTH, 0.5, np.float32), np.full(WIDTH, 2.0, np.float32))
 
 
 def test_codes_are_those_that_the_documents_got(residual, vectors):
@@ -53,7 +53,7 @@ def test_codes_are_those_that_the_documents_got(residual, vectors):
 
 def test_codes_stand_for_sums_of_centroids():
     codebooks = np.array([[[0.0, 0], [10, 0]], [[0, -1], [0, 2]]], np.float32)
-    quantiser = ResidualQuantiser.of(codebooks)
+    quantiser = ResidualQuantiser(level_sizes=(2, 2), arrays={"codebooks": codebooks})
     vectors = np.array([[9.0, 2], [1, -1], [10, -1]], np.float32)
     codes = quantiser.codes(vectors)
     assert codes.tolist() == [[1, 1], [0, 0], [1, 0]]
@@ -95,12 +95,16 @@ def test_what_is_no_quantiser_is_refused(residual, tmp_path):
     save_arrays(tmp_path / "other", {}, kind="quantiser", version=1, details={"name": "pq", "level_sizes": []})
     with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of (learned, )?lsh, residual, rq-vae"):
         load_quantiser(tmp_path / "other")
+    details = {"name": "lsh", "level_sizes": [256, 10**9]}
+    save_arrays(tmp_path / "large", {}, kind="quantiser", version=1, details=details)
+    with pytest.raises(InputError, match=r"large: level sizes \[256, 1000000000\]; expected integers up to 16,777,216"):
+        load_quantiser(tmp_path / "large")
 
 
 def test_vectors_of_another_width_or_not_finite_are_refused(residual, vectors):
     with pytest.raises(InputError, match=r"float32\[200, 5\].*\[documents, 6\]"):
         residual[0].codes(vectors[:, :5])
-    with pytest.raises(InputError, match="vector 1 has values that are not finite"):
+    with pytest.raises(InputError, match="row 1 is not finite"):
         residual[0].codes(np.full((2, WIDTH), [[0.0], [np.nan]]))
 
 
@@ -142,7 +146,7 @@ def test_without_a_separating_code_new_documents_share_docids(vectors):
 
 def test_documents_are_not_appended_to_the_docids_of_another_quantiser(residual, vectors):
     quantiser, table = residual
-    other = ResidualQuantiser.of(np.array(quantiser.arrays["codebooks"]) + 1)
+    other = dataclasses.replace(quantiser, arrays={"codebooks": quantiser.arrays["codebooks"] + 1})
     with pytest.raises(InputError, match=f"by {quantiser.fingerprint}; expected docids of the quantiser"):
         append_documents(table, other, ["x"], vectors[:1])
     unknown = dataclasses.replace(table, strategy={}, level_sizes=(4, 5, 99))

@@ -59,7 +59,7 @@ def scatter(vectors, keys):
 
 def test_clusters_are_as_tight_as_those_found_in_memory(vectors):
     whole = assign(HierarchicalKMeans(branching=5, leaf_size=20), vectors).padded()
-    with mock.patch.object(streaming, "SAMPLED", SAMPLED):
+    with mock.patch.object(streaming, "SAMPLES_PER_CENTROID", SAMPLED):
         streamed = assign(HierarchicalKMeans(branching=5, leaf_size=20, memory_gib=MEMORY), vectors.view(File)).padded()
     for depth in (1, 2, 3):  # samples of 50 cost a few per cent; scripts/benchmark_streaming.py has those of 1,024
         assert scatter(vectors, streamed[:, :depth]) < 1.12 * scatter(vectors, whole[:, :depth])
@@ -75,7 +75,10 @@ def test_clusters_are_as_tight_as_those_found_in_memory(vectors):
 
 
 def test_never_reads_more_than_fits(vectors):
-    with mock.patch.object(streaming, "_PIECE", 4 * WIDTH * 302), mock.patch.object(streaming, "SAMPLED", SAMPLED):
+    with (
+        mock.patch.object(streaming, "_PIECE_BYTES", 4 * WIDTH * 302),
+        mock.patch.object(streaming, "SAMPLES_PER_CENTROID", SAMPLED),
+    ):
         assign(HierarchicalKMeans(branching=5, leaf_size=20, memory_gib=MEMORY), vectors.view(File))
         assert 0 < File.most <= 302  # a share, or a piece; a sample has 250
         assign(ResidualKMeans(levels=2, codebook=5, memory_gib=MEMORY), vectors.view(File))
@@ -87,7 +90,7 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
         return scatter(vectors, table.padded()[:, :2])
 
     options = {"levels": 2, "codebook": 16, "separate": True}
-    with mock.patch.object(streaming, "SAMPLED", 150):  # of 16 codes: most of the vectors
+    with mock.patch.object(streaming, "SAMPLES_PER_CENTROID", 150):  # of 16 codes: most of the vectors
         streamed = assign(ResidualKMeans(**options, memory_gib=MEMORY), vectors.view(File))
     assert left(streamed) < 1.1 * left(assign(ResidualKMeans(**options), vectors))
     assert len(np.unique(streamed.padded(), axis=0)) == COUNT
@@ -98,7 +101,7 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
 )
 def test_docids_do_not_depend_on_the_number_of_devices(strategy, vectors):
     devices = jax.local_devices()
-    with mock.patch.object(streaming, "SAMPLED", SAMPLED):
+    with mock.patch.object(streaming, "SAMPLES_PER_CENTROID", SAMPLED):
         spread = assign(strategy, vectors)
         with mock.patch.object(jax, "local_devices", return_value=devices[:1]):
             alone = assign(strategy, vectors)
@@ -112,7 +115,7 @@ def test_assigns_to_the_nearest_centroids_of_what_is_left():
         generator.standard_normal((2, 6, 4), np.float32),
     )
     rows = np.array([0, 5, 6, 20, 36])
-    with mock.patch.object(streaming, "_PIECE", 4 * 4 * 2):
+    with mock.patch.object(streaming, "_PIECE_BYTES", 4 * 4 * 2):
         codes, distances = streaming.assign(vectors, rows, codebooks, "")
     for row, found, distance in zip(rows, codes, distances, strict=True):
         left = vectors[row]
@@ -140,5 +143,5 @@ def test_ever_farther_outliers_end_too():
 @pytest.mark.parametrize("strategy", [HierarchicalKMeans(memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY)])
 def test_a_vector_that_is_not_finite_is_found_where_it_is_read(strategy, vectors):
     vectors[2321, 2] = np.nan
-    with pytest.raises(InputError, match=r"vector 2321 has values that are not finite"):
+    with pytest.raises(InputError, match=r"row 2321 is not finite"):
         assign(strategy, vectors)

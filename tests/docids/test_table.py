@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,7 @@ def test_fingerprint_changes_with_ids_codes_and_levels():
         ({"sequences": np.array([[0, -1, 2]])}, "code -1 at level 1 of row 0"),
         ({"sequences": np.array([[0.5]])}, "float64"),
         ({"sequences": [(2**31,)]}, "code 2147483648"),
+        ({"sequences": [(0,), (5, 10**9)]}, "code 1000000000 at level 1 of row 1; expected codes below 65536"),
         ({"sequences": [(0,), (3,)], "level_sizes": (3,)}, "code 3 at level 0 of document 'd1'"),
         ({"sequences": [(0, 1)], "level_sizes": (3,)}, "code 1 at level 1 of document 'd0'"),
     ],
@@ -155,6 +157,25 @@ def test_what_is_wrong_is_named(arguments, message):
         return
     with pytest.raises(InputError, match=message):
         make(**arguments)
+
+
+def test_codes_may_be_as_many_as_a_large_corpus_or_given_sizes_need():
+    assert make(np.arange(5000)[:, None] * 16 + 15).level_sizes == (80000,)
+    assert make([(10**6,)], level_sizes=(2**20,)).append(["d1"], [(2**20 - 1,)]).level_sizes == (2**20,)
+    with pytest.raises(InputError, match=r"code 1048576 at level 0 of row 0; expected codes below 1048576"):
+        make([(10**6,)], level_sizes=(2**20,)).append(["d1"], [(2**20,)])
+
+
+@pytest.mark.parametrize("size", [10**9, -1, 2.5, "7"])
+def test_a_folder_with_a_level_of_impossible_size_is_refused(size, tmp_path):
+    """Its memory would grow with that size: tables of earlier versions may have one."""
+    make([(0,), (1,)]).save(tmp_path / "table")
+    manifest = tmp_path / "table" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"level_sizes": [size]}))
+    with pytest.raises(InputError, match=rf"table: level sizes \[.?{size}.?\]; expected integers up to 16,777,216"):
+        DocidTable.load(tmp_path / "table")
+    with pytest.raises(InputError, match="1000000000"):
+        make([(0,)], level_sizes=(10**9,)).save(tmp_path / "large")
 
 
 def test_repeated_ids_and_wrong_counts_are_refused():

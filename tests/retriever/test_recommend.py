@@ -23,6 +23,7 @@ from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
 from genret_jax.models.initialize import ItemStart
 from genret_jax.models.network import T5
+from genret_jax.problems import problem
 from genret_jax.retriever import Retriever
 from genret_jax.run import evaluate_runs, prepare, train_run
 from genret_jax.training import read_metrics
@@ -198,7 +199,7 @@ def test_items_that_come_later_are_recommended_at_once(run, retriever):
     others = [result.doc_id for result in found if not result.doc_id.startswith("new")]
     assert others == [result.doc_id for result in retriever.recommend(["i9", "i15"], k=ITEMS, beam=ITEMS, repeat=True)]
     assert grown.recommend(["new1"], k=3), "a history may hold them too"
-    with pytest.raises(InputError, match="'new1' occurs twice"):
+    with pytest.raises(InputError, match="'new1' twice"):
         grown.with_items(["new1"], vectors[:1])
     with pytest.raises(InputError, match="numeric array"):
         retriever.with_items(["new3"], vectors[:1, :5])

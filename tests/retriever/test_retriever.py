@@ -178,7 +178,7 @@ def test_topics_have_words_of_their_own():
 
 
 def test_opened_lazily(tiny_run):
-    assert set(vars(open_run(tiny_run))) == {"folder", "settings"}
+    assert set(vars(open_run(tiny_run))) == {"folder", "experiment", "settings"}
 
 
 def test_documents_to_choose_from(retriever, wide):
@@ -232,6 +232,6 @@ def test_an_adaptive_decoder_is_searched_with_as_it_was_trained(tiny_corpus, tmp
         scores = [expected[query, run.corpus.document_index[result.doc_id]] for result in results]
         np.testing.assert_allclose([result.score for result in results], scores, atol=2e-3)
     mesh = make_mesh(model_parallel=2)
-    places = jax.tree.map(lambda shape: shape.sharding, run._shapes(mesh))
+    places = jax.tree.map(lambda shape: shape.sharding, run.param_shapes(mesh))
     divided = Retriever(run, jax.device_put(params, places)).search(QUERIES, k=10, beam=WIDE)
     assert [[r.doc_id for r in results] for results in divided] == [[r.doc_id for r in rs[:10]] for rs in found]

@@ -1,4 +1,4 @@
-"""The network of an RQ-VAE, and the quantiser that it makes."""
+"""The networks of an RQ-VAE, and the quantiser that a trained RQ-VAE becomes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +18,14 @@ class Mlp(nn.Module):
     """Dense layers with ReLU between them.
 
     Attributes:
-        widths: Of each layer's output.
+        widths: Output width of every layer.
     """
 
     widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b d"]) -> Float[Array, "b width"]:
-        """Return what the last layer returns, which has no ReLU."""
+        """Return the output of the last layer, which has no ReLU."""
         hidden = inputs
         for index, width in enumerate(self.widths):
             hidden = nn.relu(hidden) if index else hidden
@@ -33,53 +33,49 @@ class Mlp(nn.Module):
         return hidden
 
 
-def through(layers: Mapping[str, Any], inputs: Float[Array, "b d"]) -> Float[Array, "b width"]:
-    """Apply an :class:`Mlp` whose widths are those of its parameters."""
+def apply_mlp(layers: Mapping[str, Any], inputs: Float[Array, "b d"]) -> Float[Array, "b width"]:
+    """Apply the :class:`Mlp` with these parameters; their shapes give its widths."""
     widths = tuple(layers[f"layer{index}"]["bias"].shape[0] for index in range(len(layers)))
     return Mlp(widths).apply({"params": layers}, inputs)
 
 
 class RqVaeQuantiser(ReconstructingQuantiser):
-    """The encoder of an RQ-VAE and its codebooks, with the decoder.
+    """The encoder, codebooks and decoder of a trained RQ-VAE.
 
-    Its arrays are ``mean`` and ``scale`` [d], by which vectors are standardised, ``codebooks`` [m, c, width], and the
+    Its arrays are ``mean`` and ``scale`` [d], which standardise vectors, ``codebooks`` [m, c, width], and the
     parameters of both networks (``encoder_layer0_kernel`` and so on).
     """
 
     name = "rq-vae"
+    width_array = "mean"
 
     @classmethod
-    def of(
+    def from_parameters(
         cls, parameters: Mapping[str, Any], mean: Float32[np.ndarray, " d"], scale: Float32[np.ndarray, " d"]
     ) -> "RqVaeQuantiser":
-        """Return the quantiser of trained parameters: ``encoder``, ``decoder`` and ``codebooks``."""
+        """Make a quantiser from trained parameters: ``encoder``, ``decoder`` and ``codebooks``."""
         flat = {key: np.asarray(array) for key, array in flatten_dict(dict(parameters), sep="_").items()}
         levels, codes, _ = flat["codebooks"].shape
         return cls(level_sizes=(codes,) * levels, arrays={"mean": mean, "scale": scale, **flat})
 
-    @property
-    def width(self) -> int:
-        """Length of the vectors."""
-        return int(self.arrays["mean"].shape[0])
-
-    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
+    def encode(self, piece: Any, arrays: Any) -> Any:
         """Return the codes of a piece of vectors."""
-        return (_encoded(piece, arrays),)
+        return _encoded(piece, arrays)
 
     def reconstruct(self, codes: Int[np.ndarray, "n m"]) -> Float32[np.ndarray, "n d"]:
-        """Return what the decoder makes of the sums of codes."""
+        """Return the decoder's output for the sums of codes."""
         return np.asarray(_decoded(jnp.asarray(codes), dict(self.arrays)))
 
 
 @jax.jit
 def _encoded(piece: Float[Array, "p d"], arrays: dict[str, Any]) -> Int[Array, "p m"]:
     standardised = (piece - arrays["mean"][None]) / arrays["scale"][None]
-    return quantise(through(unflatten_dict(arrays, sep="_")["encoder"], standardised), arrays["codebooks"])[0]
+    return quantise(apply_mlp(unflatten_dict(arrays, sep="_")["encoder"], standardised), arrays["codebooks"])[0]
 
 
 @jax.jit
 def _decoded(codes: Int[Array, "n m"], arrays: dict[str, Any]) -> Float[Array, "n d"]:
     levels = jnp.arange(codes.shape[1])
     quantised = arrays["codebooks"][levels[None], codes].sum(1)  # --> [n, width]
-    standardised = through(unflatten_dict(arrays, sep="_")["decoder"], quantised)
+    standardised = apply_mlp(unflatten_dict(arrays, sep="_")["decoder"], quantised)
     return standardised * arrays["scale"][None] + arrays["mean"][None]

@@ -9,9 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from genret_jax.docids.checks import require_vectors
 from genret_jax.docids.kmeans import KMeans
-from genret_jax.docids.streaming import assign, fits, on_each_device, read, said, sample
+from genret_jax.docids.streaming import (
+    assign,
+    fits_in_memory,
+    on_each_device,
+    read,
+    recorded_fields,
+    require_vectors,
+    sample,
+)
 from genret_jax.docids.table import DocidTable
 from genret_jax.validation import check_fields, require
 
@@ -40,8 +47,8 @@ class HierarchicalKMeans:
 
     needs_vectors: ClassVar[bool] = True
 
-    branching: int = 10
-    leaf_size: int = 100
+    branching: int = 64
+    leaf_size: int = 256
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
@@ -68,13 +75,13 @@ class HierarchicalKMeans:
             InputError: If vectors are missing, too many or few, or not finite.
         """
         checked = require_vectors(doc_ids, vectors, strategy="semantic docids", memory_gib=self.memory_gib)
-        in_memory = fits(checked, self.memory_gib)
+        in_memory = fits_in_memory(checked, self.memory_gib)
         codes, level_sizes = self._codes(checked, seed) if in_memory else self._streamed(checked, seed)
         return DocidTable.from_codes(
             doc_ids,
             codes,
             level_sizes=level_sizes,
-            strategy={"name": "semantic", **said(self, in_memory), "seed": seed},
+            strategy={"name": "semantic", **recorded_fields(self, in_memory), "seed": seed},
             corpus_fingerprint=corpus_fingerprint,
         )
 

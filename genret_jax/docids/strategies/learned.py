@@ -35,8 +35,8 @@ class LearnedDocids:
 
     name: ClassVar[str] = "learned"
     levels: int = 3
-    codebook: int = 32
-    steps: int = 400
+    codebook: int = 64
+    steps: int = 600
     alike: int = 16
     progressive: bool = True
     balanced: bool = True

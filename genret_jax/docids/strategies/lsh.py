@@ -13,26 +13,22 @@ from genret_jax.docids.strategies.quantised import QuantisedDocids
 from genret_jax.docids.streaming import read
 from genret_jax.validation import check_fields, require
 
-# Rows that are read to find the middle of vectors that do not fit in memory.
-_SAMPLED = 1 << 16
+# Largest number of rows that are read to find the mean of vectors that do not fit in memory.
+_MEAN_SAMPLE = 1 << 16
 
 
 class LshQuantiser(Quantiser):
     """Random hyperplanes.
 
-    Its arrays are ``hyperplanes`` [m, h, d], normal vectors, and ``middle`` [d], a point on all of them.
+    Its arrays are ``hyperplanes`` [m, h, d], normal vectors, and ``middle`` [d], a point on all hyperplanes.
     """
 
     name = "lsh"
+    width_array = "middle"
 
-    @property
-    def width(self) -> int:
-        """Length of the vectors."""
-        return int(self.arrays["middle"].shape[0])
-
-    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
+    def encode(self, piece: Any, arrays: Any) -> Any:
         """Return the codes of a piece of vectors."""
-        return (_sides(piece, arrays["hyperplanes"], arrays["middle"]),)
+        return _sides(piece, arrays["hyperplanes"], arrays["middle"])
 
 
 @jax.jit
@@ -48,15 +44,15 @@ def _sides(
 class LshDocids(QuantisedDocids[LshQuantiser]):
     """Locality-sensitive hashing, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065).
 
-    A code is the number whose binary digits tell on which side of each of its random hyperplanes a vector lies.
+    The binary digits of a code say on which side of each of the level's random hyperplanes the vector lies.
 
     Attributes:
         levels: Number of codes.
-        hyperplanes: Binary digits of a code, so that it is one of ``2**hyperplanes``.
-        centred: Lead the hyperplanes through the mean of the vectors. Through the origin, as in the paper, most vectors
-            of a model whose vectors lie in a cone are on the same side.
-        separate: Append the code that tells documents with equal codes apart.
-        memory_gib: Vectors that take more, in float32, are read from where they are piece by piece.
+        hyperplanes: Binary digits of a code; a level has ``2**hyperplanes`` codes.
+        centred: Put the hyperplanes through the mean of the vectors. The paper's go through the origin; if the vectors
+            of a model lie in a cone, most of them are then on the same side.
+        separate: Append the code that separates documents with equal codes.
+        memory_gib: Vectors that take more memory, in float32, are read from their file piece by piece.
     """
 
     name: ClassVar[str] = "lsh"
@@ -72,16 +68,16 @@ class LshDocids(QuantisedDocids[LshQuantiser]):
 
     @property
     def codebook(self) -> int:
-        """Codes of a level."""
+        """Number of codes of a level."""
         return 1 << self.hyperplanes
 
-    def _fitted(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[LshQuantiser, Int32[np.ndarray, "n m"]]:
+    def _fit(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[LshQuantiser, Int32[np.ndarray, "n m"]]:
         random = np.random.default_rng(seed)
         shape = self.levels, self.hyperplanes, vectors.shape[1]
         hyperplanes = random.standard_normal(shape, np.float32)
         middle = np.zeros(vectors.shape[1], np.float32)
         if self.centred:
-            count = len(vectors) if in_memory else min(len(vectors), _SAMPLED)
+            count = len(vectors) if in_memory else min(len(vectors), _MEAN_SAMPLE)
             rows = np.sort(random.choice(len(vectors), count, replace=False, shuffle=False))
             middle = read(vectors, rows).mean(0, dtype=np.float64).astype(np.float32)
         arrays = {"hyperplanes": hyperplanes, "middle": middle}

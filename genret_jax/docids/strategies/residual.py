@@ -14,54 +14,44 @@ from genret_jax.validation import check_fields, require
 
 
 class ResidualQuantiser(ReconstructingQuantiser):
-    """Codebooks, each of what the ones before it left over.
+    """Codebooks, each fitted to the residuals of the ones before it.
 
-    Its array ``codebooks`` is [m, c, d].
+    Its only array is ``codebooks`` [m, c, d].
     """
 
     name = "residual"
+    width_array = "codebooks"
 
-    @classmethod
-    def of(cls, codebooks: Float32[np.ndarray, "m c d"]) -> "ResidualQuantiser":
-        """Return the quantiser with these codebooks."""
-        levels, codes, _ = codebooks.shape
-        return cls(level_sizes=(codes,) * levels, arrays={"codebooks": codebooks})
-
-    @property
-    def width(self) -> int:
-        """Length of the vectors."""
-        return int(self.arrays["codebooks"].shape[-1])
-
-    def look(self, piece: Any, arrays: Any) -> tuple[Any, ...]:
+    def encode(self, piece: Any, arrays: Any) -> Any:
         """Return the codes of a piece of vectors."""
-        return quantise(piece, arrays["codebooks"])
+        return quantise(piece, arrays["codebooks"])[0]
 
     def reconstruct(self, codes: Int[np.ndarray, "n m"]) -> Float32[np.ndarray, "n d"]:
         """Return the sums of the codes' centroids."""
-        found = np.zeros((len(codes), self.width), np.float32)
+        vectors = np.zeros((len(codes), self.width), np.float32)
         for codebook, column in zip(self.arrays["codebooks"], codes.T, strict=False):
-            found += codebook[column]
-        return found
+            vectors += codebook[column]
+        return vectors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualKMeans(QuantisedDocids[ResidualQuantiser]):
     """Residual quantisation with k-means codebooks.
 
-    Level t clusters what remains of all vectors after subtracting their centroids of the levels before, so a code
-    means the same in every branch of the tree, unlike in hierarchical k-means.
+    Level t clusters the residuals of all vectors: the vectors minus their centroids of the levels before. A code
+    therefore means the same in every branch of the tree, unlike in hierarchical k-means.
 
     Attributes:
         levels: Number of codebooks.
-        codebook: Codes of each.
-        separate: Append the code that tells documents with equal codes apart.
-        memory_gib: Vectors that take more, in float32, are read from where they are piece by piece, and codebooks are
-            those of a sample.
+        codebook: Codes per codebook.
+        separate: Append the code that separates documents with equal codes.
+        memory_gib: Vectors that take more memory, in float32, are read from their file piece by piece, and codebooks
+            are fitted to a sample.
     """
 
     name: ClassVar[str] = "residual"
     levels: int = 3
-    codebook: int = 64
+    codebook: int = 256
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -69,38 +59,37 @@ class ResidualKMeans(QuantisedDocids[ResidualQuantiser]):
         require(self, "codebook", self.codebook >= 2, "at least 2")
         require(self, "memory_gib", self.memory_gib > 0, "more than 0")
 
-    def _fitted(
+    def _fit(
         self, vectors: np.ndarray, in_memory: bool, seed: int
     ) -> tuple[ResidualQuantiser, Int32[np.ndarray, "n m"]]:
         if in_memory:
             codes, codebooks = residual_kmeans(vectors, self.levels, self.codebook, seed)
         else:
-            # Codebooks of a sample, and then one pass over all vectors.
-            everything = np.arange(len(vectors))
-            sampled = sample(vectors, everything, self.codebook, seed)
-            codebooks = residual_kmeans(sampled, self.levels, self.codebook, seed)[1]
-            codes = assign(vectors, everything, codebooks, f"quantising {len(vectors):,} vectors")[0]
-        return ResidualQuantiser.of(codebooks), codes
+            rows = np.arange(len(vectors))
+            codebooks = residual_kmeans(sample(vectors, rows, self.codebook, seed), self.levels, self.codebook, seed)[1]
+            codes = assign(vectors, rows, codebooks, f"quantising {len(vectors):,} vectors")[0]
+        level_sizes = (self.codebook,) * self.levels
+        return ResidualQuantiser(level_sizes=level_sizes, arrays={"codebooks": codebooks}), codes
 
 
 def residual_kmeans(
     vectors: Float32[np.ndarray, "n d"], levels: int, codebook: int, seed: int
 ) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "m c d"]]:
-    """Cluster vectors, then what their centroids leave over, and so on.
+    """Cluster vectors, then their residuals, and so on.
 
     Args:
         vectors: Finite vectors.
-        levels: How often.
-        codebook: Clusters each time.
+        levels: Number of codebooks.
+        codebook: Clusters per codebook.
         seed: Decides the starts of k-means.
 
     Returns:
         Codes and codebooks.
     """
     residual, columns, codebooks = np.array(vectors), [], []
-    for of_level in np.random.SeedSequence(seed).generate_state(levels).tolist():
-        found = KMeans(clusters=codebook).fit(residual, of_level)
-        residual -= found.centroids[0][found.labels]
-        columns.append(found.labels)
-        codebooks.append(found.centroids[0])
+    for level_seed in np.random.SeedSequence(seed).generate_state(levels).tolist():
+        clustering = KMeans(clusters=codebook).fit(residual, level_seed)
+        residual -= clustering.centroids[0][clustering.labels]
+        columns.append(clustering.labels)
+        codebooks.append(clustering.centroids[0])
     return np.stack(columns, 1), np.stack(codebooks)

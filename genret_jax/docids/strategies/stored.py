@@ -1,4 +1,4 @@
-"""Docids that something else made: codes from a NumPy file."""
+"""Docids from a NumPy file of codes."""
 
 import dataclasses
 import warnings
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from genret_jax.docids.separating import separated
-from genret_jax.docids.table import DocidTable
+from genret_jax.docids.table import DocidTable, code_limit
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, read_npy
 from genret_jax.validation import check_fields
@@ -19,8 +19,8 @@ class NpyDocids:
     """Codes from a NumPy file, row i for document i of the corpus.
 
     Attributes:
-        path: A ``.npy`` file with integers of shape [n, m], none below 0.
-        separate: Append the code that tells documents with equal codes apart. Without it they share a docid.
+        path: A ``.npy`` file with integers of shape [n, m], from 0 to below 65,536 (or 16 n, if that is more).
+        separate: Append the code that separates documents with equal codes. Without it they share a docid.
     """
 
     path: str
@@ -32,7 +32,7 @@ class NpyDocids:
     def assign(
         self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
     ) -> DocidTable:
-        """Give every document its docid, and warn where documents share one.
+        """Give every document its docid, and warn if documents share one.
 
         Args:
             doc_ids: External ids.
@@ -41,7 +41,7 @@ class NpyDocids:
             corpus_fingerprint: Fingerprint of the corpus.
 
         Raises:
-            InputError: If the file is missing or damaged, or does not hold a row of codes for each document.
+            InputError: If the file is missing or damaged, or does not hold a row of codes per document.
         """
         codes = self.codes()
         if len(codes) != len(doc_ids):
@@ -63,18 +63,19 @@ class NpyDocids:
         return DocidTable.from_codes(doc_ids, codes, strategy=made_by, corpus_fingerprint=corpus_fingerprint)
 
     def codes(self) -> Int32[np.ndarray, "n m"]:
-        """Read the file, and check it.
+        """Read and check the file.
 
         Raises:
-            InputError: If it is missing or damaged, or does not hold codes.
+            InputError: If it is missing or damaged, or holds something else than codes.
         """
         stored = read_npy(self.path, kinds="iu", expected="integers of shape [documents, codes]")
-        if (wrong := (stored < 0) | (stored >= 2**31 - 1)).any():
+        limit = code_limit(len(stored))
+        if (wrong := (stored < 0) | (stored >= limit)).any():
             row, level = np.argwhere(wrong)[0]
             raise InputError(
                 f"code {stored[row, level]} at level {level} of row {row}",
                 file=self.path,
-                expected="codes from 0 to 2**31 - 2",
-                fix="number the codes from 0",
+                expected=f"codes from 0 to {limit - 1} for {len(stored)} rows",
+                fix="number the codes of every level from 0 without gaps",
             )
         return stored.astype(np.int32)

@@ -130,7 +130,7 @@ def test_the_last_residual_code_separates_documents():
         (None, "without document vectors"),
         (np.zeros((3, 2)), "3 vectors for 2 documents"),
         (np.zeros(2), r"vectors float64\[2\]"),
-        (np.array([[1.0], [np.nan]]), "document 'b' .row 1. has values that are not finite"),
+        (np.array([[1.0], [np.nan]]), "row 1, of document 'b', is not finite"),
     ],
 )
 def test_unusable_vectors_are_refused(strategy, vectors, message):

@@ -84,7 +84,7 @@ def test_vectors_beyond_the_memory_are_hashed_alike():
         (lambda: RandomDocids(codebook=1), "RandomDocids.codebook is 1"),
         (lambda: LshDocids().assign(NAMES, None, 0, ""), "lsh docids without document vectors"),
         (lambda: LshDocids().fit(np.zeros((0, 3)), 0), "no documents"),
-        (lambda: LshDocids().fit(np.full((1, 3), np.inf), 0), "row 0. has values that are not finite"),
+        (lambda: LshDocids().fit(np.full((1, 3), np.inf), 0), "row 0 is not finite"),
     ],
 )
 def test_mistakes(make, message):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genret_jax.docids import ResidualKMeans, RqVae
-from genret_jax.docids.strategies import rq_vae_training as training
-from genret_jax.docids.strategies.autoencoder import through
+from genret_jax.docids.strategies import rq_vae as training
+from genret_jax.docids.strategies.autoencoder import apply_mlp
 from genret_jax.docids.streaming import quantise
 from genret_jax.errors import InputError
 
@@ -66,7 +66,7 @@ def test_new_items_near_old_ones_share_their_codes(fitted, vectors):
 def test_codebooks_start_where_the_encoder_puts_vectors(vectors):
     standardised = (vectors - vectors.mean(0)) / vectors.std(0)
     parameters = training._start(TINY, standardised, 0).parameters
-    latent = through(parameters["encoder"], jnp.asarray(standardised))
+    latent = apply_mlp(parameters["encoder"], jnp.asarray(standardised))
     codes, left = quantise(latent, parameters["codebooks"])
     assert [len(np.unique(column)) for column in np.asarray(codes).T] == [8, 8]
     assert left.mean() < 0.3 * jnp.var(latent, axis=0).sum()
@@ -80,7 +80,9 @@ def test_codes_that_nothing_uses_come_back(revive_after, vectors):
     progress = start._replace(parameters=far)
     for first in (0, 10):
         progress = training._epochs(config, jnp.asarray(vectors), jax.random.key(0), progress, first, first + 10)
-    codes = quantise(through(progress.parameters["encoder"], jnp.asarray(vectors)), progress.parameters["codebooks"])[0]
+    codes = quantise(apply_mlp(progress.parameters["encoder"], jnp.asarray(vectors)), progress.parameters["codebooks"])[
+        0
+    ]
     used = [len(np.unique(column)) for column in np.asarray(codes).T]
     assert min(used) >= 6 if revive_after else max(used) <= 2
 
@@ -92,7 +94,7 @@ def test_revived_codes_are_what_earlier_levels_leave_of_vectors(vectors):
     codebooks = parameters["codebooks"]
     moved = training._revived(jnp.asarray(vectors), jax.random.key(1), parameters, jnp.asarray(dead))
     np.testing.assert_array_equal(moved[~dead], codebooks[~dead])
-    latent = through(parameters["encoder"], jnp.asarray(vectors))
+    latent = apply_mlp(parameters["encoder"], jnp.asarray(vectors))
     residual = latent - codebooks[0][quantise(latent, codebooks)[0][:, 0]]
     for place, candidates in ((moved[0, 3], latent), (moved[1, 5], residual)):
         assert jnp.square(candidates - place[None]).sum(1).min() < 1e-8
@@ -127,7 +129,7 @@ def test_a_collapsed_codebook_is_an_error(vectors, monkeypatch):
         return {**parameters, "codebooks": parameters["codebooks"].at[1, 1:].set(1e3)}
 
     monkeypatch.setattr(training, "train", collapsed)
-    monkeypatch.setattr("genret_jax.docids.strategies.rq_vae._LEAST_USED", 0.2)
+    monkeypatch.setattr("genret_jax.docids.strategies.rq_vae._MIN_USED_SHARE", 0.2)
     config = dataclasses.replace(TINY, standardise=False, optimizer="adagrad", learning_rate=0.4)
     message = r"collapsed: level 1 uses 1 of 8.*RqVae.standardise = True and optimizer = 'adamw' with learning_rate"
     with pytest.raises(InputError, match=message):

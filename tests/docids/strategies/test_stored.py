@@ -39,6 +39,8 @@ def test_equal_codes_are_warned_of_or_told_apart(file):
         (np.zeros((3, 0), int), r"int64\[3, 0\]; expected integers of shape"),
         (np.array([[0], [1], [-1]]), "code -1 at level 0 of row 2"),
         (np.array([[0], [2**31], [1]]), "code 2147483648 at level 0 of row 1"),
+        (np.array([[0, 5], [1, 10**9], [1, 6]]), "code 1000000000 at level 1 of row 1; expected codes from 0 to 65535"),
+        (np.array([[0], [1], [2**64 - 1]], np.uint64), "code 18446744073709551615 at level 0 of row 2"),
     ],
 )
 def test_what_is_no_code_is_refused(file, stored, message):

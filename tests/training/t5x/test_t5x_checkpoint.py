@@ -48,7 +48,7 @@ def test_other_folders_and_networks_are_refused(params, tmp_path):
         read_t5x_params(tmp_path / "elsewhere", params)
     path = write_t5x_params(tmp_path, params)
     other = {**params, "token_embedder": {"embedding": np.zeros((8, 32), np.float32)}}
-    with pytest.raises(InputError, match=r"t5x checkpoint of another network \(token_embedder/embedding: checkpoint f"):
+    with pytest.raises(InputError, match=r"t5x checkpoint of another network .*token_embedder/embedding \[144, 32\]"):
         read_t5x_params(path, other)
     (path / "state" / "_METADATA").unlink()
     with pytest.raises(InputError, match="a t5x checkpoint that cannot be read"):

@@ -17,6 +17,7 @@ from support.tiny_run import text_head_experiment
 from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.evaluation.trec import read_run
+from genret_jax.problems import Problem
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run, train_run
 from genret_jax.training import read_metrics
@@ -101,7 +102,7 @@ def trained(place, text_head_run) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ours(place, text_head_run, tiny_corpus) -> Run:
+def ours(place, text_head_run, tiny_corpus) -> Problem:
     """The run, trained by our own engine from the same parameters on the same examples."""
     shutil.copytree(text_head_run, place / "ours")
     with pytest.warns(UserWarning, match="neither title nor text"):
