@@ -93,6 +93,8 @@ def _read(path: Path, like: Params) -> Params:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         state = path / _STATE
+        if not (state / "_METADATA").is_file():
+            raise DamagedError("_METADATA is missing")
         tree = read_through_orbax(path, lambda: checkpointer.metadata(state).item_metadata.tree[_TARGET])
         _check_shapes(path, tree, like)
         wanted = {_TARGET: jax.tree.map(_placed, like)}
