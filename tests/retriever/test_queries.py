@@ -133,7 +133,7 @@ def test_public_weights_write_too(writing_run, tiny_corpus, tmp_path):
 def test_runs_of_one_kind_are_not_taken_for_those_of_the_other(writing_run, tiny_run):
     with pytest.raises(InputError, match="writes queries for documents, not docids"):
         Retriever.load(writing_run)
-    with pytest.raises(InputError, match="writes docids of documents.*'documents_to_queries'"):
+    with pytest.raises(InputError, match=r"writes docids of documents.*'documents_to_queries'"):
         QueryWriter.load(tiny_run)
 
 
