@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ _Result = TypeVar("_Result")
 _DAMAGE_CODES = ("NOT_FOUND: ", "OUT_OF_RANGE: ", "DATA_LOSS: ", "INVALID_ARGUMENT: ", "FAILED_PRECONDITION: ")
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _TRANSIENT_REASONS = tuple(os.strerror(number) for number in errno.errorcode if number not in _MISSING)
+
+_SECONDS_TO_END = 0.2
 
 
 class DamagedError(Exception):
@@ -202,7 +205,9 @@ def read_through_orbax(path: Path, read: Callable[[], _Result]) -> _Result:
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = _short_reason(error)
             is_proof = _proves_damage(error)
-        gc.collect()  # Orbax's unfinished reads complain when they are collected
+        # Orbax's unfinished reads complain when they end, in threads of TensorStore, and when they are collected.
+        time.sleep(_SECONDS_TO_END)
+        gc.collect()
     if is_proof:
         _require_readable(path)
         raise DamagedError(reason)

@@ -21,7 +21,7 @@ from genret_jax.training.batches import Prefetcher
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.metrics_log import MetricsLog, SilentLog
+from genret_jax.training.metrics_log import MetricsLog
 from genret_jax.training.progress import Progress
 from genret_jax.training.start import Evaluator, SeedRun, Start, prepare
 from genret_jax.training.state import NEVER, TrainState
@@ -160,7 +160,12 @@ def _train_together(runs: Sequence[SeedRun], *, named: bool = False) -> list[Tra
         interruption = entered.enter_context(Interruption())
         checkpoints = [entered.enter_context(Checkpoints(run.folder, keep=config.keep)) for run in runs]
         start = prepare(runs, checkpoints)
-        logs = [entered.enter_context(_log(run.folder, start.step, config)) for run in runs]
+        logs = [
+            entered.enter_context(MetricsLog(run.folder, step=start.step, tensorboard=config.tensorboard))
+            if is_first()
+            else None
+            for run in runs
+        ]
         progress = entered.enter_context(Progress(start=start.step, steps=config.steps, shown=is_first()))
         if named:
             progress.say(f"training {', '.join(os.fspath(run.folder) for run in runs)}")
@@ -205,12 +210,6 @@ def _held(folder: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
             raise
 
 
-def _log(
-    folder: str | os.PathLike[str], step: int, config: TrainerConfig
-) -> contextlib.AbstractContextManager[MetricsLog | SilentLog]:
-    return MetricsLog(folder, step=step, tensorboard=config.tensorboard) if is_first() else SilentLog()
-
-
 class _Member:
     """One of the runs: its evaluations, records and checkpoints between two calls to the device."""
 
@@ -219,7 +218,7 @@ class _Member:
         run: SeedRun,
         require_held: Callable[[], None],
         checkpoints: Checkpoints,
-        log: MetricsLog | SilentLog,
+        log: MetricsLog | None,
         metrics: Mapping[str, float | None],
         start: Start,
     ):
@@ -245,23 +244,26 @@ class _Member:
 
     def record(self, step: int, report: Mapping[str, Any], rate: float) -> None:
         """Write the means since the last record, and the steps per second."""
-        self._require_held()
         totals = {name: total.tolist() for name, total in jax.device_get(report["totals"]).items()}
         metrics = {name: total / weight if weight else None for name, (total, weight) in totals.items()}
         metrics["learning_rate"] = float(report["learning_rate"])
         metrics["steps_per_second"] = rate
         metrics["examples_per_second"] = rate * self._run.config.batch_size
-        self._log.write(step, "train", metrics)
+        self._write(step, "train", metrics)
 
     def evaluate(self, params: Params, step: int) -> bool:
         """Run the evaluators; return whether the result is the best so far and worth a checkpoint."""
         # In process 0 alone: two processes might not agree on the last bit, and so on the best step.
         params = on_each_process(params) if self._run.evaluators else {}
         self.metrics = from_first(lambda: self._measure(params, step))
-        self._require_held()
         if self.metrics:
-            self._log.write(step, "evaluation", self.metrics)
+            self._write(step, "evaluation", self.metrics)
         return step > 0 and self._is_best(step)
+
+    def _write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
+        self._require_held()
+        if self._log is not None:
+            self._log.write(step, kind, metrics)
 
     def _measure(self, params: Params, step: int) -> dict[str, float | None]:
         return {
@@ -294,7 +296,8 @@ class _Member:
         if not bool(_all_finite(state.params)):
             self._stop_not_finite(f"parameters are not finite after step {step}")
         self._require_held()
-        self._log.sync()
+        if self._log is not None:
+            self._log.sync()
         self._checkpoints.save(
             state,
             steps=self._run.config.steps,

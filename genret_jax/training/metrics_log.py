@@ -101,22 +101,6 @@ class MetricsLog:
                 self._events.add_scalar(name if kind == "evaluation" else f"{kind}/{name}", value, step)
 
 
-class SilentLog:
-    """A log that writes nothing, for the processes that leave the log to process 0."""
-
-    def __enter__(self) -> "SilentLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
-        """Do nothing."""
-
-    def sync(self) -> None:
-        """Do nothing."""
-
-
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 

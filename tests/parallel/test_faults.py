@@ -127,6 +127,17 @@ def test_a_corrupt_latest_checkpoint(harm, launch, finish, losses, whole, tmp_pa
     assert losses(folder) == pytest.approx(losses(whole), abs=1e-5)
 
 
+def test_a_checkpoint_that_one_cannot_read_now_is_left_alone(launch, finish, tmp_path):
+    folder = tmp_path / "run"
+    finish(launch(2, {"folder": str(folder), "config": {**MESH, "steps": 4}}))
+    options = {"folder": str(folder), "config": {**MESH, "steps": 8}}
+    members = launch(2, {**options, "unreadable": {"process": 1, "step": "4", "whole": True}})
+    assert [member.wait() for member in members] == [2, 2]
+    assert all("too many files" in member.error() for member in members)
+    assert not (folder / "damaged_checkpoints").exists()
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["4"]
+
+
 def test_a_slow_writer_is_waited_for(launch, finish, losses, tmp_path):
     """Longer than the heartbeat allows for a dead process."""
     folder = tmp_path / "run"

@@ -13,7 +13,7 @@ def train(options):
     from support.tiny_training_task import TinyModel, TinyTask
 
     from genret_jax.training import AdamW, Constant, TrainerConfig, checkpoints, train
-    from genret_jax.training.checkpoint_format import DamagedError
+    from genret_jax.training.checkpoint_format import DamagedError, UnreadableError
 
     class PacedTask(TinyTask):
         def batch(self, step, rows=None):
@@ -30,7 +30,7 @@ def train(options):
 
         def fail_to_load(path, like):
             if jax.process_index() == options["unreadable"]["process"] and path.name == options["unreadable"]["step"]:
-                raise DamagedError("cannot be read here")
+                raise UnreadableError("too many files") if options["unreadable"].get("whole") else DamagedError("lost")
             return load_items(path, like)
 
         checkpoints.load_items = fail_to_load
