@@ -227,6 +227,12 @@ def exit_code_of(work: Callable[[], int]) -> int:
         except LostProcessError as error:
             _fail(str(error))
             return EXIT_LOST_PROCESS
+        except RuntimeError as error:
+            from genret_jax.parallel.mesh import missing_devices  # imports jax, which raised this if it explains it
+
+            if (explained := missing_devices(error)) is None:
+                raise
+            return _fail(str(explained))
         except KeyboardInterrupt:
             print("genret: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -87,13 +87,20 @@ def explain_missing_devices() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "Unable to initialize backend" not in str(error):
+        if (explained := missing_devices(error)) is None:
             raise
-        raise InputError(
-            f"jax cannot start the devices ({str(error)[:120]})",
-            expected="a platform that this machine has",
-            fix="unset the environment variable JAX_PLATFORMS, or set it to cpu",
-        ) from None
+        raise explained from None
+
+
+def missing_devices(error: RuntimeError) -> InputError | None:
+    """Return the one-line form of jax's error for a missing platform; None for another error."""
+    if "Unable to initialize backend" not in str(error):
+        return None
+    return InputError(
+        f"jax cannot start the devices ({str(error)[:120]})",
+        expected="a platform that this machine has",
+        fix="unset the environment variable JAX_PLATFORMS, or set it to cpu",
+    )
 
 
 @contextlib.contextmanager

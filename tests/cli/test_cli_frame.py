@@ -253,3 +253,11 @@ def test_doctor_reports_a_broken_device(monkeypatch):
 def test_doctor_hints_at_an_accelerator_that_is_not_used(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert "jax[cuda13]" in doctor.examine()["hints"][0]
+
+
+def test_a_platform_that_is_not_there_is_one_line(command, capsys):
+    command(raises(RuntimeError("Unable to initialize backend 'tpu': no libtpu.so")))
+    assert cli.main(["doctor"]) == 2
+    printed = capsys.readouterr().err
+    assert "JAX_PLATFORMS" in printed
+    assert printed.count("\n") == 1

@@ -235,3 +235,15 @@ def test_an_adaptive_decoder_is_searched_with_as_it_was_trained(tiny_corpus, tmp
     places = jax.tree.map(lambda shape: shape.sharding, run.param_shapes(mesh))
     divided = Retriever(run, jax.device_put(params, places)).search(QUERIES, k=10, beam=WIDE)
     assert [[r.doc_id for r in results] for results in divided] == [[r.doc_id for r in rs[:10]] for rs in found]
+
+
+def test_a_process_forked_after_loading_is_told_instead_of_hanging(retriever):
+    """Not in a real fork, which the threads of this process might not survive."""
+    from genret_jax.inference import ranker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker._Process, "is_forked", False)
+        ranker._Process.note_fork()
+        with pytest.raises(InputError, match="forked after a model was loaded"):
+            retriever.search(QUERIES[0], k=1)
+    assert retriever.search(QUERIES[0], k=1)
