@@ -15,6 +15,7 @@ def result_of(docids, scores):
         rows=docids,
         valid=docids >= 0,
         bound=np.full(len(docids), INVALID, np.float32),
+        has_nan=np.zeros(len(docids), bool),
     )
 
 

@@ -327,7 +327,7 @@ def test_all_levels_at_once_is_the_ablation(tiny_corpus, tmp_path):
 
 
 def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, monkeypatch):
-    written = learning.written_codes
+    written = learning.predict_codes
 
     def one_code(params, documents, codes, books, known=0):
         found = np.array(written(params, documents, codes, books, known))
@@ -335,7 +335,7 @@ def test_a_collapsed_level_leaves_those_before_it(whole, tiny_corpus, tmp_path, 
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "written_codes", one_code)
+        patch.setattr(learning, "predict_codes", one_code)
         patch.setattr(learning, "_MIN_PERPLEXITY_SHARE", 0.5)  # one code of four is a quarter
         with pytest.raises(CollapsedError, match="level 2 has collapsed"):
             prepared(learned_experiment(tiny_corpus), tmp_path / "run")
@@ -432,12 +432,13 @@ def test_another_run_cannot_be_gone_on_with(whole, tiny_corpus):
 def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
     """The quantiser of one run beside the docids of another."""
     run = whole[0]
-    doubled = {"embedding": run.docid_model.params["token_embedder"]["embedding"] * 2}
-    changed = DocidModel.of({**run.docid_model.params, "token_embedder": doubled}, run.docid_model.books, length=12)
+    learned = run.docid_model
+    doubled = {"embedding": learned.params["token_embedder"]["embedding"] * 2}
+    changed = DocidModel.from_parameters({**learned.params, "token_embedder": doubled}, learned.books, length=12)
     opened = open_run(run.folder)
     opened.docid_model = changed
     with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
-        opened.with_documents(["new"], ["text"])
+        opened.extended(["new"], texts=["text"])
 
 
 def test_public_weights_are_a_start(tiny_corpus, tmp_path, monkeypatch):
