@@ -30,6 +30,7 @@ from genret_jax.problems.document_baselines import BM25_NAMES, bm25_answers
 from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
 from genret_jax.problems.sizing import document_codec, document_network
 from genret_jax.storage import fingerprint
+from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.initial import DocumentFacts
 from genret_jax.training.retrieval_task import RetrievalTask
 
@@ -56,6 +57,13 @@ class Documents(Problem):
     def read(folder: str | os.PathLike[str]) -> Corpus:
         """Read a BEIR folder."""
         return read_beir(folder)
+
+    @staticmethod
+    def is_costly(folder: Path) -> bool:
+        """Return whether docids were learned in a run folder, or some of their levels or steps."""
+        learning = folder / LEARNING
+        begun = any(checkpoint_steps(phase / CHECKPOINTS_FOLDER) for phase in learning.glob("*"))
+        return begun or any(learning.glob("learned_*")) or (folder / QUANTISER).is_dir()
 
     def given(self) -> tuple[Corpus, dict[str, str]]:
         """Read the corpus; queries and judgements decide too what a run is."""

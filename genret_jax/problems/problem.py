@@ -219,6 +219,11 @@ class Problem(abc.ABC):
 
     # --- What a problem may say ---
 
+    @staticmethod
+    def is_costly(folder: Path) -> bool:
+        """Return whether a run folder holds parts that took long to make, and is kept when preparing it fails."""
+        return False
+
     def validation(self) -> Requests | None:
         """Return the requests that are searched during training; None where there are none."""
         return None

@@ -14,7 +14,7 @@ from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.inference.model_search import sample_texts
 from genret_jax.models.config import T5Config
-from genret_jax.run.opening import open_run
+from genret_jax.run.folder import open_run
 
 _BATCH = 32  # documents read together
 _PUBLIC_INPUT, _PUBLIC_QUERY = 512, 64  # tokens of documents and queries that docT5query was trained with

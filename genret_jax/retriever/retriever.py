@@ -16,7 +16,7 @@ from genret_jax.errors import InputError, nearest
 from genret_jax.inference.ranker import Ranker
 from genret_jax.models import with_nodes
 from genret_jax.problems import History, Problem
-from genret_jax.run.opening import open_run
+from genret_jax.run.folder import open_run
 
 # Fewer beams than this rank a handful of results noticeably worse than a wide search, at nearly the same cost.
 _LEAST_BEAM = 20

@@ -1,9 +1,7 @@
 """Run folders: prepared, trained, evaluated and opened."""
 
 from genret_jax.run.evaluate import evaluate_runs
-from genret_jax.run.folder import run_folders
-from genret_jax.run.opening import open_run
-from genret_jax.run.prepare import prepare
+from genret_jax.run.folder import open_run, prepare, run_folders
 from genret_jax.run.training import prepare_only, train, train_run, train_seeds
 
 __all__ = [

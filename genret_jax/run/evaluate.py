@@ -21,8 +21,7 @@ from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
 from genret_jax.inference.ranker import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
-from genret_jax.run.folder import run_folders
-from genret_jax.run.opening import open_run
+from genret_jax.run.folder import open_run, run_folders
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 

@@ -10,23 +10,22 @@
     checkpoints/    parameters and optimiser states
     reports/        evaluations
 
-Here: whose a folder is, and how a new one is left behind when something fails.
+Each part is written whole or not at all, so preparing again after an interruption goes on with the first part missing.
 """
 
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.record import modules_of, read_record, record_text
+from genret_jax.config.record import modules_of, read_record, record_text, to_bindings
 from genret_jax.errors import InputError
-from genret_jax.problems.documents import LEARNING
-from genret_jax.problems.problem import QUANTISER
+from genret_jax.evaluation.environment import environment
+from genret_jax.problems import Problem
 from genret_jax.storage import atomic_file, list_folder, read_json, write_json
-from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 
 RECORD, SETTINGS = "config.gin", "run.json"
 LOCK = ".in-use"  # a folder of its own, so that training can lock the run's itself
@@ -34,6 +33,91 @@ SEED_FOLDER = "seed_"  # followed by the seed; within the folder of several seed
 VERSION = 2
 _PREPARED = {"corpus": str, "codec": dict, "model": dict, "fingerprints": dict}  # what a prepared run's settings hold
 _IDENTITY_1 = "identity.json"  # of version 1, with the gin bindings and fingerprints that had to agree
+
+
+def prepare(
+    experiment: BaseExperiment,
+    folder: str | os.PathLike[str],
+    log: Callable[[str], None] = print,
+    *,
+    like: Path | None = None,
+    allow_imports: Collection[str] = (),
+) -> Problem:
+    """Make a run folder ready to be trained, or open the one that is.
+
+    Args:
+        experiment: The experiment.
+        folder: The run folder.
+        log: Receives a line for each part.
+        like: Prepared run of the same experiment but for the trainer's seed, whose parts are copied.
+        allow_imports: Modules outside genret_jax that the folder's record may import.
+
+    Returns:
+        The run's problem on this folder.
+
+    Raises:
+        InputError: If the folder holds another experiment or something else, or the data cannot be used. A folder that
+            was new is then removed again, unless docids, or some of their levels, have been learned in it.
+    """
+    folder = Path(folder)
+    kind = Problem.of(experiment)
+    with new_or_untouched(folder, kind):
+        problem = kind(folder, experiment, {})
+        data, given = problem.given()
+        _claim(folder, experiment, given, allow_imports)
+        setup = problem.prepare(data, log, like)
+        settings = {
+            "version": VERSION,
+            "kind": kind.kind,
+            "given": given,
+            "corpus": setup.name,
+            "codec": setup.codec.to_json(),
+            "model": to_bindings("model", setup.model),
+            "fingerprints": dict(setup.fingerprints),
+            "environment": environment(),
+        }
+        write_json(folder / SETTINGS, settings)
+        return kind(folder, experiment, settings)
+
+
+def open_run(folder: str | os.PathLike[str], *, allow_imports: Collection[str] = ()) -> Problem:
+    """Open a prepared run; its parts are read when first asked for.
+
+    Args:
+        folder: Folder written by ``genret train``.
+        allow_imports: Modules outside genret_jax that the run's configuration may import, which runs their code.
+
+    Returns:
+        The run's problem on this folder, such as :class:`genret_jax.problems.documents.Documents`.
+
+    Raises:
+        InputError: If the folder is missing, is no prepared run, or needs a module that is not allowed.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file():
+        seeds = [path.name for path in run_folders(folder) if path != folder]
+        fix = f"give one of its seeds, such as {folder / seeds[0]}" if seeds else "give the folder of a trained run"
+        raise InputError(f"no run here ({SETTINGS} is missing)", file=folder, fix=fix)
+    settings = read_settings(folder)
+    if "fingerprints" not in settings:
+        raise InputError("a run that is not prepared yet", file=folder, fix="run 'genret train' again to go on")
+    experiment = read_record(folder / RECORD, allow_imports)
+    return Problem.of(experiment)(folder, experiment, settings)
+
+
+def model_of(run: str | os.PathLike[str]) -> object:
+    """Return the network of a run, for gin files that train it with t5x."""
+    return open_run(run).model
+
+
+def sampler_of(run: str | os.PathLike[str]) -> object:
+    """Return how a run's examples are drawn, for such gin files."""
+    return open_run(run).experiment.sampler
+
+
+def examples_of(run: str | os.PathLike[str]) -> str:
+    """Return the folder of a run's example store, for such gin files."""
+    return str(open_run(run).folder / "examples")
 
 
 def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
@@ -46,7 +130,7 @@ def run_folders(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(seeds, key=lambda path: (len(path.name), path.name))
 
 
-def claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], allow_imports: Collection[str]) -> None:
+def _claim(folder: Path, experiment: BaseExperiment, given: Mapping[str, str], allow_imports: Collection[str]) -> None:
     """Make a folder this experiment's, and refuse one that holds another experiment or something else.
 
     Args:
@@ -143,33 +227,27 @@ def _bindings_of_version_1(name: str, saved: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def new_or_untouched(folder: str | os.PathLike[str]) -> Iterator[None]:
+def new_or_untouched(folder: str | os.PathLike[str], kind: type[Problem]) -> Iterator[None]:
     """Remove what an :class:`InputError` in the block leaves of a run folder that was new.
 
-    Docids that were learned, or part of the way to them, took long: a folder that holds such is kept, to be resumed.
+    A folder is kept if it, or a seed's folder within, holds a part that took long to make.
+
+    Args:
+        folder: The run folder, or the folder of several seeds.
+        kind: Problem of the run; it says which parts those are.
     """
     folder = Path(folder)
     was_new = not _visible(folder)
     try:
         yield
     except InputError:
-        if was_new and folder.is_dir() and not _has_learned(folder):
+        if was_new and folder.is_dir() and not any(map(kind.is_costly, (folder, *folder.glob(f"{SEED_FOLDER}*")))):
             for name in _visible(folder):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not set(os.listdir(folder)) - {LOCK}:
                 shutil.rmtree(folder)
         raise
-
-
-def _has_learned(folder: Path) -> bool:
-    """Return whether docids, or part of the way to them, were learned in a run folder or in that of a seed within."""
-    return any(
-        any((run / LEARNING).glob("learned_*"))
-        or any(checkpoint_steps(phase / CHECKPOINTS_FOLDER) for phase in (run / LEARNING).glob("*"))
-        or ((run / QUANTISER).is_dir() and "@LearnedDocids()" in (run / RECORD).read_text(encoding="utf-8"))
-        for run in (folder, *folder.glob(f"{SEED_FOLDER}*"))
-    )
 
 
 def _visible(folder: Path) -> list[str]:

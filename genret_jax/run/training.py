@@ -21,9 +21,7 @@ from genret_jax.models.start import source_of
 from genret_jax.parallel.agreement import code_fingerprint, require_agreement
 from genret_jax.parallel.coordination import from_first, is_first
 from genret_jax.problems import Problem, say
-from genret_jax.run.folder import LOCK, SEED_FOLDER, SETTINGS, new_or_untouched
-from genret_jax.run.opening import open_run
-from genret_jax.run.prepare import prepare
+from genret_jax.run.folder import LOCK, SEED_FOLDER, SETTINGS, new_or_untouched, open_run, prepare
 from genret_jax.storage import fingerprint, folder_lock, remove_partial
 from genret_jax.training import SeedRun, TrainerConfig
 from genret_jax.training import train_seeds as train_together
@@ -145,7 +143,7 @@ def prepare_only(
     prepared: list[Problem] = []
     for path, of_one in experiments.items():
         folder = Path(path)
-        with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder):
+        with folder_lock(folder / LOCK, doing="preparing"), new_or_untouched(folder, Problem.of(of_one)):
             prepared.append(_prepare(folder, of_one, prepared[0].folder if prepared else None, allow_imports))
     return prepared
 
@@ -171,15 +169,16 @@ def _train(
 ) -> list[Problem]:
     """Prepare and train in the given folders, which may be within one that is new."""
     allowed = {*allow_imports, *(module for experiment in experiments.values() for module in modules_of(experiment))}
+    kind = Problem.of(next(iter(experiments.values())))
     opened: list[Problem] = []
     seed_runs: list[SeedRun] = []
     with contextlib.ExitStack() as locks:
-        with _new_or_untouched(below) if below else contextlib.nullcontext():
+        with _new_or_untouched(below, kind) if below else contextlib.nullcontext():
             for path, experiment in experiments.items():
                 folder, like = Path(path), opened[0].folder if opened else None
                 if is_first():
                     locks.enter_context(folder_lock(folder / LOCK, doing="training"))
-                with _new_or_untouched(path):
+                with _new_or_untouched(path, kind):
                     from_first(functools.partial(_prepare_in_first, folder, experiment, like, allowed))
                     opened.append(_open_shared(folder, allowed))
                     seed_runs.append(_seed_run(opened[-1]))
@@ -189,8 +188,8 @@ def _train(
     return opened
 
 
-def _new_or_untouched(folder: str) -> contextlib.AbstractContextManager[None]:
-    return new_or_untouched(folder) if is_first() else contextlib.nullcontext()
+def _new_or_untouched(folder: str, kind: type[Problem]) -> contextlib.AbstractContextManager[None]:
+    return new_or_untouched(folder, kind) if is_first() else contextlib.nullcontext()
 
 
 def _prepare(folder: Path, experiment: BaseExperiment, like: Path | None, allow_imports: Collection[str]) -> Problem:

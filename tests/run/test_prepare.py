@@ -15,6 +15,8 @@ from genret_jax.data.interactions import write_interactions
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.problems import problem
+from genret_jax.problems.documents import Documents
+from genret_jax.problems.items import Items
 from genret_jax.run import open_run, prepare, train_run
 from genret_jax.run.folder import LOCK, RECORD, SETTINGS, new_or_untouched
 from genret_jax.storage import folder_lock
@@ -194,22 +196,22 @@ def test_a_split_that_is_not_there_is_refused_before_training(tiny_corpus, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("part", "docids", "stays"),
+    ("part", "kind", "stays"),
     [
-        ("learning/learned_1", "Learned", True),
-        ("learning/1_0_together/checkpoints/10", "Learned", True),
-        ("seed_3/learning/learned_1", "Learned", True),
-        ("quantiser", "Learned", True),
-        ("learning/examples", "Learned", False),
-        ("learning/1_0_together/checkpoints", "Learned", False),
-        ("quantiser", "Atomic", False),
+        ("learning/learned_1", Documents, True),
+        ("learning/1_0_together/checkpoints/10", Documents, True),
+        ("seed_3/learning/learned_1", Documents, True),
+        ("quantiser", Documents, True),
+        ("learning/examples", Documents, False),
+        ("learning/1_0_together/checkpoints", Documents, False),
+        ("quantiser", Items, False),  # fitted in seconds
     ],
 )
-def test_a_new_folder_stays_after_an_error_where_docids_were_learned(tmp_path, part, docids, stays):
+def test_a_new_folder_stays_after_an_error_where_docids_were_learned(tmp_path, part, kind, stays):
     def prepare_until_full():
-        with new_or_untouched(tmp_path / "run"):
+        with new_or_untouched(tmp_path / "run", kind):
             (tmp_path / "run" / part).mkdir(parents=True)
-            (tmp_path / "run" / RECORD).write_text(f"Experiment.docids = @{docids}Docids()\n")
+            (tmp_path / "run" / RECORD).write_text("CORPUS = 'corpus'\n")
             raise InputError("full")
 
     with pytest.raises(InputError, match="full"):

@@ -14,7 +14,7 @@ from genret_jax.decoding import INVALID, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run
-from genret_jax.run.opening import examples_of
+from genret_jax.run.folder import examples_of
 from genret_jax.training.docid_task import DocidTask
 
 pytestmark = pytest.mark.t5x

@@ -10,7 +10,7 @@ import pytest
 
 from genret_jax.config.gin_files import gin_configs_folder
 from genret_jax.run import open_run
-from genret_jax.run.opening import examples_of
+from genret_jax.run.folder import examples_of
 
 pytestmark = pytest.mark.t5x
 SHIPPED = gin_configs_folder() / "t5x"

@@ -8,7 +8,7 @@ import pytest
 from genret_jax.decoding import INVALID
 from genret_jax.errors import InputError
 from genret_jax.run import open_run
-from genret_jax.run.opening import examples_of
+from genret_jax.run.folder import examples_of
 from genret_jax.training.t5x.rankings import write_rankings
 
 
