@@ -2,7 +2,9 @@
 
 import os
 import runpy
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).pare
 for _flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
     if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+# What one test has compiled, others read: in this process, in xdist's other workers, and in subprocesses of tests.
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_own_cache = _COMPILED not in os.environ  # not a worker, and the user has none
+if _own_cache:
+    os.environ[_COMPILED] = tempfile.mkdtemp(prefix="genret-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
@@ -40,6 +49,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """The gate tests what was installed; a clone on the path would hide a file missing from the wheel."""
     if os.environ.get("GENRET_TEST_INSTALLED") and "site-packages" not in Path(genret_jax.__file__).parts:
         raise pytest.UsageError(f"genret_jax comes from {genret_jax.__file__}, not from an installed wheel")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _own_cache:
+        shutil.rmtree(os.environ[_COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

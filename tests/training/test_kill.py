@@ -1,6 +1,5 @@
 """SIGKILL at any moment, while a checkpoint is being written too: the run ends as if it had never happened."""
 
-import os
 import random
 import signal
 import subprocess
@@ -32,18 +31,12 @@ train(SlowTask(), config, sys.argv[1], evaluators={"x": lambda params, step: {"y
 
 
 @pytest.fixture
-def start(tmp_path, compile_once):
+def start():
     """Start the run above in a process of its own."""
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
 
     def start(folder):
         command = [sys.executable, "-c", RUN, str(folder)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     return start
 
