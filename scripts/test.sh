@@ -29,7 +29,8 @@ tests() {
   cd "$workspace/empty"
   GENRET_TEST_INSTALLED=1 GENRET_TEST_WHEEL="$(echo "$workspace"/wheel/*.whl)" "$bin/python" -P -m pytest \
     -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -p no:cacheprovider \
-    --numprocesses "${GENRET_TEST_PROCESSES:-2}" --dist loadfile --durations 15 -m "not slow and not t5x" "$@" "$ROOT/tests"
+    --numprocesses "${GENRET_TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \
+    --durations 10 -m "not slow and not t5x" "$@" "$ROOT/tests"
 }
 
 main() {

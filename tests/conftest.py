@@ -51,6 +51,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"genret_jax comes from {genret_jax.__file__}, not from an installed wheel")
 
 
+# A file of tests is one worker's. These take longest and begin first, so that no worker ends long after the others.
+_LONGEST = ("test_reproduce.py", "test_genret.py", "test_claims_end_to_end.py", "test_recommend.py", "test_extending.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _own_cache:
         shutil.rmtree(os.environ[_COMPILED], ignore_errors=True)

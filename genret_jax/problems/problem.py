@@ -76,7 +76,7 @@ class Requests:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a report measures beside the trained runs.
+    """Systems that a report measures beside the trained runs.
 
     Attributes:
         bm25: Documents: BM25 by bm25s, the reference of the paired differences.
@@ -96,7 +96,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What :meth:`Problem.prepare` found out about a run.
+    """Sizes and fingerprints of a prepared run, from :meth:`Problem.prepare`.
 
     Attributes:
         name: Name of the data, for reports.
@@ -397,7 +397,7 @@ class Problem(abc.ABC):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What a checkpoint must agree on to be this run's."""
+        """Fingerprints of the parts that a checkpoint depends on."""
         return dict(self.settings["fingerprints"])
 
     def require_request(self, kind: type) -> None:
