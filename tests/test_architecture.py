@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "genret_jax"
 
-BASE = {"errors", "storage", "validation"}
+BASE = {"errors", "orbax_reading", "storage", "validation"}
 CORE = BASE | {"docids", "losses", "models", "decoding"}
 ENGINE = CORE | {"data", "parallel", "inference", "training", "evaluation", "baselines"}
 PROBLEMS = ENGINE | {"config", "docid_learning", "problems"}
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "errors": set(),
     "validation": {"errors"},
     "storage": {"errors"},
+    "orbax_reading": {"errors"},
     "docids": BASE | {"losses"},
     "losses": BASE,
     "parallel": BASE,

@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from flax.traverse_util import flatten_dict
+
 _LAYER_NUMBER = re.compile(r"(block\.|layers_)\d+")
 
 
@@ -37,6 +40,11 @@ def shape_difference(found: Mapping[str, Any], expected: Mapping[str, Any], *, l
         rest = sum(count for _, _, count in groups[room:])
         parts.append(f"{len(entries)} {kind}: {', '.join(phrases)}{f' and {rest} more' if rest else ''}")
     return "; ".join(parts)
+
+
+def named_shapes(params: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a nested dict, by paths such as ``decoder/layers_0/mlp/wo/kernel``."""
+    return {name: np.shape(array) for name, array in flatten_dict(params, sep="/").items()}
 
 
 def across_layers(entries: list[tuple[str, str]]) -> list[tuple[str, str, int]]:

@@ -13,15 +13,14 @@ from typing import Any
 import jax
 
 from genret_jax.errors import InputError
+from genret_jax.models.shapes import shape_difference
+from genret_jax.orbax_reading import DamagedError, UnreadableError
 from genret_jax.parallel.coordination import from_first, gather
 from genret_jax.storage import explain_os_errors, list_folder
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
-    DamagedError,
-    UnreadableError,
     checkpoint_steps,
     describe,
-    describe_difference,
     explain_full_disk,
     load_items,
     make_metadata,
@@ -239,7 +238,7 @@ def _check_belongs(
 ) -> None:
     advice = "use the configuration the run was started with, or another run folder"
     for name, what in (("params", "model"), ("training", "optimizer or set of metrics"), ("average", "average_decay")):
-        difference = describe_difference(metadata["shapes"].get(name, {}), describe(wanted.get(name, {})))
+        difference = shape_difference(metadata["shapes"].get(name, {}), describe(wanted.get(name, {})))
         if difference:
             raise InputError(f"a checkpoint of another {what} ({difference})", file=path, fix=advice)
     require_fingerprint(path, metadata, fingerprint, {*metadata["fingerprint"], *fingerprint}, fix=advice)

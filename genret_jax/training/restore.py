@@ -13,13 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from genret_jax.errors import InputError
+from genret_jax.models.shapes import shape_difference
+from genret_jax.orbax_reading import DamagedError
 from genret_jax.parallel.mesh import param_shardings
 from genret_jax.training.checkpoint_format import (
     CHECKPOINTS_FOLDER,
-    DamagedError,
     checkpoint_steps,
     describe,
-    describe_difference,
     load_items,
     read_metadata,
     require_fingerprint,
@@ -110,7 +110,7 @@ def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint
     metadata = read_metadata(path)
     name = "average" if "average" in metadata["shapes"] else "params"
     described, fix = metadata["shapes"][name], "restore the run folder it belongs to"
-    if like is not None and (difference := describe_difference(described, describe(like))):
+    if like is not None and (difference := shape_difference(described, describe(like))):
         raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=fix)
     require_fingerprint(path, metadata, fingerprint or {}, fingerprint or (), fix=fix)
     shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(described).items()}

@@ -14,9 +14,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genret_jax.errors import InputError
+from genret_jax.models.shapes import shape_difference
 from genret_jax.parallel.mesh import make_mesh, require_split, side_by_side
 from genret_jax.training.batches import check_batch
-from genret_jax.training.checkpoint_format import describe, describe_difference
+from genret_jax.training.checkpoint_format import describe
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.state import TrainState
@@ -178,7 +179,7 @@ def _on_devices(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _check_params(given: Params, shapes: Any) -> None:
-    if difference := describe_difference(describe(given), describe(shapes)):
+    if difference := shape_difference(describe(given), describe(shapes)):
         raise InputError(
             f"initial parameters of another model ({difference})", fix="give parameters made for this configuration"
         )

@@ -12,8 +12,8 @@ def train(options):
     import jax
     from support.tiny_training_task import TinyModel, TinyTask
 
+    from genret_jax.orbax_reading import DamagedError, UnreadableError
     from genret_jax.training import AdamW, Constant, TrainerConfig, checkpoints, train
-    from genret_jax.training.checkpoint_format import DamagedError, UnreadableError
 
     class PacedTask(TinyTask):
         def batch(self, step, rows=None):

@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flax.traverse_util import flatten_dict
-
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.convert.public_layout import config_of_file, require_public_network, tensor_paths, tensor_shape
-from genret_jax.models.shapes import shape_difference
+from genret_jax.models.shapes import named_shapes, shape_difference
 
 SENTENCEPIECE = "spiece.model"
 # Keys that lead to the parameters: in a train state, in a pickled optimizer, in a plain item.
@@ -137,8 +134,7 @@ def require_fitting(params: Mapping[str, Any], config: T5Config) -> None:
     Raises:
         InputError: If they do not; the message lists names and shapes that differ.
     """
-    shapes = {name: np.shape(value) for name, value in flatten_dict(params, sep="/").items()}
-    if difference := shape_difference(shapes, param_shapes(config)):
+    if difference := shape_difference(named_shapes(params), param_shapes(config)):
         raise InputError(
             f"the parameters do not fit the configuration: {difference}",
             fix="pass the T5Config with which the parameters were made",

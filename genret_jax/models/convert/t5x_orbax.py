@@ -3,10 +3,9 @@
 import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,7 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from genret_jax.errors import InputError
 from genret_jax.models.convert.stored_arrays import StoredArray, StoredArrays
 from genret_jax.models.convert.t5x_layout import parameters_within
-from genret_jax.models.shapes import shape_difference
+from genret_jax.models.shapes import named_shapes, shape_difference
+from genret_jax.orbax_reading import DamagedError, read_through_orbax
 
 LAYOUT = "T5X, written by Orbax"
 # Names under which a checkpoint of several items holds the parameters; "." is a checkpoint of parameters alone.
@@ -23,6 +23,7 @@ _ITEMS = ("state", "params", "default", ".")
 _MARKS = ("_METADATA", "manifest.ocdbt")
 
 Keys = tuple[str, ...]
+_Result = TypeVar("_Result")
 
 
 def find_item(path: Path) -> Path | None:
@@ -70,26 +71,30 @@ def restore_params(item: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """
     item = item.resolve()
     root, leaves, _ = _described(item)
-    wanted = flatten_dict(like)
-    shapes = ({"/".join(keys): tuple(leaf.shape) for keys, leaf in tree.items()} for tree in (leaves, wanted))
-    if difference := shape_difference(*shapes):
+    if difference := shape_difference(named_shapes(unflatten_dict(leaves)), named_shapes(like)):
         raise InputError(
-            f"a t5x checkpoint of another network: {difference}", file=item, fix="choose a checkpoint of this run"
+            f"a t5x checkpoint of another network ({difference})", file=item, fix="choose a checkpoint of this run"
         )
-    params: dict[str, Any] = unflatten_dict(_restore(item, root, wanted))
+    params: dict[str, Any] = unflatten_dict(_restore(item, root, flatten_dict(like)))
     return params
 
 
 def _described(item: Path) -> tuple[Keys, dict[Keys, Any], int]:
     """Return the keys that lead to the parameters, their metadata by key, and the number of other arrays."""
-    with _checkpointer(item) as checkpointer:
-        tree = checkpointer.metadata(item).item_metadata.tree
-        root, inside = parameters_within(tree)
-        leaves, all_leaves = (
-            {keys: leaf for keys, leaf in flatten_dict(part).items() if getattr(leaf, "shape", None) is not None}
-            for part in (inside, tree)
-        )
+    tree = _read(item, functools.partial(_read_tree, item))
+    root, inside = parameters_within(tree)
+    leaves, all_leaves = (
+        {keys: leaf for keys, leaf in flatten_dict(part).items() if getattr(leaf, "shape", None) is not None}
+        for part in (inside, tree)
+    )
     return root, leaves, len(all_leaves) - len(leaves)
+
+
+def _read_tree(item: Path, checkpointer: Any) -> Any:
+    found = checkpointer.metadata(item).item_metadata
+    if found is None:
+        raise FileNotFoundError("_METADATA is missing")
+    return found.tree
 
 
 def _restore(item: Path, root: Keys, wanted: Mapping[Keys, Any]) -> dict[Keys, Any]:
@@ -105,31 +110,27 @@ def _restore(item: Path, root: Keys, wanted: Mapping[Keys, Any]) -> dict[Keys, A
     paths = {keys: (*root, *keys) for keys in wanted}
     places = unflatten_dict(dict.fromkeys(paths.values(), 0))  # Orbax reads the arrays that this tree has a leaf for
     restore_args = unflatten_dict({paths[keys]: arguments(leaf) for keys, leaf in wanted.items()})
-    with _checkpointer(item) as checkpointer:
-        restored = checkpointer.restore(
-            item, args=ocp.args.PyTreeRestore(item=places, restore_args=restore_args, partial_restore=True)
-        )
-    flat = flatten_dict(restored)
+    how = ocp.args.PyTreeRestore(item=places, restore_args=restore_args, partial_restore=True)
+    flat = flatten_dict(_read(item, lambda checkpointer: checkpointer.restore(item, args=how)))
     return {keys: flat[path] for keys, path in paths.items()}
 
 
-@contextmanager
-def _checkpointer(item: Path) -> Iterator[Any]:
+def _read(item: Path, read: Callable[[Any], _Result]) -> _Result:
+    """Return what ``read`` reads with a checkpointer of Orbax."""
     import orbax.checkpoint as ocp
+
+    def read_item() -> _Result:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return read(checkpointer)
 
     logger = logging.getLogger("absl")
     logger.addFilter(_is_relevant)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            yield checkpointer
-    except MemoryError:
-        raise
-    except Exception as error:  # Orbax and TensorStore raise many types for files that are missing, cut or changed
+        return read_through_orbax(item, read_item)
+    except DamagedError as damage:
         raise InputError(
-            f"an Orbax checkpoint that cannot be read ({type(error).__name__}: {str(error)[:160]})",
-            file=item,
-            fix="copy or download the folder again",
-        ) from error
+            f"an Orbax checkpoint that cannot be read ({damage})", file=item, fix="copy or download the folder again"
+        ) from None
     finally:
         logger.removeFilter(_is_relevant)
 

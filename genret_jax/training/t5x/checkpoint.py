@@ -6,21 +6,13 @@ Both engines have the same parameters under the same names. t5x writes them as t
 
 import os
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 
 from genret_jax.errors import InputError
+from genret_jax.models.convert.t5x_orbax import restore_params
 from genret_jax.storage import list_folder
-from genret_jax.training.checkpoint_format import (
-    DamagedError,
-    describe,
-    describe_difference,
-    explain_full_disk,
-    read_through_orbax,
-)
+from genret_jax.training.checkpoint_format import explain_full_disk
 from genret_jax.training.task import Params
 
 _PREFIX, _STATE, _TARGET = "checkpoint_", "state", "target"
@@ -53,12 +45,7 @@ def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
     found = find_checkpoint(path)
     if found is None:
         raise InputError("no t5x checkpoint here", file=path, expected="MODEL_DIR or MODEL_DIR/checkpoint_STEP")
-    try:
-        return _read(found, like)
-    except DamagedError as damage:
-        raise InputError(
-            f"a t5x checkpoint that cannot be read ({damage})", file=found, fix="take another step"
-        ) from None
+    return restore_params(found / _STATE, like)
 
 
 def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: int = 0) -> Path:
@@ -86,36 +73,3 @@ def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: in
     with explain_full_disk(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(state)}))
     return path
-
-
-def _read(path: Path, like: Params) -> Params:
-    import orbax.checkpoint as ocp
-
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        state = path / _STATE
-        if not (state / "_METADATA").is_file():
-            raise DamagedError("_METADATA is missing")
-        tree = read_through_orbax(path, lambda: checkpointer.metadata(state).item_metadata.tree[_TARGET])
-        _check_shapes(path, tree, like)
-        wanted = {_TARGET: jax.tree.map(_placed, like)}
-        arguments = ocp.args.PyTreeRestore(
-            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )
-        params: Params = read_through_orbax(path, lambda: checkpointer.restore(state, args=arguments)[_TARGET])
-    return params
-
-
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    place = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=place)
-
-
-def _check_shapes(path: Path, tree: Any, like: Params) -> None:
-    found = {"/".join(name): ["float32", list(leaf.shape)] for name, leaf in flatten_dict(tree).items()}
-    wanted = {name: ["float32", shape] for name, (_, shape) in describe(like).items()}
-    if difference := describe_difference(found, wanted):
-        raise InputError(
-            f"a t5x checkpoint of another network ({difference})",
-            file=path,
-            fix="give the run folder that t5x/prepared_run.gin named when it was trained",
-        )

@@ -25,7 +25,7 @@ from genret_jax.inference.model_search import search_tokens
 from genret_jax.losses import check_consistency, shown_twice, symmetric_divergence, two_passes
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
-from genret_jax.training.checkpoint_format import describe, describe_difference
+from genret_jax.models.shapes import named_shapes, shape_difference
 from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
 from genret_jax.validation import require
 
@@ -192,14 +192,13 @@ class RetrievalModel(models.EncoderDecoderModel):
         return search_tokens(params, tokens, constraint, None, self.module.config, beams)
 
     @functools.cached_property
-    def _shapes(self) -> dict[str, Any]:
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         token = jnp.zeros((1, 1), jnp.int32)
-        return describe(flax.core.unfreeze(jax.eval_shape(self.module.init, jax.random.key(0), token, token))["params"])
+        return named_shapes(jax.eval_shape(self.module.init, jax.random.key(0), token, token)["params"])
 
     def _check_params(self, params: Params) -> None:
         """Refuse a checkpoint of another network while a program is traced; t5x itself restores any."""
-        found = {path: ["float32", shape] for path, (_, shape) in describe(flax.core.unfreeze(params)).items()}
-        if difference := describe_difference(found, self._shapes):
+        if difference := shape_difference(named_shapes(flax.core.unfreeze(params)), self._shapes):
             raise InputError(f"a checkpoint of another network ({difference})", fix=_OTHER_NETWORK)
 
 

@@ -51,5 +51,5 @@ def test_other_folders_and_networks_are_refused(params, tmp_path):
     with pytest.raises(InputError, match=r"t5x checkpoint of another network .*token_embedder/embedding \[144, 32\]"):
         read_t5x_params(path, other)
     (path / "state" / "_METADATA").unlink()
-    with pytest.raises(InputError, match="a t5x checkpoint that cannot be read"):
+    with pytest.raises(InputError, match="an Orbax checkpoint that cannot be read"):
         read_t5x_params(path, params)
