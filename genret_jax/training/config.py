@@ -60,7 +60,6 @@ class TrainerConfig:
         for name in (*counts, "data_parallel", "evaluate_every", "checkpoint_every", "keep"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "at least 1")
-        require(self, "optimizer", hasattr(self.optimizer, "build"), "an optimizer such as AdamW()")
         require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "a norm above 0, or None")
         decay = self.average_decay
         require(self, "average_decay", decay is None or 0 < decay < 1, "a number between 0 and 1, or None")

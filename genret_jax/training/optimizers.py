@@ -44,7 +44,6 @@ class AdamW:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_schedule(self)
         require(self, "b1", 0 <= self.b1 < 1, "a number from 0 to below 1")
         require(self, "b2", 0 <= self.b2 < 1, "a number from 0 to below 1")
         require(self, "eps", self.eps > 0, "a number above 0")
@@ -83,7 +82,6 @@ class Adafactor:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_schedule(self)
         require(self, "decay_rate", 0 < self.decay_rate < 1, "a number between 0 and 1")
         require(self, "clipping_threshold", self.clipping_threshold >= 1, "1 or more")
         require(self, "min_dim_size_to_factor", self.min_dim_size_to_factor >= 1, "1 or more")
@@ -97,11 +95,6 @@ class Adafactor:
             clipping_threshold=self.clipping_threshold,
             multiply_by_parameter_scale=True,
         )
-
-
-def _check_schedule(optimizer: Any) -> None:
-    is_schedule = hasattr(optimizer.learning_rate, "build")
-    require(optimizer, "learning_rate", is_schedule, "a schedule such as Constant(rate=0.001)")
 
 
 def _is_matrix(params: Any) -> Any:
