@@ -95,7 +95,9 @@ class MetricsLog:
         if not self._tensorboard:
             return
         if self._events is None:
-            self._events = _event_writer(self._folder / "tensorboard", self._step)
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._step + 1)
         for name, value in metrics.items():
             if value is not None:
                 self._events.add_scalar(name if kind == "evaluation" else f"{kind}/{name}", value, step)
@@ -103,14 +105,3 @@ class MetricsLog:
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _event_writer(folder: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "TensorBoard output needs the package tensorboardX, which is missing",
-            fix="pip install tensorboardX, or set TrainerConfig.tensorboard to False",
-        ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
