@@ -1,7 +1,6 @@
 """The checkpoints of a run: written in the background, the last few and the best kept, restored onto any mesh."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -59,14 +58,14 @@ class Checkpoints:
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preserve(self._is_kept), cleanup_tmp_directories=True
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True)
         with explain_full_disk(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             return ocp.CheckpointManager(self._root, options=options)
 
-    def _is_kept(self, steps: Sequence[int]) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Return for each checkpoint whether to keep it; Orbax asks this of its preservation policy."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self._keep :], self.best["step"] if self.best else None}
         return [step in kept for step in steps]
 
@@ -205,18 +204,6 @@ class Checkpoints:
                 target = target.with_name(f"{target.name}-again")
             os.rename(self._root / str(step), target)
         return str(target)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preserve:
-    """Orbax's preservation policy, from a function of the steps."""
-
-    is_kept: Any
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Return whether to keep each checkpoint, oldest first."""
-        kept: list[bool] = self.is_kept([checkpoint.step for checkpoint in checkpoints])
-        return kept
 
 
 def _is_not_a_repetition(record: logging.LogRecord) -> bool:
