@@ -80,11 +80,17 @@ class DocidTask:
             tree: The docid tree, for the prefix head.
             **packed: ``histories``, if several share a row of the inputs (:meth:`genret_jax.models.T5.__call__`).
         """
-        shown = {"inputs": inputs, "shifted": shifted, "nodes": nodes, **packed}
+        shown = {
+            "encoder_input_tokens": inputs,
+            "decoder_input_tokens": shifted,
+            "decoder_prefix_nodes": nodes,
+            **packed,
+        }
         if self.consistency:
             both = functools.partial(shown_twice, sources=len(inputs))
             shown, targets, weights = jax.tree.map(both, (shown, targets, weights))
-        logits = self._logits(params, rng, tree, **shown)
+        rngs = {"dropout": rng}
+        logits: Array = self.model.apply({"params": params}, **shown, tree=tree, deterministic=False, rngs=rngs)
         total, weight = self.token_loss(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         if not self.consistency:
@@ -93,26 +99,3 @@ class DocidTask:
         differ = symmetric_divergence(one, other, counted)
         metrics = {"token_accuracy": right / 2, "consistency": differ}
         return total / 2 + self.consistency * differ, weight / 2, metrics
-
-    def _logits(
-        self,
-        params: Mapping[str, Any],
-        rng: jax.Array,
-        tree: NodeTree | None,
-        *,
-        inputs: Array,
-        shifted: Array,
-        nodes: Array,
-        **packed: Array,
-    ) -> Float[Array, "b m v"]:
-        logits: Array = self.model.apply(
-            {"params": params},
-            inputs,
-            shifted,
-            nodes,
-            tree,
-            deterministic=False,
-            rngs={"dropout": rng},
-            **packed,
-        )
-        return logits
