@@ -35,7 +35,7 @@ from genret_jax.models.heads import NodeTree
 from genret_jax.parallel.mesh import logical_axes, param_shardings
 from genret_jax.storage import atomic_folder
 from genret_jax.training import TrainingTask, restore_params
-from genret_jax.training.initial import jitted_variables, random_params
+from genret_jax.training.initial import initial_params, jitted_variables, random_params
 
 QUANTISER = "quantiser"  # the part of a run folder that gives later documents their docids
 
@@ -310,11 +310,7 @@ class Problem(abc.ABC):
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the same every time."""
         random = random_params(self.model, self.seed, self.tree)
-        start = self.experiment.start
-        if start is None:
-            return jax.tree.map(np.asarray, random)
-        found: dict[str, Any] = start.initial_params(random, self.model, self.facts())
-        return found
+        return initial_params(random, self.model, self.experiment.start, self.facts())
 
     def params(self, checkpoint: str | int = "best", mesh: Mesh | None = None) -> dict[str, Any]:
         """Return the parameters of a checkpoint, or those of the untrained network for ``"start"``.
