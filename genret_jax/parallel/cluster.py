@@ -60,7 +60,7 @@ def chosen_cluster(
         InputError: If they are incomplete or contradict each other.
     """
     if arrival_seconds < 1:
-        raise InputError(f"--arrival_seconds {arrival_seconds}", expected="at least 1", fix="give more time")
+        raise InputError(f"--arrival-seconds {arrival_seconds}", expected="at least 1", fix="give more time")
     if detection is not None:
         if not (coordinator is None and processes is None and process is None):
             raise InputError(
@@ -149,12 +149,7 @@ def _join_detected(cluster: Cluster, waits: Mapping[str, Any]) -> None:
     method = None if cluster.detection == "auto" else cluster.detection
     try:
         jax.distributed.initialize(cluster_detection_method=method, **waits)
-    except (
-        ValueError,
-        LookupError,
-        ImportError,
-        OSError,
-    ) as error:  # a variable, package or server is missing
+    except (ValueError, LookupError, ImportError, OSError) as error:  # a variable, package or server is missing
         raise InputError(
             f"no cluster was detected by --cluster {cluster.detection} ({type(error).__name__}: {str(error)[:100]})",
             expected="a step of srun, a TPU pod, or another environment that jax knows",
@@ -194,6 +189,6 @@ def _wait_for_coordinator(cluster: Cluster) -> None:
                 raise LostProcessError(
                     f"{cluster.name} found no coordinator at {cluster.coordinator} in {cluster.arrival_seconds} s "
                     f"({error.strerror or error})",
-                    fix="start process 0 there, check the address and the firewall, or raise --arrival_seconds",
+                    fix="start process 0 there, check the address and the firewall, or raise --arrival-seconds",
                 ) from None
             time.sleep(0.2)

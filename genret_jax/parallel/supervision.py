@@ -80,7 +80,7 @@ def _explain(cluster: Cluster, ended_by: signal.Signals, *, joined: bool) -> str
         where = f" at {cluster.coordinator}" if cluster.coordinator else ""
         return (
             f"{cluster.name} waited {cluster.arrival_seconds} s and not all processes arrived{where}; next: start "
-            "every process within that time, read the errors of the missing ones, or raise --arrival_seconds"
+            "every process within that time, read the errors of the missing ones, or raise --arrival-seconds"
         )
     return (
         f"the runtime ended {cluster.name} ({ended_by.name}), because another process died, or gave no sign of life "

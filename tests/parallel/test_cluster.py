@@ -44,7 +44,7 @@ def test_detection_is_left_to_jax():
         ({"coordinator": "h:1", "processes": 2, "process": 2}, "--process 2 of --processes 2; expected .* from 0"),
         ({"coordinator": "h:1", "processes": 0, "process": 0}, "--process 0 of --processes 0"),
         ({"processes": 2, "detection": "slurm"}, "--cluster slurm beside --coordinator, --processes or --process"),
-        ({"arrival_seconds": 0}, "--arrival_seconds 0; expected at least 1"),
+        ({"arrival_seconds": 0}, "--arrival-seconds 0; expected at least 1"),
     ],
 )
 def test_what_cannot_be(given, message):
