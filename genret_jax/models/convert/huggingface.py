@@ -65,7 +65,7 @@ def config_of_tensors(stored: StoredArrays) -> T5Config:
         InputError: If ``config.json`` is missing, the model is not a T5, or tensors do not fit the configuration.
     """
     file, tied = stored.path / "config.json", _is_tied(stored)
-    config = config_from_json(read_json(file), tie_embeddings=tied, file=file)
+    config = config_from_json(read_json(file, expect=dict), tie_embeddings=tied, file=file)
     shapes = stored.shapes
     if tied:
         shapes.pop("lm_head.weight", None)
@@ -143,8 +143,7 @@ def _weight_files(path: Path) -> list[Path]:
         return [path]
     index = path if path.name.endswith(".index.json") else path / _INDEX
     if index.is_file():
-        described = read_json(index)
-        shards = described.get("weight_map") if isinstance(described, dict) else None
+        shards = read_json(index, expect=dict).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise InputError(
                 "no map of tensors to files",

@@ -211,7 +211,7 @@ def test_shards_outside_the_folder_are_refused(name, broken):
 @pytest.mark.parametrize("content", [[], {}, {"weight_map": []}, {"weight_map": {}}, None, 3, "text"])
 def test_an_index_of_another_form_is_refused(content, broken):
     (broken / "model.safetensors.index.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"index.json: .*weight_map"):
+    with pytest.raises(InputError, match=r"index.json: .*(weight_map|expected an object)"):
         find_tensors(broken)
 
 
@@ -239,5 +239,5 @@ def test_values_of_config_json_that_cannot_be(changed, message, broken, annotati
 @pytest.mark.parametrize("content", [[1], "t5", None, 5])
 def test_a_config_json_of_another_form_is_refused(content, broken):
     (broken / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=rf"config.json: {type(content).__name__} instead of an object"):
+    with pytest.raises(InputError, match=r"config.json: the JSON value is .*expected an object"):
         read_checkpoint(broken)
