@@ -1,6 +1,5 @@
 """Read and write public T5, T5 1.1, mT5 and ByT5 checkpoints in any supported layout."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.convert import huggingface, t5x_legacy, t5x_orbax
 from genret_jax.models.convert.stored_arrays import StoredArrays
-from genret_jax.models.convert.t5x_layout import config_from_shapes
+from genret_jax.models.convert.t5x_layout import config_from_shapes, latest_checkpoint
 
 Layout = Literal["huggingface", "t5x"]
 
@@ -89,7 +88,7 @@ def find_arrays(path: str | Path) -> StoredArrays:
         return t5x_legacy.find_legacy_arrays(file)
     if (item := t5x_orbax.find_item(path)) is not None:
         return t5x_orbax.find_orbax_arrays(item)
-    if (latest := _latest_of(path)) is not None:
+    if (latest := latest_checkpoint(path)) is not None:
         return find_arrays(latest)
     for pattern, (what, fix) in _OTHERS.items():
         if any(path.glob(pattern)):
@@ -97,12 +96,6 @@ def find_arrays(path: str | Path) -> StoredArrays:
     if (path / "config.json").is_file():
         return huggingface.find_tensors(path)  # raises an error that names the missing file
     raise InputError("no checkpoint here", file=path, expected=_LAYOUTS, fix="check the path")
-
-
-def _latest_of(path: Path) -> Path | None:
-    """Return the last checkpoint of a t5x model directory; None if it has none."""
-    steps = [int(match[1]) for each in path.iterdir() if (match := re.fullmatch(r"checkpoint_(\d+)", each.name))]
-    return path / f"checkpoint_{max(steps)}" if steps else None
 
 
 def save_checkpoint(

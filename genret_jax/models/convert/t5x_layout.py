@@ -14,6 +14,7 @@ from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.convert.public_layout import config_of_file, require_public_network, tensor_paths, tensor_shape
 from genret_jax.models.shapes import named_shapes, shape_difference
+from genret_jax.storage import list_folder
 
 SENTENCEPIECE = "spiece.model"
 # Keys that lead to the parameters: in a train state, in a pickled optimizer, in a plain item.
@@ -46,6 +47,12 @@ def parameters_within(tree: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping
         if isinstance(part, Mapping) and part:
             return root, part
     return (), tree
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the last ``checkpoint_STEP`` of a model directory; None if it has none."""
+    steps = [int(match[1]) for name in list_folder(folder) if (match := re.fullmatch(r"checkpoint_(\d+)", name))]
+    return folder / f"checkpoint_{max(steps)}" if steps else None
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], *, file: str | Path | None = None) -> T5Config:

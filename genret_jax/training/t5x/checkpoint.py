@@ -10,23 +10,19 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from genret_jax.errors import InputError
+from genret_jax.models.convert.t5x_layout import latest_checkpoint
 from genret_jax.models.convert.t5x_orbax import restore_params
-from genret_jax.storage import list_folder
 from genret_jax.training.checkpoint_format import explain_full_disk
 from genret_jax.training.task import Params
 
-_PREFIX, _STATE, _TARGET = "checkpoint_", "state", "target"
+_STATE = "state"
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
     """Return the t5x checkpoint at a path, the last one if it is a ``MODEL_DIR``; None if there is none."""
     path = Path(path)
-    if (path / _STATE).is_dir():
-        return path.resolve()
-    names = [name for name in list_folder(path) if name.startswith(_PREFIX) and (path / name / _STATE).is_dir()]
-    steps = [name.removeprefix(_PREFIX) for name in names]
-    finished = [int(step) for step in steps if step.isdecimal()]  # Orbax renames what it has finished
-    return (path / f"{_PREFIX}{max(finished)}").resolve() if finished else None
+    checkpoint = path if (path / _STATE).is_dir() else latest_checkpoint(path)
+    return checkpoint.resolve() if checkpoint is not None and (checkpoint / _STATE).is_dir() else None
 
 
 def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
@@ -66,10 +62,10 @@ def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: in
     """
     import orbax.checkpoint as ocp
 
-    path = (Path(folder) / f"{_PREFIX}{step}").resolve()
+    path = (Path(folder) / f"checkpoint_{step}").resolve()
     if path.exists():
         raise InputError("a checkpoint exists already", file=path, fix="remove it or choose another folder")
-    state = {_TARGET: params, "state": {"step": jnp.asarray(step, jnp.int32)}}
+    state = {"target": params, "state": {"step": jnp.asarray(step, jnp.int32)}}
     with explain_full_disk(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(state)}))
     return path
