@@ -84,7 +84,7 @@ def test_starts_from_given_parameters_and_leaves_them_alone(tiny_config, tmp_pat
 
 def test_given_parameters_of_another_size(tiny_config, tmp_path):
     params = TinyTask(model=TinyModel(hidden=8)).init(jax.random.key(0))["params"]
-    with pytest.raises(InputError, match=r"wi \[8, 8\] instead of \[8, 16\]"):
+    with pytest.raises(InputError, match=r"wi float32\[8, 8\] instead of float32\[8, 16\]"):
         train(TinyTask(), tiny_config(), tmp_path, init_params=params)
 
 
