@@ -29,7 +29,7 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.models import T5Config
 from genret_jax.models.network import random_variables
 from genret_jax.training import AdamW, Constant, TrainerConfig
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 
 TEXT, CODEBOOK, LEVELS, ROWS, QUERY, DOCUMENTS = 8000, 32, 3, 64, 24, 100_000
 NETWORK = T5Config(

@@ -29,7 +29,7 @@ from genret_jax.models import T5, NodeTree, T5Config
 from genret_jax.models.folding import folded_shape
 from genret_jax.models.network import random_variables
 from genret_jax.training import AdamW, Constant, TrainerConfig
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 
 DOCUMENTS, CODES, FIRST, LENGTH = 20_000, 30, 2, 3
 QUERIES, BEAMS, ROWS, SOURCE, DOCID_TOKENS = 8, 20, 32, 64, 96

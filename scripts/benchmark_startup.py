@@ -36,7 +36,7 @@ def first_step(folder: Path) -> dict[str, float]:
     from genret_jax.data.examples.store import ExampleStore
     from genret_jax.models import T5Config
     from genret_jax.training import TrainerConfig, train
-    from genret_jax.training.retrieval_task import RetrievalTask
+    from genret_jax.training.docid_task import RetrievalTask
 
     imports = time.process_time()
     store = ExampleStore.open(folder / "store")

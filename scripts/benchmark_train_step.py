@@ -51,7 +51,7 @@ def step_of(side: str) -> Callable[[], float]:
     if side == "genret_jax":
         from genret_jax.models import T5Config
         from genret_jax.training import AdamW, Constant, TrainerConfig
-        from genret_jax.training.retrieval_task import RetrievalTask
+        from genret_jax.training.docid_task import RetrievalTask
 
         config = TrainerConfig(
             steps=1000,

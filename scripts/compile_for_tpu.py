@@ -52,7 +52,7 @@ from genret_jax.parallel.mesh import DATA, MODEL, placed_on
 from genret_jax.planning.docids import WrittenOut, written_out
 from genret_jax.planning.programs import shapes_on
 from genret_jax.storage import write_json
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.step import plan_steps
 
 LENGTH, CODES, FIRST_TOKEN = 8, 256, 2

@@ -52,7 +52,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 # A file of tests is one worker's. These take longest and begin first, so that no worker ends long after the others.
-_LONGEST = ("test_reproduce.py", "test_genret.py", "test_claims_end_to_end.py", "test_recommend.py", "test_extending.py")
+_LONGEST = (
+    "test_reproduce.py",
+    "test_genret.py",
+    "test_claims_end_to_end.py",
+    "test_recommend.py",
+    "test_extending.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

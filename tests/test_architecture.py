@@ -306,3 +306,14 @@ assert main(["search", "--run", folder + "/run", "-k", "3", "ban bap"]) == 0
     assert result.returncode == 0, result.stderr
     assert "Hits@10" in (tmp_path / "report" / "report.md").read_text()
     assert re.search(r"\bd\d+\b", result.stdout), result.stdout
+
+
+def test_descriptions_say_what_a_thing_is(trees):
+    """'vectors: Of the documents' and 'What a search depends on' have to be translated by their reader."""
+    riddles = re.compile(r'^\s+\w+: Of |^\s+(?:r?""")?What (?!if\b)')
+    wrong = []
+    for file in trees:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if riddles.search(line):
+                wrong.append(f"{place(file)}:{number} {line.strip()}")
+    assert not wrong, "\n".join(wrong)

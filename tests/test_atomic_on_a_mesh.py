@@ -14,7 +14,7 @@ from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.inference.model_search import search_tokens
 from genret_jax.models import NodeTree
 from genret_jax.parallel.mesh import logical_axes, make_mesh, param_shardings, placed_on
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.step import gradient_sum
 
 DOCUMENTS, ROWS, MODEL_PARALLEL = 4090, 4096, 4

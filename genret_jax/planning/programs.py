@@ -20,7 +20,7 @@ from genret_jax.parallel.mesh import DATA, MODEL, logical_axes, param_shardings,
 from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
 from genret_jax.planning.docids import PlannedDocids, tree_shapes, written_out
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.step import StepShapes, plan_steps
 
 

@@ -31,8 +31,8 @@ from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, 
 from genret_jax.problems.sizing import document_codec, document_network
 from genret_jax.storage import fingerprint
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.initial import DocumentFacts
-from genret_jax.training.retrieval_task import RetrievalTask
 
 LEARNING = "learning"  # only there while docids are learned
 _MEMORISED = 2048  # documents asked for themselves; enough for the share within a point

@@ -2,8 +2,8 @@
 
 from genret_jax.parallel.mesh import make_mesh
 from genret_jax.training.config import TrainerConfig
+from genret_jax.training.log import read_metrics
 from genret_jax.training.loop import TrainResult, train, train_seeds
-from genret_jax.training.metrics_log import read_metrics
 from genret_jax.training.optimizers import Adafactor, AdamW
 from genret_jax.training.restore import restore_params
 from genret_jax.training.schedules import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay

@@ -27,7 +27,7 @@ from genret_jax.training.checkpoint_format import (
     require_fingerprint,
     verify_items,
 )
-from genret_jax.training.state import TrainState
+from genret_jax.training.step import TrainState
 
 DAMAGED_FOLDER = "damaged_checkpoints"
 _TRAINING_FIELDS = ("step", "optimizer_state", "totals", "first_bad_step")

@@ -21,10 +21,9 @@ from genret_jax.training.batches import Prefetcher
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.metrics_log import MetricsLog
-from genret_jax.training.progress import Progress
+from genret_jax.training.log import MetricsLog, Progress
 from genret_jax.training.start import Evaluator, SeedRun, Start, prepare
-from genret_jax.training.state import NEVER, TrainState
+from genret_jax.training.step import NEVER, TrainState
 from genret_jax.training.stopping import AgreedStop, Interruption
 from genret_jax.training.task import Params, TrainingTask
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genret_jax.training.metrics_log import METRICS_FILE, read_metrics
+from genret_jax.training.log import METRICS_FILE, read_metrics
 
 PROGRAM = Path(__file__).with_name("tiny_program.py")
 DEVICES = 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genret_jax.training import restore_params
-from genret_jax.training.metrics_log import METRICS_FILE
+from genret_jax.training.log import METRICS_FILE
 
 RUN = """
 import sys, time

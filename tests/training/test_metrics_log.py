@@ -7,7 +7,7 @@ import os
 import pytest
 
 from genret_jax.errors import InputError
-from genret_jax.training.metrics_log import METRICS_FILE, MetricsLog, read_metrics
+from genret_jax.training.log import METRICS_FILE, MetricsLog, read_metrics
 
 
 class FullDisk:

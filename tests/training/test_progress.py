@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from genret_jax.training import progress
-from genret_jax.training.progress import Progress
+from genret_jax.training import log
+from genret_jax.training.log import Progress
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """A clock that stands still until told."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -70,7 +70,7 @@ def test_the_rate_is_of_the_steps_after_the_first_which_wait_for_the_compiler(cl
 
 def test_a_process_that_shows_nothing(clock, capsys, monkeypatch):
     for interactive in (True, False):
-        monkeypatch.setattr(progress.sys.stderr, "isatty", lambda interactive=interactive: interactive)
+        monkeypatch.setattr(log.sys.stderr, "isatty", lambda interactive=interactive: interactive)
         with Progress(start=0, steps=2, shown=False) as hidden:
             clock[0] += 20
             hidden.say("resuming")

@@ -11,7 +11,7 @@ from support.tiny_store import tiny_store, tiny_table
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.docids import DocidCodec
 from genret_jax.models import NodeTree
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.task import TrainingTask
 
 

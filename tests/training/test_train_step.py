@@ -8,8 +8,7 @@ import pytest
 from support.tiny_training_task import TinyModel, TinyTask
 
 from genret_jax.training import train
-from genret_jax.training.state import NEVER, initial_state
-from genret_jax.training.step import gradient_sum, make_train_step
+from genret_jax.training.step import NEVER, gradient_sum, initial_state, make_train_step
 
 
 def losses(records, folder):

@@ -21,7 +21,7 @@ from genret_jax.problems import Problem
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run, train_run
 from genret_jax.training import read_metrics
-from genret_jax.training.retrieval_task import RetrievalTask
+from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.t5x.checkpoint import write_t5x_params
 
 pytestmark = pytest.mark.t5x
