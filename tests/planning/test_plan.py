@@ -54,10 +54,12 @@ def trained(asked):
     from genret_jax.planning.docids import planned_docids
 
     docids = planned_docids(asked.experiment, 500)
-    made = TrainingPlan(asked.experiment, docids, make_mesh(model_parallel=2))
+    made = TrainingPlan(
+        experiment=asked.experiment, docids=docids, mesh=make_mesh(model_parallel=2), device=asked.device
+    )
     steps = made.steps(docids.model)
     params = made.task(docids.model).init(jax.random.key(0))["params"]
-    return jax.jit(steps.first_state, out_shardings=steps.shardings)(params), made.lower(docids.model).compile()
+    return jax.jit(steps.first_state, out_shardings=steps.shardings)(params), made.trace(docids.model).lower().compile()
 
 
 def on_first_device(tree) -> int:
