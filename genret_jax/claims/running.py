@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from genret_jax.decoding import Unconstrained
 from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
+from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.inference.model_search import search_tokens
 from genret_jax.problems import make, say
 from genret_jax.retriever import Retriever
@@ -269,7 +270,7 @@ def _run_metrics(run: Any, *, unconstrained: bool) -> dict[str, float]:
                 rankings = _unconstrained_rankings(retriever, names, tokens)
             else:
                 ranked = retriever.rank(tokens, beam=BEAM, progress=True)
-                rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
+                rankings = rankings_by_id(names, corpus.doc_ids, ranked.documents.tolist(), ranked.scores.tolist())
             metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
             found |= {f"{before}{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
     return found
@@ -281,7 +282,8 @@ def _unconstrained_rankings(
     """Search without constraint; token sequences that are not docids are left out of the rankings."""
     run = retriever.run
     encoded = run.encoded
-    document_of = {tuple(row[:end]): run.corpus.doc_ids[d] for row, end, d in _rows(encoded)}
+    rows = zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
+    document_of = {tuple(row[:end]): run.corpus.doc_ids[document] for row, end, document in rows}
     strategy = Unconstrained(vocab_size=run.model.output_vocab_size, max_length=encoded.tokens.shape[1])
     rankings: dict[str, list[tuple[str, float]]] = {}
     for start in range(0, len(tokens), 64):
@@ -295,10 +297,6 @@ def _unconstrained_rankings(
             pairs = zip(docids, scores[row].tolist(), strict=True)
             rankings[name] = [(document_of[docid], score) for docid, score in pairs if docid in document_of]
     return rankings
-
-
-def _rows(encoded: Any) -> Iterable[tuple[list[int], int, int]]:
-    return zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
 
 
 def _decided(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:

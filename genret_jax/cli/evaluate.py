@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
 
@@ -30,10 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
     parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
-    checkpoint_option(parser)
     parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
-    model_parallel_option(parser)
-    allow_import_option(parser)
+    search_options(parser)
     parser.add_argument("--no-bm25", action="store_true", help="on documents: leave BM25 out")
     parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
     parser.add_argument(
@@ -59,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.run,
         args.out,
         split=args.split,
-        checkpoint=args.checkpoint,
         beam=args.beam,
-        mesh=mesh_of(args),
         measured=Measured(
             bm25=not args.no_bm25,
             untrained=not args.no_untrained,
@@ -69,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             sasrec=args.sasrec,
             exclude_history=args.exclude_history,
         ),
-        allow_imports=args.allow_import,
+        **opened_with(args),
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
     out = Path(args.out) if args.out else report_folder(args.run[0], report.splits[0].name)

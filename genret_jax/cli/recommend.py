@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
@@ -44,9 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="this share of the results are items that training has not seen (default: as they score)",
     )
     parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
-    checkpoint_option(parser, "best, last, start (untrained), or a step")
-    model_parallel_option(parser)
-    allow_import_option(parser)
+    search_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a history")
 
 
@@ -63,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
             expected="ids of items, --user, or --file",
             fix="give one of them",
         )
-    retriever = Retriever.load(
-        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
-    )
+    retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(History)
     if args.add or args.add_vectors:
         retriever = _with_items(retriever, args.add, args.add_vectors)

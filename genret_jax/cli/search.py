@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 from genret_jax.data.records import read_lines
 from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
@@ -36,12 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="FILE", help="a query per line; '-' reads standard input")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
-    checkpoint_option(parser)
     parser.add_argument(
         "--add", metavar="FILE", help="corpus.jsonl of further documents to search, for runs whose docids were learned"
     )
-    model_parallel_option(parser)
-    allow_import_option(parser)
+    search_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a query")
 
 
@@ -52,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
-    retriever = Retriever.load(
-        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
-    )
+    retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(str)  # before anybody is asked for a query
     if args.add:
         doc_ids, titles, texts = read_documents(Path(args.add))

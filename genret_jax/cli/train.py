@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from genret_jax.cli import chosen_experiment, experiment_options
+from genret_jax.cli import chosen_experiment, exit_code_of, experiment_options
 from genret_jax.errors import InputError
 from genret_jax.parallel.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
 
@@ -91,23 +91,21 @@ def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
     """
     from genret_jax.parallel.supervision import supervised
 
-    return supervised(cluster, lambda tell: _in_child(cluster, work, tell))
+    def in_child(tell: Callable[[str], None]) -> int:
+        from genret_jax.parallel.membership import joined, leave
 
+        def work_when_joined() -> int:
+            with joined(cluster, tell):
+                return work()
 
-def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], None]) -> int:
-    from genret_jax.cli import exit_code_of
-    from genret_jax.parallel.membership import joined, leave
+        code = 1
+        try:
+            code = exit_code_of(work_when_joined)
+            return code
+        finally:
+            leave(failed=code != 0)
 
-    def work_when_joined() -> int:
-        with joined(cluster, tell):
-            return work()
-
-    code = 1
-    try:
-        code = exit_code_of(work_when_joined)
-        return code
-    finally:
-        leave(failed=code != 0)
+    return supervised(cluster, in_child)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from genret_jax.config.record import CONFIGURABLES, DERIVED, classes_of, find_cl
 from genret_jax.errors import InputError, nearest
 
 _ENTRY, _ENTRY_PARAMETERS = "train", ("run", "experiment")
-_NOT_READ = "planned, not read"  # stands for a folder that a plan does not open
+_NOT_READ = "planned, not read"  # a placeholder for folders that a plan does not open
 _BARE_WORD = re.compile(r"[\w./~+:-]+$")
 
 
@@ -118,19 +118,17 @@ def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = (
     return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
 
 
-def from_bindings(name: str, bindings: Mapping[str, str], modules: Collection[str] = ()) -> Any:
+def from_bindings(name: str, bindings: Mapping[str, str]) -> Any:
     """Return the configuration that :func:`genret_jax.config.record.to_bindings` wrote.
 
     Args:
         name: Parameter whose value is returned.
-        bindings: Parameter to value.
-        modules: Imported modules outside genret_jax that may define classes.
+        bindings: Parameter to value; they name no class from outside genret_jax.
 
     Raises:
         InputError: If a class or a field is unknown, or a value does not fit.
     """
     text = GinText(CONFIGURABLES | DERIVED)
-    text.modules += modules
     for parameter, value in bindings.items():
         text.bind_line(f"{parameter} = {value}")
     text.check_names()

@@ -19,7 +19,7 @@ from genret_jax.config.gin_files import (
     recipes,
     require_set_once,
 )
-from genret_jax.config.record import record_text, to_bindings
+from genret_jax.config.record import DERIVED, record_text, to_bindings
 from genret_jax.docids import DocidCodec
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
@@ -315,11 +315,12 @@ class Pair:
     second: Constant
 
 
-def test_a_record_holds_two_objects_of_one_class():
+def test_a_record_holds_two_objects_of_one_class(monkeypatch):
+    monkeypatch.setitem(DERIVED, "Pair", __name__)
     pair = Pair(Constant(rate=0.1), Constant(rate=0.2))
     bindings = to_bindings("x", pair)
     assert (bindings["Pair.first"], bindings["Pair.second"]) == ("@Constant()", "@second/Constant()")
-    assert from_bindings("x", bindings, [__name__]) == pair
+    assert from_bindings("x", bindings) == pair
 
 
 def test_an_indented_include_of_itself_is_found(tmp_path):
