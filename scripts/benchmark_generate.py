@@ -338,10 +338,10 @@ def arguments_of(command_line: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure all settings and write the result."""
+    arguments = arguments_of()  # before torch, without which --help answers too
     import torch
     import transformers
 
-    arguments = arguments_of()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows = []

@@ -35,6 +35,7 @@ from genret_jax.baselines.dual_encoder import DualEncoder
 from genret_jax.baselines.text_encoder import DualEncoderConfig, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswConfig, HnswIndex
 from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.text.vocabulary import SentencePieceVocabulary, train_sentencepiece
 from genret_jax.decoding import TrieConstraint, rank_documents
@@ -43,6 +44,7 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.inference.model_search import search_tokens
 from genret_jax.inference.ranker import node_tree
 from genret_jax.models import T5, T5Config
+from genret_jax.problems.documents import Documents
 from genret_jax.retriever import Retriever
 from genret_jax.storage import read_json, write_json
 
@@ -99,11 +101,14 @@ def t5_small(documents: int) -> Setting:
 SETTINGS: Mapping[str, Callable[[int], Setting]] = {"from_scratch": from_scratch, "t5_small": t5_small}
 
 
-class MadeUpRun(Run):
-    """What a retriever needs of a run, without a corpus or training."""
+class MadeUpRun(Documents):
+    """The parts of a run that a retriever needs, without a corpus or training."""
+
+    vocabulary: Any = None  # not the property, which reads a folder
 
     def __init__(self, setting: Setting, words: Sequence[str], vocabulary: SentencePieceVocabulary):
-        super().__init__(Path("made-up"), {})
+        made_up: Any = SimpleNamespace(sampler=setting.sampler, start=None)
+        super().__init__("made-up", made_up, {})
         count = len(setting.codes)
         ids = [f"document-{number}" for number in range(count)]
         self.table = DocidTable.from_codes(ids, setting.codes, strategy={}, corpus_fingerprint="")
@@ -114,10 +119,10 @@ class MadeUpRun(Run):
         self.model = dataclasses.replace(
             setting.model, vocab_size=vocab_size, decoder_vocab_size=codec.vocab_size, num_nodes=nodes
         )
-        self.sampler = setting.sampler
         self.vocabulary = vocabulary
-        made_up: Any = SimpleNamespace(doc_ids=ids, titles=[""] * count, texts=[" ".join(words[:20])] * count)
-        self.corpus = made_up
+        self.corpus = Corpus(
+            name="made up", doc_ids=tuple(ids), titles=("",) * count, texts=(" ".join(words[:20]),) * count
+        )
 
 
 def random_params(run: MadeUpRun) -> dict[str, Any]:
@@ -256,7 +261,7 @@ def whole_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
     """Return both sides from text to document ids."""
 
     def theirs(number: int) -> list[str]:
-        other.encode([texts[number]])
+        other.encode_queries([texts[number]])
         _, found = graph.hnsw.search(graph.queries[number : number + 1], RESULTS)
         return [other.doc_ids[document] for document in found[0] if document >= 0]
 
@@ -285,7 +290,7 @@ def stage_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
         "encode": lambda number: jax.block_until_ready(encode(retriever._params, tokens[number])),
         "encode_and_decode": search,
         "map": to_documents,
-        "other_tokenise_and_encode": lambda number: other.encode([texts[number]]),
+        "other_tokenise_and_encode": lambda number: other.encode_queries([texts[number]]),
         "other_hnsw": lambda number: graph.hnsw.search(graph.queries[number : number + 1], RESULTS),
     }
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from readme_markdown import machine, table
+from readme_markdown import MISSING, machine, table
 
 
 def train_step(value: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
 from genret_jax.errors import InputError, LostProcessError, nearest
@@ -63,6 +63,7 @@ examples:
 """
 
 
+@runtime_checkable
 class Command(Protocol):
     """A module of this package."""
 
