@@ -125,7 +125,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a gin macro or parameter; also --gin.NAME=VALUE",
+        help="set a gin macro or parameter; may be repeated, also as --gin.NAME=VALUE",
     )
     allow_import_option(parser)
 
@@ -137,7 +137,7 @@ def allow_import_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="let the configuration import this module or package of yours, which runs its code; may be repeated",
+        help="let the configuration import this module or package, which runs its code; may be repeated",
     )
 
 
@@ -155,7 +155,8 @@ def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tup
 
     Args:
         args: The options.
-        given: Values of options that stand for gin macros, or for a field of the experiment; None is left out.
+        given: Values of options by the gin macro (upper case) or the field of the experiment that they set. None
+            leaves the configured value.
     """
     import dataclasses
 
@@ -177,7 +178,7 @@ def search_options(parser: argparse.ArgumentParser) -> None:
         "--model-parallel",
         type=int,
         metavar="N",
-        help="search on all devices, N of which share one copy of the network; queries are divided among the copies "
+        help="search on all devices; N devices share a copy of the network, and the copies share the queries "
         "(default: one device)",
     )
 

@@ -29,21 +29,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="run folder, or that of several seeds; several of one corpus share a report",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
-    parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
-    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
+    parser.add_argument("--split", metavar="NAME", help="split of the judgements (default: the run's, usually test)")
+    parser.add_argument("--beam", type=int, metavar="N", help="number of beams (default: the run's)")
     search_options(parser)
-    parser.add_argument("--no-bm25", action="store_true", help="on documents: leave BM25 out")
-    parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
+    parser.add_argument("--no-bm25", action="store_true", help="on documents: do not measure BM25")
+    parser.add_argument("--no-untrained", action="store_true", help="do not measure the untrained networks")
     parser.add_argument(
         "--dual-encoder",
         action="store_true",
-        help="on documents: train a dual encoder with the run's encoder, and search it too",
+        help="on documents: also train a dual encoder with the run's encoder, and measure it",
     )
     parser.add_argument(
-        "--sasrec", action="store_true", help="on items: train SASRec with both losses on the run's data, and rank too"
+        "--sasrec",
+        action="store_true",
+        help="on items: also measure SASRec, trained on the run's data with both losses",
     )
     parser.add_argument(
-        "--exclude-history", action="store_true", help="on items: leave out of every ranking what the user has had"
+        "--exclude-history",
+        action="store_true",
+        help="on items: leave a user's own history out of the ranking",
     )
 
 

@@ -21,8 +21,8 @@ example:
   genret recommend --run runs/beauty --file histories.txt --json > recommended.jsonl
   genret recommend --run runs/beauty --add new.jsonl --add-vectors new.npy --new-items 0.2 B004756YJA
 
-A history is the ids of its items, oldest first. In a file each line has one, with spaces between the ids. Items that
-came after training are given as in items.jsonl, each with a vector made as those of the others were.
+A history is the ids of its items, oldest first. In a file each line holds one, with spaces between the ids. --add takes
+items that came after training, in the format of items.jsonl; make their vectors as those of the other items were made.
 """
 
 
@@ -31,21 +31,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("items", nargs="*", metavar="ITEM", help="ids of the history's items, oldest first")
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
-    parser.add_argument("--user", metavar="ID", help="the user; without items, one of the data with the whole history")
-    parser.add_argument("--file", metavar="FILE", help="a history per line; '-' reads standard input")
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="items a history (default: 10)")
+    parser.add_argument("--user", metavar="ID", help="id of the user; without ITEM, the user's history in the data")
+    parser.add_argument("--file", metavar="FILE", help="file with a history per line; '-' reads standard input")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="items per history (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
-    parser.add_argument("--add", metavar="FILE", help="items.jsonl of further items to choose from")
-    parser.add_argument("--add-vectors", metavar="FILE.npy", help="their vectors, row i for line i")
+    parser.add_argument("--add", metavar="FILE", help="items.jsonl with further items to recommend")
+    parser.add_argument("--add-vectors", metavar="FILE.npy", help="vectors of these items, row i for line i")
     parser.add_argument(
         "--new-items",
         type=float,
         metavar="SHARE",
-        help="this share of the results are items that training has not seen (default: as they score)",
+        help="share of the results that are items which training has not seen (default: all items ranked by score)",
     )
-    parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
+    parser.add_argument("--repeat", action="store_true", help="also recommend items of the history")
     search_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a history")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per history")
 
 
 def run(args: argparse.Namespace) -> int:
