@@ -69,7 +69,7 @@ def show_claims(
         out: Folder for corpora, runs and results.
         budget: Budget of each run.
         claims: Claims to test.
-        bindings: Gin bindings for every arm, after the arm's own.
+        bindings: Gin bindings for every run, after the run's own.
 
     Returns:
         The content of ``claims.json`` in the folder: ``claims``, each with the MRR@10 of both arms for every seed, the
@@ -84,7 +84,7 @@ def show_claims(
         raise InputError(
             f"{len(budget.seeds)} seed", expected="at least 2, for an interval", fix="give more seeds, such as 0 1 2"
         )
-    corpora = _Corpora(corpus, out / "corpora", budget)
+    corpora = _Corpora(corpus, out / "corpora", budget, bindings)
     needed = dict.fromkeys(name for claim in claims for name in (claim.better, claim.worse))
     arms: dict[str, list[dict[str, float]]] = {}
     for number, name in enumerate(needed, 1):
@@ -104,7 +104,7 @@ def show_claims(
 class _Corpora:
     """Folders of the corpus and of parts of it, with and without generated queries; made when needed."""
 
-    def __init__(self, corpus: Corpus, folder: Path, budget: Budget):
+    def __init__(self, corpus: Corpus, folder: Path, budget: Budget, bindings: Sequence[str]):
         for split in ("train", "test"):
             if not corpus.qrels.get(split):
                 raise InputError(
@@ -114,7 +114,7 @@ class _Corpora:
                     fix="choose another corpus, such as the one that 'genret corpus python-docs --out DIR' writes",
                 )
         self.whole = with_unseen(_part(corpus, budget.documents or len(corpus)), _UNSEEN_SHARE)
-        self._folder, self._budget = folder, budget
+        self._folder, self._budget, self._bindings = folder, budget, bindings
 
     def folder(self, share: float, generated: bool) -> Path:
         """Return the folder of this share of the documents."""
@@ -131,9 +131,9 @@ class _Corpora:
         return self._folder / name
 
     def _generated(self, plain: Path) -> Mapping[str, tuple[str, ...]]:
-        run, bindings = self._folder / f"writer-{plain.name}", list(_BUDGET)
-        bindings += [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
-        _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], bindings)
+        run = self._folder / f"writer-{plain.name}"
+        paths = [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
+        _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], [*_BUDGET, *paths, *self._bindings])
         train_run(experiment, run)
         writer = QueryWriter.load(run, checkpoint="last")
         return generate_queries(writer, read_beir(plain), _QUERIES_A_DOCUMENT, progress=True).queries
