@@ -115,7 +115,11 @@ def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = (
     """
     if not Path(path).is_file():
         raise InputError("the file is missing", file=path, fix="restore it from a copy")
-    return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
+    try:
+        return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
+    except InputError as error:
+        file = error.file or path
+        raise InputError(error.found, file=file, line=error.line, expected=error.expected, fix=error.fix) from None
 
 
 def from_bindings(name: str, bindings: Mapping[str, str]) -> Any:

@@ -299,6 +299,25 @@ def test_an_allowed_module_gives_its_dataclasses_and_nothing_else(tmp_path, monk
             experiment_from_gin([wrong], PATHS, allow_imports=["sizes"])
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: "train.run = 'r'\n", "train.experiment is not set"),
+        (lambda text: text[: text.index("train.experiment")], "the gin macro 'CORPUS' is set but nothing uses it"),
+        (lambda text: text.replace("T5Config.d_ff = ", "T5Config.d_fff = "), "unknown gin name 'T5Config.d_fff'"),
+        (lambda text: text.replace("T5Config.d_ff = ", "T5Config.d_ff = -"), "T5Config.d_ff is -"),
+        (lambda text: text.replace("@T5Config()", "@T5Config("), "gin cannot read this"),
+        (lambda text: text.replace("@T5Config()", "open('x')"), "gin cannot read this"),
+    ],
+)
+def test_a_damaged_record_names_its_file(tmp_path, change, says):
+    file = written(tmp_path, change(record_text("r", tiny_experiment("c"))))
+    with pytest.raises(InputError) as caught:
+        read_record(file)
+    assert says in caught.value.found
+    assert str(caught.value.file) == file
+
+
 def test_scopes_tell_two_objects_of_one_class_apart(tmp_path):
     file = written(
         tmp_path,
