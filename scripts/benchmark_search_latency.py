@@ -141,7 +141,7 @@ def _random_leaf(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array
     if name == "scale":
         return jnp.ones(shape)
     deviation = 1.0 if name == "embedding" else shape[-1 if name in NODE_TABLES else 0] ** -0.5
-    # Some thousand random rows, each stretched anew wherever it is used: far less work than millions, and no two equal.
+    # Some thousand random rows, each stretched differently wherever it is used: quicker than drawing millions.
     rows = min(shape[0], 4096)
     block = deviation * jax.random.normal(key, (rows, *shape[1:]))
     stretch = jax.random.uniform(key, (shape[0],), minval=0.5, maxval=1.5)
@@ -345,17 +345,17 @@ def progress(line: str) -> None:
 def arguments_of(command_line: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", nargs="+", type=int, default=[100_000, 1_000_000])
+    parser.add_argument("--documents", nargs="+", type=int, default=[100_000, 1_000_000], help="numbers of documents")
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--beams", nargs="+", type=int, default=[10, 20])
     parser.add_argument("--queries", type=int, default=200, help="timed queries of each side")
-    parser.add_argument("--dimensions", type=int, default=384, help="of the vectors that HNSW searches")
+    parser.add_argument("--dimensions", type=int, default=384, help="dimensions of the vectors that HNSW searches")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search_latency.json"))
     return parser.parse_args(command_line)
 
 
 def earlier_results(file: Path, queries: int) -> list[dict[str, Any]]:
-    """Return what the file has, which must be of this machine and as many queries."""
+    """Return the earlier results in the file, which must come from this machine and this number of queries."""
     if not file.is_file():
         return []
     earlier = read_json(file)

@@ -49,7 +49,7 @@ _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL
 
 
 def updated(readme: str, results: Path) -> str:
-    """Return the README with its tables made anew.
+    """Return the README with new tables.
 
     Args:
         readme: The text, with markers.

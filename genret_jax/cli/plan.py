@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="queries searched together (default: the gin file's)")
     parser.add_argument("--beams", type=int, metavar="N", help="number of beams (default: the gin file's)")
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to plan (default: both)")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="the parts (default: both)")
     parser.add_argument(
         "--whole", action="store_true", help="compile all layers of a deep network instead of extrapolating from a few"
     )
