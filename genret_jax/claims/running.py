@@ -13,14 +13,13 @@ import numpy as np
 from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
 from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
-from genret_jax.data.splits import evenly_spread
 from genret_jax.decoding import Unconstrained
 from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
-from genret_jax.evaluation.trec import rankings_by_id
+from genret_jax.evaluation.trec import Run, rankings_by_id
 from genret_jax.inference.model_search import search_tokens
-from genret_jax.problems import make, say
+from genret_jax.problems import Requests, make, say
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
 from genret_jax.run.training import train_run
@@ -188,23 +187,22 @@ def _arm_metrics(
     """Return the metrics of every seed of an arm, from an earlier call if they exist; empty if a codebook collapsed."""
     trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
     steps = budget.steps + arm.more_levels * budget.learning
-    made_of: dict[str, Any] = {
+    whole = corpora.whole
+    made_of = {
         "arm": dataclasses.asdict(arm),
         "budget": dataclasses.asdict(budget),
         "bindings": list(bindings),
+        "corpus": fingerprint(whole.fingerprint, whole.queries, whole.qrels),
     }
-    whole = corpora.whole
-    made_of["corpus"] = fingerprint(whole.fingerprint, whole.queries, whole.qrels)
     if file.is_file():
-        measured = read_json(file)
+        measured: dict[str, Any] = read_json(file)
         if measured["made_of"] != json.loads(json.dumps(made_of)):
             raise InputError(
                 f"the results of {name} belong to another budget or corpus",
                 file=file,
                 fix="choose another output folder",
             )
-        of_seeds: list[dict[str, float]] = measured["seeds"]
-        return of_seeds
+        return measured["seeds"]
     folder = corpora.folder(arm.share, arm.generated)
     documents = len(read_beir(folder).doc_ids)
     found: list[dict[str, float]] = []
@@ -247,40 +245,30 @@ def _run_metrics(run: Any, *, unconstrained: bool) -> dict[str, float]:
 
     If the run has a start, the metrics of the untrained network are included, with the prefix ``start/``.
     """
-    corpus, sampler = run.corpus, run.sampler
+    splits = [split for split in ("test", "unseen") if run.corpus.qrels.get(split)]
+    asked = {split: run.some_requests(split, _MOST_QUERIES) for split in splits}
+    asked["documents"] = run.memorisation(_MOST_QUERIES)
+    rank = _unconstrained_rankings if unconstrained else _rankings
     found: dict[str, float] = {}
-    asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
-    for split in ("test", "unseen"):
-        if not corpus.qrels.get(split):
-            continue
-        ids, tokens = run.store.queries(split, sampler.input_length, append_eos=sampler.append_eos)
-        chosen = evenly_spread(np.arange(len(ids)), _MOST_QUERIES)
-        names = [ids[index] for index in chosen]
-        asked[split] = names, tokens[chosen], {query: corpus.qrels[split][query] for query in names}
-    documents = evenly_spread(run.store.documents_with_text, _MOST_QUERIES)
-    names = [corpus.doc_ids[index] for index in documents]
-    shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
-    asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
     for before, checkpoint in {"": "last", "start/": "start"}.items():
         if before and run.experiment.start is None:
             continue
         retriever = Retriever(run, run.params(checkpoint))
-        for split, (names, tokens, qrels) in asked.items():
-            if unconstrained:
-                rankings = _unconstrained_rankings(retriever, names, tokens)
-            else:
-                ranked = retriever.rank(tokens, beam=BEAM, progress=True)
-                rankings = rankings_by_id(names, corpus.doc_ids, ranked.documents.tolist(), ranked.scores.tolist())
-            metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
+        for split, requests in asked.items():
+            metrics = evaluate(requests.split.qrels, rank(retriever, requests), ks=KS, beam=BEAM)
             found |= {f"{before}{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
     return found
 
 
-def _unconstrained_rankings(
-    retriever: Retriever, names: Sequence[str], tokens: np.ndarray
-) -> dict[str, list[tuple[str, float]]]:
+def _rankings(retriever: Retriever, requests: Requests) -> Run:
+    ranked = retriever.rank(requests.tokens, beam=BEAM, progress=True)
+    doc_ids = retriever.run.corpus.doc_ids
+    return rankings_by_id(requests.split.qrels, doc_ids, ranked.documents.tolist(), ranked.scores.tolist())
+
+
+def _unconstrained_rankings(retriever: Retriever, requests: Requests) -> Run:
     """Search without constraint; token sequences that are not docids are left out of the rankings."""
-    run = retriever.run
+    run, names, tokens = retriever.run, list(requests.split.qrels), requests.tokens
     encoded = run.encoded
     rows = zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
     document_of = {tuple(row[:end]): run.corpus.doc_ids[document] for row, end, document in rows}
