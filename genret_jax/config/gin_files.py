@@ -1,4 +1,4 @@
-"""The gin edge: gin files and command-line bindings become one experiment.
+"""Read an experiment from gin files, command-line bindings, or the record of a run.
 
 Gin's own parser reads the files; everything after that is done here. Gin's global configuration is not used, so a file
 can name only the classes of :data:`~genret_jax.config.record.CONFIGURABLES` and of modules that the user allows. Each
