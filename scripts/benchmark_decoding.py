@@ -114,7 +114,7 @@ class Docids:
 
     @functools.cached_property
     def codes(self) -> np.ndarray:
-        """What both sides build from."""
+        """The docids that both sides build an index from."""
         return random_codes(self.setting)
 
     @functools.cached_property
@@ -164,7 +164,7 @@ def measure_memory(docids: Docids) -> Row:
 
 
 def dict_trie_bytes(codes: np.ndarray) -> int:
-    """What a trie of Python dicts takes, its keys shared."""
+    """Return the bytes of a trie of Python dicts with shared keys."""
     rows = codes.tolist()
     tracemalloc.start()
     root: dict[int, dict] = {}
@@ -197,7 +197,7 @@ def measure_build(docids: Docids, limits: Limits, checkout: Path | None) -> Row:
 
 
 def update_seconds(codes: np.ndarray, vocabulary: int) -> Row:
-    """Seconds of removing 1,000 documents, or a tenth of fewer, and adding as many, in an index with room for it."""
+    """Time an update that removes 1,000 documents (a tenth of a small set) and adds as many, in an index with room."""
     count, length = codes.shape
     changed = max(1, min(1000, count // 10))
     lengths, document = np.full(count, length, np.int32), np.arange(count, dtype=np.int32)
@@ -257,7 +257,7 @@ def print_peak(side: str, file: str, vocabulary: str) -> None:
 
 
 def _resident_bytes(*, peak: bool) -> int:
-    """Memory of this process. Asking for what it is now also forgets earlier peaks, where the system can do that.
+    """Return the memory of this process, now or at its peak. Asking for the present memory resets the peak if possible.
 
     Linux hands ru_maxrss of a parent on to its children, so it says nothing here unless there is nothing better.
     """
@@ -349,7 +349,7 @@ def _points(rows: Sequence[Row], side: str, docids: str | None) -> dict[int, flo
 
 
 def cells(docids: Docids, options: argparse.Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
-    """What is to be measured on a set of docids: what tells its row from others, and a call that measures it."""
+    """Yield the cells to measure on a set of docids: the settings of the row, and a call that measures it."""
     limits = Limits(options.repeats, options.limit_seconds)
     for part in options.parts:
         key = {"part": part, **asdict(docids.setting)}
@@ -416,7 +416,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and draw what is asked for."""
+    """Measure and draw the parts that the options name."""
     options = parse(arguments)
     if options.static:
         import_static(options.static)

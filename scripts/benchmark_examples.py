@@ -93,7 +93,7 @@ def seqio_sides(store: ExampleStore, corpus: Corpus, config: SamplerConfig, fold
 
 
 def take(examples: Any) -> None:
-    """Read as many examples as a round of sampling has."""
+    """Read the number of examples that a round of sampling makes."""
     for _ in range(BATCH * STEPS):
         next(examples)
 

@@ -153,7 +153,7 @@ class Transformers:
 
     Args:
         folder: The checkpoint.
-        docids: What may come out, ``[n, m]``.
+        docids: Docids that may be generated, ``[n, m]``.
         trie: Its prefixes.
         attention: ``"eager"`` or ``"sdpa"``.
     """
@@ -202,7 +202,7 @@ def differences(ours: Answer, theirs: Answer) -> list[str]:
         if not gap <= TOLERANCE:
             found.append(f"query {query}: scores differ by {gap:.2g}: {mine.round(4)} and {other.round(4)}")
         begins = np.flatnonzero(np.append(True, mine[:-1] - mine[1:] > TOLERANCE))
-        # Of a group of equals that is cut off by the last place, either side may show other members.
+        # If the last place cuts a group of equal scores, the two sides may show different members of it.
         for start, stop in zip(begins, [*begins[1:], len(mine) if begins[-1] == len(mine) - 1 else None], strict=True):
             groups = [{tuple(row) for row in side.tokens[query, start:stop].tolist()} for side in (ours, theirs)]
             if stop is not None and groups[0] != groups[1]:
@@ -331,17 +331,17 @@ def arguments_of(command_line: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of each side")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="which docids")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="queries searched together")
-    parser.add_argument("--seed", type=int, default=0, help="of docids and weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of docids and weights")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/generate.json"))
     return parser.parse_args(command_line)
 
 
 def main() -> None:
     """Measure all settings and write the result."""
+    arguments = arguments_of()  # before torch, without which --help answers too
     import torch
     import transformers
 
-    arguments = arguments_of()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows = []

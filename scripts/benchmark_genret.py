@@ -68,7 +68,7 @@ def retrieval() -> Any:
 
 
 def learning(length: int) -> Any:
-    """Return the task of the last level of docids, with documents of so many tokens."""
+    """Return the task of the last level of docids, with documents of this many tokens."""
     random = np.random.default_rng(0)
     codes = random.integers(0, CODEBOOK, (ROWS, LEVELS)).astype(np.int32)
     levels = np.arange(LEVELS)

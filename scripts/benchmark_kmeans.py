@@ -63,7 +63,7 @@ def mini_batch(vectors: np.ndarray, branching: int, leaf_size: int, seed: int) -
 
 
 def timed(action: Callable[[], Any]) -> tuple[dict[str, float], Any]:
-    """Run something; seconds by the clock and of the processor, and what it returned."""
+    """Call a function, and return its wall-clock and processor seconds with its result."""
     wall, processor = time.perf_counter(), time.process_time()
     result = action()
     return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - processor}, result

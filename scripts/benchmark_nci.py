@@ -42,7 +42,7 @@ NETWORKS = {
 
 
 def docids() -> np.ndarray:
-    """Return tokens of so many docids of three codes, each level with tokens of its own."""
+    """Return the tokens of this many docids of three codes, each level with tokens of its own."""
     numbers = np.arange(DOCUMENTS)
     codes = np.stack([numbers // CODES**2, numbers // CODES % CODES, numbers % CODES], 1)
     return codes.astype(np.int32) + FIRST + CODES * np.arange(LENGTH, dtype=np.int32)

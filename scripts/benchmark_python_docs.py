@@ -102,7 +102,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train and measure what is asked for, and write the result."""
+    """Train and measure every seed, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="0, 1, … (default: 3 of them)")
     parser.add_argument("--steps", type=int, help="training steps (default: those of the shipped gin files)")

@@ -35,7 +35,7 @@ def clustered_vectors(count: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def strategies(args: argparse.Namespace) -> dict[str, Any]:
-    """What is compared, by name; none with the code that separates."""
+    """Return the strategies to compare, by name; none adds the code that separates equal docids."""
     shape = {"levels": args.levels, "codebook": args.codebook, "separate": False}
     base = RqVae(**shape, batch_size=args.batch_size)
     if args.learning_rate is not None:
@@ -64,7 +64,7 @@ def strategies(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures(table: DocidTable, vectors: np.ndarray, quantiser: Any) -> dict[str, Any]:
-    """What is said of one table."""
+    """Return the figures of one docid table."""
     described = describe(table, vectors, quantiser)
     levels = described["levels"]
     beside = described["vectors"]
@@ -83,7 +83,7 @@ def figures(table: DocidTable, vectors: np.ndarray, quantiser: Any) -> dict[str,
 
 
 def fitted(strategy: Any, vectors: np.ndarray, seed: int) -> tuple[Any, DocidTable]:
-    """The quantiser, if there is one, and the table."""
+    """Return the quantiser, None if the strategy has none, and the docid table."""
     names = [str(index) for index in range(len(vectors))]
     if hasattr(strategy, "fit_and_assign"):
         return strategy.fit_and_assign(names, vectors, seed, "")
@@ -91,7 +91,7 @@ def fitted(strategy: Any, vectors: np.ndarray, seed: int) -> tuple[Any, DocidTab
 
 
 def measure(strategy: Any, vectors: np.ndarray, seeds: int) -> dict[str, Any]:
-    """Time and figures of one strategy, for every seed; an error stands for itself."""
+    """Return the times and figures of one strategy for every seed; a failure is recorded as its message."""
     runs = []
     for seed in range(seeds):
         jax.clear_caches()
@@ -125,13 +125,13 @@ def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", metavar="NAME=FILE.npy", help="default: 12,000 generated ones of 384 numbers")
-    parser.add_argument("--codes", action="append", default=[], metavar="NAME=FILE.npy", help="codes to stand beside")
+    parser.add_argument("--codes", action="append", default=[], metavar="NAME=FILE.npy", help="more codes to compare")
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--codebook", type=int, default=256, help="a power of two")
     parser.add_argument("--epochs", type=int, nargs="+", default=[RqVae().epochs])
     parser.add_argument("--batch-size", type=int, default=RqVae().batch_size)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--variants", nargs="*", default=[], help="of the RQ-VAE, with the first number of epochs")
+    parser.add_argument("--variants", nargs="*", default=[], help="variants of the RQ-VAE to compare too")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", default="benchmarks/results/quantisers.json")
     args = parser.parse_args()

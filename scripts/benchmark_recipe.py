@@ -29,7 +29,7 @@ NO_LOOKAHEAD = "T5Config.root_lookahead=False"
 RANDOM = "Experiment.start=None"
 AS_DSI = ("SamplerConfig.pseudo_query_rate=0.0", "SamplerConfig.draw='query'")  # documents and training queries only
 
-# Name → kind of docids, what is changed.
+# Name → kind of docids, changed settings.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "atomic": ("atomic", ()),
     "atomic, no lexical vectors": ("atomic", (NO_LEXICAL,)),

@@ -35,6 +35,7 @@ from genret_jax.baselines.dual_encoder import DualEncoder
 from genret_jax.baselines.text_encoder import DualEncoderConfig, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswConfig, HnswIndex
 from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.text.vocabulary import SentencePieceVocabulary, train_sentencepiece
 from genret_jax.decoding import TrieConstraint, rank_documents
@@ -43,6 +44,7 @@ from genret_jax.evaluation.environment import environment
 from genret_jax.inference.model_search import search_tokens
 from genret_jax.inference.ranker import node_tree
 from genret_jax.models import T5, T5Config
+from genret_jax.problems.documents import Documents
 from genret_jax.retriever import Retriever
 from genret_jax.storage import read_json, write_json
 
@@ -99,11 +101,14 @@ def t5_small(documents: int) -> Setting:
 SETTINGS: Mapping[str, Callable[[int], Setting]] = {"from_scratch": from_scratch, "t5_small": t5_small}
 
 
-class MadeUpRun(Run):
-    """What a retriever needs of a run, without a corpus or training."""
+class MadeUpRun(Documents):
+    """The parts of a run that a retriever needs, without a corpus or training."""
+
+    vocabulary: Any = None  # not the property, which reads a folder
 
     def __init__(self, setting: Setting, words: Sequence[str], vocabulary: SentencePieceVocabulary):
-        super().__init__(Path("made-up"), {})
+        made_up: Any = SimpleNamespace(sampler=setting.sampler, start=None)
+        super().__init__("made-up", made_up, {})
         count = len(setting.codes)
         ids = [f"document-{number}" for number in range(count)]
         self.table = DocidTable.from_codes(ids, setting.codes, strategy={}, corpus_fingerprint="")
@@ -114,10 +119,10 @@ class MadeUpRun(Run):
         self.model = dataclasses.replace(
             setting.model, vocab_size=vocab_size, decoder_vocab_size=codec.vocab_size, num_nodes=nodes
         )
-        self.sampler = setting.sampler
         self.vocabulary = vocabulary
-        made_up: Any = SimpleNamespace(doc_ids=ids, titles=[""] * count, texts=[" ".join(words[:20])] * count)
-        self.corpus = made_up
+        self.corpus = Corpus(
+            name="made up", doc_ids=tuple(ids), titles=("",) * count, texts=(" ".join(words[:20]),) * count
+        )
 
 
 def random_params(run: MadeUpRun) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def _random_leaf(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array
     if name == "scale":
         return jnp.ones(shape)
     deviation = 1.0 if name == "embedding" else shape[-1 if name in NODE_TABLES else 0] ** -0.5
-    # Some thousand random rows, each stretched anew wherever it is used: far less work than millions, and no two equal.
+    # Some thousand random rows, each stretched differently wherever it is used: quicker than drawing millions.
     rows = min(shape[0], 4096)
     block = deviation * jax.random.normal(key, (rows, *shape[1:]))
     stretch = jax.random.uniform(key, (shape[0],), minval=0.5, maxval=1.5)
@@ -256,7 +261,7 @@ def whole_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
     """Return both sides from text to document ids."""
 
     def theirs(number: int) -> list[str]:
-        other.encode([texts[number]])
+        other.encode_queries([texts[number]])
         _, found = graph.hnsw.search(graph.queries[number : number + 1], RESULTS)
         return [other.doc_ids[document] for document in found[0] if document >= 0]
 
@@ -285,7 +290,7 @@ def stage_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
         "encode": lambda number: jax.block_until_ready(encode(retriever._params, tokens[number])),
         "encode_and_decode": search,
         "map": to_documents,
-        "other_tokenise_and_encode": lambda number: other.encode([texts[number]]),
+        "other_tokenise_and_encode": lambda number: other.encode_queries([texts[number]]),
         "other_hnsw": lambda number: graph.hnsw.search(graph.queries[number : number + 1], RESULTS),
     }
 
@@ -340,17 +345,17 @@ def progress(line: str) -> None:
 def arguments_of(command_line: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", nargs="+", type=int, default=[100_000, 1_000_000])
+    parser.add_argument("--documents", nargs="+", type=int, default=[100_000, 1_000_000], help="numbers of documents")
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--beams", nargs="+", type=int, default=[10, 20])
     parser.add_argument("--queries", type=int, default=200, help="timed queries of each side")
-    parser.add_argument("--dimensions", type=int, default=384, help="of the vectors that HNSW searches")
+    parser.add_argument("--dimensions", type=int, default=384, help="dimensions of the vectors that HNSW searches")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search_latency.json"))
     return parser.parse_args(command_line)
 
 
 def earlier_results(file: Path, queries: int) -> list[dict[str, Any]]:
-    """Return what the file has, which must be of this machine and as many queries."""
+    """Return the earlier results in the file, which must come from this machine and this number of queries."""
     if not file.is_file():
         return []
     earlier = read_json(file)

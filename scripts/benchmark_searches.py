@@ -134,7 +134,7 @@ def measure_selection(
 
 
 def _static_side(static: StaticIndex, ours: BeamResult, table: jax.Array) -> tuple[Callable[[], jax.Array] | None, Row]:
-    """STATIC's search, if it can do this one, and what is to be said about its results."""
+    """Return STATIC's search, None if it cannot make this one, and notes on its results."""
     try:
         search = search_static(static, look_up, table, *ours.scores.shape)
         tokens = np.asarray(search())
@@ -147,7 +147,7 @@ def check_same(ours: BeamResult, theirs: np.ndarray, table: np.ndarray, toleranc
     """Compare results with those of an exact search that returns tokens alone.
 
     Returns:
-        Places with another docid of the same score but for rounding.
+        Number of places with another docid whose score differs by rounding only.
 
     Raises:
         RuntimeError: If anything else differs.

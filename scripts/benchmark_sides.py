@@ -101,11 +101,11 @@ def serve(make: Make) -> None:
 
 
 class Side:
-    """A process that makes steps when told to.
+    """A process that makes a step whenever a line is written to it.
 
     Args:
-        script: What to run; with ``--serve NAME`` it calls :func:`serve`.
-        name: Of the side.
+        script: Script to run; with ``--serve NAME`` it calls :func:`serve`.
+        name: Name of the side.
     """
 
     def __init__(self, script: str, name: str):
@@ -152,7 +152,7 @@ class Side:
 
 
 def take_turns(script: str, names: Sequence[str], steps: int) -> Mapping[str, Side]:
-    """Let all sides make so many steps that count, one after the other, so that what else runs falls on all alike."""
+    """Let the sides take turns in making this many measured steps, so that other work slows all alike."""
     sides = {name: Side(script, name) for name in names}
     for turn in range(steps + 2):
         for side in sides.values():

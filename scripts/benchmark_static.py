@@ -16,7 +16,7 @@ REPOSITORY = "youtube/static-constraint-decoding"
 
 
 class StaticIndex(NamedTuple):
-    """What its ``build_static_index`` returns."""
+    """The index that STATIC's ``build_static_index`` returns."""
 
     packed_csr: Any  # int32[transitions + v, 2]  token and next state
     indptr: Any  # int32[states + 2]
@@ -27,7 +27,7 @@ class StaticIndex(NamedTuple):
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What a search reads."""
+        """The arrays that a search reads."""
         return self.packed_csr, self.indptr, self.start_mask, self.dense_mask, self.dense_states
 
     @property
@@ -73,7 +73,7 @@ def search_static(
     Args:
         index: The docids.
         logits_after: Called with ``table`` and tokens ``[b, k]``, returns logits ``[b, k, v]``.
-        table: What ``logits_after`` reads, an argument of the compiled search and no constant in it.
+        table: Array that ``logits_after`` reads; an argument of the compiled search, not a constant in it.
         batch: Queries, b.
         beams: Beams of each query, k.
     """

@@ -52,7 +52,7 @@ def anonymous_bytes() -> int:
 
 
 def build(strategy: str, path: Path, memory_gib: float, out: Path) -> None:
-    """Make docids in this process; write codes, seconds, and the highest memory beyond what it began with."""
+    """Make docids in this process; write the codes, the seconds, and the peak memory beyond that at the start."""
     vectors = np.load(path, mmap_mode="r")
     names = [str(number) for number in range(len(vectors))]
     STRATEGIES[strategy](4.0).assign(names[:1000], np.array(vectors[:1000], np.float32), 0, "")  # starts the backend
@@ -90,8 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--memory-gib", type=float, default=0.125, help="of the streamed side (default: 0.125)")
-    parser.add_argument("--folder", help="where the file of vectors is made for the while (default: a temporary one)")
+    parser.add_argument(
+        "--memory-gib", type=float, default=0.125, help="memory limit of the streamed side (default: 0.125)"
+    )
+    parser.add_argument("--folder", help="folder for the file of vectors (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/streaming.json"))
     parser.add_argument("--build", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()

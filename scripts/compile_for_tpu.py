@@ -187,7 +187,7 @@ def selection(row: Any, tokens: Any, index: DocidIndex, *, beams: int, constrain
 
 
 def free(index: DocidIndex) -> Unconstrained:
-    """Return the strategy that allows every token for as many steps as the docids have, written out as the index is."""
+    """Return the strategy that allows every token for the length of the docids, with separate code for every step."""
     kind = WrittenOutUnconstrained if isinstance(index.layout, WrittenOut) else Unconstrained
     return kind(vocab_size=VOCAB, max_length=LENGTH, eos=None)
 

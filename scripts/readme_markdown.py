@@ -1,7 +1,9 @@
-"""What the tables of the pages have in common."""
+"""Parts of the pages' tables: Markdown, the machine, and the text for what is not measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+MISSING = "*Not yet measured.*"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

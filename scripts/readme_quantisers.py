@@ -12,7 +12,7 @@ _HEAD = [
 
 
 def quantisers(value: Mapping[str, Any]) -> str:
-    """Quantisers of the same vectors beside one another; the first seed stands for all."""
+    """Return a table that compares quantisers of the same vectors, by their first seed."""
     rows = [_row(name, found["runs"][0]) for name, found in value["results"].items()]
     count, width = value["vectors"]["shape"]
     random = next(found["runs"][0]["random"] for found in value["results"].values() if "random" in found["runs"][0])

@@ -12,7 +12,7 @@ _MEMORISATION = "memorisation"
 
 
 def evaluation(value: Mapping[str, Any]) -> str:
-    """A report of `genret evaluate`: a table a split, then what documents remember and what it took.
+    """Return the tables of a report of `genret evaluate`, one per split, then memorisation and the budget.
 
     Parts of a split ("test, seen") are left to the page beside the result.
     """
@@ -111,7 +111,7 @@ def python_docs(value: Mapping[str, Any]) -> str:
 
 
 def recipe(value: Mapping[str, Any]) -> str:
-    """What the parts of the recipe from scratch are worth."""
+    """Return a table of the scores of the recipe from scratch without each of its parts."""
     rows = []
     for name, row in value["rows"].items():
         trained, untrained = row["trained"], row.get("untrained", {})

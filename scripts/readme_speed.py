@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from readme_markdown import machine, table
+from readme_markdown import MISSING, machine, table
 
 
 def train_step(value: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def history_step(value: Mapping[str, Any]) -> str:
 
 
 def nci(value: Mapping[str, Any]) -> str:
-    """What the adaptive decoder and consistency cost, beside T5."""
+    """Return a table of the cost of the adaptive decoder and of consistency, relative to T5."""
     names = {
         "t5": "T5",
         "adaptive": "adaptive decoder, 512 numbers, at every step",
@@ -63,7 +63,7 @@ def nci(value: Mapping[str, Any]) -> str:
 
 
 def genret(value: Mapping[str, Any]) -> str:
-    """What a step of learning docids costs, beside one of the run that follows."""
+    """Return a table of the cost of a step of learning docids, relative to a step of the run that follows."""
     names = {
         "run": "the run: a query of 24 tokens",
         "learning_24": "docids: a document of 24 tokens beside it",
@@ -157,7 +157,7 @@ def _build(row: Mapping[str, Any]) -> list[str]:
 
 
 def _search_table(rows: Sequence[Mapping[str, Any]], documents: int) -> str:
-    """Our time relative to others', a column for each batch and beam; the longest docids of the smallest vocabulary."""
+    """Return a table of our time relative to others', a column for each batch and beam, for the longest docids."""
     searched = [row for row in rows if "beams" in row]
     if documents not in {row["documents"] for row in searched}:
         return MISSING
@@ -237,7 +237,7 @@ def search_latency(value: Mapping[str, Any]) -> str:
 
 
 def tpu_compile(value: Mapping[str, Any]) -> str:
-    """What the compiler counts of decoding with the constraint and without."""
+    """Return a table of the compiler's counts for decoding with and without the constraint."""
     lines = []
     for row in value["decoding"]["results"]:
         with_it, without = row["constrained"], row["unconstrained"]
@@ -278,7 +278,7 @@ def _rates(found: Mapping[str, Any], *kinds: str) -> list[str]:
 
 
 def scaling(value: Mapping[str, Any]) -> str:
-    """What a compiler counts of training from Base to XXL, and what a roofline makes of it."""
+    """Return a table of the compiler's counts for training from Base to XXL, with roofline estimates."""
     rows = []
     for name, row in value["rows"].items():
         found, index = row["plan"]["training"], row["plan"]["docids"]["index_bytes"]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from readme_markdown import MISSING
 from readme_quantisers import quantisers
 from readme_scores import cold_start, evaluation, python_docs, recipe, startup
 from readme_speed import (
@@ -44,12 +45,11 @@ PAGES = (
         for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci", "genret", "claims")
     ),
 )
-MISSING = "*Not yet measured.*"
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def updated(readme: str, results: Path) -> str:
-    """Return the README with its tables made anew.
+    """Return the README with new tables.
 
     Args:
         readme: The text, with markers.

@@ -159,7 +159,7 @@ def test_every_constraints_file_pins_every_requirement(repository, requirements)
 
 def test_doctor_knows_the_requirements_and_extras(extras, wheel):
     assert set(doctor.CORE) == {*extras[""], "jaxlib"}
-    assert {name: set(extra.packages) for name, extra in doctor.EXTRAS.items()} == {
+    assert {name: set(packages) for name, (packages, _) in doctor.EXTRAS.items()} == {
         name: set(packages) for name, packages in extras.items() if name not in ("", "test", "all")
     }
     assert set(extras["all"]) == {package for name, packages in extras.items() if name for package in packages}

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import numpy as np
 from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
 from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
-from genret_jax.data.splits import evenly_spread
 from genret_jax.decoding import Unconstrained
 from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
+from genret_jax.evaluation.trec import Run, rankings_by_id
 from genret_jax.inference.model_search import search_tokens
-from genret_jax.problems import make, say
+from genret_jax.problems import Requests, make, say
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
 from genret_jax.run.training import train_run
@@ -68,7 +68,7 @@ def show_claims(
         out: Folder for corpora, runs and results.
         budget: Budget of each run.
         claims: Claims to test.
-        bindings: Gin bindings for every arm, after the arm's own.
+        bindings: Gin bindings for every run, after the run's own.
 
     Returns:
         The content of ``claims.json`` in the folder: ``claims``, each with the MRR@10 of both arms for every seed, the
@@ -83,7 +83,7 @@ def show_claims(
         raise InputError(
             f"{len(budget.seeds)} seed", expected="at least 2, for an interval", fix="give more seeds, such as 0 1 2"
         )
-    corpora = _Corpora(corpus, out / "corpora", budget)
+    corpora = _Corpora(corpus, out / "corpora", budget, bindings)
     needed = dict.fromkeys(name for claim in claims for name in (claim.better, claim.worse))
     arms: dict[str, list[dict[str, float]]] = {}
     for number, name in enumerate(needed, 1):
@@ -103,7 +103,7 @@ def show_claims(
 class _Corpora:
     """Folders of the corpus and of parts of it, with and without generated queries; made when needed."""
 
-    def __init__(self, corpus: Corpus, folder: Path, budget: Budget):
+    def __init__(self, corpus: Corpus, folder: Path, budget: Budget, bindings: Sequence[str]):
         for split in ("train", "test"):
             if not corpus.qrels.get(split):
                 raise InputError(
@@ -113,7 +113,7 @@ class _Corpora:
                     fix="choose another corpus, such as the one that 'genret corpus python-docs --out DIR' writes",
                 )
         self.whole = with_unseen(_part(corpus, budget.documents or len(corpus)), _UNSEEN_SHARE)
-        self._folder, self._budget = folder, budget
+        self._folder, self._budget, self._bindings = folder, budget, bindings
 
     def folder(self, share: float, generated: bool) -> Path:
         """Return the folder of this share of the documents."""
@@ -130,9 +130,9 @@ class _Corpora:
         return self._folder / name
 
     def _generated(self, plain: Path) -> Mapping[str, tuple[str, ...]]:
-        run, bindings = self._folder / f"writer-{plain.name}", list(_BUDGET)
-        bindings += [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
-        _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], bindings)
+        run = self._folder / f"writer-{plain.name}"
+        paths = [f"CORPUS = {str(plain)!r}", f"RUN = {str(run)!r}", f"STEPS = {self._budget.steps}"]
+        _, experiment = experiment_from_gin(["runs/queries_from_scratch.gin"], [*_BUDGET, *paths, *self._bindings])
         train_run(experiment, run)
         writer = QueryWriter.load(run, checkpoint="last")
         return generate_queries(writer, read_beir(plain), _QUERIES_A_DOCUMENT, progress=True).queries
@@ -187,23 +187,22 @@ def _arm_metrics(
     """Return the metrics of every seed of an arm, from an earlier call if they exist; empty if a codebook collapsed."""
     trained, file = arm.searched_as or name, out / "arms" / f"{name}.json"
     steps = budget.steps + arm.more_levels * budget.learning
-    made_of: dict[str, Any] = {
+    whole = corpora.whole
+    made_of = {
         "arm": dataclasses.asdict(arm),
         "budget": dataclasses.asdict(budget),
         "bindings": list(bindings),
+        "corpus": fingerprint(whole.fingerprint, whole.queries, whole.qrels),
     }
-    whole = corpora.whole
-    made_of["corpus"] = fingerprint(whole.fingerprint, whole.queries, whole.qrels)
     if file.is_file():
-        measured = read_json(file)
+        measured: dict[str, Any] = read_json(file)
         if measured["made_of"] != json.loads(json.dumps(made_of)):
             raise InputError(
                 f"the results of {name} belong to another budget or corpus",
                 file=file,
                 fix="choose another output folder",
             )
-        of_seeds: list[dict[str, float]] = measured["seeds"]
-        return of_seeds
+        return measured["seeds"]
     folder = corpora.folder(arm.share, arm.generated)
     documents = len(read_beir(folder).doc_ids)
     found: list[dict[str, float]] = []
@@ -246,42 +245,33 @@ def _run_metrics(run: Any, *, unconstrained: bool) -> dict[str, float]:
 
     If the run has a start, the metrics of the untrained network are included, with the prefix ``start/``.
     """
-    corpus, sampler = run.corpus, run.sampler
+    splits = [split for split in ("test", "unseen") if run.corpus.qrels.get(split)]
+    asked = {split: run.some_requests(split, _MOST_QUERIES) for split in splits}
+    asked["documents"] = run.memorisation(_MOST_QUERIES)
+    rank = _unconstrained_rankings if unconstrained else _rankings
     found: dict[str, float] = {}
-    asked: dict[str, tuple[list[str], np.ndarray, Mapping[str, Mapping[str, int]]]] = {}
-    for split in ("test", "unseen"):
-        if not corpus.qrels.get(split):
-            continue
-        ids, tokens = run.store.queries(split, sampler.input_length, append_eos=sampler.append_eos)
-        chosen = evenly_spread(np.arange(len(ids)), _MOST_QUERIES)
-        names = [ids[index] for index in chosen]
-        asked[split] = names, tokens[chosen], {query: corpus.qrels[split][query] for query in names}
-    documents = evenly_spread(run.store.documents_with_text, _MOST_QUERIES)
-    names = [corpus.doc_ids[index] for index in documents]
-    shown = run.store.document_inputs(sampler.input_length, documents=documents, append_eos=sampler.append_eos)
-    asked["documents"] = names, shown, {doc_id: {doc_id: 1} for doc_id in names}
     for before, checkpoint in {"": "last", "start/": "start"}.items():
         if before and run.experiment.start is None:
             continue
         retriever = Retriever(run, run.params(checkpoint))
-        for split, (names, tokens, qrels) in asked.items():
-            if unconstrained:
-                rankings = _unconstrained_rankings(retriever, names, tokens)
-            else:
-                ranked = retriever.rank(tokens, beam=BEAM, progress=True)
-                rankings = {name: [(corpus.doc_ids[d], s) for d, s in ranked.of(row)] for row, name in enumerate(names)}
-            metrics = evaluate(qrels, rankings, ks=KS, beam=BEAM)
+        for split, requests in asked.items():
+            metrics = evaluate(requests.split.qrels, rank(retriever, requests), ks=KS, beam=BEAM)
             found |= {f"{before}{split}/{metric}": metrics[metric] for metric in ("hits@1", "hits@10", METRIC)}
     return found
 
 
-def _unconstrained_rankings(
-    retriever: Retriever, names: Sequence[str], tokens: np.ndarray
-) -> dict[str, list[tuple[str, float]]]:
+def _rankings(retriever: Retriever, requests: Requests) -> Run:
+    ranked = retriever.rank(requests.tokens, beam=BEAM, progress=True)
+    doc_ids = retriever.run.corpus.doc_ids
+    return rankings_by_id(requests.split.qrels, doc_ids, ranked.documents.tolist(), ranked.scores.tolist())
+
+
+def _unconstrained_rankings(retriever: Retriever, requests: Requests) -> Run:
     """Search without constraint; token sequences that are not docids are left out of the rankings."""
-    run = retriever.run
+    run, names, tokens = retriever.run, list(requests.split.qrels), requests.tokens
     encoded = run.encoded
-    document_of = {tuple(row[:end]): run.corpus.doc_ids[d] for row, end, d in _rows(encoded)}
+    rows = zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
+    document_of = {tuple(row[:end]): run.corpus.doc_ids[document] for row, end, document in rows}
     strategy = Unconstrained(vocab_size=run.model.output_vocab_size, max_length=encoded.tokens.shape[1])
     rankings: dict[str, list[tuple[str, float]]] = {}
     for start in range(0, len(tokens), 64):
@@ -295,10 +285,6 @@ def _unconstrained_rankings(
             pairs = zip(docids, scores[row].tolist(), strict=True)
             rankings[name] = [(document_of[docid], score) for docid, score in pairs if docid in document_of]
     return rankings
-
-
-def _rows(encoded: Any) -> Iterable[tuple[list[int], int, int]]:
-    return zip(encoded.tokens.tolist(), encoded.lengths.tolist(), encoded.document.tolist(), strict=True)
 
 
 def _decided(claim: Claim, arms: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:

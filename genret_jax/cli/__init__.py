@@ -1,4 +1,4 @@
-"""The ``genret`` command: finds the subcommand, and turns what users do wrong into one line instead of a traceback.
+"""The ``genret`` command: runs a subcommand, and reports users' mistakes in one line instead of a traceback.
 
 Each subcommand is a module of this package with ``HELP`` (one line), ``configure(parser)`` and ``run(args)``, which
 returns the exit code. Only the module of the subcommand that is run is imported, and none of them imports jax,
@@ -15,21 +15,18 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast, runtime_checkable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
 from genret_jax.errors import InputError, LostProcessError, nearest
 from genret_jax.parallel.cluster import EXIT_LOST_PROCESS
 from genret_jax.storage import os_failure
 
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
 COMMANDS = (  # in the order of a first use
     "corpus", "recipes", "train", "evaluate", "search", "recommend", "docids", "examples", "queries", "checkpoint",
     "plan", "claims", "doctor",
 )  # fmt: skip
-#: What people type for an option that is called otherwise.
+#: Options of other programs, and the option of this one to use instead.
 SYNONYMS = {
     "--epochs": "training is counted in steps: --steps N",
     "--num-steps": "use --steps N",
@@ -68,7 +65,7 @@ examples:
 
 @runtime_checkable
 class Command(Protocol):
-    """What a module of this package offers."""
+    """A module of this package."""
 
     HELP: str
     configure: Callable[[argparse.ArgumentParser], None]
@@ -83,14 +80,14 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, and report what is left over as it reports everything else."""
+        """Parse as argparse does, and report arguments that no option takes by :meth:`error`."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, and look at misspelt options while their neighbours are known."""
+        """Parse as argparse does, and report a misspelt option with the nearest option of this parser."""
         parsed, unknown = super().parse_known_args(args, namespace)
         misspelt = next((text for text in unknown if text.startswith("--")), None)
         if misspelt:  # here, in the innermost parser, because only it knows its options
@@ -100,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Raise what the command line prints as one line, instead of printing the usage."""
+        """Raise an error, which the command line prints as one line, instead of printing the usage."""
         raise InputError(message, fix=f"see '{self.prog} --help'")
 
 
@@ -128,7 +125,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a gin macro or parameter; also --gin.NAME=VALUE",
+        help="set a gin macro or parameter; may be repeated, also as --gin.NAME=VALUE",
     )
     allow_import_option(parser)
 
@@ -140,7 +137,7 @@ def allow_import_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="let the configuration import this module or package of yours, which runs its code; may be repeated",
+        help="let the configuration import this module or package, which runs its code; may be repeated",
     )
 
 
@@ -158,7 +155,8 @@ def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tup
 
     Args:
         args: The options.
-        given: Values of options that stand for gin macros, or for a field of the experiment; None is left out.
+        given: Values of options by the gin macro (upper case) or the field of the experiment that they set. None
+            leaves the configured value.
     """
     import dataclasses
 
@@ -172,22 +170,38 @@ def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tup
     return run, dataclasses.replace(experiment, **fields)
 
 
-def model_parallel_option(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--model-parallel``."""
+def search_options(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--checkpoint``, ``--model-parallel`` and ``--allow-import``, which say how to open a run."""
+    checkpoint_option(parser)
+    allow_import_option(parser)
     parser.add_argument(
         "--model-parallel",
         type=int,
         metavar="N",
-        help="search on all devices, N of which share one copy of the network; queries are divided among the copies "
+        help="search on all devices; N devices share a copy of the network, and the copies share the queries "
         "(default: one device)",
     )
+
+
+def opened_with(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of :func:`search_options`, by the names of the arguments that take them.
+
+    Raises:
+        InputError: If ``--model-parallel`` does not divide the devices.
+    """
+    mesh = None
+    if args.model_parallel is not None:
+        from genret_jax.parallel.mesh import make_mesh
+
+        mesh = make_mesh(model_parallel=args.model_parallel)
+    return {"checkpoint": args.checkpoint, "mesh": mesh, "allow_imports": args.allow_import}
 
 
 def checkpoint_option(
     parser: argparse.ArgumentParser,
     which: str = "best, last, start (untrained), a step, or the path of a t5x checkpoint",
 ) -> None:
-    """Declare ``--checkpoint``, whose value is a step as a number, or what else it is called."""
+    """Declare ``--checkpoint``, whose value is an integer step or a text."""
     parser.add_argument(
         "--checkpoint",
         type=lambda text: int(text) if text.isdecimal() else text,
@@ -197,21 +211,8 @@ def checkpoint_option(
     )
 
 
-def mesh_of(args: argparse.Namespace) -> "Mesh | None":
-    """Return the mesh to search on, None for one device.
-
-    Raises:
-        InputError: If N does not divide the devices.
-    """
-    if args.model_parallel is None:
-        return None
-    from genret_jax.parallel.mesh import make_mesh
-
-    return make_mesh(model_parallel=args.model_parallel)
-
-
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do the work of a command, and turn what goes wrong into a line on stderr and an exit code.
+    """Do the work of a command; print a failure that the user can mend as a line on stderr.
 
     Returns:
         What ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the run was
@@ -312,7 +313,7 @@ def _fail(message: str) -> int:
 
 
 def _flush_or_forget_stdout() -> None:
-    """Send what cannot be printed nowhere, so that the interpreter does not fail again on its last flush."""
+    """Flush stdout, or send its rest to /dev/null, so that the interpreter does not fail again on its last flush."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -80,7 +80,7 @@ def _configure_export(actions: Any) -> None:
 
 def _configure_output(parser: argparse.ArgumentParser, layouts: tuple[str, ...] = _LAYOUTS) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to create")
-    parser.add_argument("--layout", choices=layouts, default=layouts[0], help=f"default: {layouts[0]}")
+    parser.add_argument("--layout", choices=layouts, default=layouts[0], help=f"its layout (default: {layouts[0]})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,7 +109,7 @@ def _show(args: argparse.Namespace) -> int:
         try:
             config = interpret(stored).config
         except InputError:
-            print(arrays_text(stored))  # helps to recognise the network
+            print(arrays_text(stored))  # so that the user can recognise the network
             raise
         heading = network_text(config)
     print(json.dumps(as_json(stored, config), indent=2) if args.json else f"{heading}\n{arrays_text(stored)}")

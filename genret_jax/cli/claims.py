@@ -20,7 +20,7 @@ If you stop the command, run it again: it continues with the missing runs.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = _EPILOG
-    parser.add_argument("--corpus", required=True, metavar="DIR", help="BEIR folder with splits train and test")
+    parser.add_argument("--corpus", required=True, metavar="DIR", help="BEIR folder with the splits train and test")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for runs, claims.json and claims.md")
     parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="papers: DSI, NCI, GenRet (default: all)")
     parser.add_argument("--steps", type=int, default=600, metavar="N", help="training steps of each run (default: 600)")

@@ -1,18 +1,17 @@
 """``genret doctor``: show installed versions and devices, and how to install what is missing."""
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import genret_jax
+from genret_jax.evaluation.environment import installed_version
 
 HELP = "show versions, devices, memory and missing packages"
 
@@ -38,22 +37,15 @@ OLDEST_JAX = (0, 10)
 GIB = 2**30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extra:
-    """An optional part of the installation: its packages and their purpose."""
-
-    packages: tuple[str, ...]
-    purpose: str
-
-
+#: Optional parts of the installation: their packages and their purpose.
 EXTRAS = {
-    "seqio": Extra(
-        packages=("seqio", "tensorflow", "tensorflow-datasets"),
-        purpose="seqio tasks for t5x and other seqio users; Natural Questions by TFDS",
+    "seqio": (
+        ("seqio", "tensorflow", "tensorflow-datasets"),
+        "seqio tasks for t5x and other seqio users; Natural Questions by TFDS",
     ),
-    "baselines": Extra(packages=("bm25s", "PyStemmer", "faiss-cpu"), purpose="BM25 and FAISS baselines"),
-    "viz": Extra(packages=("matplotlib",), purpose="plots of loss and Hits@k"),
-    "embed": Extra(packages=("sentence-transformers",), purpose="document vectors from sentence-transformers"),
+    "baselines": (("bm25s", "PyStemmer", "faiss-cpu"), "BM25 and FAISS baselines"),
+    "viz": (("matplotlib",), "plots of loss and Hits@k"),
+    "embed": (("sentence-transformers",), "document vectors from sentence-transformers"),
 }
 
 
@@ -80,9 +72,9 @@ def examine() -> dict[str, Any]:
         JSON values: ``python``, ``packages`` (version or None by name), ``extras``, ``files``, ``devices``, ``memory``
         (in bytes), ``problems`` and ``hints`` (lines of text).
     """
-    packages = {name: _version(name) for name in CORE}
+    packages = {name: installed_version(name) for name in CORE}
     problems = [f"{name} is missing; next: pip install {name}" for name, found in packages.items() if found is None]
-    if packages["jax"] and _numbers(packages["jax"]) < OLDEST_JAX:
+    if packages["jax"] and tuple(map(int, packages["jax"].split(".")[:2])) < OLDEST_JAX:
         wanted = ".".join(map(str, OLDEST_JAX))
         problems.append(f"jax {packages['jax']} is too old; next: pip install 'jax>={wanted}'")
     devices, trouble = _devices() if packages["jax"] else ([], None)
@@ -100,7 +92,7 @@ def examine() -> dict[str, Any]:
         "executable": sys.executable,
         "platform": platform.platform(),
         "packages": packages,
-        "extras": {name: _examine_extra(extra) for name, extra in EXTRAS.items()},
+        "extras": {name: _examine_extra(*extra) for name, extra in EXTRAS.items()},
         "files": files,
         "devices": devices,
         "memory": _host_memory(),
@@ -137,25 +129,14 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _examine_extra(extra: Extra) -> dict[str, Any]:
-    versions = {package: _version(package) for package in extra.packages}
+def _examine_extra(packages: tuple[str, ...], purpose: str) -> dict[str, Any]:
+    versions = {package: installed_version(package) for package in packages}
     return {
-        **asdict(extra),
         "packages": versions,
+        "purpose": purpose,
         "missing": [package for package, version in versions.items() if version is None],
-        "install": f"pip install {' '.join(extra.packages)}",
+        "install": f"pip install {' '.join(packages)}",
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _package_folder(name: str) -> str | None:

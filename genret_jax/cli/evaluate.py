@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
 
@@ -29,23 +29,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="run folder, or that of several seeds; several of one corpus share a report",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the report (default: reports/SPLIT in the first run)")
-    parser.add_argument("--split", metavar="NAME", help="qrels split (default: the run's, usually test)")
-    checkpoint_option(parser)
-    parser.add_argument("--beam", type=int, metavar="N", help="beams of the search (default: the run's)")
-    model_parallel_option(parser)
-    allow_import_option(parser)
-    parser.add_argument("--no-bm25", action="store_true", help="on documents: leave BM25 out")
-    parser.add_argument("--no-untrained", action="store_true", help="leave the untrained networks out")
+    parser.add_argument("--split", metavar="NAME", help="split of the judgements (default: the run's, usually test)")
+    parser.add_argument("--beam", type=int, metavar="N", help="number of beams (default: the run's)")
+    search_options(parser)
+    parser.add_argument("--no-bm25", action="store_true", help="on documents: do not measure BM25")
+    parser.add_argument("--no-untrained", action="store_true", help="do not measure the untrained networks")
     parser.add_argument(
         "--dual-encoder",
         action="store_true",
-        help="on documents: train a dual encoder with the run's encoder, and search it too",
+        help="on documents: also train a dual encoder with the run's encoder, and measure it",
     )
     parser.add_argument(
-        "--sasrec", action="store_true", help="on items: train SASRec with both losses on the run's data, and rank too"
+        "--sasrec",
+        action="store_true",
+        help="on items: also measure SASRec, trained on the run's data with both losses",
     )
     parser.add_argument(
-        "--exclude-history", action="store_true", help="on items: leave out of every ranking what the user has had"
+        "--exclude-history",
+        action="store_true",
+        help="on items: leave a user's own history out of the ranking",
     )
 
 
@@ -59,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.run,
         args.out,
         split=args.split,
-        checkpoint=args.checkpoint,
         beam=args.beam,
-        mesh=mesh_of(args),
         measured=Measured(
             bm25=not args.no_bm25,
             untrained=not args.no_untrained,
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             sasrec=args.sasrec,
             exclude_history=args.exclude_history,
         ),
-        allow_imports=args.allow_import,
+        **opened_with(args),
     )
     print(terminal(report, width=min(shutil.get_terminal_size().columns, 120)))
     out = Path(args.out) if args.out else report_folder(args.run[0], report.splits[0].name)

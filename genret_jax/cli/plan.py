@@ -7,7 +7,7 @@ import sys
 from genret_jax.cli import experiment_options, gin_files_and_bindings
 from genret_jax.errors import InputError
 
-HELP = "memory, communication and least time of training and search on hardware you don't have"
+HELP = "show the memory, communication and least time of training and search on hardware you don't have"
 
 _EPILOG = """
 examples:
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="queries searched together (default: the gin file's)")
     parser.add_argument("--beams", type=int, metavar="N", help="number of beams (default: the gin file's)")
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts (default: both)")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="the parts (default: both)")
     parser.add_argument(
         "--whole", action="store_true", help="compile all layers of a deep network instead of extrapolating from a few"
     )

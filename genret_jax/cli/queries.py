@@ -1,4 +1,4 @@
-"""``genret queries``: queries written for documents, to train on."""
+"""``genret queries``: write queries for documents, to train on them."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ from genret_jax.cli import allow_import_option
 HELP = "write queries that documents answer (queries_generated.jsonl), to train on them"
 
 _EPILOG = """
-A T5 that was trained to write a document's query reads every document and draws queries of it. Training takes them for
-pseudo-queries (SamplerConfig.generated_query_rate).
+A T5 that was trained to write the query of a document reads every document and draws queries for it. Training uses them
+as pseudo-queries (SamplerConfig.generated_query_rate).
 
 examples:
   genret train --recipe queries --corpus my-corpus --run runs/writer
@@ -25,23 +25,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     generate = kinds.add_parser(
         "generate",
-        help="write queries of all documents",
-        description="Write queries of all documents of a corpus. What is repeated within a document, or is a query of "
-        "an evaluation split, is left out and counted.",
+        help="write queries for all documents",
+        description="Write queries for all documents of a corpus. Queries that a document has already, or that an "
+        "evaluation split has, are left out and counted.",
         epilog="example:\n  genret queries generate --run runs/writer --corpus my-corpus --number 10",
     )
     writer = generate.add_mutually_exclusive_group(required=True)
-    writer.add_argument("--run", metavar="DIR", help="a run of runs/queries_from_scratch.gin")
+    writer.add_argument("--run", metavar="DIR", help="run folder of 'genret train --recipe queries'")
     writer.add_argument(
         "--checkpoint", metavar="DIR", help="public T5 weights, with spiece.model, such as docT5query's"
     )
-    generate.add_argument("--corpus", required=True, metavar="DIR", help="the documents; a BEIR folder")
-    generate.add_argument("--number", type=int, default=10, metavar="N", help="queries a document (default: 10)")
-    generate.add_argument("--top-k", type=int, default=10, metavar="N", help="next tokens to draw from (default: 10)")
-    generate.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of the draw (default: 1)")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+    generate.add_argument("--corpus", required=True, metavar="DIR", help="BEIR folder with the documents")
+    generate.add_argument("--number", type=int, default=10, metavar="N", help="queries per document (default: 10)")
+    generate.add_argument(
+        "--top-k", type=int, default=10, metavar="N", help="draw from the N likeliest tokens (default: 10)"
+    )
+    generate.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="temperature of the draws (default: 1)"
+    )
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default: 0)")
     allow_import_option(generate)
-    generate.add_argument("--out", metavar="FILE", help="default: queries_generated.jsonl in the corpus")
+    generate.add_argument("--out", metavar="FILE", help="file (default: queries_generated.jsonl in the corpus)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,15 +84,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(counts: dict[str, int]) -> str:
-    """Return what was written and left out, for people."""
+    """Describe how many queries were written and left out."""
     left_out = {"repeated": counts["repeated"], "without a word": counts["empty"]}
     left_out |= {
         f"queries of split '{name.split('/')[1]}'": count
         for name, count in counts.items()
         if name.startswith("evaluation")
     }
-    told = ", ".join(f"{count:,} {name}" for name, count in left_out.items())
+    left = ", ".join(f"{count:,} {name}" for name, count in left_out.items())
     return (
-        f"{counts['kept']:,} queries of {counts['documents']:,} documents; left out of {counts['written']:,}: {told}; "
+        f"{counts['kept']:,} queries of {counts['documents']:,} documents; left out of {counts['written']:,}: {left}; "
         f"{counts['shared']:,} were written for another document too"
     )

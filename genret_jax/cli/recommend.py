@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
@@ -21,8 +21,8 @@ example:
   genret recommend --run runs/beauty --file histories.txt --json > recommended.jsonl
   genret recommend --run runs/beauty --add new.jsonl --add-vectors new.npy --new-items 0.2 B004756YJA
 
-A history is the ids of its items, oldest first. In a file each line has one, with spaces between the ids. Items that
-came after training are given as in items.jsonl, each with a vector made as those of the others were.
+A history is the ids of its items, oldest first. In a file each line holds one, with spaces between the ids. --add takes
+items that came after training, in the format of items.jsonl; make their vectors as those of the other items were made.
 """
 
 
@@ -31,23 +31,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("items", nargs="*", metavar="ITEM", help="ids of the history's items, oldest first")
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
-    parser.add_argument("--user", metavar="ID", help="the user; without items, one of the data with the whole history")
-    parser.add_argument("--file", metavar="FILE", help="a history per line; '-' reads standard input")
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="items a history (default: 10)")
+    parser.add_argument("--user", metavar="ID", help="id of the user; without ITEM, the user's history in the data")
+    parser.add_argument("--file", metavar="FILE", help="file with a history per line; '-' reads standard input")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="items per history (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
-    parser.add_argument("--add", metavar="FILE", help="items.jsonl of further items to choose from")
-    parser.add_argument("--add-vectors", metavar="FILE.npy", help="their vectors, row i for line i")
+    parser.add_argument("--add", metavar="FILE", help="items.jsonl with further items to recommend")
+    parser.add_argument("--add-vectors", metavar="FILE.npy", help="vectors of these items, row i for line i")
     parser.add_argument(
         "--new-items",
         type=float,
         metavar="SHARE",
-        help="this share of the results are items that training has not seen (default: as they score)",
+        help="share of the results that are items which training has not seen (default: all items ranked by score)",
     )
-    parser.add_argument("--repeat", action="store_true", help="let items of the history come out too")
-    checkpoint_option(parser, "best, last, start (untrained), or a step")
-    model_parallel_option(parser)
-    allow_import_option(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a history")
+    parser.add_argument("--repeat", action="store_true", help="also recommend items of the history")
+    search_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per history")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
             expected="ids of items, --user, or --file",
             fix="give one of them",
         )
-    retriever = Retriever.load(
-        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
-    )
+    retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(History)
     if args.add or args.add_vectors:
         retriever = _with_items(retriever, args.add, args.add_vectors)

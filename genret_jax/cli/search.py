@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genret_jax.cli import allow_import_option, checkpoint_option, mesh_of, model_parallel_option
+from genret_jax.cli import opened_with, search_options
 from genret_jax.data.records import read_lines
 from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
@@ -24,25 +24,23 @@ example:
   genret search --run runs/first                         asks for queries until an empty line
   genret search --run runs/genret --add new.jsonl "join path components"
 """
-_TOGETHER = 64  # queries of a file that are searched at a time
+_TOGETHER = 64  # queries of a file that are searched together
 _SNIPPET = 100  # characters of text shown below a title
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
-    parser.add_argument("query", nargs="?", help="what to search for; without it and without --file, ask")
+    parser.add_argument("query", nargs="?", help="the query; without it and --file, ask for queries")
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
-    parser.add_argument("--file", metavar="FILE", help="a query per line; '-' reads standard input")
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="documents a query (default: 10)")
+    parser.add_argument("--file", metavar="FILE", help="file with a query per line; '-' reads standard input")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="documents per query (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
-    checkpoint_option(parser)
     parser.add_argument(
-        "--add", metavar="FILE", help="corpus.jsonl of further documents to search, for runs whose docids were learned"
+        "--add", metavar="FILE", help="corpus.jsonl with further documents to search; the run must have learned docids"
     )
-    model_parallel_option(parser)
-    allow_import_option(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a query")
+    search_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per query")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
-    retriever = Retriever.load(
-        args.run, checkpoint=args.checkpoint, mesh=mesh_of(args), allow_imports=args.allow_import
-    )
+    retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(str)  # before anybody is asked for a query
     if args.add:
         doc_ids, titles, texts = read_documents(Path(args.add))
@@ -73,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _search_file(retriever: "Retriever", args: argparse.Namespace) -> None:
-    """Search for one query after the other; one that cannot be searched is reported, and has no results."""
+    """Search for the queries of a file. A query without words is reported and gets no results."""
     from tqdm import tqdm
 
     lines = lines_of(args.file, "query")
@@ -121,7 +117,7 @@ def _ask(retriever: "Retriever") -> Iterator[str]:
 
 
 def show(query: str, results: "list[SearchResult]", as_json: bool) -> None:
-    """Print what was found for a query, or recommended after a history."""
+    """Print the results of a query or a history."""
     if as_json:
         rows = [
             {"rank": r.rank, "doc_id": r.doc_id, "score": r.score, "docid": list(r.docid), "title": r.title}

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from genret_jax.cli import chosen_experiment, experiment_options
+from genret_jax.cli import chosen_experiment, exit_code_of, experiment_options
 from genret_jax.errors import InputError
 from genret_jax.parallel.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
 
@@ -18,11 +18,11 @@ example:
   genret train --recipe tiger --corpus shop --run runs/shop --seeds 0 1 2
   srun genret train --cluster slurm --corpus corpus --run runs/third
 
-'genret recipes' lists the recipes. Gin files are looked up here and among the shipped ones. --gin.NAME=VALUE sets a
+'genret recipes' lists the recipes. A gin file is looked up here, then among the shipped ones. --gin.NAME=VALUE sets a
 macro or a parameter, as in t5x: --gin.Experiment.codec=text. A run that was stopped goes on from its last checkpoint; a
 finished run is extended by more --steps.
 
-Several processes, on machines that share the run folder: the same command in each, with --cluster, or with
+Several processes, on machines that share the run folder: run the same command in each, with --cluster, or with
 --coordinator, --processes and a --process of its own (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID).
 When one of them is lost, the others exit with 75 within a minute; start all of them again.
 """
@@ -36,30 +36,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", help="run folder; sets the gin macro RUN")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps; sets the gin macro STEPS")
     parser.add_argument(
-        "--docids", metavar="DIR", help="docids from 'genret docids build', instead of those of the recipe"
+        "--docids", metavar="DIR", help="folder of 'genret docids build', whose docids replace the recipe's"
     )
     parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
         metavar="N",
-        help="train these seeds with the same docids, each in a run folder DIR/seed_N: side by side as one program on "
-        "an accelerator, one after the other on a CPU",
+        help="train a run for each seed, with the same docids, in the run folders DIR/seed_N: as one program on an "
+        "accelerator, one after the other on a CPU",
     )
     parser.add_argument(
         "--prepare-only", action="store_true", help="stop before the first step; t5x can train what is prepared"
     )
     together = parser.add_argument_group("several processes")
-    together.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where all meet")
+    together.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, to which others connect")
     together.add_argument("--processes", type=int, metavar="N", help="number of processes")
     together.add_argument("--process", type=int, metavar="I", help="number of this process, from 0")
-    together.add_argument("--cluster", choices=CLUSTERS, help="let jax find those three from where it runs")
+    together.add_argument("--cluster", choices=CLUSTERS, help="kind of cluster, where jax finds these three by itself")
     together.add_argument(
         "--arrival-seconds",
         type=int,
         default=ARRIVAL_SECONDS,
         metavar="S",
-        help="how long to wait for the others at the start (default: %(default)s)",
+        help="seconds to wait for the other processes at the start (default: %(default)s)",
     )
 
 
@@ -91,23 +91,21 @@ def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
     """
     from genret_jax.parallel.supervision import supervised
 
-    return supervised(cluster, lambda tell: _in_child(cluster, work, tell))
+    def in_child(tell: Callable[[str], None]) -> int:
+        from genret_jax.parallel.membership import joined, leave
 
+        def work_when_joined() -> int:
+            with joined(cluster, tell):
+                return work()
 
-def _in_child(cluster: Cluster, work: Callable[[], int], tell: Callable[[str], None]) -> int:
-    from genret_jax.cli import exit_code_of
-    from genret_jax.parallel.membership import joined, leave
+        code = 1
+        try:
+            code = exit_code_of(work_when_joined)
+            return code
+        finally:
+            leave(failed=code != 0)
 
-    def work_when_joined() -> int:
-        with joined(cluster, tell):
-            return work()
-
-    code = 1
-    try:
-        code = exit_code_of(work_when_joined)
-        return code
-    finally:
-        leave(failed=code != 0)
+    return supervised(cluster, in_child)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The gin edge: gin files and command-line bindings become one experiment.
+"""Read an experiment from gin files, command-line bindings, or the record of a run.
 
 Gin's own parser reads the files; everything after that is done here. Gin's global configuration is not used, so a file
 can name only the classes of :data:`~genret_jax.config.record.CONFIGURABLES` and of modules that the user allows. Each
@@ -8,6 +8,7 @@ macro or a binding of the command line that nothing uses.
 
 import dataclasses
 import io
+import os
 import re
 import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from genret_jax.config.experiment import BaseExperiment, Experiment
-from genret_jax.config.record import CONFIGURABLES, classes_of, find_class, require_allowed
+from genret_jax.config.record import CONFIGURABLES, DERIVED, classes_of, find_class, require_allowed
 from genret_jax.errors import InputError, nearest
 
 _ENTRY, _ENTRY_PARAMETERS = "train", ("run", "experiment")
-_NOT_READ = "planned, not read"  # stands for a folder that a plan does not open
+_NOT_READ = "planned, not read"  # a placeholder for folders that a plan does not open
 _BARE_WORD = re.compile(r"[\w./~+:-]+$")
 
 
@@ -100,6 +101,42 @@ def experiment_from_gin(
                 f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
             )
     return text.experiment()
+
+
+def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = ()) -> BaseExperiment:
+    """Read the experiment that :func:`genret_jax.config.record.record_text` wrote.
+
+    Args:
+        path: The ``config.gin`` of a run folder.
+        allow_imports: Modules outside genret_jax that it may import.
+
+    Raises:
+        InputError: If the file is missing or damaged, or imports a module that is not allowed.
+    """
+    if not Path(path).is_file():
+        raise InputError("the file is missing", file=path, fix="restore it from a copy")
+    try:
+        return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
+    except InputError as error:
+        file = error.file or path
+        raise InputError(error.found, file=file, line=error.line, expected=error.expected, fix=error.fix) from None
+
+
+def from_bindings(name: str, bindings: Mapping[str, str]) -> Any:
+    """Return the configuration that :func:`genret_jax.config.record.to_bindings` wrote.
+
+    Args:
+        name: Parameter whose value is returned.
+        bindings: Parameter to value; they name no class from outside genret_jax.
+
+    Raises:
+        InputError: If a class or a field is unknown, or a value does not fit.
+    """
+    text = GinText(CONFIGURABLES | DERIVED)
+    for parameter, value in bindings.items():
+        text.bind_line(f"{parameter} = {value}")
+    text.check_names()
+    return text.built(name)
 
 
 def planned_experiment(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
@@ -208,7 +245,8 @@ class GinText:
         mentioned: Macros that some file refers to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Collection[str] = tuple(CONFIGURABLES)) -> None:
+        self._classes = classes
         self.bindings: dict[str, Binding] = {}
         self.given: list[str] = []
         self.modules: list[str] = []
@@ -225,8 +263,8 @@ class GinText:
         for file in files:
             text._read_file(file, allow_imports)
         for line in bindings:
-            text._bind_line(line)
-        text._check_names()
+            text.bind_line(line)
+        text.check_names()
         text._check_macros()
         text._check_given()
         return text
@@ -270,7 +308,12 @@ class GinText:
         require_allowed([statement.module], allow_imports, file=path)
         self.modules.append(statement.module)
 
-    def _bind_line(self, line: str) -> None:
+    def bind_line(self, line: str) -> None:
+        """Read one binding.
+
+        Raises:
+            InputError: If gin cannot read the line.
+        """
         try:
             statement = _parse_line(line)
         except (SyntaxError, tokenize.TokenError) as error:
@@ -283,12 +326,17 @@ class GinText:
 
     def _known(self) -> dict[str, Any]:
         """Return the classes that may be named, by name; None for those of genret_jax, which are imported when used."""
-        found: dict[str, Any] = dict.fromkeys(CONFIGURABLES)
+        found: dict[str, Any] = dict.fromkeys(self._classes)
         for module in self.modules:
             found |= classes_of(module)
         return found
 
-    def _check_names(self) -> None:
+    def check_names(self) -> None:
+        """Refuse classes and fields that do not exist.
+
+        Raises:
+            InputError: For the first of them, with the nearest known name.
+        """
         known = self._known()
         for name, binding in self.bindings.items():
             owner, parameter = _split(name)
@@ -352,6 +400,14 @@ class GinText:
         binding = self.bindings.get(name)
         return None if binding is None else self._resolved(binding.value)
 
+    def built(self, name: str) -> Any:
+        """Return the value of a parameter with every reference replaced by the object it describes.
+
+        Raises:
+            InputError: If a value does not fit, with the place where it was bound.
+        """
+        return self._built(self.value(name))
+
     def corpus_parameter(self) -> str:
         """Return the parameter that holds the corpus: that of the experiment to be run."""
         experiment = self.value("train.experiment")
@@ -364,7 +420,7 @@ class GinText:
         Raises:
             InputError: If a value does not fit, with the place where it was bound.
         """
-        run, experiment = self.value("train.run"), self._built(self.value("train.experiment"))
+        run, experiment = self.value("train.run"), self.built("train.experiment")
         if not isinstance(experiment, BaseExperiment):
             raise InputError(
                 "train.experiment is not set",

@@ -1,6 +1,6 @@
-"""The record of an experiment: gin text that is written, read back and compared without gin.
+"""Write an experiment as gin text, and find the classes that such text may name.
 
-A run folder holds one record, ``config.gin``. It is a small part of gin's language, one binding a line:
+A run folder holds one record of its experiment, ``config.gin``, with one binding a line:
 
     import my_package.my_docids                # only where a class comes from outside genret_jax
     STEPS = 900                                # macros, so that the command line can override them
@@ -8,8 +8,8 @@ A run folder holds one record, ``config.gin``. It is a small part of gin's langu
     TrainerConfig.steps = %STEPS
     HierarchicalKMeans.branching = 64
 
-Values are Python literals, so reading a record runs no code. The modules that it imports are loaded only with the
-user's word: see :func:`require_allowed`.
+:mod:`genret_jax.config.gin_files` reads it, as it reads every gin file. Values are Python literals, so reading runs no
+code. The modules that a file imports are loaded only if the user allows it: see :func:`require_allowed`.
 """
 
 import ast
@@ -18,8 +18,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 from genret_jax.errors import InputError
@@ -58,8 +57,8 @@ CONFIGURABLES = {
     "InverseSquareRoot": "genret_jax.training",
     "Cosine": "genret_jax.training",
 }
-#: Classes that only the network of a prepared run holds.
-_DERIVED = {"ItemInput": "genret_jax.models.config"}
+#: Classes that gin files may not name, because only the network of a prepared run holds them.
+DERIVED = {"ItemInput": "genret_jax.models.config"}
 #: Parameters that the command line sets through macros.
 MACROS = {
     "train.run": "RUN",
@@ -71,9 +70,7 @@ MACROS = {
 #: Environment variable with the modules that may always be imported, separated by commas.
 ALLOWED_IMPORTS = "GENRET_ALLOW_IMPORTS"
 
-_IMPORT = re.compile(r"import ([A-Za-z_][\w.]*)$")
-_LINE = re.compile(r"([\w./]+) = (.+)$")
-_REFERENCE = re.compile(r"@((?:\w+/)*)(\w+)\(\)$")
+_SCOPES = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 def to_bindings(name: str, value: Any) -> dict[str, str]:
@@ -113,9 +110,6 @@ def _bind(name: str, value: Any, found: dict[str, str], seen: dict[str, list[Any
             _bind(f"{selector}.{field.name}", getattr(value, field.name), found, seen)
 
 
-_SCOPES = ("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-
-
 def _literal(name: str, value: Any) -> str:
     text = repr(value)
     try:
@@ -130,39 +124,6 @@ def _literal(name: str, value: Any) -> str:
     )
 
 
-def from_bindings(name: str, bindings: Mapping[str, str], modules: Collection[str] = ()) -> Any:
-    """Return the configuration whose bindings these are.
-
-    Args:
-        name: Parameter to return the value of.
-        bindings: From :func:`to_bindings`.
-        modules: Imported modules outside genret_jax that may define classes.
-
-    Raises:
-        InputError: If a class is unknown or a value does not fit.
-    """
-    text = bindings[name]
-    reference = _REFERENCE.match(text)
-    if reference is None:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise InputError(f"{name} = {text[:80]}", expected="a Python literal or @Class()") from None
-    selector = reference[1] + reference[2]
-    cls = find_class(reference[2], modules)
-    known = {field.name for field in dataclasses.fields(cls)}
-    fields: dict[str, Any] = {}
-    for parameter in bindings:
-        owner, _, field = parameter.rpartition(".")
-        if owner == selector:
-            if field not in known:
-                raise InputError(
-                    f"{reference[2]} has no field '{field}'", expected=f"one of {', '.join(sorted(known))}"
-                )
-            fields[field] = from_bindings(parameter, bindings, modules)
-    return cls(**fields)
-
-
 def find_class(name: str, modules: Collection[str] = ()) -> Any:
     """Return a configuration class by its name.
 
@@ -173,7 +134,7 @@ def find_class(name: str, modules: Collection[str] = ()) -> Any:
     Raises:
         InputError: If there is none.
     """
-    known = CONFIGURABLES | _DERIVED
+    known = CONFIGURABLES | DERIVED
     if name in known:
         return getattr(importlib.import_module(known[name]), name)
     for module in modules:
@@ -196,20 +157,14 @@ def classes_of(module: str) -> dict[str, Any]:
 
 
 def modules_of(value: Any) -> list[str]:
-    """Return the modules outside genret_jax that a configuration's classes come from.
+    """Return the modules outside genret_jax that define the classes of a configuration.
 
     Raises:
         InputError: If a class cannot be imported again, because it is defined in ``__main__`` or within a function.
     """
-    found: dict[str, None] = {}
-    _collect_modules(value, found)
-    return list(found)
-
-
-def _collect_modules(value: Any, found: dict[str, None]) -> None:
     if not dataclasses.is_dataclass(value):
-        return
-    cls = type(value)
+        return []
+    cls, found = type(value), []
     if not cls.__module__.startswith("genret_jax."):
         if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
             raise InputError(
@@ -217,9 +172,10 @@ def _collect_modules(value: Any, found: dict[str, None]) -> None:
                 expected="a class at the top level of a module",
                 fix="move it to a file of its own and import it",
             )
-        found[cls.__module__] = None
+        found.append(cls.__module__)
     for field in dataclasses.fields(value):
-        _collect_modules(getattr(value, field.name), found)
+        found += modules_of(getattr(value, field.name))
+    return list(dict.fromkeys(found))
 
 
 def require_allowed(modules: Collection[str], allowed: Collection[str], *, file: str | os.PathLike[str] | None) -> None:
@@ -274,50 +230,3 @@ def record_text(run: str, experiment: Any) -> str:
             "",
         ]
     )
-
-
-def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = ()) -> Any:
-    """Read the experiment of a record.
-
-    Args:
-        path: The ``config.gin`` of a run folder.
-        allow_imports: Modules outside genret_jax that may be imported.
-
-    Raises:
-        InputError: If the file is missing, is not a record, or needs a module that is not allowed.
-    """
-    bindings: dict[str, str] = {}
-    macros: dict[str, str] = {}
-    modules: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if match := _IMPORT.match(line):
-            modules.append(match[1])
-        elif match := _LINE.match(line):
-            (bindings if "." in match[1] else macros)[match[1]] = match[2]
-        else:
-            raise InputError(
-                f"'{line[:80]}' does not belong in the record of a run",
-                file=path,
-                line=number,
-                expected="'import MODULE' or 'NAME = VALUE', as 'genret train' writes it",
-                fix="restore the file from a copy",
-            )
-    require_allowed(modules, allow_imports, file=path)
-    values = {name: macros.get(text[1:], text) if text.startswith("%") else text for name, text in bindings.items()}
-    try:
-        return from_bindings("train.experiment", values, modules)
-    except KeyError as error:
-        raise InputError(f"{error.args[0]} is missing", file=path, fix="restore the file from a copy") from None
-    except InputError as error:
-        raise InputError(error.found, file=path, expected=error.expected, fix=error.fix) from None
-
-
-def _lines(path: str | os.PathLike[str]) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError("the file is missing", file=path, fix="restore it from a copy") from None
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8", file=path, fix="restore it from a copy") from None

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+CONFIDENCE = 0.95
+_SAMPLES = 2000
 _DRAWS_AT_ONCE = 4_000_000  # most resampled queries held at a time
 
 
@@ -28,7 +30,7 @@ class Difference(Interval):
     p_value: float
 
 
-def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
     """Return the means of resamples of the queries, drawn with replacement.
 
     Args:
@@ -51,37 +53,22 @@ def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     return np.concatenate(means)
 
 
-def bootstrap_intervals(
-    values: Mapping[str, np.ndarray], *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> dict[str, Interval]:
-    """Return the means over queries with their percentile bootstrap intervals.
+def bootstrap_intervals(values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Return the means over queries with their percentile bootstrap intervals at the level ``CONFIDENCE``.
 
     Args:
         values: Metric name to the values of at least one query, [q].
-        level: Level of confidence.
-        samples: Number of resamples.
-        seed: Seed of the resamples.
     """
     columns = np.stack(list(values.values()), axis=1)
-    return _intervals(values, columns.mean(0), resampled_means(columns, samples, seed), level)
+    return _intervals(values, columns.mean(0), resampled_means(columns))
 
 
-def paired_bootstraps(
-    first: Mapping[str, np.ndarray],
-    second: Mapping[str, np.ndarray],
-    *,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> dict[str, Difference]:
+def paired_bootstraps(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Difference]:
     """Compare two systems on the same queries, by the metrics that both have.
 
     Args:
         first: Metric name to the values of the queries for one system, [q].
         second: The same for the other system.
-        level: Level of confidence.
-        samples: Number of resamples.
-        seed: Seed of the resamples.
 
     Returns:
         Metric name to the mean of ``first - second`` with interval and p-value. A p-value is the share of resamples,
@@ -90,16 +77,16 @@ def paired_bootstraps(
     """
     names = [name for name in first if name in second]
     differences = np.stack([first[name] - second[name] for name in names], axis=1)
-    observed, means = differences.mean(0), resampled_means(differences, samples, seed)
+    observed, means = differences.mean(0), resampled_means(differences)
     # The tolerance keeps resamples that equal the observed mean up to rounding.
     extreme = np.abs(means - observed[None]) >= np.abs(observed)[None] - 1e-12
-    p_values = dict(zip(names, ((1 + extreme.sum(0)) / (samples + 1)).tolist(), strict=True))
-    intervals = _intervals(names, observed, means, level)
+    p_values = dict(zip(names, ((1 + extreme.sum(0)) / (len(means) + 1)).tolist(), strict=True))
+    intervals = _intervals(names, observed, means)
     return {name: Difference(**vars(intervals[name]), p_value=p_values[name]) for name in names}
 
 
-def _intervals(names: Iterable[str], mean: np.ndarray, means: np.ndarray, level: float) -> dict[str, Interval]:
+def _intervals(names: Iterable[str], mean: np.ndarray, means: np.ndarray) -> dict[str, Interval]:
     """Return intervals between the quantiles of resampled means, [samples, metrics]."""
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     rows = zip(names, mean.tolist(), low.tolist(), high.tolist(), strict=True)
     return {name: Interval(mean=middle, low=left, high=right) for name, middle, left, right in rows}

@@ -10,12 +10,11 @@ import numpy as np
 from genret_jax.data.corpus import Corpus, seen_and_unseen
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError, nearest
-from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstraps
+from genret_jax.evaluation.bootstrap import CONFIDENCE, bootstrap_intervals, paired_bootstraps
 from genret_jax.evaluation.metrics import DEFAULT_KS, QueryMetrics, evaluate_queries
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
 from genret_jax.evaluation.trec import Qrels, Run
 
-CONFIDENCE = 0.95
 MEMORISATION = "memorisation"
 _TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
 
@@ -260,11 +259,11 @@ def _measure(split: str, run: SystemRun, metrics: Mapping[str, QueryMetrics], re
     ours = metrics[run.system.name].values
     versus = {}
     if reference is not None and reference in metrics and reference != run.system.name:
-        versus = paired_bootstraps(ours, metrics[reference].values, level=CONFIDENCE)
+        versus = paired_bootstraps(ours, metrics[reference].values)
     return Measurement(
         system=run.system.name,
         split=split,
-        metrics=bootstrap_intervals(ours, level=CONFIDENCE),
+        metrics=bootstrap_intervals(ours),
         depth=run.depth,
         milliseconds_per_query=run.milliseconds_per_query,
         versus_reference=versus,

@@ -62,15 +62,12 @@ def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
 def _draw(loss: Curve, hits: Mapping[tuple[str, int], Curve], title: str) -> Any:
     """Return a matplotlib figure of the loss above Hits; ``hits`` maps evaluator and k to the curve."""
     try:
-        # The object interface needs no display, and keeps no figures alive as pyplot does.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # needs no display, and keeps no figures alive as pyplot does
     except ImportError:
         raise InputError(
             "curves need matplotlib, which is not installed", fix="pip install 'genret_jax[viz]'"
         ) from None
     figure = Figure(figsize=(8, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     figure.suptitle(title)
     _draw_loss(above, loss)

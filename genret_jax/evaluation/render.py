@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from genret_jax.data.text.words import printable
+from genret_jax.evaluation.bootstrap import Interval
 from genret_jax.evaluation.report import Measurement, Report, Split
 
 Table = Sequence[Sequence[str]]  # the first row is the header, the first column has the names
@@ -111,11 +112,24 @@ def _split_line(report: Report, split: Split) -> str:
 
 
 def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]:
-    rows = [measured for system in report.systems if (measured := report.find(system.name, split.name))]
-    tables = [_scores(report, rows, split, columns)]
-    if any(measured.versus_reference for measured in rows):
-        tables.append(_differences(report, rows, split))
-    return tables
+    """Return the table of scores, and that of differences from the reference where there are any."""
+    layout, rows = _layout(report), [m for system in report.systems if (m := report.find(system.name, split.name))]
+    shown = _shown(columns, rows, split)
+    scores = [["system", *map(metric_title, shown)]]
+    scores += [[row.system, *(_value_of(row.metrics.get(name), layout) for name in shown)] for row in rows]
+    if any(row.milliseconds_per_query is not None for row in rows):
+        times = [row.milliseconds_per_query for row in rows]
+        cells = [f"ms/{layout.asking[0]}", *(_ABSENT if time is None else f"{time:.3g}" for time in times)]
+        scores = [[*line, cell] for line, cell in zip(scores, cells, strict=True)]
+    compared = [row for row in rows if row.versus_reference]
+    shown = _shown(layout.compared, rows, split)
+    differences = [[f"against {report.reference}", *map(metric_title, shown)]]
+    for row in compared:
+        ratios = [report.ratio(row.system, row.split, name) for name in shown]
+        cells = [_value_of(row.versus_reference.get(name), layout, "+") for name in shown]
+        times_reference = ["" if ratio is None else f" ({ratio:.2f}×)" for ratio in ratios]
+        differences.append([row.system, *(cell + text for cell, text in zip(cells, times_reference, strict=True))])
+    return [scores, differences] if compared else [scores]
 
 
 def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
@@ -124,42 +138,11 @@ def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> l
     return [name for name in names if name not in repeated and any(name in row.metrics for row in rows)]
 
 
-def _scores(report: Report, rows: Sequence[Measurement], split: Split, columns: Sequence[str]) -> Table:
-    shown = _shown(columns, rows, split)
-    timed = any(row.milliseconds_per_query is not None for row in rows)
-    table = [["system", *map(metric_title, shown), *([f"ms/{_layout(report).asking[0]}"] if timed else [])]]
-    for row in rows:
-        cells = [_score(row, name, _layout(report).decimals) for name in shown]
-        if timed:
-            cells.append(_ABSENT if row.milliseconds_per_query is None else f"{row.milliseconds_per_query:.3g}")
-        table.append([row.system, *cells])
-    return table
-
-
-def _score(row: Measurement, metric: str, decimals: int) -> str:
-    if metric not in row.metrics:
+def _value_of(found: Interval | None, layout: _Layout, sign: str = "") -> str:
+    """Return a value in per cent with half the width of its interval."""
+    if found is None:
         return _ABSENT
-    found = row.metrics[metric]
-    return f"{100 * found.mean:.{decimals}f} ±{50 * (found.high - found.low):.{decimals}f}"
-
-
-def _differences(report: Report, rows: Sequence[Measurement], split: Split) -> Table:
-    shown = _shown(_layout(report).compared, rows, split)
-    table = [[f"against {report.reference}", *map(metric_title, shown)]]
-    for row in rows:
-        if row.versus_reference:
-            table.append([row.system, *(_difference(report, row, name) for name in shown)])
-    return table
-
-
-def _difference(report: Report, row: Measurement, metric: str) -> str:
-    if metric not in row.versus_reference:
-        return _ABSENT
-    found = row.versus_reference[metric]
-    ratio = report.ratio(row.system, row.split, metric)
-    times = "" if ratio is None else f" ({ratio:.2f}×)"
-    decimals = _layout(report).decimals
-    return f"{100 * found.mean:+.{decimals}f} ±{50 * (found.high - found.low):.{decimals}f}{times}"
+    return f"{100 * found.mean:{sign}.{layout.decimals}f} ±{50 * (found.high - found.low):.{layout.decimals}f}"
 
 
 def _legend(report: Report) -> list[str]:
@@ -175,11 +158,8 @@ def _legend(report: Report) -> list[str]:
             f"Against {report.reference}: difference in points, paired by {one}, and (×) the value divided by "
             f"{report.reference}'s."
         )
-    cells = [
-        _scores(report, [m for m in report.measurements if m.split == s.name], s, _layout(report).columns)
-        for s in report.splits
-    ]
-    if any(_ABSENT in row for table in cells for row in table):
+    tables = [_tables(report, split, _layout(report).columns)[0] for split in report.splits]
+    if any(_ABSENT in row for table in tables for row in table):
         lines.append(f"{_ABSENT}: not measured; a metric at k needs at least k results per {one}.")
     return [*lines, *report.notes]
 

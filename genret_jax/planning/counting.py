@@ -4,10 +4,12 @@ Deep networks are counted from shallow ones, and the counts give the least time 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
@@ -26,24 +28,25 @@ class OutOfMemoryError(Exception):
     """The compiler refuses a program that does not fit into a device's memory; the message is its first line."""
 
 
-def count(lowered: Any, device: Device, devices: int) -> Counts:
-    """Compile a lowered program and return the compiler's counts.
+def count(traced: Any, device: Device, devices: int) -> Counts:
+    """Compile a traced program and return the compiler's counts beside those of its matrix products.
 
     Args:
-        lowered: Program from ``jax.jit(...).lower(...)``.
+        traced: Program from ``jax.jit(...).trace(...)``.
         device: Device whose links decide which communication stays within a machine.
         devices: Number of devices.
 
     Returns:
-        ``bytes/KIND`` of memory, ``flops``, ``bytes_accessed``, ``collective/KIND`` (bytes of the arrays), and
-        ``sent/link`` and ``sent/network`` (bytes that a device sends).
+        ``bytes/KIND`` of memory, ``flops``, ``products`` (a device's share of :func:`product_operations`),
+        ``bytes_accessed``, ``collective/KIND`` (bytes of the arrays), and ``sent/link`` and ``sent/network`` (bytes
+        that a device sends).
 
     Raises:
         InputError: If the compiled program cannot be read.
         OutOfMemoryError: If a TPU's compiler refuses the program because it does not fit into the memory.
     """
     try:
-        compiled = lowered.compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -51,12 +54,30 @@ def count(lowered: Any, device: Device, devices: int) -> Counts:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     found: Counts = {f"bytes/{kind}": float(getattr(memory, f"{kind}_size_in_bytes")) for kind in _MEMORY}
     found |= {"flops": float(cost["flops"]), "bytes_accessed": float(cost["bytes accessed"])}
+    found["products"] = product_operations(traced.jaxpr.jaxpr) / devices
     found |= {f"collective/{kind}": 0.0 for kind in KINDS} | {"sent/link": 0.0, "sent/network": 0.0}
     for operation in collectives_of(_text(compiled), devices):
         found[f"collective/{operation.kind}"] += operation.size * operation.times
         way = "network" if operation.leaves(device.linked) else "link"
         found[f"sent/{way}"] += operation.sent * operation.times
     return found
+
+
+def product_operations(jaxpr: Any) -> int:
+    """Return the operations of all matrix products of a program, two for each multiplication, on all devices together.
+
+    They are counted before compilation, to check the compiler's counts. A loop over a known number of turns counts in
+    full, any other loop once; of the branches of a condition the largest counts.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (summed, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in summed)
+        inner = [product_operations(part) for part in jaxprs_in_params(equation.params)]
+        total += equation.params.get("length", 1) * (max if equation.primitive.name == "cond" else sum)(inner or [0])
+    return total
 
 
 def _text(compiled: Any) -> str:

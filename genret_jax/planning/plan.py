@@ -9,15 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.config.experiment import Experiment
+from genret_jax.decoding import DocidIndex
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.parallel.mesh import DATA, MODEL, make_mesh
 from genret_jax.planning.collectives import KINDS
-from genret_jax.planning.counting import Counts, OutOfMemoryError, count, count_by_layers, roofline, total_bytes
+from genret_jax.planning.counting import Counts, OutOfMemoryError, count_by_layers, roofline, total_bytes
 from genret_jax.planning.devices import Device
-from genret_jax.planning.docids import PlannedDocids, index_shapes, planned_docids, tree_shapes
-from genret_jax.planning.operations import decoding_operations, training_operations
-from genret_jax.planning.programs import DecodingPlan, TrainingPlan, bytes_on_a_device
+from genret_jax.planning.docids import PlannedDocids, index_shapes, planned_docids
+from genret_jax.planning.programs import DecodingPlan, TrainingPlan
 from genret_jax.training.batches import check_batch
 
 Json = dict[str, Any]
@@ -72,7 +72,13 @@ def make_plan(request: PlanRequest, log: Log) -> Json:
         "devices": mesh.size,
         "compiled_by": "the TPU compiler" if request.device.generation else "the CPU compiler: an estimate",
         "mesh": dict(mesh.shape),
-        "docids": _docids(docids, index.num_bytes),
+        "docids": {
+            "documents": docids.documents,
+            "built": docids.built,
+            "tokens_of_the_longest": docids.length,
+            "output_vocab_size": docids.model.output_vocab_size,
+            "index_bytes": index.num_bytes,
+        },
     }
     if "training" in request.parts:
         plan["training"] = _training(request, docids, mesh, log)
@@ -95,51 +101,22 @@ def _mesh(request: PlanRequest) -> Mesh:
     return make_mesh(data_parallel=data, model_parallel=model, devices=request.devices)
 
 
-def _docids(docids: PlannedDocids, index_bytes: int) -> Json:
-    return {
-        "documents": docids.documents,
-        "built": docids.built,
-        "tokens_of_the_longest": docids.length,
-        "output_vocab_size": docids.model.output_vocab_size,
-        "index_bytes": index_bytes,
-    }
-
-
 def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log) -> Json:
     trainer = request.experiment.trainer
-    plan = TrainingPlan(request.experiment, docids, mesh)
+    plan = TrainingPlan(experiment=request.experiment, docids=docids, mesh=mesh, device=request.device)
     batch = {name: np.broadcast_to(np.zeros(()), shape.shape) for name, shape in plan.batch(trainer.batch_size).items()}
     check_batch(batch, trainer, mesh)
-    device, model = request.device, docids.model
-
-    def counted(config: T5Config) -> Counts:
-        log(f"training step, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
-        counts = count(plan.lower(config), device, mesh.size)
-        # The compiler counts the loop over the parts of a batch once; the update is counted too often then.
-        parts = trainer.gradient_accumulation
-        return {name: value * (1 if name.startswith("bytes/") else parts) for name, value in counts.items()}
-
-    like = plan.steps(model).like
-    state = {"parameters": bytes_on_a_device(like.params), "optimizer": bytes_on_a_device(like.optimizer_state)}
-    if like.average is not None:
-        state["average"] = bytes_on_a_device(like.average)
-    state["activations_kept_by_differentiation"] = plan.kept_activations(model)
-    rows = trainer.batch_size * (2 if request.experiment.consistency else 1)
-    analytic = training_operations(model, rows, request.experiment.sampler.input_length, plan.target_length)
+    counted = _counted(plan, request.whole, log)
     found = {
-        "parameters": _parameters(like.params),
+        "parameters": _parameters(plan.like.params),
         "batch_size": trainer.batch_size,
         "input_length": request.experiment.sampler.input_length,
+        **counted,
     }
-    try:
-        counts, how = count_by_layers(model, counted, whole=request.whole)
-    except OutOfMemoryError as error:
-        return found | _refused(state, error)
-    found |= _program(counts, how, state, analytic, device, mesh.size)
-    return found | {"examples_a_day": _rates(found, trainer.batch_size)}
+    return found if "refused" in found else {**found, "examples_a_day": _rates(found, trainer.batch_size * 86400)}
 
 
-def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mesh, log: Log) -> Json:
+def _decoding(request: PlanRequest, docids: PlannedDocids, index: DocidIndex, mesh: Mesh, log: Log) -> Json:
     experiment, data = request.experiment, mesh.shape[DATA]
     queries = request.queries or -(-experiment.evaluation.batch_size // data) * data
     if queries % data:
@@ -149,54 +126,48 @@ def _decoding(request: PlanRequest, docids: PlannedDocids, index: Any, mesh: Mes
             fix="change the number of queries",
         )
     plan = DecodingPlan(
+        docids=docids,
         index=index,
-        tree=tree_shapes(docids),
         mesh=mesh,
         device=request.device,
         queries=queries,
         length=experiment.sampler.input_length,
         beams=request.beams or experiment.evaluation.beam,
     )
+    counted = _counted(plan, request.whole, log)
+    found = {"queries": queries, "beams": plan.beams, "query_length": plan.length, **counted}
+    return found if "refused" in found else {**found, "queries_a_second": _rates(found, queries)}
 
-    def counted(config: T5Config) -> Counts:
-        log(f"constrained search, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
+
+def _counted(plan: TrainingPlan | DecodingPlan, whole: bool, log: Log) -> Json:
+    """Compile a program and return what it needs on one device; only the bytes if the compiler refuses its size."""
+
+    def count_model(config: T5Config) -> Counts:
+        log(f"{plan.name}, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
         return plan.count(config)
 
-    state = {"parameters": bytes_on_a_device(plan.parameters(docids.searched)), "index": index.num_bytes}
-    analytic = decoding_operations(docids.searched, queries, plan.length, plan.beams, docids.length)
-    found: Json = {"queries": queries, "beams": plan.beams, "query_length": plan.length}
+    held = plan.bytes_held()
     try:
-        counts, how = count_by_layers(docids.searched, counted, whole=request.whole)
+        counts, how = count_by_layers(plan.model, count_model, whole=whole)
     except OutOfMemoryError as error:
-        return found | _refused(state, error)
-    found |= _program(counts, how, state, analytic, request.device, mesh.size)
-    return found | {"queries_a_second": {k: v / 86400 for k, v in _rates(found, queries).items()}}
-
-
-def _refused(state: Json, error: OutOfMemoryError) -> Json:
-    """Return the plan of a program that the compiler refuses because of its size."""
-    return {"refused": str(error), "bytes_a_device": {**state, "total": sum(state.values())}}
-
-
-def _program(counts: Counts, how: str, state: Json, analytic: int, device: Device, devices: int) -> Json:
-    """Return the plan of a compiled program, for one device."""
-    memory = {**state, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
+        return {"refused": str(error), "bytes_a_device": {**held, "total": sum(held.values())}}
+    memory = {**held, "temporaries": counts["bytes/temp"], "program": counts["bytes/generated_code"]}
     return {
         "layers": how,
         "bytes_a_device": {**memory, "total": total_bytes(counts)},
         "collective_bytes": {kind: counts[f"collective/{kind}"] for kind in KINDS},
         "sent_bytes": {way: counts[f"sent/{way}"] for way in ("link", "network")},
         "flops": counts["flops"],
-        "analytic_flops": analytic / devices,
+        "analytic_flops": counts["products"],
         "bytes_accessed": counts["bytes_accessed"],
-        "roofline_seconds": roofline(counts, device),
+        "roofline_seconds": roofline(counts, plan.device),
     }
 
 
 def _rates(program: Json, examples: int) -> dict[str, float]:
-    """Return the examples per day that a step's least times allow."""
+    """Return the examples per second that a program's least times allow."""
     times = program["roofline_seconds"]
-    return {name: examples * 86400 / times[name] for name in ("overlapped", "one_after_another")}
+    return {name: examples / times[name] for name in ("overlapped", "one_after_another")}
 
 
 def _parameters(params: Any) -> dict[str, int]:

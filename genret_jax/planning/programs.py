@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
 from genret_jax.planning.docids import PlannedDocids, tree_shapes, written_out
 from genret_jax.training.docid_task import RetrievalTask
-from genret_jax.training.step import StepShapes, plan_steps
+from genret_jax.training.step import StepShapes, TrainState, plan_steps
 
 
 def shapes_on(mesh: Mesh, tree: Any, *spec: str | None) -> Any:
@@ -36,7 +36,7 @@ def bytes_on_a_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """The training step of an experiment.
 
@@ -44,11 +44,31 @@ class TrainingPlan:
         experiment: The experiment.
         docids: The planned docids of its corpus.
         mesh: Mesh to run on.
+        device: Device that the mesh consists of.
     """
+
+    name: ClassVar[str] = "training step"
 
     experiment: Experiment
     docids: PlannedDocids
     mesh: Mesh
+    device: Device
+
+    @property
+    def model(self) -> T5Config:
+        """The network that is trained."""
+        return self.docids.model
+
+    @functools.cached_property
+    def like(self) -> TrainState:
+        """The placed shapes of the training state."""
+        return self.steps(self.model).like
+
+    def bytes_held(self) -> dict[str, int]:
+        """Return the bytes on each device of what lasts between steps, and of the activations that a step keeps."""
+        held = {"parameters": self.like.params, "optimizer": self.like.optimizer_state, "average": self.like.average}
+        sizes = {name: bytes_on_a_device(part) for name, part in held.items() if part is not None}
+        return {**sizes, "activations_kept_by_differentiation": self.kept_activations(self.model)}
 
     def task(self, model: T5Config) -> RetrievalTask:
         """Return the training task for a network."""
@@ -76,18 +96,26 @@ class TrainingPlan:
         trainer = self.experiment.trainer
         return plan_steps(self.task(model), trainer, self.mesh, self.batch(trainer.batch_size))
 
-    def lower(self, model: T5Config) -> Any:
+    def trace(self, model: T5Config) -> Any:
         """Return the traced training step of a network, ready to be compiled."""
         steps: Any = self.steps(model)
         batch = self.batch(self.experiment.trainer.batch_size)
         stacked = {name: jax.ShapeDtypeStruct((1, *shape.shape), shape.dtype) for name, shape in batch.items()}
         with placed_on(self.mesh):
-            return steps.run_steps.lower(
+            return steps.run_steps.trace(
                 steps.like,
                 shapes_on(self.mesh, stacked, None, DATA),
                 shapes_on(self.mesh, jax.ShapeDtypeStruct((), np.int32)),
                 shapes_on(self.mesh, self.task(model).arrays),
             )
+
+    def count(self, model: T5Config) -> Counts:
+        """Compile the training step of a network and count it."""
+        # The compiler counts the loop over the parts of a batch once; the update is counted too often then.
+        parts = self.experiment.trainer.gradient_accumulation
+        counts = count(self.trace(model), self.device, self.mesh.size)
+        whole = {name for name in counts if name.startswith("bytes/")} | {"products"}
+        return {name: value if name in whole else parts * value for name, value in counts.items()}
 
     def kept_activations(self, model: T5Config) -> int:
         """Return the bytes of activations that differentiation keeps on a device from forward to backward pass.
@@ -136,8 +164,8 @@ class DecodingPlan:
     """A constrained search for a batch of queries, encoder included.
 
     Attributes:
-        index: Shapes of the docid index.
-        tree: Shapes of the prefix head's tree; None for T5's head.
+        docids: The planned docids.
+        index: Shapes of their index.
         mesh: Mesh to run on: parameters lie as in training, queries are spread over the data axis, and every device
             holds the whole index.
         device: Device that the mesh consists of.
@@ -146,13 +174,29 @@ class DecodingPlan:
         beams: Number of beams.
     """
 
+    name: ClassVar[str] = "constrained search"
+
+    docids: PlannedDocids
     index: DocidIndex
-    tree: NodeTree | None
     mesh: Mesh
     device: Device
     queries: int
     length: int
     beams: int
+
+    @property
+    def model(self) -> T5Config:
+        """The network that is searched with."""
+        return self.docids.searched
+
+    @functools.cached_property
+    def tree(self) -> NodeTree | None:
+        """Shapes of the prefix head's tree; None for T5's head."""
+        return tree_shapes(self.docids)
+
+    def bytes_held(self) -> dict[str, int]:
+        """Return the bytes on each device of what lasts between searches."""
+        return {"parameters": bytes_on_a_device(self.parameters(self.model)), "index": self.index.num_bytes}
 
     def parameters(self, model: T5Config) -> Any:
         """Return the placed shapes of a network's parameters."""
@@ -161,11 +205,11 @@ class DecodingPlan:
         places = param_shardings(self.mesh, params, logical_axes(variables))
         return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), params, places)
 
-    def lower(self, model: T5Config, index: DocidIndex) -> Any:
+    def trace(self, model: T5Config, index: DocidIndex) -> Any:
         """Return the traced search of a network, ready to be compiled."""
         tokens = jax.ShapeDtypeStruct((self.queries, self.length), np.int32)
         with placed_on(self.mesh):
-            return search_tokens.lower(
+            return search_tokens.trace(
                 self.parameters(model),
                 shapes_on(self.mesh, tokens, DATA),
                 TrieConstraint(shapes_on(self.mesh, index)),
@@ -177,7 +221,7 @@ class DecodingPlan:
     def count(self, model: T5Config) -> Counts:
         """Compile the search as it is for its memory, and without loops over depths for all other counts."""
         found, whole = (
-            count(self.lower(model, index), self.device, self.mesh.size)
+            count(self.trace(model, index), self.device, self.mesh.size)
             for index in (self.index, written_out(self.index))
         )
         return {name: value if name.startswith("bytes/") else whole[name] for name, value in found.items()}

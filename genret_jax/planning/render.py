@@ -50,8 +50,8 @@ def _program(part: str, found: dict[str, Any]) -> list[str]:
         f"  layers            {found['layers']}",
         f"  bytes a device    {sizes}",
         f"  communication     {', '.join(collective) or 'none'}; each device sends {sent}",
-        f"  operations        {found['flops']:.3g} a device by the compiler, {ratio:.2f} x the matrix products by "
-        f"formula; {_size(found['bytes_accessed'])} read and written",
+        f"  operations        {found['flops']:.3g} a device by the compiler, {ratio:.2f} x those of the matrix "
+        f"products; {_size(found['bytes_accessed'])} read and written",
         f"  roofline estimate {_time(times['overlapped'])} if everything overlaps, {_time(times['one_after_another'])} "
         f"if communication does not; bound by {times['bound_by']} "
         f"(arithmetic {_time(times['arithmetic'])}, memory {_time(times['memory'])}, "

@@ -323,19 +323,23 @@ class Documents(Problem):
         texts = {query: self.corpus.queries[query] for query in test.qrels}
         return Requests(split=test, tokens=tokens[[row[query] for query in test.qrels]], texts=texts)
 
-    def validation(self) -> Requests | None:
-        """Return validation queries, spread over the split as its order may follow the documents."""
-        judged = self.corpus.qrels.get("validation")
-        if self.sampler.writes_queries or not judged:
-            return None
-        ids, tokens = self.store.queries("validation", self.sampler.input_length, append_eos=self.sampler.append_eos)
-        chosen = evenly_spread(np.arange(len(ids)), self.evaluation.validation_queries)
+    def some_requests(self, split: str, most: int) -> Requests:
+        """Return at most ``most`` queries, spread over the split as its order may follow the documents."""
+        judged = self.corpus.qrels[split]
+        ids, tokens = self.store.queries(split, self.sampler.input_length, append_eos=self.sampler.append_eos)
+        chosen = evenly_spread(np.arange(len(ids)), most)
         qrels: Mapping[str, Mapping[str, int]] = {ids[row]: judged[ids[row]] for row in chosen}
-        return Requests(split=EvaluationSplit(name="validation", qrels=qrels), tokens=tokens[chosen])
+        return Requests(split=EvaluationSplit(name=split, qrels=qrels), tokens=tokens[chosen])
 
-    def memorisation(self) -> Requests:
-        """Return documents as queries for themselves."""
-        documents = np.asarray(evenly_spread(self.store.documents_with_text, _MEMORISED))
+    def validation(self) -> Requests | None:
+        """Return validation queries; None where there are none, or the decoder writes queries."""
+        if self.sampler.writes_queries or not self.corpus.qrels.get("validation"):
+            return None
+        return self.some_requests("validation", self.evaluation.validation_queries)
+
+    def memorisation(self, most: int = _MEMORISED) -> Requests:
+        """Return at most ``most`` documents as queries for themselves."""
+        documents = np.asarray(evenly_spread(self.store.documents_with_text, most))
         tokens = self.store.document_inputs(
             self.sampler.input_length, documents=documents, append_eos=self.sampler.append_eos
         )

@@ -16,13 +16,14 @@ if [ "${1:-}" = --smoke ]; then
   [ $# = 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
   OUT=$2 STEPS=150 SEEDS=0 DATA=$2/data
   mkdir -p "$OUT"
-  [ -d "$DATA" ] || genret corpus toy-items --out "$DATA"
+  [ -d "$DATA" ] || genret corpus toy-items --users 100 --out "$DATA"
   smaller() {
-    local -A codes=([rq_vae]=RqVae.codebook=16 [residual_kmeans]=ResidualKMeans.codebook=16
+    local -A codes=([rq_vae]="RqVae.codebook=16 --gin.RqVae.epochs=100" [residual_kmeans]=ResidualKMeans.codebook=16
       [random]=RandomDocids.codebook=16 [lsh]=LshDocids.hyperplanes=4)
-    # 16 codes tell most of 120 items apart, and one layer learns what follows what.
+    # 16 codes tell most of 120 items apart, and one layer learns what follows what. Histories of one length, and users
+    # that fit into a batch, make every search the same program: compiling takes most of the time here.
     echo "--gin.${codes[$1]} --gin.T5Config.num_encoder_layers=1 --gin.T5Config.num_decoder_layers=1" \
-      "--gin.T5Config.d_ff=128 --gin.HistoryConfig.items=6 --gin.TrainerConfig.evaluate_every=75"
+      "--gin.T5Config.d_ff=128 --gin.HistoryConfig.items=2 --gin.TrainerConfig.evaluate_every=75"
   }
 else
   { [ $# = 2 ] || [ $# = 3 ]; } || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }

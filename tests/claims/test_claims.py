@@ -20,6 +20,8 @@ SMALL = (
     "T5Config.d_ff = 32",
     "TrainerConfig.batch_size = 8",
     "TrainerConfig.data_parallel = 1",
+    "T5Config.num_encoder_layers = 1",
+    "T5Config.num_decoder_layers = 1",
     "VocabularyConfig.size = 300",
 )
 
@@ -85,20 +87,12 @@ def test_verdicts(better, worse, margin, verdict):
 
 
 def test_claims_end_to_end_and_again(tiny_corpus, tmp_path, capsys, monkeypatch):
-    chosen = [claim for claim in CLAIMS if claim.worse in ("nci-unconstrained", "nci-no-queries")]
+    """One claim of two arms: one is trained with generated queries, the other is the same network, searched freely."""
+    chosen = [claim for claim in CLAIMS if claim.worse == "nci-unconstrained"]
     monkeypatch.setattr("genret_jax.claims.CLAIMS", tuple(chosen))
-    command = [
-        "claims",
-        "--corpus",
-        str(tiny_corpus),
-        "--out",
-        str(tmp_path / "out"),
-        "--steps",
-        "4",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    monkeypatch.setattr(running, "_QUERIES_A_DOCUMENT", 2)
+    command = ["claims", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "out"), "--steps", "4"]
+    command += ["--seeds", "0", "1"]
     command += [part for line in SMALL for part in ("--binding", line)]
     assert main(command) == 0
     shown = capsys.readouterr().out

@@ -11,13 +11,15 @@ from genret_jax.config.experiment import Experiment, PretrainedStart, Vocabulary
 from genret_jax.config.gin_files import (
     command_line_binding,
     experiment_from_gin,
+    from_bindings,
     gin_configs_folder,
+    read_record,
     recipe_experiment,
     recipe_file,
     recipes,
     require_set_once,
 )
-from genret_jax.config.record import from_bindings, read_record, record_text, to_bindings
+from genret_jax.config.record import DERIVED, record_text, to_bindings
 from genret_jax.docids import DocidCodec
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
@@ -297,6 +299,25 @@ def test_an_allowed_module_gives_its_dataclasses_and_nothing_else(tmp_path, monk
             experiment_from_gin([wrong], PATHS, allow_imports=["sizes"])
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: "train.run = 'r'\n", "train.experiment is not set"),
+        (lambda text: text[: text.index("train.experiment")], "the gin macro 'CORPUS' is set but nothing uses it"),
+        (lambda text: text.replace("T5Config.d_ff = ", "T5Config.d_fff = "), "unknown gin name 'T5Config.d_fff'"),
+        (lambda text: text.replace("T5Config.d_ff = ", "T5Config.d_ff = -"), "T5Config.d_ff is -"),
+        (lambda text: text.replace("@T5Config()", "@T5Config("), "gin cannot read this"),
+        (lambda text: text.replace("@T5Config()", "open('x')"), "gin cannot read this"),
+    ],
+)
+def test_a_damaged_record_names_its_file(tmp_path, change, says):
+    file = written(tmp_path, change(record_text("r", tiny_experiment("c"))))
+    with pytest.raises(InputError) as caught:
+        read_record(file)
+    assert says in caught.value.found
+    assert str(caught.value.file) == file
+
+
 def test_scopes_tell_two_objects_of_one_class_apart(tmp_path):
     file = written(
         tmp_path,
@@ -313,11 +334,12 @@ class Pair:
     second: Constant
 
 
-def test_a_record_holds_two_objects_of_one_class():
+def test_a_record_holds_two_objects_of_one_class(monkeypatch):
+    monkeypatch.setitem(DERIVED, "Pair", __name__)
     pair = Pair(Constant(rate=0.1), Constant(rate=0.2))
     bindings = to_bindings("x", pair)
     assert (bindings["Pair.first"], bindings["Pair.second"]) == ("@Constant()", "@second/Constant()")
-    assert from_bindings("x", bindings, [__name__]) == pair
+    assert from_bindings("x", bindings) == pair
 
 
 def test_an_indented_include_of_itself_is_found(tmp_path):

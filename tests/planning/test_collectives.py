@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from genret_jax.errors import InputError
 from genret_jax.parallel.mesh import make_mesh
 from genret_jax.planning.collectives import Collective, collectives_of
-from genret_jax.planning.counting import count
+from genret_jax.planning.counting import count, product_operations
 from genret_jax.planning.devices import DEVICES
 from genret_jax.planning.programs import shapes_on
 
@@ -75,19 +75,34 @@ def test_a_product_of_matrices_is_counted_as_by_hand():
     x = shapes_on(mesh, jax.ShapeDtypeStruct((64, 128), np.float32), "data", "model")
     w = shapes_on(mesh, jax.ShapeDtypeStruct((128, 32), np.float32), "model", None)
     result = NamedSharding(mesh, PartitionSpec("data", None))
-    lowered = jax.jit(jnp.matmul, out_shardings=result).lower(x, w)
-    found = count(lowered, DEVICES["cpu"], 8)
+    found = count(jax.jit(jnp.matmul, out_shardings=result).trace(x, w), DEVICES["cpu"], 8)
+    assert found["products"] == 2 * 64 * 128 * 32 / 8
     assert found["flops"] == pytest.approx(2 * 64 * 128 * 32 / 8, rel=0.05)
     assert found["collective/all-reduce"] == 32 * 32 * 4
     assert found["sent/link"] == 32 * 32 * 4 * 2 * 3 / 4
     assert found["bytes/argument"] == (32 * 32 + 32 * 32) * 4
 
 
+def test_products_in_loops_and_branches_count_as_often_as_they_are_made():
+    """Seven turns of a loop with a product, then the larger of two branches."""
+
+    def program(x, w):
+        x, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)
+        return jax.lax.cond(x.sum() > 0, lambda x: x, jax.checkpoint(lambda x: x @ w @ w), x)
+
+    jaxpr = jax.make_jaxpr(program)(jnp.ones((5, 3)), jnp.ones((3, 3))).jaxpr
+    assert product_operations(jaxpr) == (7 + 2) * 2 * 5 * 3 * 3
+
+
 class Unreadable:
     """A program of a TPU compiler that this jaxlib cannot write out."""
 
-    def compile(self):
+    jaxpr = jax.make_jaxpr(lambda x: x)(1.0)
+
+    def lower(self):
         return self
+
+    compile = lower
 
     def memory_analysis(self):
         return jax.jit(lambda x: x).lower(1.0).compile().memory_analysis()

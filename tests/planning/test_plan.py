@@ -9,7 +9,9 @@ import pytest
 from genret_jax.cli import main
 from genret_jax.config.gin_files import planned_experiment
 from genret_jax.errors import InputError
+from genret_jax.parallel.mesh import make_mesh
 from genret_jax.planning.devices import DEVICES, slice_shape
+from genret_jax.planning.docids import planned_docids
 from genret_jax.planning.plan import PlanRequest, make_plan, what_does_not_fit
 from genret_jax.planning.programs import TrainingPlan
 from genret_jax.planning.render import render
@@ -50,14 +52,13 @@ def plan(asked):
 @pytest.fixture(scope="module")
 def trained(asked):
     """The real state on the mesh, and the real compiled step of it."""
-    from genret_jax.parallel.mesh import make_mesh
-    from genret_jax.planning.docids import planned_docids
-
     docids = planned_docids(asked.experiment, 500)
-    made = TrainingPlan(asked.experiment, docids, make_mesh(model_parallel=2))
+    made = TrainingPlan(
+        experiment=asked.experiment, docids=docids, mesh=make_mesh(model_parallel=2), device=asked.device
+    )
     steps = made.steps(docids.model)
     params = made.task(docids.model).init(jax.random.key(0))["params"]
-    return jax.jit(steps.first_state, out_shardings=steps.shardings)(params), made.lower(docids.model).compile()
+    return jax.jit(steps.first_state, out_shardings=steps.shardings)(params), made.trace(docids.model).lower().compile()
 
 
 def on_first_device(tree) -> int:
@@ -219,11 +220,14 @@ def test_atomic_docids_are_divided_over_the_model_axis():
     """With their logits: what differentiation keeps of them halves with every halving of the share."""
     kept, held = [], []
     for model_parallel in (1, 2, 4):
-        asked = request({**ATOMIC, "T5Config.d_model": 8}, (8 // model_parallel, model_parallel), documents=8000)
-        found = make_plan(dataclasses.replace(asked, parts=("training",)), lambda line: None)["training"]
+        asked = request({**ATOMIC, "T5Config.d_model": 8}, documents=8000)
+        docids = planned_docids(asked.experiment, 8000)
+        mesh = make_mesh(model_parallel=model_parallel)
+        planned = TrainingPlan(experiment=asked.experiment, docids=docids, mesh=mesh, device=asked.device)
+        found = planned.bytes_held()
         rows = 16 * model_parallel // 8
-        kept.append(found["bytes_a_device"]["activations_kept_by_differentiation"] / rows)
-        held.append(found["bytes_a_device"]["parameters"])
+        kept.append(found["activations_kept_by_differentiation"] / rows)
+        held.append(found["parameters"])
     assert kept[0] > 8000 * 4
     assert kept[1] < 0.6 * kept[0]
     assert kept[2] < 0.65 * kept[1]

@@ -33,7 +33,7 @@ def test_each_is_the_run_that_it_would_be_alone(kind, tiny_corpus, tmp_path):
         write_interactions(small_shop(), tmp_path / "shop")
         causal = {"causal": True, "positions": "items", "user_tokens": 0} if kind == "causal items" else {}
         experiment = tiny_recommendation(
-            tmp_path / "shop", histories=HistoryConfig(items=6, **causal), trainer=trainer, cold_items=0.1
+            tmp_path / "shop", histories=HistoryConfig(items=3, **causal), trainer=trainer, cold_items=0.1
         )
     together = train_seeds(experiment, tmp_path / "together", SEEDS, together=True)
     assert [run.folder.name for run in together] == ["seed_0", "seed_5"]
