@@ -1,4 +1,4 @@
-"""Build the arrays of a docid index from rows of tokens, with whole-array operations alone."""
+"""Build the arrays of a docid index from rows of tokens, and read the rows back; no loop over documents."""
 
 from typing import Any, NamedTuple
 
@@ -12,35 +12,37 @@ from genret_jax.errors import InputError
 _BLOCK = 1024  # wide prefixes whose bits are set at a time
 
 
-class Contents(NamedTuple):
-    """What an index holds."""
+class Rows(NamedTuple):
+    """The rows of tokens that an index is built from; the arguments of ``DocidIndex.build``."""
 
-    docids: SortedDocids
-    document: np.ndarray  # [r]  of each row
-    nodes: np.ndarray | None  # [r, m]  what the step is told before each token of a row; None for nothing
+    tokens: np.ndarray  # [r, m]
+    lengths: np.ndarray  # [r]
+    document: np.ndarray  # [r]  number of the document that each row names
+    nodes: np.ndarray | None  # [r, m]  prefix node before each token; None if the model needs none
 
 
-def contents_of(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Contents:
-    """Sort rows; arguments and errors are those of ``DocidIndex.build``."""
-    tokens, lengths, document = np.asarray(tokens), np.asarray(lengths), np.asarray(document)
+def checked_rows(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Rows:
+    """Return rows as arrays; the arguments and errors are those of ``DocidIndex.build``."""
     nodes = None if prefix_nodes is None else np.asarray(prefix_nodes)
-    check_docids(tokens, lengths, document, nodes, vocab_size)
-    return Contents(sort_docids(tokens, lengths, vocab_size), document, nodes)
+    rows = Rows(np.asarray(tokens), np.asarray(lengths), np.asarray(document), nodes)
+    check_docids(*rows, vocab_size)
+    return rows
 
 
-def build_members(contents: Contents, *, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
+def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
     """Return the arrays and the layout of an index, by field.
 
     Args:
-        contents: What it is to hold.
+        rows: The docids and their documents, checked.
         vocab_size: Bound of the tokens.
         room: Share of room for documents to come.
-        like: An index whose shapes are taken if they hold these docids.
+        like: An index whose shapes are reused if they can hold these docids.
 
     Raises:
-        InputError: If there are too many, or prefix nodes disagree.
+        InputError: If a docid is the beginning of another, there are too many, or prefix nodes disagree.
     """
-    (docids, document, nodes), layout = contents, None
+    document, nodes, layout = rows.document, rows.nodes, None
+    docids = sort_docids(rows.tokens, rows.lengths, vocab_size)
     if like is not None and like.layout.capacity.rows >= len(document):
         docids, layout = _fitted(docids, like)
     layout = layout or choose_layout(docids, vocab_size=vocab_size, room=room)
@@ -54,8 +56,9 @@ def build_members(contents: Contents, *, vocab_size: int, room: float, like: Any
         )
     first_rows = np.arange(len(document)) if docids.order is None else docids.order
     named = document if docids.order is None else document[docids.order]
+    wide_prefixes, wide_depths = _wide_prefixes(docids, layout)
     members: dict[str, Any] = {
-        **_wide_prefixes(docids, layout),
+        **wide_prefixes,
         "columns": _grown(docids.columns[layout.first_column :], capacity.docids + pad).reshape(-1),
         "first_tokens": docids.first_tokens,
         "departs": _grown(docids.departs, capacity.docids + pad + 1),
@@ -73,7 +76,10 @@ def build_members(contents: Contents, *, vocab_size: int, room: float, like: Any
     if room or (named != first_rows).any():
         members["documents"] = _grown(named.astype(np.int32), capacity.rows)
     if nodes is not None:
-        members.update(_nodes(docids, nodes, first_rows, members["wide_rows"], layout))
+        by_docid = _nodes(docids, nodes[first_rows], layout.max_length)
+        wide_nodes = by_docid[wide_depths, members["wide_rows"][: len(wide_depths), 0]]
+        members["wide_nodes"] = _grown(wide_nodes, len(members["wide_rows"]))
+        members["row_nodes"] = _grown(by_docid[layout.first_column :], capacity.docids)
     return {**members, "layout": layout, "vocab_size": int(vocab_size)}
 
 
@@ -102,20 +108,20 @@ def _grown(array: np.ndarray, size: int, value: int = 0) -> np.ndarray:
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=value) if missing else array
 
 
-def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray | None]:
-    """List the children of wide prefixes, depth by depth."""
+def _wide_prefixes(docids: SortedDocids, layout: Layout) -> tuple[dict[str, np.ndarray | None], np.ndarray]:
+    """List the children of wide prefixes, depth by depth; return the arrays by field, and the depth of each prefix."""
     count, capacity = len(docids.departs), layout.capacity
     prefixes, edges = max(1, capacity.wide), capacity.edges + layout.edges_margin
     rows, offsets = np.zeros((prefixes, 2), np.int32), np.zeros(prefixes + 1, np.int32)
     tokens, states = np.zeros(edges, docids.columns.dtype), np.zeros(edges, np.int32)
-    numbered, listed = 0, 0
+    numbered, listed, depths = 0, 0, np.zeros(prefixes, np.int64)
     starts = prefix_starts(docids.departs, 0)
     for depth in range(layout.max_length):
         wide = _sizes(starts, count) > layout.window
         if not wide.any():
             break
         here = slice(numbered, numbered + int(wide.sum()))
-        rows[here, 0] = starts[wide]
+        rows[here, 0], depths[here] = starts[wide], depth
         rows[here, 1] = np.append(starts[1:], np.int32(count))[wide]
         starts = prefix_starts(docids.departs, depth + 1)
         first, stop = children_of(rows[here, 0], rows[here, 1], starts)
@@ -127,13 +133,14 @@ def _wide_prefixes(docids: SortedDocids, layout: Layout) -> dict[str, np.ndarray
         offsets[here.start + 1 : here.stop + 1] = listed + np.cumsum(stop - first)
         numbered, listed = here.stop, of_children.stop
     offsets[numbered + 1 :] = listed
-    return {
+    arrays = {
         "edge_offsets": offsets,
         "edge_tokens": tokens if layout.lists else None,
         "edge_states": states,
         "bitmaps": _bitmaps(offsets, tokens, layout),
         "wide_rows": rows,
     }
+    return arrays, depths[:numbered]
 
 
 def _sizes(starts: np.ndarray, count: int) -> np.ndarray:
@@ -164,14 +171,20 @@ def _bitmaps(offsets: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndar
     return bitmaps
 
 
-def _nodes(
-    docids: SortedDocids, nodes: np.ndarray, rows: np.ndarray, wide_rows: np.ndarray, layout: Layout
-) -> dict[str, np.ndarray]:
-    """Find the node of each prefix, and reject rows that disagree about it."""
+def _nodes(docids: SortedDocids, of_row: np.ndarray, max_length: int) -> np.ndarray:
+    """Return the prefix node before each token of each docid ``[m, u]``, 0 beyond the end.
+
+    Args:
+        docids: The docids.
+        of_row: The nodes of the rows, in the order of the docids.
+        max_length: Tokens of a docid at most, m.
+
+    Raises:
+        InputError: If rows with the same prefix have different nodes.
+    """
     count = len(docids.departs)
-    of_row = np.asarray(nodes)[rows]  # --> [r, m], sorted
-    same = np.zeros(len(rows), np.int64)  # leading tokens shared with the row before; all of them where docids repeat
-    begins = np.zeros(len(rows), bool)
+    same = np.zeros(len(of_row), np.int64)  # leading tokens shared with the row before; all of them where docids repeat
+    begins = np.zeros(len(of_row), bool)
     begins[np.arange(count) if docids.offsets is None else docids.offsets[:-1]] = True
     same[begins] = np.maximum(docids.departs.astype(np.int64) - 1, 0)
     docid = np.cumsum(begins) - 1
@@ -184,18 +197,68 @@ def _nodes(
                 expected="one node for each prefix",
                 fix="take tokens and prefix nodes from the same encoded docid table",
             )
-    by_docid = np.zeros((layout.max_length, count), np.int32)
-    by_docid[: of_row.shape[1]] = of_row[begins].T[: layout.max_length]
-    by_docid[np.arange(layout.max_length)[:, None] >= docids.lengths[None]] = 0
-    depths = _depths_of_wide(docids, layout)
-    wide_nodes = np.zeros(len(wide_rows), np.int32)
-    wide_nodes[: len(depths)] = by_docid[depths, wide_rows[: len(depths), 0]]
-    return {"wide_nodes": wide_nodes, "row_nodes": _grown(by_docid[layout.first_column :], layout.capacity.docids)}
+    by_docid = np.zeros((max_length, count), np.int32)
+    by_docid[: of_row.shape[1]] = of_row[begins].T[:max_length]
+    by_docid[np.arange(max_length)[:, None] >= docids.lengths[None]] = 0
+    return by_docid
 
 
-def _depths_of_wide(docids: SortedDocids, layout: Layout) -> np.ndarray:
-    counts = []
-    for depth in range(layout.max_length):
-        sizes = _sizes(prefix_starts(docids.departs, depth), len(docids.departs))
-        counts.append(int(np.count_nonzero(sizes > layout.window)))
-    return np.repeat(np.arange(layout.max_length), counts)
+def rows_of(index: Any) -> Rows:
+    """Return the rows that an index was built from, in their order."""
+    tokens, lengths, nodes = spelled(index)
+    count, entries, docid = len(tokens), len(tokens), np.arange(len(tokens))
+    if index.row_offsets is not None:
+        offsets = np.asarray(index.row_offsets)[: count + 1]
+        entries, docid = int(offsets[-1]), np.repeat(docid, np.diff(offsets))
+    place = np.arange(entries)  # of each row among the entries, which are in the order of the docids
+    if index.rows is not None:
+        place[np.asarray(index.rows)[:entries]] = np.arange(entries)
+    document = np.arange(entries) if index.documents is None else np.asarray(index.documents)[place]
+    docid = docid[place]
+    return Rows(tokens[docid], lengths[docid], document, None if nodes is None else nodes[docid])
+
+
+def spelled(index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the tokens of all docids ``[u, m]``, their lengths, and the prefix node before each token, on the host.
+
+    Beyond the end of a docid, tokens and nodes are 0.
+    """
+    count, layout, has_nodes = index.num_docids, index.layout, index.row_nodes is not None
+    columns, nodes = _tokens_of_wide(index)
+    if layout.first_column < layout.max_length:
+        shape = (layout.max_length - layout.first_column, -1)
+        columns += [*np.asarray(index.columns).reshape(shape)[:, :count]]
+        nodes += [*np.asarray(index.row_nodes)[:, :count]] if has_nodes else []
+    lengths = np.full(count, layout.max_length) if index.lengths is None else np.asarray(index.lengths)[:count]
+    lowest = np.asarray(index.first_tokens)
+    tokens = np.stack([column + first for column, first in zip(columns, lowest, strict=True)], axis=1)
+    if index.lengths is not None:
+        tokens[np.arange(layout.max_length) >= lengths[:, None]] = 0
+    return tokens, lengths.astype(np.int64), np.stack(nodes, axis=1) if has_nodes else None
+
+
+def _tokens_of_wide(index: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the codes and prefix nodes of all docids at depths before the first column, where prefixes are wide."""
+    count, wide_rows, states = index.num_docids, np.asarray(index.wide_rows), np.asarray(index.edge_states)
+    columns: list[np.ndarray] = []
+    nodes: list[np.ndarray] = []
+    if not index.layout.first_column:
+        return columns, nodes
+    tokens, offsets = edge_codes(index), np.asarray(index.edge_offsets)
+    wide = slice(0, 1)  # the root
+    for _ in range(index.layout.first_column):
+        edges = slice(offsets[wide.start], offsets[wide.stop])
+        firsts = np.where(states[edges] >= 0, states[edges], wide_rows[np.maximum(~states[edges], 0), 0])
+        columns.append(np.repeat(tokens[edges], np.diff(firsts, append=count)))
+        if index.wide_nodes is not None:
+            nodes.append(np.repeat(np.asarray(index.wide_nodes)[wide], np.diff(wide_rows[wide, 0], append=count)))
+        wide = slice(wide.stop, wide.stop + len(firsts))
+    return columns, nodes
+
+
+def edge_codes(index: Any) -> np.ndarray:
+    """Return the token of each edge, less the lowest of its depth."""
+    if index.edge_tokens is not None:
+        return np.asarray(index.edge_tokens)
+    bits = np.unpackbits(np.asarray(index.bitmaps).view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits) % (WORD * index.bitmaps.shape[1])

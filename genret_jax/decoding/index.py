@@ -1,7 +1,6 @@
 """The docid index: every identifier that exists, in flat arrays that a jitted search can walk."""
 
 import dataclasses
-import os
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,15 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding.bitmap import WORD, unpacked
-from genret_jax.decoding.building import build_members, contents_of
-from genret_jax.decoding.layout import Capacity, Layout
-from genret_jax.decoding.merging import merged, unlaid
+from genret_jax.decoding.building import build_members, checked_rows, rows_of
+from genret_jax.decoding.layout import Layout
 from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
-from genret_jax.storage import load_arrays, save_arrays
-
-_KIND, _VERSION = "docid_index", 4
 
 
 @typing.no_type_check
@@ -35,8 +29,8 @@ class DocidIndex:
     not read their tokens but a bitmap. ``docs/decoding.md`` draws all of it. Distinct docids are numbered in the order
     of their tokens.
 
-    An index is a pytree: pass it to jitted functions as an argument, after one :func:`jax.device_put`. The arrays of a
-    loaded index are memory-mapped. Searches of two indexes share a compiled program when layouts and dtypes agree.
+    An index is a pytree: pass it to jitted functions as an argument, after one :func:`jax.device_put`. Searches of two
+    indexes share a compiled program if layouts and dtypes agree.
 
     Attributes:
         edge_offsets: int32 ``[g + 1]``; edges of the wide prefixes, which are numbered by depth and order.
@@ -108,8 +102,8 @@ class DocidIndex:
             InputError: If there is no docid, one is empty, has a token outside the vocabulary, or is the beginning of
                 another (both can exist only if the shorter one ends with EOS), or prefix nodes disagree.
         """
-        contents = contents_of(tokens, lengths, document, prefix_nodes, vocab_size)
-        return cls(**build_members(contents, vocab_size=vocab_size, room=room))
+        rows = checked_rows(tokens, lengths, document, prefix_nodes, vocab_size)
+        return cls(**build_members(rows, vocab_size=vocab_size, room=room))
 
     @classmethod
     def from_sequences(cls, sequences: Iterable[Sequence[int]], *, vocab_size: int, room: float = 0.0) -> "DocidIndex":
@@ -140,9 +134,8 @@ class DocidIndex:
     ) -> "DocidIndex":
         """Return an index with some documents removed and others added.
 
-        It equals one built from the rows that are left, in their order, followed by the added ones. Where the index
-        was built with ``room`` and they fit, its layout stays, so a compiled search takes it as it is. What is added
-        is sorted and merged into what is there.
+        It is built from the rows that are left, in their order, followed by the added ones. If this index was built
+        with ``room`` and the documents fit, the layout stays the same, so a compiled search can be reused.
 
         Args:
             tokens: ``[r, m]`` as of :meth:`build`; nothing is added when left out.
@@ -155,13 +148,20 @@ class DocidIndex:
             InputError: As :meth:`build`; or if a document to be removed is not in the index, none would be left, or
                 prefix nodes are missing.
         """
-        old, gone = unlaid(self), np.fromiter(remove, np.int64)
+        old, gone = rows_of(self), np.fromiter(remove, np.int64)
         unknown = gone[~np.isin(gone, old.document)]
         if unknown.size:
             raise InputError(f"document {unknown[0]} is not in the index", expected="documents that it holds")
-        new = None if tokens is None else contents_of(tokens, lengths, document, prefix_nodes, self.vocab_size)
-        contents = merged(old, ~np.isin(old.document, gone), new)
-        return DocidIndex(**build_members(contents, vocab_size=self.vocab_size, room=self.layout.room, like=self))
+        kept = ~np.isin(old.document, gone)
+        rows = jax.tree.map(lambda array: array[kept], old)
+        if tokens is not None:
+            new = checked_rows(tokens, lengths, document, prefix_nodes, self.vocab_size)
+            if (new.nodes is None) != (old.nodes is None):
+                raise InputError("prefix nodes for some docids only", expected="nodes for all docids, or none")
+            rows = jax.tree.map(_stacked, rows, new)
+        if not len(rows.document):
+            raise InputError("no docids would be left", expected="at least one document")
+        return DocidIndex(**build_members(rows, vocab_size=self.vocab_size, room=self.layout.room, like=self))
 
     @property
     def max_length(self) -> int:
@@ -190,10 +190,6 @@ class DocidIndex:
         places = np.repeat(start, sharing) + nth
         numbers = self.rows if self.documents is None else self.documents
         return places if numbers is None else np.asarray(numbers)[places], np.repeat(np.arange(len(docids)), sharing)
-
-    def first_rows(self, docids: Int[Array, "*q"]) -> Int[Array, "*q"]:
-        """Return the first row of each of some docids."""
-        return at_each(_first_row, (self.row_offsets, self.rows), docids)
 
     def first_docids(self, states: Int[Array, "*q"]) -> Int[Array, "*q"]:
         """Return the first docid of each of some states."""
@@ -224,51 +220,6 @@ class DocidIndex:
         """Return what the step is told before each token of some docids from the first column on."""
         return None if self.row_nodes is None else jnp.moveaxis(jnp.asarray(self.row_nodes)[:, docids], 0, -1)
 
-    def spell(self, docids: Int[Array, " q"]) -> tuple[Int[Array, "q m"], Int[Array, "q m"]]:
-        """Return the tokens of some docids, 0 beyond the end, and what the step is told before each.
-
-        The tokens before the first column are found by bisection of the edges, which a search avoids: it has read
-        them on its way.
-        """
-        states, tokens, nodes = jnp.full(docids.shape, self.root, jnp.int32), [], []
-        edge_tokens = self.tokens_of_edges() if self.layout.first_column else jnp.zeros(0, jnp.int32)
-        for depth in range(self.layout.first_column):
-            edges = self._edges_towards(states, docids)
-            tokens.append(edge_tokens[edges].astype(jnp.int32) + jnp.asarray(self.first_tokens)[depth])
-            nodes.append(self.nodes(states, depth))
-            states = jnp.asarray(self.edge_states)[edges]
-        later, lengths, _ = self.read_docids(docids)
-        later_nodes = self.narrow_nodes(docids)
-        later_nodes = jnp.zeros_like(later) if later_nodes is None else later_nodes
-        spelt, told = (
-            jnp.concatenate([*(part[..., None] for part in early), rest], axis=-1)
-            for early, rest in ((tokens, later), (nodes, later_nodes))
-        )
-        if self.lengths is None:
-            return spelt, told
-        there = jnp.arange(self.max_length)[None] < lengths[:, None]
-        return jnp.where(there, spelt, 0), jnp.where(there, told, 0)
-
-    def tokens_of_edges(self) -> Int[Array, " e"]:
-        """Return the token of each edge, less the lowest of its depth."""
-        if self.edge_tokens is not None:
-            return jnp.asarray(self.edge_tokens)
-        bits = unpacked(jnp.asarray(self.bitmaps), WORD * self.bitmaps.shape[1])
-        return jnp.nonzero(bits, size=len(self.edge_states), fill_value=0)[1]
-
-    def _edges_towards(self, states: Int[Array, " q"], docids: Int[Array, " q"]) -> Int[Array, " q"]:
-        """Return which edge of each of some wide prefixes leads towards a docid, by bisection."""
-        offsets, wide = jnp.asarray(self.edge_offsets), ~states
-
-        def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = (low + high) // 2
-            right = self.first_docids(jnp.asarray(self.edge_states)[middle]) <= docids
-            return jnp.where(right, middle, low), jnp.where(right, high, middle)
-
-        steps = max(self.layout.edges).bit_length()
-        return jax.lax.fori_loop(0, steps, halve, (offsets[wide], offsets[wide + 1]))[0]
-
     def nodes(self, states: Int[Array, "*q"], depth: Int[Array, ""] | int) -> Int[Array, "*q"]:
         """Return what the step is told about some states of a depth."""
         if self.row_nodes is None:
@@ -285,62 +236,13 @@ class DocidIndex:
         """State of the empty prefix."""
         return -1 if self.layout.edges[0] else 0
 
-    def save(self, folder: str | os.PathLike[str], *, details: dict[str, Any] | None = None) -> None:
-        """Write the index to a new folder.
 
-        Args:
-            folder: Where; it must not exist.
-            details: Further JSON values for its manifest, such as the docid table's fingerprint.
-        """
-        arrays = {
-            field.name: np.asarray(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if not field.metadata.get("static") and getattr(self, field.name) is not None
-        }
-        static = {"layout": dataclasses.asdict(self.layout), "vocab_size": self.vocab_size}
-        save_arrays(folder, arrays, kind=_KIND, version=_VERSION, details={**static, "details": details or {}})
-
-    @classmethod
-    def load(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        vocab_size: int | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> "DocidIndex":
-        """Open an index written by :meth:`save`, memory-mapped.
-
-        Args:
-            folder: Where it lies.
-            vocab_size: The decoder's; checked when given.
-            details: What :meth:`save` was given; those that are given here must agree.
-
-        Raises:
-            InputError: If the folder is missing, damaged, or made for another vocabulary or docid table.
-        """
-        arrays, manifest = load_arrays(folder, kind=_KIND, version=_VERSION)
-        if vocab_size not in (None, manifest["vocab_size"]):
-            raise InputError(
-                f"a docid index for a vocabulary of {manifest['vocab_size']}",
-                file=folder,
-                expected=f"{vocab_size}, the decoder's",
-                fix="rebuild the index from this model's docid table",
-            )
-        for name, value in (details or {}).items():
-            if manifest["details"].get(name) != value:
-                raise InputError(
-                    f"a docid index with {name} {manifest['details'].get(name)!r}",
-                    file=folder,
-                    expected=repr(value),
-                    fix="rebuild the index from this model's docid table",
-                )
-        described: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in manifest["layout"].items()
-        }
-        layout = Layout(**{**described, "capacity": Capacity(*described["capacity"])})
-        missing = dict.fromkeys(field.name for field in dataclasses.fields(cls))
-        members: dict[str, Any] = {**missing, **arrays, "layout": layout, "vocab_size": manifest["vocab_size"]}
-        return cls(**members)
+def _stacked(rows: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """Put rows below others, the narrower ones padded with 0."""
+    if rows.ndim == 2:
+        width = max(rows.shape[1], more.shape[1])
+        rows, more = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (rows, more))
+    return np.concatenate([rows, more])
 
 
 def _first_row(arrays: Any, docid: Int[Array, ""]) -> Int[Array, ""]:

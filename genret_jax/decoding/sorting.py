@@ -93,13 +93,13 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
     offsets = None if first.all() else np.append(np.flatnonzero(first), len(first))
     for position, digits in enumerate(columns):
         digits = digits if offsets is None else digits[first]
-        columns[position], first_tokens[position] = from_lowest(digits, packing.mixed)
+        columns[position], first_tokens[position] = _from_lowest(digits, packing.mixed)
     stacked = np.stack(columns)
     if offsets is not None:
         departs, sorted_lengths = departs[first], sorted_lengths[first]
     docids = SortedDocids(stacked, first_tokens, departs, sorted_lengths, order, offsets)
     if packing.mixed:
-        check_prefix_free(docids)
+        _check_prefix_free(docids)
     return docids
 
 
@@ -169,7 +169,7 @@ def _order(keys: list[np.ndarray]) -> np.ndarray:
     return order
 
 
-def from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
+def _from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
     """Return tokens less the lowest of them, in the smallest type, and that token; of mixed lengths 0 is the end."""
     if mixed:
         spelt = digits > 0
@@ -188,7 +188,7 @@ def smallest_type(largest: int) -> Any:
     return np.int32 if largest > 65_535 else np.min_scalar_type(largest)
 
 
-def check_prefix_free(docids: SortedDocids) -> None:
+def _check_prefix_free(docids: SortedDocids) -> None:
     """Reject a docid that begins another. Nothing lies between the two, so neighbours are enough.
 
     Raises:

@@ -206,7 +206,7 @@ class Ranker:
         """
         k = min(k, beam, self.index.num_docids)
         found = self._found(tokens, TrieConstraint(self.index), beam)
-        exact = self._found(tokens, Exhaustive(self.index), k)
+        exact = self._found(tokens, Exhaustive.of(self.index), k)
         certified = np.asarray(found.certified_first(k))
         first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
         return {

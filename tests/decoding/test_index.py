@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.decoding_oracle import ended_docids, index_text, padded_rows
 
 from genret_jax.decoding import DocidIndex
+from genret_jax.decoding.building import rows_of, spelled
 from genret_jax.decoding.layout import Capacity, Layout
 from genret_jax.errors import InputError
 
@@ -78,9 +79,7 @@ def test_what_says_nothing_is_not_stored():
 def test_prefix_nodes_go_to_their_prefixes():
     nodes = np.array([[0, 40, 99], [0, 40, 99], [0, 40, 47], [0, 99, 99], [0, 40, 99], [0, 40, 47]])
     index = DocidIndex.build(TOKENS, LENGTHS, DOCUMENT, nodes, vocab_size=10)
-    np.testing.assert_array_equal(
-        index.spell(np.arange(5))[1], [[0, 40, 0], [0, 40, 0], [0, 40, 47], [0, 40, 47], [0, 0, 0]]
-    )
+    np.testing.assert_array_equal(spelled(index)[2], [[0, 40, 0], [0, 40, 0], [0, 40, 47], [0, 40, 47], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("span", [256, 257, 65_536, 65_537])
@@ -90,7 +89,7 @@ def test_token_types_follow_the_ranges_of_levels(span):
     index = DocidIndex.build(tokens, np.ones(2), np.arange(2), vocab_size=200_000)
     expected = {256: np.uint8, 257: np.uint16, 65_536: np.uint16, 65_537: np.int32}[span]
     assert index.columns.dtype == expected
-    np.testing.assert_array_equal(index.spell(np.arange(2))[0], tokens)
+    np.testing.assert_array_equal(spelled(index)[0], tokens)
 
 
 def test_one_document():
@@ -109,8 +108,7 @@ def test_every_docid_and_no_other_is_there(sequences, always, seed):
     document = np.random.default_rng(seed).integers(0, 5, len(docids))
     index = DocidIndex.build(tokens, lengths, document, vocab_size=10)
     ordered = sorted(set(docids))
-    with jax.disable_jit():  # sizes change with every example
-        spelt = np.asarray(index.spell(np.arange(index.num_docids))[0])
+    spelt = spelled(index)[0]
     assert [tuple(row[: len(docid)]) for row, docid in zip(spelt, ordered, strict=True)] == ordered
     for number, docid in enumerate(ordered):
         before = ordered[number - 1] if number else ()
@@ -126,8 +124,9 @@ def test_every_docid_of_a_larger_set_is_there(zipf):
     tokens = random_docids(20_000, 5, 12, zipf=zipf)
     index = DocidIndex.build(tokens, np.full(20_000, 5), np.arange(20_000), vocab_size=12)
     ordered, first = np.unique(tokens, axis=0, return_index=True)
-    np.testing.assert_array_equal(jax.jit(lambda i, d: i.spell(d))(index, np.arange(len(ordered)))[0], ordered)
-    np.testing.assert_array_equal(index.first_rows(np.arange(len(ordered))), first)
+    np.testing.assert_array_equal(spelled(index)[0], ordered)
+    np.testing.assert_array_equal(np.asarray(index.rows)[np.asarray(index.row_offsets)[:-1]], first)
+    np.testing.assert_array_equal(rows_of(index).tokens, tokens)
     documents, docid = index.documents_of(np.arange(len(ordered)))
     np.testing.assert_array_equal(tokens[documents], ordered[docid])
     assert sorted(documents.tolist()) == list(range(20_000))
@@ -195,24 +194,6 @@ def test_levels_of_like_width_share_a_loop():
     assert [tuple(level) for level in some.levels][:2] == [(0, 1, 256, 0, 0), (1, 3, 256, 0, 64)]
     assert (some.bitmap_depths, some.bitmap_words) == (3, 8)
     assert layout.first_column == 2
-
-
-def test_saved_and_memory_mapped(tmp_path):
-    index = small_index()
-    index.save(tmp_path / "index", details={"docids": "abc"})
-    loaded = DocidIndex.load(tmp_path / "index", vocab_size=10, details={"docids": "abc"})
-    assert isinstance(loaded.columns, np.memmap)
-    assert index_text(loaded) == index_text(index)
-    assert (loaded.layout, loaded.vocab_size) == (index.layout, 10)
-    assert jax.tree.structure(loaded) == jax.tree.structure(index), "the same compiled search serves both"
-
-
-def test_an_index_of_another_vocabulary_or_docid_table(tmp_path):
-    small_index().save(tmp_path / "index", details={"docids": "abc"})
-    with pytest.raises(InputError, match="vocabulary of 10; expected 12, the decoder's"):
-        DocidIndex.load(tmp_path / "index", vocab_size=12)
-    with pytest.raises(InputError, match="with docids 'abc'; expected 'xyz'"):
-        DocidIndex.load(tmp_path / "index", details={"docids": "xyz"})
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_equals_brute_force_on_a_set_whose_arrays_are_large(spread):
 @given(sequences=sets_of_sequences, always=st.booleans(), beams=st.sampled_from([5, 30]), kind=st.sampled_from(LAYOUTS))
 def test_exhaustive_scores_every_docid(sequences, always, beams, kind):
     docids = ended_docids(sequences, always=always)
-    result = search(Exhaustive(bucketed(docids, kind), 10), beams)
+    result = search(Exhaustive.of(bucketed(docids, kind), chunk=12), beams)
     for query in range(BATCH):
         expected = oracle_exhaustive(docids, log_probs_of(MODEL, docids, query), beams)
         assume(expected.margin > 1e-4)
@@ -100,7 +100,7 @@ def test_what_is_certified_is_the_true_best(sequences, always, beams, kind):
     """And a beam as wide as the set always is."""
     docids = ended_docids(sequences, always=always)
     index = bucketed(docids, kind)
-    beam, exact = search(TrieConstraint(index), beams, at_once=True), search(Exhaustive(index, 10), beams)
+    beam, exact = search(TrieConstraint(index), beams, at_once=True), search(Exhaustive.of(index, chunk=12), beams)
     np.testing.assert_array_equal(beam.valid, exact.valid)
     certified = np.asarray(beam.certified)
     assert certified.all() or len(set(docids)) > beams
@@ -123,7 +123,7 @@ def test_a_beam_can_miss_what_exhaustive_search_finds():
     index = index_of([(2, 4), (2, 5), (3, 4)], vocab_size=6)
     cache = {"beams": {}}
     run = jax.jit(lambda strategy: beam_search(step, cache, strategy, batch=1, beams=1))
-    narrow, exact = run(TrieConstraint(index)), run(Exhaustive(index))
+    narrow, exact = run(TrieConstraint(index)), run(Exhaustive.of(index))
     np.testing.assert_array_equal(narrow.tokens[0], [[2, 4]])
     np.testing.assert_array_equal(exact.tokens[0], [[3, 4]])
     assert not narrow.certified[0]

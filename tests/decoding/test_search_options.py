@@ -118,7 +118,7 @@ def test_unconstrained_results_are_valid_only_if_they_ended():
     assert (np.diff(np.asarray(result.scores), axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("strategy", [TrieConstraint, Exhaustive])
+@pytest.mark.parametrize("strategy", [TrieConstraint, Exhaustive.of])
 def test_a_model_of_another_vocabulary(strategy):
     with pytest.raises(InputError, match="logits over 11 tokens; expected 9"):
         search(strategy(index_of([(2, 3)])), 2, FakeModel(vocab_size=11))

@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_training_pass(head):
     for strategy, at_once in (
         (TrieConstraint(index), False),
         (TrieConstraint(looks_at_once), True),
-        (Exhaustive(index, 4), False),
+        (Exhaustive.of(index, chunk=4), False),
     ):
         result = run(params, strategy, at_once)
         ranked = rank_documents(result, index)

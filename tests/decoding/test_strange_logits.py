@@ -34,7 +34,7 @@ def model(first, later):
 def found(first, later, path, beams=5):
     step, forced = model(first, later)
     index = index_of(DOCIDS, VOCAB)
-    strategy = Exhaustive(index) if path == "exhaustive" else TrieConstraint(index)
+    strategy = Exhaustive.of(index) if path == "exhaustive" else TrieConstraint(index)
     cache = {"beams": {}, "shared": {}, "position": jnp.zeros((), jnp.int32)}
     given = forced if path == "forced" else None
     return jax.jit(lambda: beam_search(step, cache, strategy, batch=1, beams=beams, forced=given))()

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from genret_jax.decoding import DocidIndex
+from genret_jax.decoding.building import edge_codes, spelled
 
 Docid = tuple[int, ...]
 LogProbs = Callable[[Docid], np.ndarray]  # tokens emitted so far -> log-probabilities of the next one
@@ -92,13 +92,12 @@ def node_rows(docids: Sequence[Docid], width: int | None = None) -> np.ndarray:
 def index_text(index: DocidIndex) -> str:
     """Print an index: its wide prefixes with their edges, and each docid with where it departs and its documents."""
     lines, offsets = [], np.asarray(index.edge_offsets)
-    edge_tokens = np.asarray(index.tokens_of_edges()) if index.layout.capacity.wide else np.zeros(0, int)
+    edge_tokens = edge_codes(index) if index.layout.capacity.wide else np.zeros(0, int)
     for wide in range(index.layout.capacity.wide):
         edges = range(offsets[wide], offsets[wide + 1])
         lines.append(f"~{wide}: " + ", ".join(f"{edge_tokens[e]} to {_name(int(index.edge_states[e]))}" for e in edges))
-    tokens = np.asarray(index.spell(jnp.arange(index.num_docids))[0])
-    for docid, spelt in enumerate(tokens):
-        length = index.max_length if index.lengths is None else index.lengths[docid]
+    tokens, lengths, _ = spelled(index)
+    for docid, (spelt, length) in enumerate(zip(tokens, lengths, strict=True)):
         documents = index.documents_of(np.array([docid]))[0]
         text = " ".join(map(str, spelt[:length]))
         lines.append(f"{docid}: {text} departs {index.departs[docid]} = {' '.join(map(str, documents))}")

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from genret_jax.decoding import INVALID, BeamResult, DocidIndex, beam_search
-from genret_jax.decoding.building import build_members, contents_of
+from genret_jax.decoding.building import build_members, checked_rows
 from genret_jax.decoding.layout import Capacity, Layout
 from support.decoding_oracle import Docid, LogProbs, node_rows, padded_rows, prefix_numbers
 from support.fake_model import FakeModel
@@ -94,8 +94,8 @@ def laid_out(
     tokens: np.ndarray, lengths: np.ndarray, document: np.ndarray, nodes: np.ndarray | None, kind: str
 ) -> DocidIndex:
     """Build the index of the rows of a small set, in shapes that all of them share."""
-    contents = contents_of(tokens, lengths, document, nodes, VOCAB)
-    index = DocidIndex(**build_members(contents, vocab_size=VOCAB, room=1.0, like=template(kind)))
+    rows = checked_rows(tokens, lengths, document, nodes, VOCAB)
+    index = DocidIndex(**build_members(rows, vocab_size=VOCAB, room=1.0, like=template(kind)))
     assert index.layout == template(kind).layout
     return index
 
