@@ -8,9 +8,9 @@ from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.result import BeamResult
 from genret_jax.decoding.sampling import sample_tokens
 from genret_jax.decoding.scores import INVALID
-from genret_jax.decoding.search import beam_search
+from genret_jax.decoding.search import Strategy, beam_search
 from genret_jax.decoding.step import Cache, Forced, Step
-from genret_jax.decoding.strategies import Strategy, Unconstrained
+from genret_jax.decoding.strategies import Unconstrained
 
 __all__ = [
     "INVALID",

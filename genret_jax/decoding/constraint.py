@@ -1,4 +1,4 @@
-"""Search among the docids of an index alone."""
+"""The strategy under which only the docids of an index can come out."""
 
 import dataclasses
 import typing
@@ -20,30 +20,29 @@ from genret_jax.decoding.strategies import Ends, check_vocabulary
 
 
 class Place(NamedTuple):
-    """Where beams stand."""
+    """State of the beams: their places in the trie."""
 
-    states: Any  # int32[b, k]     of the index
+    states: Any  # int32[b, k]     states of the index
     early: Any  # int32[b, k, f]  tokens before the index's first column, which cannot be read from a docid's row
 
 
 class Read(NamedTuple):
-    """What :meth:`TrieConstraint.candidates` read of the children of states."""
+    """The children of states, as :meth:`TrieConstraint.candidates` read them."""
 
-    words: Any  # uint32[b, k, w]  their bits; None where no children are bits
-    codes: Any  # int32[b, k, e]   those listed; None where none are
+    words: Any  # uint32[b, k, w]  bitmaps of the children; None if the level has none
+    codes: Any  # int32[b, k, e]   codes of listed children; None if the level has none
 
 
 @typing.no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrieConstraint:
-    """Only docids of the index can come out.
+    """Only docids of the index can come out: the strategy that tells the search which tokens may follow a prefix.
 
     A candidate's score is its log-probability over the full vocabulary: the constraint removes continuations and
     leaves the scores of the others as the model gave them. With ``normalize="children"`` the probabilities of the
     continuations that exist sum to 1 at every prefix instead, so the probabilities of all docids do; forced
-    continuations are free, other rankings come out, and scores are no longer the model's own. It is what lets a model
-    compute only the logits of a level's tokens (``partial_head`` of :func:`genret_jax.decoding.beam_search`).
+    continuations are free, other rankings come out, and scores are no longer the model's own.
 
     Attributes:
         index: The docids.
@@ -62,12 +61,12 @@ class TrieConstraint:
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest docid."""
+        """Tokens of a result at most."""
         return self.index.max_length
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """As the index is laid out."""
+        """All depths, in groups that share a compiled loop; the root alone comes first."""
         return self.index.layout.levels
 
     @property
@@ -77,31 +76,22 @@ class TrieConstraint:
 
     @property
     def forced_from(self) -> int:
-        """First depth at which to look for forced ends."""
+        """First depth at which to check whether all beams are forced; ``max_length`` for never."""
         return self.index.layout.forced_from
 
     @property
     def forced_is_free(self) -> bool:
-        """An only child has probability 1 among the children."""
+        """Whether forced tokens have probability 1, so that the model need not score them."""
         return self.normalize == "children"
 
     def width(self, beams: int) -> int:
-        """Not more than there are docids."""
+        """Return the number of beams that can be of use: never more than there are docids."""
         return min(beams, self.index.layout.capacity.docids)
 
     def start(self, batch: int) -> Place:
-        """Stand at the root."""
+        """Return the root for each query."""
         early = jnp.zeros((batch, 1, self.index.layout.first_column), jnp.int32)
         return Place(jnp.full((batch, 1), self.index.root, jnp.int32), early)
-
-    def columns(self, level: Level, depth: Int[Array, ""] | int) -> tuple[Int[Array, ""], int] | None:
-        """Where the tokens of a depth lie in the vocabulary, if a step need not compute the other logits."""
-        if self.normalize == "vocabulary":
-            return None
-        span = level.span or max(self.index.layout.spans[level.start : level.stop])
-        # A loop over several depths takes the widest span, which may not reach beyond the vocabulary.
-        first = jnp.asarray(self.index.first_tokens)[depth]
-        return jnp.minimum(first, self.index.vocab_size - span), span
 
     def candidates(
         self,
@@ -110,14 +100,22 @@ class TrieConstraint:
         logits: Float[Array, "b k v"],
         depth: Int[Array, ""] | int,
         level: Level,
-        columns: tuple[Array, int] | None,
     ) -> tuple[Float[Array, "b k f"], Read]:
-        """Score the children of each state: those found as bits, one slot for each token, and then those listed."""
+        """Score the children of each state: those found as bits, one slot for each token, and then those listed.
+
+        Args:
+            places: States of the beams.
+            scores: Their scores.
+            logits: Finite logits (:func:`genret_jax.decoding.scores.finite`).
+            depth: Number of tokens emitted so far.
+            level: Level of that depth.
+
+        Returns:
+            The beam's score plus the token's log-probability for each candidate, INVALID for slots without one; and
+            the children, for :meth:`child`.
+        """
         first = jnp.asarray(self.index.first_tokens)[depth]
-        if columns is None:
-            check_vocabulary(self.index.vocab_size, logits)
-        else:
-            first -= columns[0]
+        check_vocabulary(self.index.vocab_size, logits)
         if self.filter is not None:
             self.filter.check(self.index, len(places.states))
         # At the root all queries stand on one state, so its children are read once.
@@ -127,7 +125,7 @@ class TrieConstraint:
             words = self._words(states, level)
             chosen = jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1)
             parts.append((chosen, self._bits(words, states, level)))
-        if self._is_vocabulary(level) and columns is None:
+        if self._is_vocabulary(level):
             codes, there = self._root_children(first)
             parts.append((logits, there))
         elif level.rows or level.edges:
@@ -140,11 +138,20 @@ class TrieConstraint:
         places: Place,
         parents: Int[Array, "b k"],
         slots: Int[Array, "b k"],
-        read: Read,
+        read: Any,
         depth: Int[Array, ""] | int,
         level: Level,
     ) -> tuple[Int[Array, "b k"], Place]:
-        """Follow the candidate in a slot of each state: its token and where it leads."""
+        """Return the token of the candidate in a slot of each state, and the state that it leads to.
+
+        Args:
+            places: States of the parents, one for each new beam.
+            parents: Beam of each parent in the call of :meth:`candidates`.
+            slots: Slot of each candidate.
+            read: The children that call returned.
+            depth: As in that call.
+            level: As in that call.
+        """
         states, early = places
         codes, reached = slots, slots
         # At the root what was read is of one state for all queries.
@@ -168,21 +175,21 @@ class TrieConstraint:
         return tokens, Place(reached, early)
 
     def ended(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
-        """A docid ends where its length is reached; no docid begins another, so it stands alone there."""
+        """Return which beams have reached the end of their docid; asked only if lengths are mixed."""
         lengths = at_each(entry, self.index.lengths, jnp.maximum(places.states, 0)).astype(jnp.int32)
         return (places.states >= 0) & (lengths <= depth)
 
     def prefix_nodes(self, places: Place, depth: Int[Array, ""] | int) -> Int[Array, "b k"]:
-        """Look up the nodes that the index's builder gave."""
+        """Return the prefix node of each state, which the model's step is given."""
         return self.index.nodes(places.states, depth)
 
     def forced(self, places: Place, depth: Int[Array, ""] | int) -> Bool[Array, "b k"]:
-        """Whether no other docid begins like this: the next one departs earlier."""
+        """Return which beams have one docid left: the next docid departs earlier."""
         following = at_each(entry, self.index.departs, jnp.maximum(places.states, 0) + 1)
         return (places.states >= 0) & (following.astype(jnp.int32) <= depth)
 
     def ends(self, places: Place) -> Ends:
-        """Spell the docids that narrow states have come down to."""
+        """Return the docids of forced or final states."""
         docids = jnp.maximum(places.states, 0)
         tokens, lengths, rows = self.index.read_docids(docids)
         tokens = jnp.concatenate([places.early, tokens], axis=-1)

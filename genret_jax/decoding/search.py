@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from genret_jax.decoding.constraint import TrieConstraint
 from genret_jax.decoding.exhaustive import Exhaustive, exhaustive_search
 from genret_jax.decoding.layout import Level
 from genret_jax.decoding.result import BeamResult, widen
 from genret_jax.decoding.scores import INVALID, LOWEST, exists, finite, log_probs, logsumexp, top_k
 from genret_jax.decoding.step import Cache, Forced, Step, reorder, take_beams
-from genret_jax.decoding.strategies import Ends, Strategy
+from genret_jax.decoding.strategies import Ends, Unconstrained
 from genret_jax.errors import InputError
+
+Strategy = TrieConstraint | Unconstrained
 
 # Forced ends of up to so many tokens are scored in one pass of exactly their length, longer ones in multiples of it.
 _EXACT_ENDS = 8
@@ -43,7 +46,6 @@ def beam_search(
     batch: int,
     beams: int,
     forced: Forced | None = None,
-    partial_head: bool = False,
 ) -> BeamResult:
     """Find the best-scored docids of each query.
 
@@ -63,8 +65,6 @@ def beam_search(
         beams: Results of each query, k; may exceed the number of docids.
         forced: The model at several positions at once. Where it is given, and the index says that it can pay, the
             rest of all docids is scored in one pass as soon as it is decided for every beam.
-        partial_head: Whether the step can be asked for some columns of the logits only, as it is with
-            ``TrieConstraint(..., normalize="children")``.
 
     Returns:
         The results, ``[b, k, ...]``, by descending score.
@@ -79,7 +79,7 @@ def beam_search(
     width = strategy.width(beams)
 
     def next_step(current: _Beams, level: Level) -> _Beams:
-        return _next_step(current, step, strategy, level, width, partial_head)
+        return _next_step(current, step, strategy, level, width)
 
     nothing = jnp.zeros((batch, 1))
     found = _Beams(
@@ -134,17 +134,14 @@ def _through(
     return jax.lax.while_loop(go_on, lambda current: next_step(current, level), found)
 
 
-def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, width: int, partial_head: bool) -> _Beams:
+def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, width: int) -> _Beams:
     """Take every live beam one token on and keep the best of all candidates."""
     depth, batch = current.depth, len(current.scores)
     first = level.start == 0
-    columns = strategy.columns(level, depth) if partial_head else None
-    asked = {"first": first} if columns is None else {"first": first, "columns": columns}
-    logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, **asked)
+    logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, first=first)
     has_nan = current.has_nan | (jnp.isnan(logits).any(axis=-1) & exists(current.scores)).any(axis=-1)
-    candidates, read = strategy.candidates(
-        current.states, current.scores, finite(logits), depth, level, columns
-    )  # --> [b, k, f]
+    # --> [b, k, f]
+    candidates, read = strategy.candidates(current.states, current.scores, finite(logits), depth, level)
     ended = strategy.ended(current.states, depth) if strategy.mixed and not first else None
     fanout = candidates.shape[-1]
     if ended is not None:  # a beam that has ended is its own only candidate

@@ -17,9 +17,6 @@ class Step(Protocol):
     ``first=True``, so that a model may treat the root in its own way. The cache is a mapping: leaves under ``"beams"``
     have leading axes ``[b, k]`` and follow their beams; everything else (``"shared"``, ``"position"``) stays as the
     step returns it. After the first call, shapes and dtypes of the cache must stay as they are.
-
-    With ``beam_search(..., partial_head=True)`` a step is also given ``columns=(start, size)``, and returns these
-    columns of its logits alone.
     """
 
     def __call__(

@@ -204,12 +204,11 @@ def children_only(docids, log_probs):
     beams=st.sampled_from([2, 5, 30]),
     kind=st.sampled_from(LAYOUTS),
     at_once=st.booleans(),
-    partial_head=st.booleans(),
 )
-def test_normalised_over_the_children_alone(sequences, beams, kind, at_once, partial_head):
+def test_normalised_over_the_children_alone(sequences, beams, kind, at_once):
     docids = ended_docids(sequences)
     strategy = TrieConstraint(bucketed(docids, kind), normalize="children")
-    result = search(strategy, beams, at_once=at_once, partial_head=partial_head)
+    result = search(strategy, beams, at_once=at_once)
     for query in range(BATCH):
         expected = oracle_beam_search(docids, children_only(docids, log_probs_of(MODEL, docids, query)), beams)
         found = found_by(result, query)

@@ -173,23 +173,6 @@ def search_alone(strategy):
     return beam_search(MODEL.step, MODEL.cache(BATCH), strategy, batch=BATCH, beams=5)
 
 
-def test_a_step_is_asked_for_the_columns_of_its_level_only():
-    """Tokens 2 to 4 come first, 100 to 103 second: the model never computes the other logits."""
-    asked = []
-
-    def step(tokens, prefix_nodes, cache, *, first, columns):
-        asked.append(columns[1])
-        return jnp.zeros((*tokens.shape, columns[1])), cache
-
-    index = index_of([(2, 100), (3, 101), (4, 103), (4, 102)], vocab_size=200)
-    strategy = TrieConstraint(index, normalize="children")
-    run = jax.jit(lambda s: beam_search(step, {"beams": {}}, s, batch=1, beams=4, partial_head=True))
-    result = run(strategy)
-    assert asked == [3, 4]
-    np.testing.assert_array_equal(result.tokens[0], [[2, 100], [3, 101], [4, 102], [4, 103]])
-    np.testing.assert_allclose(np.exp(result.scores[0]), [1 / 3, 1 / 3, 1 / 6, 1 / 6], rtol=1e-5)
-
-
 def test_all_scored_at_once_from_where_docids_are_decided():
     """Unlike beginnings, long forced ends: the model takes two steps and one pass over the five tokens left."""
     passes = []

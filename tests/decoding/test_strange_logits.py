@@ -19,8 +19,8 @@ def model(first, later):
     """A step with the same logits after every token, and the pass that scores forced ends by them."""
     rows = jnp.array([first, later], jnp.float32)
 
-    def step(tokens, prefix_nodes, cache, *, first, columns=None):
-        del prefix_nodes, columns
+    def step(tokens, prefix_nodes, cache, *, first):
+        del prefix_nodes
         row = rows[0 if first else 1]
         return jnp.broadcast_to(row, (*tokens.shape, VOCAB)), {**cache, "position": cache["position"] + 1}
 

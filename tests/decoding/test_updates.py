@@ -115,7 +115,7 @@ def test_updates_that_cannot_be():
 
 
 def results_of(index, logits, beams=4):
-    def step(tokens, prefix_nodes, cache, *, first, columns=None):
+    def step(tokens, prefix_nodes, cache, *, first):
         return jnp.broadcast_to(logits, (*tokens.shape, len(logits))), cache
 
     cache = {"beams": {}, "shared": {}}

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,13 +37,11 @@ class FakeModel:
             "position": jnp.zeros((), jnp.int32),
         }
 
-    def step(self, tokens: Any, prefix_nodes: Any, cache: Any, *, first: bool, columns: Any = None) -> tuple[Any, Any]:
+    def step(self, tokens: Any, prefix_nodes: Any, cache: Any, *, first: bool) -> tuple[Any, Any]:
         """Follow the protocol of :class:`genret_jax.decoding.Step`."""
         history = _read(cache["beams"]["history"], tokens, prefix_nodes, cache["position"], jnp)
         assert not first or tokens.shape[1] == 1, "the first step has one beam"
         logits = self._logits(history, jnp).astype(self.dtype)
-        if columns is not None:
-            logits = jax.lax.dynamic_slice_in_dim(logits, columns[0], columns[1], axis=-1)
         return logits, {**cache, "beams": {"history": history}, "position": cache["position"] + 1}
 
     def forced(self, tokens: Any, prefix_nodes: Any, cache: Any) -> Any:

@@ -33,19 +33,17 @@ sets_of_sequences = st.one_of(
 )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "beams", "at_once", "partial_head"))
-def _search(strategy: Any, cache: Any, model: Any, beams: int, at_once: bool, partial_head: bool) -> BeamResult:
+@functools.partial(jax.jit, static_argnames=("model", "beams", "at_once"))
+def _search(strategy: Any, cache: Any, model: Any, beams: int, at_once: bool) -> BeamResult:
     batch, forced = cache["shared"]["query"].shape[0], model.forced if at_once else None
-    return beam_search(model.step, cache, strategy, batch=batch, beams=beams, forced=forced, partial_head=partial_head)
+    return beam_search(model.step, cache, strategy, batch=batch, beams=beams, forced=forced)
 
 
-def search(
-    strategy: Any, beams: int, model: FakeModel = MODEL, at_once: bool = False, partial_head: bool = False
-) -> BeamResult:
+def search(strategy: Any, beams: int, model: FakeModel = MODEL, at_once: bool = False) -> BeamResult:
     """Search for every query of a batch."""
     # The seed is in the cache, so models that differ in nothing else share a compiled program.
     same = dataclasses.replace(model, seed=0)
-    return _search(strategy, model.cache(BATCH), same, beams, at_once, partial_head)
+    return _search(strategy, model.cache(BATCH), same, beams, at_once)
 
 
 def index_of(docids: Sequence[Docid], vocab_size: int = VOCAB) -> DocidIndex:
