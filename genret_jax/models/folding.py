@@ -104,7 +104,9 @@ def _parent_prefixes(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _prefix_vectors(params: Mapping[str, Any], shifted: Int[Array, "r m"], config: T5Config) -> Float[Array, "r m e"]:
-    found: Array = T5(config).apply({"params": params}, shifted, method=T5.prefix_vectors)
+    found: Array = T5(config).apply(
+        {"params": params}, shifted, method=lambda t5, shifted: t5.decoder.adaptive(shifted, True)
+    )
     return constrain(found.astype(jnp.float32), None, None, None)
 
 
@@ -125,7 +127,10 @@ def _vectors(
     """Return the children of some nodes, padded with 0, and the children's output vectors."""
     edges, exists = tree.edges_of(parents, max(tree.fanouts))
     own = jnp.take(output.T, tree.child_tokens[edges], axis=0, mode="clip")
-    matrices = T5(config).apply({"params": params}, prefixes.astype(config.compute_dtype), method=T5.adaptive_matrices)
+    vectors = prefixes.astype(config.compute_dtype)
+    matrices = T5(config).apply(
+        {"params": params}, vectors, method=lambda t5, vectors: t5.decoder.adaptive.matrices(vectors)
+    )
     changed = own + jnp.einsum("pde,pfe->pfd", matrices.astype(jnp.float32), own)
     return jnp.where(exists, tree.child_nodes[edges], 0), constrain(changed, None, None, None)
 

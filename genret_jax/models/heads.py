@@ -1,10 +1,9 @@
 """The decoder's input and output: tokens of a vocabulary, or nodes of the docid tree.
 
-Both heads have the same three methods, so the decoder need not know which head it has:
+Both heads have the same two methods, so the decoder need not know which head it has:
 
 * ``embed(tokens, nodes)`` returns the decoder's input vectors;
-* ``logits(hidden, nodes, tree)`` returns the logits of teacher-forced sequences, whose position 0 is at the root;
-* ``step_logits(hidden, nodes, tree, at_root)`` returns the logits of one position of every beam.
+* ``logits(hidden, nodes, tree, lexical, at_root)`` returns the logits of whole sequences or of single positions.
 """
 
 import itertools
@@ -150,6 +149,7 @@ class VocabularyHead(nn.Module):
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
         lexical: Float[Array, "b w"] | None = None,
+        at_root: bool | None = None,
         columns: Columns = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of all tokens, or of those in ``columns``, in float32."""
@@ -159,19 +159,6 @@ class VocabularyHead(nn.Module):
         shape = (self.config.d_model, self.config.output_vocab_size)
         kernel = param_with_axes("kernel", init, shape, jnp.float32, axes=("embed", "vocab"))
         return project(hidden.astype(jnp.float32), kernel if columns is None else _columns(kernel, columns))
-
-    def step_logits(
-        self,
-        hidden: Float[Array, "b k d"],
-        nodes: Int[Array, "b k"] | None,
-        tree: NodeTree | None,
-        lexical: Float[Array, "b w"] | None = None,
-        *,
-        at_root: bool,
-        columns: Columns = None,
-    ) -> Float[Array, "b k v"]:
-        """Return the logits of one position of every beam."""
-        return self.logits(hidden, nodes, tree, lexical, columns)
 
 
 class PrefixHead(nn.Module):
@@ -240,42 +227,31 @@ class PrefixHead(nn.Module):
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
         lexical: Float[Array, "b w"] | None = None,
+        at_root: bool | None = None,
+        columns: Columns = None,
     ) -> Float[Array, "b m v"]:
         """Return logits over the decoder's vocabulary, in float32.
 
-        Position 0 is at the root: its logits are one dense product with the root's children. Later positions have a
-        small fan-out and gather the rows of their children: as many as the largest fan-out at that depth.
-        """
-        nodes, tree = _required(nodes, tree)
-        parts = [self.step_logits(hidden[:, :1], nodes[:, :1], tree, lexical, at_root=True)]
-        for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
-            of_these = hidden[:, begin:end].astype(jnp.float32), nodes[:, begin:end]
-            parts.append(self._later_logits(*of_these, tree, lexical, window))
-        return jnp.concatenate(parts, axis=1)
-
-    def step_logits(
-        self,
-        hidden: Float[Array, "b k d"],
-        nodes: Int[Array, "b k"] | None,
-        tree: NodeTree | None,
-        lexical: Float[Array, "b w"] | None = None,
-        *,
-        at_root: bool,
-        columns: Columns = None,
-    ) -> Float[Array, "b k v"]:
-        """Return the logits of one position of every beam; either all beams are at the root or none is.
+        At the root, the logits are one dense product with the root's children. Later positions have a small fan-out
+        and gather the rows of their children: as many as the largest fan-out at that depth.
 
         Args:
-            hidden: State of the decoder.
-            nodes: Node of each beam.
+            hidden: States of the decoder.
+            nodes: Tree node of each state.
             tree: Docid tree.
             lexical: Lexical vector of each query, if the configuration has a ``lexical_width``.
-            at_root: Whether all nodes are the root.
+            at_root: Whether all states are at the root, or none is; None for whole sequences, whose first is.
             columns: First logit and number of logits to return; by default all.
         """
-        nodes, tree = _required(nodes, tree)
+        if nodes is None or tree is None:
+            raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
-        if at_root:
+        if at_root is None:
+            parts = [self._root_logits(hidden[:, :1], tree, lexical)]
+            for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
+                parts.append(self._later_logits(hidden[:, begin:end], nodes[:, begin:end], tree, lexical, window))
+            logits = jnp.concatenate(parts, axis=1)
+        elif at_root:
             logits = self._root_logits(hidden, tree, lexical)
         else:
             logits = self._later_logits(hidden, nodes, tree, lexical, tree.max_fanout)
@@ -354,12 +330,6 @@ class PrefixHead(nn.Module):
         if not self.config.shared_codes:
             return None
         return self.output_codes.attend(hidden, (0, self.config.output_vocab_size))
-
-
-def _required(nodes: Int[Array, "b m"] | None, tree: NodeTree | None) -> tuple[Int[Array, "b m"], NodeTree]:
-    if nodes is None or tree is None:
-        raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
-    return nodes, tree
 
 
 def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:

@@ -1,6 +1,7 @@
 """T5, an encoder-decoder Transformer (Raffel et al. 2020, arXiv 1910.10683), with t5x's parameter names."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from genret_jax.models.adaptive import AdaptiveDecoder
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.t5 import T5Encoder
-from genret_jax.models.heads import NodeTree, PrefixHead, VocabularyHead
+from genret_jax.models.heads import Columns, NodeTree, PrefixHead, VocabularyHead
 from genret_jax.models.item_input import RecencyBias, WholeItems
 from genret_jax.models.layers import (
     Attention,
@@ -61,11 +62,8 @@ class DecoderLayer(nn.Module):
         normed = self.pre_self_attention_layer_norm(x)
         mixed = self.self_attention.attend(normed, *self.self_attention.keys_values(normed), bias, deterministic)
         x = x + self.dropout(mixed, deterministic=deterministic)
-        return self._attend_encoded(x, self.cross_keys_values(encoded), cross_bias, deterministic)
-
-    def cross_keys_values(self, encoded: Float[Array, "b l d"]) -> tuple[Array, Array]:
-        """Return the keys and values of this layer's attention to the encoder's output."""
-        return self.encoder_decoder_attention.keys_values(encoded)
+        cross = self.encoder_decoder_attention.keys_values(encoded)
+        return self._attend_encoded(x, cross, cross_bias, deterministic)
 
     def step(
         self,
@@ -137,7 +135,7 @@ class Decoder(nn.Module):
         deterministic: bool,
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
-        """Return the logits of whole target sequences."""
+        """Return the logits of whole target sequences; the arguments are those of :class:`T5`."""
         x = self.states(encoded, encoder_input_tokens, tokens, nodes, deterministic, histories)
         logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
         return constrain(logits, "batch", "length", "vocab")
@@ -147,11 +145,11 @@ class Decoder(nn.Module):
         encoded: Float[Array, "s l d"],
         encoder_input_tokens: Int[Array, "s t"],
         tokens: Int[Array, "b m"],
-        nodes: Int[Array, "b m"] | None,
-        deterministic: bool,
+        nodes: Int[Array, "b m"] | None = None,
+        deterministic: bool = True,
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m d"]:
-        """Return the decoder's states, which the head compares with its rows."""
+        """Return the decoder's states, which the head compares with its rows; the arguments are those of a call."""
         x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
@@ -164,7 +162,12 @@ class Decoder(nn.Module):
         return x
 
     def read(self, states: Float[Array, "b m d"], columns: tuple[int, int]) -> Float[Array, "b m c"]:
-        """Return some logits of states; see :meth:`T5.read`."""
+        """Return some logits of states from :meth:`states`; only for the vocabulary head.
+
+        Args:
+            states: The states.
+            columns: First logit, and number of logits.
+        """
         assert isinstance(self.head, VocabularyHead)
         logits: Array = self.head.logits(self._scaled(states), None, None, columns=columns)
         return logits
@@ -195,10 +198,20 @@ class Decoder(nn.Module):
         return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
 
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
-        """Return the cache of empty prefixes; see :meth:`T5.init_cache`."""
+        """Return a cache with room for ``length`` positions, for one beam per query.
+
+        Returns:
+            ``beams``: keys and values of each beam's past, leaves ``[b, 1, length, h, d_kv]``. To reorder, copy or drop
+            beams, index axis 1 of these leaves and nothing else.
+            ``shared``: keys and values of the encoder's output, stored once per query.
+            ``position``: number of positions decoded so far. It is None before the first step. None is part of the
+            pytree's structure, so the first step, in which all beams are at the root, compiles to its own program.
+        """
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
-        cross = {f"layers_{i}": layer.cross_keys_values(encoded) for i, layer in enumerate(self.layers)}
+        cross = {
+            f"layers_{i}": layer.encoder_decoder_attention.keys_values(encoded) for i, layer in enumerate(self.layers)
+        }
         beams: dict[str, Any] = {name: {"key": empty, "value": empty} for name in cross}
         if layers := self.config.adaptive_layers:
             beams["adaptive"] = {f"layers_{i}": {"key": empty, "value": empty} for i in range(layers)}
@@ -217,24 +230,45 @@ class Decoder(nn.Module):
         tokens: Int[Array, "b k"],
         nodes: Int[Array, "b k"] | None,
         cache: Cache,
-        tree: NodeTree | None,
-        columns: tuple[Int[Array, ""] | int, int] | None,
+        tree: NodeTree | None = None,
+        columns: Columns = None,
     ) -> tuple[Float[Array, "b k v"], Cache]:
-        """Return the logits of the next position of every beam; see :meth:`T5.step`."""
+        """Decode one position of every beam.
+
+        Args:
+            tokens: Token before this position, 0 at the first position; the prefix head does not read it.
+            nodes: Tree node of each beam, 0 at the first position; for the prefix head.
+            cache: Cache from :meth:`init_cache` (one beam) or the previous step, with as many beams as ``tokens``.
+            tree: Docid tree; for the prefix head.
+            columns: First logit and number of logits to return; by default all.
+
+        Returns:
+            Logits in float32, and the cache of the next step.
+        """
         at_root = cache["position"] is None
         position, shared = 0 if at_root else cache["position"], cache["shared"]
         state, beams = self._next_positions(tokens, nodes, cache, position, 1)
-        logits = self.head.step_logits(state, nodes, tree, shared["lexical"], at_root=at_root, columns=columns)
+        logits = self.head.logits(state, nodes, tree, shared["lexical"], at_root, columns)
         return logits, {"beams": beams, "shared": shared, "position": position + 1}
 
     def forced(
-        self, tokens: Int[Array, "b k n"], nodes: Int[Array, "b k n"] | None, cache: Cache, tree: NodeTree | None
+        self, tokens: Int[Array, "b k n"], nodes: Int[Array, "b k n"] | None, cache: Cache, tree: NodeTree | None = None
     ) -> Float[Array, "b k n v"]:
-        """Return the logits of the next positions of every beam; see :meth:`T5.forced`."""
+        """Decode several positions of every beam at once, after the first step, given their tokens.
+
+        Args:
+            tokens: Token before each position.
+            nodes: Tree node of each beam at each position, none of them the root; for the prefix head.
+            cache: Cache from the previous step.
+            tree: Docid tree; for the prefix head.
+
+        Returns:
+            Logits in float32.
+        """
         flat = tokens.reshape(len(tokens), -1)
         flat_nodes = None if nodes is None else nodes.reshape(flat.shape)
         state, _ = self._next_positions(flat, flat_nodes, cache, cache["position"], tokens.shape[2])
-        logits = self.head.step_logits(state, flat_nodes, tree, cache["shared"]["lexical"], at_root=False)
+        logits = self.head.logits(state, flat_nodes, tree, cache["shared"]["lexical"], False)
         return logits.reshape(*tokens.shape, -1)
 
     def _next_positions(
@@ -279,6 +313,16 @@ def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
 
     widened: dict[str, Any] = jax.tree_util.tree_map_with_path(grown, params)
     return widened
+
+
+def _of_decoder(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method of :class:`T5` that calls a method of its decoder with the same arguments."""
+
+    @functools.wraps(method)
+    def call(self: "T5", *args: Any, **options: Any) -> Any:
+        return method(self.decoder, *args, **options)
+
+    return call
 
 
 class T5(nn.Module):
@@ -330,7 +374,7 @@ class T5(nn.Module):
             Logits in float32.
         """
         encoded = self.encode(encoder_input_tokens, deterministic=deterministic, histories=histories)
-        return self.decode(
+        logits: Array = self.decoder(
             encoded,
             encoder_input_tokens,
             decoder_input_tokens,
@@ -339,6 +383,7 @@ class T5(nn.Module):
             deterministic=deterministic,
             histories=histories,
         )
+        return logits
 
     def encode(
         self,
@@ -350,105 +395,8 @@ class T5(nn.Module):
         """Return the encoder's output; the vectors at padding (token 0) are meaningless."""
         return self.encoder(encoder_input_tokens, deterministic, histories)
 
-    def decode(
-        self,
-        encoded: Float[Array, "s l d"],
-        encoder_input_tokens: Int[Array, "s t"],
-        decoder_input_tokens: Int[Array, "b m"],
-        decoder_prefix_nodes: Int[Array, "b m"] | None = None,
-        tree: NodeTree | None = None,
-        *,
-        deterministic: bool = True,
-        histories: Int[Array, "s n"] | None = None,
-    ) -> Float[Array, "b m v"]:
-        """Return the logits of target sequences given encoded sources; the arguments are those of a call."""
-        return self.decoder(
-            encoded, encoder_input_tokens, decoder_input_tokens, decoder_prefix_nodes, tree, deterministic, histories
-        )
-
-    def states(
-        self,
-        encoded: Float[Array, "b l d"],
-        encoder_input_tokens: Int[Array, "b t"],
-        decoder_input_tokens: Int[Array, "b m"],
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "b m d"]:
-        """Return the decoder's states, which the vocabulary head compares with its rows.
-
-        Only for the vocabulary head; the arguments are those of :meth:`decode`.
-        """
-        return self.decoder.states(encoded, encoder_input_tokens, decoder_input_tokens, None, deterministic)
-
-    def read(self, states: Float[Array, "b m d"], columns: tuple[int, int]) -> Float[Array, "b m c"]:
-        """Return some logits of states from :meth:`states`.
-
-        Args:
-            states: The states.
-            columns: First logit, and number of logits.
-        """
-        return self.decoder.read(states, columns)
-
-    def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
-        """Return a cache with room for ``length`` positions, for one beam per query.
-
-        Returns:
-            ``beams``: keys and values of each beam's past, leaves ``[b, 1, length, h, d_kv]``. To reorder, copy or drop
-            beams, index axis 1 of these leaves and nothing else.
-            ``shared``: keys and values of the encoder's output, stored once per query.
-            ``position``: number of positions decoded so far. It is None before the first step. None is part of the
-            pytree's structure, so the first step, in which all beams are at the root, compiles to its own program.
-        """
-        return self.decoder.init_cache(encoded, encoder_input_tokens, length)
-
-    def step(
-        self,
-        tokens: Int[Array, "b k"],
-        prefix_nodes: Int[Array, "b k"] | None,
-        cache: Cache,
-        tree: NodeTree | None = None,
-        columns: tuple[Int[Array, ""] | int, int] | None = None,
-    ) -> tuple[Float[Array, "b k v"], Cache]:
-        """Decode one position of every beam.
-
-        Args:
-            tokens: Token before this position, 0 at the first position; the prefix head does not read it.
-            prefix_nodes: Tree node of each beam, 0 at the first position; for the prefix head.
-            cache: Cache from :meth:`init_cache` (one beam) or the previous step, with as many beams as ``tokens``.
-            tree: Docid tree; for the prefix head.
-            columns: First logit and number of logits to return; by default all.
-
-        Returns:
-            Logits in float32, and the cache of the next step.
-        """
-        return self.decoder.step(tokens, prefix_nodes, cache, tree, columns)
-
-    def forced(
-        self,
-        tokens: Int[Array, "b k n"],
-        prefix_nodes: Int[Array, "b k n"] | None,
-        cache: Cache,
-        tree: NodeTree | None = None,
-    ) -> Float[Array, "b k n v"]:
-        """Decode several positions of every beam at once, after the first step, given their tokens.
-
-        Args:
-            tokens: Token before each position.
-            prefix_nodes: Tree node of each beam at each position, none of them the root; for the prefix head.
-            cache: Cache from the previous step.
-            tree: Docid tree; for the prefix head.
-
-        Returns:
-            Logits in float32.
-        """
-        return self.decoder.forced(tokens, prefix_nodes, cache, tree)
-
-    def prefix_vectors(self, tokens: Int[Array, "b m"]) -> Float[Array, "b m e"]:
-        """Return the adaptive decoder's vector of each prefix, given docids shifted right."""
-        vectors: Array = self.decoder.adaptive(tokens, True)
-        return vectors
-
-    def adaptive_matrices(self, prefixes: Float[Array, "p e"]) -> Float[Array, "p d d"]:
-        """Return the adaptive matrix less the identity for each vector of :meth:`prefix_vectors`."""
-        matrices: Array = self.decoder.adaptive.matrices(prefixes)
-        return matrices
+    states = _of_decoder(Decoder.states)
+    read = _of_decoder(Decoder.read)
+    init_cache = _of_decoder(Decoder.init_cache)
+    step = _of_decoder(Decoder.step)
+    forced = _of_decoder(Decoder.forced)

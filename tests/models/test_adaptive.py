@@ -56,11 +56,7 @@ def test_a_code_means_something_else_after_another_prefix():
     model = T5(ADAPTIVE)
 
     def states_and_logits(prefix):
-        encoded = model.apply({"params": muted}, same[:1], method=T5.encode)
-        captured = model.apply(
-            {"params": muted}, encoded, same[:1], prefix[None], method=T5.decode, capture_intermediates=True
-        )
-        logits, kept = captured
+        logits, kept = model.apply({"params": muted}, same[:1], prefix[None], capture_intermediates=True)
         return kept["intermediates"]["decoder"]["decoder_norm"]["__call__"][0][0, -1], logits[0, -1]
 
     (state, first), (other_state, second), (_, again) = map(states_and_logits, prefixes)
@@ -82,7 +78,9 @@ def test_logits_are_the_state_times_matrix_times_output_layer():
     model = T5(ADAPTIVE)
     logits, kept = model.apply({"params": params}, SOURCE, prefix, capture_intermediates=True)
     hidden = np.asarray(kept["intermediates"]["decoder"]["decoder_norm"]["__call__"][0])
-    said = np.asarray(model.apply({"params": params}, prefix, method=T5.prefix_vectors))
+    said = np.asarray(
+        model.apply({"params": params}, prefix, method=lambda t5, tokens: t5.decoder.adaptive(tokens, True))
+    )
     matrix = np.einsum("bqe,def->bqdf", said, params["decoder"]["adaptive"]["kernel"]) + np.eye(16)
     expected = np.einsum("bqd,bqde,ev->bqv", hidden, matrix, params["decoder"]["logits_dense"]["kernel"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)

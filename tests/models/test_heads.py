@@ -135,7 +135,7 @@ def test_atomic_docids_never_gather_their_siblings():
     params = {name: jnp.ones((size + 1, WIDTH)) for name in ("input_nodes", "output_nodes")}
 
     def step(hidden, nodes, at_root):
-        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=at_root, method="step_logits")
+        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=at_root, method="logits")
 
     hidden, nodes = jnp.ones((1, 7, WIDTH)), jnp.ones((1, 7), jnp.int32)
     later = jax.make_jaxpr(lambda h, n: step(h, n, False))(hidden, nodes)
@@ -152,7 +152,7 @@ def window_logits(hidden, nodes, output_nodes, tree, reading):
     config = T5Config(decoder_vocab_size=VOCABULARY, d_model=WIDTH, head="prefix", num_nodes=NODES)
     params = {"input_nodes": output_nodes, "output_nodes": output_nodes}
     with mock.patch.object(heads, "_ROW_COST", reading):
-        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=False, method="step_logits")
+        return PrefixHead(config).apply({"params": params}, hidden, nodes, tree, at_root=False, method="logits")
 
 
 @settings(deadline=None, max_examples=40)
