@@ -5,7 +5,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -32,44 +32,20 @@ from genret_jax.parallel.mesh import DATA, mesh_of, on_all_devices, placed_on
 _R = TypeVar("_R", bound="Ranker")
 
 
-class _Process:
-    """Detects a fork after a model was loaded: XLA's threads do not survive it, and a search would hang."""
-
-    has_loaded, is_forked = False, False
-
-    @classmethod
-    def note_fork(cls) -> None:
-        """Note in a forked child that its parent had loaded a model."""
-        cls.is_forked = cls.has_loaded
-
-    @classmethod
-    def require_not_forked(cls) -> None:
-        """Raise in such a child.
-
-        Raises:
-            InputError: If the process was forked after a model was loaded.
-        """
-        if cls.is_forked:
-            raise InputError(
-                "this process was forked after a model was loaded, and would hang",
-                fix="load the model in each process, or start them by multiprocessing.get_context('spawn')",
-            )
-
-
-os.register_at_fork(after_in_child=_Process.note_fork)
-
-
 class Ranker:
     """A network with the docids it may write.
 
     Args:
         model: The network.
         docids: The docids of all documents.
-        params: Parameters of the network. Where they are spread over a mesh, it searches on that mesh.
+        params: Parameters of the network. If they are spread over a mesh, it searches on that mesh.
     """
 
+    # Process that loaded the first model. XLA's threads do not survive a fork, and a search would hang.
+    _loaded_by: ClassVar[int | None] = None
+
     def __init__(self, model: T5Config, docids: EncodedDocids, params: Mapping[str, Any]):
-        _Process.has_loaded = True
+        Ranker._loaded_by = Ranker._loaded_by or os.getpid()
         self._model, self._docids = model, docids
         self._documents = int(docids.document.max()) + 1
         self._mesh = mesh_of(params)
@@ -160,8 +136,8 @@ class Ranker:
     def rank_with_share(
         self,
         tokens: Int[np.ndarray, "q l"],
-        share: float,
-        new: Bool[np.ndarray, " n"],
+        share: float | None,
+        new: Bool[np.ndarray, " n"] | None,
         *,
         limit: int,
         allowed: Bool[np.ndarray, "#q n"] | None = None,
@@ -173,8 +149,8 @@ class Ranker:
 
         Args:
             tokens: Requests, padded with 0.
-            share: Share of the results that are new documents, from 0 to 1.
-            new: Which documents are new.
+            share: Share of the results that are new documents, from 0 to 1; None ranks all documents by their scores.
+            new: Which documents are new; None without a share.
             limit: Largest number of documents per request.
             allowed: As in :meth:`rank`.
             **options: Further options of :meth:`rank`.
@@ -182,15 +158,16 @@ class Ranker:
         Raises:
             InputError: If the share is none.
         """
+        if share is None or new is None:
+            return self.rank(tokens, limit=limit, allowed=allowed, **options)
         if not 0 <= share <= 1:
             raise InputError(f"new_items={share}", expected="a share from 0 to 1")
         everything = np.ones((1, self._documents), bool) if allowed is None else allowed
         known = self.rank(tokens, limit=limit, allowed=everything & ~new[None], **options)
         if share == 0:
             return known
-        return with_share(
-            known, self.rank(tokens, limit=limit, allowed=everything & new[None], **options), share, limit
-        )
+        found = self.rank(tokens, limit=limit, allowed=everything & new[None], **options)
+        return with_share(known, found, share, limit)
 
     def beside_exhaustive(self, tokens: Int[np.ndarray, "q l"], *, beam: int, k: int = 10) -> dict[str, float]:
         """Compare the beam search with the exhaustive one; costs a decoder pass over all docids for each query.
@@ -215,7 +192,11 @@ class Ranker:
         }
 
     def _found(self, tokens: Int[np.ndarray, "q l"], strategy: TrieConstraint | Exhaustive, beam: int) -> BeamResult:
-        _Process.require_not_forked()
+        if os.getpid() != Ranker._loaded_by:
+            raise InputError(
+                "this process was forked after a model was loaded, and would hang",
+                fix="load the model in each process, or start them by multiprocessing.get_context('spawn')",
+            )
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
             params, config = self._network()
             return search_tokens(params, tokens, strategy, self._tree, config, beam)

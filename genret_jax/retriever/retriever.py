@@ -198,16 +198,15 @@ class Retriever(Ranker):
         for request in requests:
             if self.run.unknown_words(request):
                 warnings.warn(f"no word of {request!r} is known to this run: its results mean little", stacklevel=3)
-        options: dict[str, Any] = {
-            "beam": beam,
-            "limit": k,
-            "allowed": self._allowed(allow, forbid),
-            "widths": self.run.input_widths,
-        }
-        if new is None:
-            ranked = self.rank(tokens, **options)
-        else:
-            ranked = self.rank_with_share(tokens, new, self.run.later, **options)
+        ranked = self.rank_with_share(
+            tokens,
+            new,
+            None if new is None else self.run.later,
+            limit=k,
+            beam=beam,
+            allowed=self._allowed(allow, forbid),
+            widths=self.run.input_widths,
+        )
         return [self._results(ranked, row) for row in range(len(requests))]
 
     def with_documents(

@@ -219,18 +219,17 @@ def _searched(
 
 
 def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share: float | None) -> Ranking:
-    options: dict[str, Any] = {
-        "beam": depth,
-        "limit": depth,
-        "batch_size": run.evaluation.batch_size,
-        "without": requests.without,
-        "widths": requests.widths,
-        "progress": True,
-    }
-    if share is None:
-        ranked = ranker.rank(requests.tokens, **options)
-    else:
-        ranked = ranker.rank_with_share(requests.tokens, share, run.later, **options)
+    ranked = ranker.rank_with_share(
+        requests.tokens,
+        share,
+        None if share is None else run.later,
+        limit=depth,
+        beam=depth,
+        batch_size=run.evaluation.batch_size,
+        without=requests.without,
+        widths=requests.widths,
+        progress=True,
+    )
     scores = ranked.scores
     if share is not None:  # the order is not that of the scores, by which a run file is read
         scores = np.broadcast_to(-np.arange(scores.shape[1], dtype=np.float32), scores.shape)

@@ -1,5 +1,7 @@
 """Searching a run: against teacher forcing over all docids, and with everything a caller may ask for."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -242,8 +244,7 @@ def test_a_process_forked_after_loading_is_told_instead_of_hanging(retriever):
     from genret_jax.inference import ranker
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranker._Process, "is_forked", False)
-        ranker._Process.note_fork()
+        patch.setattr(ranker.Ranker, "_loaded_by", os.getpid() + 1)
         with pytest.raises(InputError, match="forked after a model was loaded"):
             retriever.search(QUERIES[0], k=1)
     assert retriever.search(QUERIES[0], k=1)
