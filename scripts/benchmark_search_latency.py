@@ -31,8 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genret_jax.baselines.dual_encoder import DualEncoder
-from genret_jax.baselines.text_encoder import DualEncoderConfig, encoder_params
+from genret_jax.baselines.dual_encoder import DualEncoder, DualEncoderConfig, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswConfig, HnswIndex
 from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import Corpus

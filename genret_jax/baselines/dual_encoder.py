@@ -1,6 +1,7 @@
 """A dual encoder: queries and documents become vectors, and the nearest documents are the answer.
 
-It is trained on the queries, pseudo-queries and documents of the generative model's example store.
+It has the shape of T5's encoder and is trained on the queries, pseudo-queries and documents of the generative model's
+example store.
 """
 
 import dataclasses
@@ -13,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int
+from flax import linen as nn
+from jaxtyping import Array, Float, Float32, Int, Int32
 
-from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder, encode_tokens, encoder_params
-from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, VectorIndex, ranked_by, recall_of_exact
+from genret_jax.baselines.vector_search import ExactIndex, HnswIndex, padded_blocks, ranked_by, recall_of_exact
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.text.vocabulary import EOS, Vocabulary
@@ -26,7 +27,80 @@ from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import System
 from genret_jax.losses import in_batch_contrastive
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.t5 import T5Encoder
+from genret_jax.models.layers import Embed
 from genret_jax.training import TrainerConfig, read_metrics, restore_params, train
+from genret_jax.validation import check_fields, require
+
+_ROWS_AT_ONCE = 256  # most texts encoded in one call
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DualEncoderConfig:
+    """One encoder for queries and documents, with their lengths and the temperature of the loss.
+
+    Attributes:
+        network: Shape of the encoder; fields of the decoder are ignored.
+        query_length: Number of tokens of a query that are read.
+        document_length: Number of tokens of a document that are read.
+        append_eos: End both with EOS, as pretrained T5 expects.
+        temperature: Divides cosine similarities in the loss; 0.05 as in SimCSE (Gao et al. 2021, arXiv 2104.08821).
+    """
+
+    network: T5Config
+    query_length: int = 24
+    document_length: int = 64
+    append_eos: bool = False
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "query_length", self.query_length >= 2, "at least 2")
+        require(self, "document_length", self.document_length >= 2, "at least 2")
+        require(self, "temperature", self.temperature > 0, "a number above 0")
+
+
+class TextEncoder(nn.Module):
+    """T5's encoder and the normalised mean of its outputs (Ni et al. 2022, Sentence-T5, arXiv 2108.08877).
+
+    Parameters have the same names as in :class:`genret_jax.models.network.T5`.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declare the embedding and the stack under T5's names."""
+        self.token_embedder = Embed(self.config.vocab_size, self.config.d_model, self.config.compute_dtype)
+        self.encoder = T5Encoder(self.config, self.token_embedder)
+
+    def __call__(self, tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b d"]:
+        """Return unit vectors in float32; a zero vector for a text without tokens."""
+        encoded = self.encoder(tokens, deterministic).astype(jnp.float32)
+        summed = jnp.einsum("bld,bl->bd", encoded, (tokens > 0).astype(jnp.float32))
+        # The mean's direction is the sum's. Safe at zero, also in the gradient.
+        return summed * jax.lax.rsqrt(jnp.maximum(jnp.sum(summed**2, axis=-1, keepdims=True), 1e-12))
+
+
+def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the T5 parameters that :class:`TextEncoder` uses: embeddings and encoder."""
+    return {name: params[name] for name in ("token_embedder", "encoder")}
+
+
+def encode_tokens(
+    network: T5Config, params: Mapping[str, Any], tokens: Int32[np.ndarray, "n l"]
+) -> Float32[np.ndarray, "n d"]:
+    """Return the unit vectors of many texts, encoded in blocks; zero vectors for texts without tokens."""
+    vectors = np.zeros((len(tokens), network.d_model), np.float32)
+    for part, block in padded_blocks(tokens, _ROWS_AT_ONCE):
+        vectors[part] = np.asarray(_encode(params, block, network=network))[: len(vectors[part])]
+    vectors[~tokens.any(axis=1)] = 0
+    return vectors
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _encode(params: Mapping[str, Any], tokens: Int[Array, "b l"], *, network: T5Config) -> Float[Array, "b d"]:
+    vectors: Array = TextEncoder(network).apply({"params": params}, tokens)
+    return vectors
 
 
 class DualEncoderTask:
@@ -86,27 +160,18 @@ class DualEncoderTask:
         return self.encoder.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": rng})
 
 
-def encode_documents(
-    store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]
-) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
-    """Return the ids and unit vectors of the documents of a store that have text."""
-    documents = store.documents_with_text
-    tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
-    return [store.doc_ids[int(index)] for index in documents], encode_tokens(config.network, params, tokens)
-
-
 def validate(
     store: ExampleStore, config: DualEncoderConfig, split: str, params: Mapping[str, Any], step: int
 ) -> dict[str, float]:
     """Return Hits, MRR, Recall and NDCG on a split by exact search; the last two arguments are an evaluator's."""
-    params = jax.device_put(jax.device_get(params))  # from a mesh to one device
-    doc_ids, vectors = encode_documents(store, config, params)
+    encoder = DualEncoder.of_store(store, config, params)
     query_ids, tokens = store.queries(split, config.query_length, append_eos=config.append_eos)
-    queries = encode_tokens(config.network, params, tokens)
+    queries = encode_tokens(config.network, encoder.params, tokens)
     qrels: dict[str, dict[str, int]] = {}
     for query, document, grade in zip(*(column.tolist() for column in store.pairs(split)), strict=True):
         qrels.setdefault(store.query_ids[query], {})[store.doc_ids[document]] = grade
-    return evaluate(qrels, ranked_by(ExactIndex(vectors), query_ids, queries, doc_ids, 10), ks=(1, 10), beam=10)
+    found = ranked_by(encoder.exact_index, query_ids, queries, encoder.doc_ids, 10)
+    return evaluate(qrels, found, ks=(1, 10), beam=10)
 
 
 class DualEncoder:
@@ -199,18 +264,16 @@ class DualEncoder:
     def of_store(cls, store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]) -> "DualEncoder":
         """Return an encoder with vectors of the documents of a store; those without text are never found."""
         params = jax.device_put(jax.device_get(encoder_params(params)))  # from a mesh to one device
-        doc_ids, vectors = encode_documents(store, config, params)
-        return cls(config, params, store.vocabulary, doc_ids, vectors)
+        documents = store.documents_with_text
+        tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
+        vectors = encode_tokens(config.network, params, tokens)
+        return cls(config, params, store.vocabulary, [store.doc_ids[int(index)] for index in documents], vectors)
 
     def encode_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "q d"]:
         """Return unit vectors of texts; zero vectors for those without a word."""
-        length, append_eos = self.config.query_length, self.config.append_eos
-        tokens = np.zeros((len(texts), length), np.int32)
-        for row, text in enumerate(texts):
-            ids = self.vocabulary.encode(text)[: length - append_eos]
-            if ids:
-                tokens[row, : len(ids)] = ids
-                tokens[row, len(ids) : len(ids) + append_eos] = EOS
+        append_eos = self.config.append_eos
+        tokens = self.vocabulary.encode_rows(texts, self.config.query_length, append_eos=append_eos)
+        tokens[tokens[:, 0] == EOS] = 0
         return encode_tokens(self.config.network, self.params, tokens)
 
     @functools.cached_property
@@ -219,7 +282,7 @@ class DualEncoder:
         return ExactIndex(self.vectors)
 
     def search(
-        self, queries: Mapping[str, str], k: int, index: VectorIndex | None = None
+        self, queries: Mapping[str, str], k: int, index: ExactIndex | HnswIndex | None = None
     ) -> dict[str, list[tuple[str, float]]]:
         """Rank documents for queries by cosine similarity.
 

@@ -1,6 +1,10 @@
-"""SASRec as a baseline: its task, its training by the loop that trains generative models, and its recommendations."""
+"""SASRec as a baseline (Kang & McAuley 2018, arXiv 1808.09781): causal self-attention over the items of a history.
+
+It is trained by the loop that trains generative models.
+"""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -8,10 +12,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32
+from flax import linen as nn
+from flax.linen.partitioning import param_with_axes
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from genret_jax.baselines.recommenders import Ranked
-from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
 from genret_jax.data.examples.histories import training_items
 from genret_jax.data.examples.history_examples import EvenSampler, PackedHistories
 from genret_jax.data.interactions import Interactions
@@ -20,10 +25,142 @@ from genret_jax.evaluation.recommendation import answers_of, measure
 from genret_jax.evaluation.report import System
 from genret_jax.losses import sampled_binary_cross_entropy, tied_softmax_cross_entropy
 from genret_jax.training import AdamW, LinearWarmupLinearDecay, TrainerConfig, restore_params, train
+from genret_jax.validation import check_fields, require
 
+_MASKED = -1e9
+_ROWS_AT_ONCE = 512  # most histories ranked in one call
+_SCORES_AT_ONCE = 1 << 25  # most scores held at a time, 128 MiB
 # Rows of packed histories in a batch; epochs, peak learning rate and dropout of each loss.
 _ROWS = 16
 _RECIPES = {"bce": (200, 1e-3, 0.5), "cross_entropy": (25, 3e-3, 0.3)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SasRecConfig:
+    """The network and its loss; the defaults are those of the paper for Amazon's data (sections III and IV-D).
+
+    Attributes:
+        width: Width of item vectors, d; 50 in the paper, often 64 in comparisons with it.
+        blocks: Number of layers of self-attention and feed-forward network.
+        heads: Attention heads per layer; two were no better than one in the paper.
+        max_length: Number of last items of a history that are read, n; 200 for MovieLens in the paper.
+        dropout: Dropout rate of embeddings, attention weights and layers; 0.2 for MovieLens in the paper.
+        loss: ``"bce"`` is the paper's loss, with one negative per position. ``"cross_entropy"`` is the softmax over all
+            items, which makes SASRec far stronger (Klenitskiy & Vasilev 2023, arXiv 2309.07602).
+    """
+
+    width: int = 64
+    blocks: int = 2
+    heads: int = 1
+    max_length: int = 50
+    dropout: float = 0.5
+    loss: Literal["bce", "cross_entropy"] = "bce"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("width", "blocks", "heads"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "heads", self.width % self.heads == 0, f"a divisor of width {self.width}")
+        require(self, "max_length", self.max_length >= 2, "at least 2")
+        require(self, "dropout", 0 <= self.dropout < 1, "a rate from 0 to below 1")
+
+    def describe(self) -> str:
+        """Return one line for a report."""
+        loss = "softmax over all items" if self.loss == "cross_entropy" else "one negative per position"
+        shape = f"d {self.width}, blocks {self.blocks}, heads {self.heads}, n {self.max_length}"
+        return f"SASRec, {shape}, dropout {self.dropout:g}, {loss}"
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention without an output projection (equations 2 and 3).
+
+    Attributes:
+        config: Width and heads.
+    """
+
+    config: SasRecConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], allowed: Bool[Array, "b l l"], deterministic: bool
+    ) -> Float[Array, "b l d"]:
+        """Return for every place the weighted sum over the places that it is allowed to see."""
+        heads, width = self.config.heads, self.config.width // self.config.heads
+        query, key, value = (
+            nn.Dense(self.config.width, use_bias=False, name=name)(x).reshape(*x.shape[:2], heads, width)
+            for name in ("query", "key", "value")
+        )  # --> [b, l, h, d / h]
+        scores = jnp.einsum("blhd,bmhd->bhlm", query, key) / width**0.5
+        weights = nn.softmax(jnp.where(allowed[:, None], scores, _MASKED))
+        weights = nn.Dropout(self.config.dropout)(weights, deterministic=deterministic)
+        return jnp.einsum("bhlm,bmhd->blhd", weights, value).reshape(x.shape)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, each as ``x + Dropout(g(LayerNorm(x)))`` (section III-D).
+
+    Attributes:
+        config: Width, heads and dropout.
+    """
+
+    config: SasRecConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], allowed: Bool[Array, "b l l"], deterministic: bool
+    ) -> Float[Array, "b l d"]:
+        """Return the vectors after both."""
+        drop = functools.partial(nn.Dropout(self.config.dropout), deterministic=deterministic)
+        normed = nn.LayerNorm(name="attention_norm")(x)
+        x = x + drop(Attention(self.config, name="attention")(normed, allowed, deterministic))
+        hidden = nn.relu(nn.Dense(self.config.width, name="wi")(nn.LayerNorm(name="mlp_norm")(x)))
+        return x + drop(nn.Dense(self.config.width, name="wo")(drop(hidden)))
+
+
+class SasRecNetwork(nn.Module):
+    """Turns histories into a vector at each place, whose inner products with item vectors score the next item.
+
+    Input and output share the item vectors (section III-E).
+
+    Attributes:
+        config: Shape of the network.
+        num_items: Number of items, n.
+    """
+
+    config: SasRecConfig
+    num_items: int
+
+    @nn.compact
+    def __call__(
+        self,
+        items: Int[Array, "b l"],
+        positions: Int[Array, "b l"],
+        segments: Int[Array, "b l"],
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "b l d"], Float[Array, "n d"]]:
+        """Return the vectors at all places, and the vectors of all items.
+
+        Args:
+            items: Items, from 0.
+            positions: Position of each item in its history, counted so that the last one has ``max_length - 1``.
+            segments: Number of the history of each item; a place sees earlier places of its own history only.
+            deterministic: Turns dropout off.
+        """
+        config, normal = self.config, nn.initializers.normal(0.02)
+        table = param_with_axes("items", normal, (self.num_items, config.width), jnp.float32, axes=("vocab", "embed"))
+        learned = self.param(
+            "positions", nn.initializers.normal(config.width**-0.5), (config.max_length, config.width), jnp.float32
+        )
+        causal = jnp.tril(jnp.ones((1, items.shape[1], items.shape[1]), bool))
+        allowed = causal & (segments[:, :, None] == segments[:, None, :])
+        # The factor is in the authors' code, not in the paper. Without it item vectors are so small beside the outputs
+        # of the blocks, whose inputs are normalised, that the last item hardly counts.
+        x = table[items] * config.width**0.5 + learned[positions]  # --> [b, l, d]
+        x = nn.Dropout(config.dropout)(x, deterministic=deterministic)
+        for number in range(config.blocks):
+            x = Block(config, name=f"block_{number}")(x, allowed, deterministic)
+        return nn.LayerNorm(name="final_norm")(x), table
 
 
 class SasRecTask:
@@ -108,6 +245,75 @@ def in_own_history(
     same = histories[:, :, None] == histories[:, None, :]  # --> [b, l, l]
     has = (drawn[:, :, None] == items[:, None, :]) | (drawn[:, :, None] == targets[:, None, :])
     return jnp.any(same & has, axis=-1)
+
+
+def rank_items(
+    config: SasRecConfig, params: Mapping[str, Any], histories: Int32[np.ndarray, "q l"], k: int
+) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
+    """Return the k best items for each history, and their scores; see ``evaluation.recommendation.Recommender``.
+
+    Args:
+        config: Shape of the network.
+        params: Parameters of the network, on one device.
+        histories: Positions of items, oldest first, -1 behind the last. Only the last ``max_length`` items are read.
+        k: Results per history.
+    """
+    num_items = params["items"].shape[0]
+    k = min(k, num_items)
+    items, scores = np.zeros((len(histories), k), np.int32), np.zeros((len(histories), k), np.float32)
+    for rows, width in _blocks(histories, config.max_length, min(_ROWS_AT_ONCE, max(1, _SCORES_AT_ONCE // num_items))):
+        block = np.full((len(rows), width), -1, np.int32)
+        taken = rows[rows >= 0]
+        block[: len(taken)] = _last_items(histories[taken], width)
+        found, values = _rank(params, block, config=config, k=k)
+        items[taken], scores[taken] = np.asarray(found)[: len(taken)], np.asarray(values)[: len(taken)]
+    return items, scores
+
+
+def _blocks(histories: Int32[np.ndarray, "q l"], longest: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Return row numbers in blocks of ``size``, padded with -1, each with a width that holds its histories.
+
+    Most histories are short, so those that fit a quarter or half of the longest width are computed at that width.
+    """
+    lengths = np.minimum((histories >= 0).sum(axis=1), longest)
+    size = min(size, max(1, len(histories)))
+    blocks, shorter = [], -1
+    for width in (-(-longest // 4), -(-longest // 2), longest):
+        rows = np.flatnonzero((lengths > shorter) & (lengths <= width))
+        padded = np.full(-(-len(rows) // size) * size, -1)
+        padded[: len(rows)] = rows
+        blocks += [(block, width) for block in padded.reshape(-1, size)]
+        shorter = width
+    return blocks
+
+
+def _last_items(histories: Int32[np.ndarray, "q l"], count: int) -> Int32[np.ndarray, "q count"]:
+    """Return the last items of each history, -1 behind them."""
+    begins = np.maximum((histories >= 0).sum(axis=1) - count, 0)
+    columns = begins[:, None] + np.arange(count)
+    padded = np.pad(histories, ((0, 0), (0, count)), constant_values=-1)
+    return np.take_along_axis(padded, columns, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "k"))
+def _rank(
+    params: Mapping[str, Any], histories: Int[Array | np.ndarray, "q l"], *, config: SasRecConfig, k: int
+) -> tuple[Int[Array, "q k"], Float[Array, "q k"]]:
+    known = histories >= 0
+    last = jnp.maximum(known.sum(axis=1) - 1, 0)
+    positions = jnp.arange(histories.shape[1])[None] + config.max_length - 1 - last[:, None]
+    network = SasRecNetwork(config, params["items"].shape[0])
+    hidden, table = network.apply(
+        {"params": params},
+        jnp.maximum(histories, 0),
+        jnp.minimum(positions, config.max_length - 1),  # places behind the last item are not used
+        known.astype(jnp.int32),
+    )
+    of_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    # The highest precision: an accelerator's default would change the order of near ties.
+    scores = jnp.einsum("qd,nd->qn", of_last, table, precision=jax.lax.Precision.HIGHEST)
+    values, items = jax.lax.top_k(scores, k)  # ties in the order of the items
+    return items, values
 
 
 class SasRec:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,8 @@ from genret_jax.validation import check_fields, require
 
 _SCORES_AT_ONCE = 1 << 25  # most similarities held at a time, 128 MiB
 
+# Similarities, from best to worst, and positions of the nearest documents; -1 behind the last.
 Found = tuple[Float32[np.ndarray, "q k"], Int32[np.ndarray, "q k"]]
-
-
-@runtime_checkable
-class VectorIndex(Protocol):
-    """An index of document vectors."""
-
-    def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
-        """Return similarities, from best to worst, and positions of the k nearest documents; -1 behind the last."""
-        ...
 
 
 class ExactIndex:
@@ -134,7 +126,7 @@ class HnswIndex:
 
 
 def ranked_by(
-    index: VectorIndex,
+    index: ExactIndex | HnswIndex,
     query_ids: Sequence[str],
     queries: Float32[np.ndarray, "q d"],
     doc_ids: Sequence[str],

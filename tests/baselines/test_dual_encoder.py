@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from genret_jax.baselines import dual_encoder
-from genret_jax.baselines.dual_encoder import DualEncoder, DualEncoderTask, train_and_answer, trainer_like
-from genret_jax.baselines.text_encoder import DualEncoderConfig, TextEncoder
+from genret_jax.baselines.dual_encoder import (
+    DualEncoder,
+    DualEncoderConfig,
+    DualEncoderTask,
+    TextEncoder,
+    train_and_answer,
+    trainer_like,
+)
 from genret_jax.baselines.vector_search import HnswIndex, recall_of_exact
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.building import build_store

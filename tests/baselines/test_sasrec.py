@@ -11,8 +11,15 @@ from support.tiny_interactions import interactions_of, markov_interactions
 
 from genret_jax.baselines import sasrec
 from genret_jax.baselines.recommenders import Popularity
-from genret_jax.baselines.sasrec import SasRec, SasRecTask, in_own_history, positions_from_the_end
-from genret_jax.baselines.sasrec_network import SasRecConfig, SasRecNetwork, rank_items
+from genret_jax.baselines.sasrec import (
+    SasRec,
+    SasRecConfig,
+    SasRecNetwork,
+    SasRecTask,
+    in_own_history,
+    positions_from_the_end,
+    rank_items,
+)
 from genret_jax.errors import InputError
 from genret_jax.evaluation.recommendation import Recommender, measure
 from genret_jax.losses import sampled_binary_cross_entropy
