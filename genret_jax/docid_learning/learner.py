@@ -45,34 +45,22 @@ _ROUNDING = 1e-4
 _KIND, _VERSION = "learned_levels", 1
 
 
-def learn_docids(
-    experiment: Experiment,
-    corpus: Corpus,
-    store: ExampleStore,
-    model: T5Config,
-    folder: Path,
-    log: Callable[[str], None],
-) -> tuple[DocidModel, DocidTable]:
-    """Train the network that writes docids, or resume its training, and give every document its docid.
+class DocidLearner:
+    """Trains the network that writes docids, or resumes its training.
 
     Documents of ``SamplerConfig.unseen_split`` are left out of the training; the trained network writes their docids.
 
     Args:
         experiment: An experiment with :class:`~genret_jax.docids.LearnedDocids`.
-        corpus: The documents.
         store: Tokens and queries of the documents; its docids are not read.
         model: The network, with tokens for the codes.
         folder: Folder of the phases; may be removed afterwards.
         log: Receives a line per phase and codebook.
 
     Raises:
-        InputError: If there are fewer documents than codes, or a codebook collapses.
-        KeyboardInterrupt: If SIGINT or SIGTERM stopped a phase, after its checkpoint was written.
+        InputError: If there are fewer documents than codes.
     """
-    return _Learner(experiment, store, model, folder, log).learn(corpus)
 
-
-class _Learner:
     def __init__(
         self, experiment: Experiment, store: ExampleStore, model: T5Config, folder: Path, log: Callable[[str], None]
     ):
@@ -96,7 +84,12 @@ class _Learner:
             )
 
     def learn(self, corpus: Corpus) -> tuple[DocidModel, DocidTable]:
-        """Learn all levels and give every document its docid."""
+        """Learn all levels and give every document its docid.
+
+        Raises:
+            InputError: If a codebook collapses.
+            KeyboardInterrupt: If SIGINT or SIGTERM stopped a phase, after its checkpoint was written.
+        """
         levels = tuple(range(self._strategy.levels))
         groups = [(level,) for level in levels] if self._strategy.progressive else [levels]
         params, done = self._resumed(len(groups))

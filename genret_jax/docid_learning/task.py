@@ -123,13 +123,14 @@ class DocidLearningTask:
             # At this scale the inner products of states are logits.
             document_states, query_states = (self.books.scale**-0.5 * side[0][:, level] for side in (document, query))
             targets = jax.lax.stop_gradient(document_states)
-            among = batch["document"], batch["prefix"][:, level]
+            among: dict[str, Any] = {"document": batch["document"], "prefix": batch["prefix"][:, level]}
             learned, fixed = batch["learned"][:, level], batch["fixed"][:, level]
             coded = learned * batch["with_codes"]
             codes = self._assign(jax.lax.stop_gradient(document_logits))
             vectors = self.books.scale**-0.5 * self.books.vectors(params, level)[codes]
-            reconstruction = _contrastive(straight_through(document_states, vectors), targets, *among, coded)
-            parts["retrieval"] += _contrastive(query_states, document_states, *among, learned)
+            coded_states = straight_through(document_states, vectors)
+            reconstruction = in_batch_contrastive(coded_states, targets, weights=coded, **among)[0]
+            parts["retrieval"] += in_batch_contrastive(query_states, document_states, weights=learned, **among)[0]
             parts["retrieval"] += cross_entropy(query_logits, codes, coded)[0]
             parts["reconstruction"] += self.strategy.reconstruction * reconstruction
             parts["commitment"] += self.strategy.commitment * cross_entropy(document_logits, codes, coded)[0]
@@ -164,17 +165,6 @@ class DocidLearningTask:
         if self.strategy.balanced:
             return balanced_codes(logits)
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-def _contrastive(
-    queries: Float[Array, "b d"],
-    states: Float[Array, "b d"],
-    document: Int[Array, " b"],
-    prefix: Int[Array, " b"],
-    weights: Float[Array, " b"],
-) -> Float[Array, ""]:
-    """Return the contrastive loss of queries (or codes) among the documents with the same prefix."""
-    return in_batch_contrastive(queries, states, document, weights, prefix=prefix)[0]
 
 
 def prefix_ids(codes: Int[np.ndarray, "n m"]) -> Int32[np.ndarray, " n"]:

@@ -88,7 +88,7 @@ class LsaStart(_Copying):
 
 @dataclass(frozen=True, kw_only=True)
 class ItemStart(_Copying):
-    """Start a network on whole items from vectors of the items (:func:`start_from_items`).
+    """Start a network on whole items from vectors of the items.
 
     Args:
         node_scale: Norm of the vector of an item.
@@ -108,16 +108,42 @@ class ItemStart(_Copying):
         require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
 
     def initial_params(self, random_params: Params, config: T5Config, facts: ItemFacts) -> Params:
-        """Return parameters that compare histories with items; see :class:`~genret_jax.models.start.Start`."""
-        return start_from_items(
-            random_params,
-            config,
-            self,
-            tokens=facts.item_tokens(),
-            nodes=facts.item_nodes(),
-            vectors=facts.item_vectors(),
-            seed=facts.seed,
-        )
+        """Return parameters that compare a decaying mean of the history's vectors with the vectors of the items.
+
+        The sum of vectors along the path to a node has the direction of the mean of the items below the node, so the
+        sum along the whole path of an item is the item's own vector; all sums have the norm ``node_scale``. Each step
+        of a path is split: the token that leads to the node gets the mean over its items, the node gets the rest. Items
+        that training does not show therefore have the vectors of their codes. Tokens of users begin at zero.
+
+        Args:
+            random_params: Random parameters of a network that ties items
+                (:attr:`~genret_jax.models.config.T5Config.ties_items`); they are not changed.
+            config: Configuration of the parameters; ``num_heads * d_kv`` must equal ``d_model``.
+            facts: Docids and vectors of the items that training shows.
+
+        Raises:
+            InputError: If the attention is not as wide as the model.
+        """
+        tokens, nodes = facts.item_tokens(), facts.item_nodes()
+        rotated = facts.item_vectors() @ _rotation(config, facts.seed)
+        changed: dict[str, Any] = _copy(random_params)
+        tables = changed["token_embedder"]["embedding"], changed["items"]["nodes"]
+        for table in tables:
+            table[:] = 0
+        reached = np.zeros_like(rotated)
+        for token, node in zip(tokens.T, nodes.T, strict=True):
+            below = _means(rotated, node, len(tables[1]))[0]
+            wanted = self.node_scale * _directions(below)[node]
+            step = np.where(node[:, None] > 0, wanted - reached, np.float32(0))
+            reached += step
+            for keys, table in zip((token, node), tables, strict=True):
+                means, known = _means(step, keys, len(table))
+                table[known] = means[known]
+                step = step - means[keys]
+        recency = changed["decoder"]["recency_bias"]["recency"]
+        recency[:, :-1] = np.log(self.decay) * np.arange(recency.shape[1] - 1)
+        _set_residual_branches(changed, config, self)
+        return changed
 
 
 def start_from_vectors(
@@ -171,57 +197,6 @@ def start_from_vectors(
         decoder["lexical_embedder"]["embedding"][:] = terms * (settings.token_scale / usual)
         rows = decoder["prefix_head"]["lexical_nodes"]
         rows[: len(documents)] = settings.lexical_scale * documents
-    _set_residual_branches(changed, config, settings)
-    return changed
-
-
-def start_from_items(
-    params: Mapping[str, Any],
-    config: T5Config,
-    settings: ItemStart,
-    *,
-    tokens: Int[np.ndarray, "n m"],
-    nodes: Int[np.ndarray, "n m"],
-    vectors: Float[np.ndarray, "n d"],
-    seed: int,
-) -> dict[str, Any]:
-    """Return parameters that compare a decaying mean of the history's vectors with the vectors of the items.
-
-    The sum of vectors along the path to a node has the direction of the mean of the items below the node, so the sum
-    along the whole path of an item is the item's own vector; all sums have the norm ``node_scale``. Each step of a
-    path is split: the token that leads to the node gets the mean over its items, the node gets the rest. Items outside
-    ``vectors`` therefore have the vectors of their codes. Tokens of users begin at zero.
-
-    Args:
-        params: Random parameters of a network that ties items
-            (:attr:`~genret_jax.models.config.T5Config.ties_items`); they are not changed.
-        config: Configuration of the parameters; ``num_heads * d_kv`` must equal ``d_model``.
-        settings: Scales of the start.
-        tokens: Docids of the items that training shows, padded with 0.
-        nodes: Nodes that the tokens lead to.
-        vectors: Vectors of the same items, each of length 1.
-        seed: Seed of a random rotation of all vectors, which spreads the dimensions over the heads.
-
-    Raises:
-        InputError: If the attention is not as wide as the model.
-    """
-    rotated = vectors @ _rotation(config, seed)
-    changed: dict[str, Any] = _copy(params)
-    tables = changed["token_embedder"]["embedding"], changed["items"]["nodes"]
-    for table in tables:
-        table[:] = 0
-    reached = np.zeros_like(rotated)
-    for token, node in zip(tokens.T, nodes.T, strict=True):
-        below = _means(rotated, node, len(tables[1]))[0]
-        wanted = settings.node_scale * _directions(below)[node]
-        step = np.where(node[:, None] > 0, wanted - reached, np.float32(0))
-        reached += step
-        for keys, table in zip((token, node), tables, strict=True):
-            means, known = _means(step, keys, len(table))
-            table[known] = means[known]
-            step = step - means[keys]
-    recency = changed["decoder"]["recency_bias"]["recency"]
-    recency[:, :-1] = np.log(settings.decay) * np.arange(recency.shape[1] - 1)
     _set_residual_branches(changed, config, settings)
     return changed
 

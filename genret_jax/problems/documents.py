@@ -21,7 +21,7 @@ from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import evenly_spread, hold_out, without_generated
 from genret_jax.data.text.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
-from genret_jax.docid_learning.learner import learn_docids
+from genret_jax.docid_learning.learner import DocidLearner
 from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
 from genret_jax.errors import InputError
@@ -153,7 +153,7 @@ class Documents(Problem):
             codec = DocidCodec(first_token=store.vocabulary_size, level_sizes=(strategy.codebook,) * strategy.levels)
             writing = dataclasses.replace(self.experiment, model=self.experiment.model.writing_tokens())
             model = document_network(writing, store.vocabulary_size, codec, 0)
-            return learn_docids(self.experiment, corpus, store, model, learning, log)
+            return DocidLearner(self.experiment, store, model, learning, log).learn(corpus)
 
         self._make(QUANTISER, lambda path: learned()[0].save(path), like)
         self._make("docids", lambda path: learned()[1].save(path), like)

@@ -238,8 +238,8 @@ def test_the_command_adds_documents(whole, tiny_corpus, tmp_path, capsys):
 def test_seeds_share_the_docids(tiny_corpus, tmp_path, monkeypatch):
     experiment = learned_experiment(tiny_corpus, trainer={"steps": 2, "evaluate_every": None})
     calls = []
-    learn = learning._Learner.learn
-    monkeypatch.setattr(learning._Learner, "learn", lambda self, corpus: calls.append(1) or learn(self, corpus))
+    learn = learning.DocidLearner.learn
+    monkeypatch.setattr(learning.DocidLearner, "learn", lambda self, corpus: calls.append(1) or learn(self, corpus))
     first, second = train_seeds(experiment, tmp_path / "runs", [0, 1])
     assert first.table.fingerprint == second.table.fingerprint
     assert first.docid_model.fingerprint == second.docid_model.fingerprint
@@ -371,7 +371,7 @@ def learner(whole, tiny_corpus, tmp_path):
     experiment = learned_experiment(
         tiny_corpus, sampler=SamplerConfig(indexing_first=20), trainer={"gradient_accumulation": 2}
     )
-    return learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
+    return learning.DocidLearner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
 
 
 def test_queries_are_shown_from_the_first_step_on(learner):
@@ -409,7 +409,7 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     """Of a codebook with two codes far from everything, both are used after they were moved."""
     run = whole[0]
     experiment = learned_experiment(tiny_corpus)
-    learner = learning._Learner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
+    learner = learning.DocidLearner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
     params = run.docid_model.params
     from_all = -50 * learning.decoder_states(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
     far = dict.fromkeys((1, 2), np.asarray(from_all))
