@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from genret_jax.decoding.bitmap import WORD, packed
@@ -34,8 +35,8 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
 
     Args:
         rows: The docids and their documents, checked.
-        vocab_size: Bound of the tokens.
-        room: Share of room for documents to come.
+        vocab_size: Size of the vocabulary.
+        room: Share of free space for later documents.
         like: An index whose shapes are reused if they can hold these docids.
 
     Raises:
@@ -84,7 +85,7 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
 
 
 def _fitted(docids: SortedDocids, like: Any) -> tuple[SortedDocids, Layout | None]:
-    """Express docids in the codes of another index, if its layout holds them."""
+    """Return docids in the codes of another index and its layout; None for the layout if it cannot hold them."""
     if not fits(docids, like.layout):
         return docids, None
     first_tokens = np.asarray(like.first_tokens)
@@ -148,7 +149,7 @@ def _sizes(starts: np.ndarray, count: int) -> np.ndarray:
 
 
 def _within(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
-    """Tell which of so many places lie in one of some ranges, in order and apart."""
+    """Return which places lie in one of the ranges, which are in order and do not overlap."""
     steps = np.zeros(count + 1, np.int8)
     steps[first] += 1
     steps[stop] -= 1
@@ -156,7 +157,7 @@ def _within(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
 
 
 def _bitmaps(offsets: np.ndarray, tokens: np.ndarray, layout: Layout) -> np.ndarray | None:
-    """Set a bit for each edge of the wide prefixes down to the last depth where bits are read."""
+    """Return the bitmaps of the wide prefixes up to the last depth whose children are bits."""
     if not layout.capacity.bitmaps:
         return None
     bitmaps = np.zeros((layout.capacity.bitmaps, layout.bitmap_words), np.uint32)
@@ -206,16 +207,25 @@ def _nodes(docids: SortedDocids, of_row: np.ndarray, max_length: int) -> np.ndar
 def rows_of(index: Any) -> Rows:
     """Return the rows that an index was built from, in their order."""
     tokens, lengths, nodes = spelled(index)
-    count, entries, docid = len(tokens), len(tokens), np.arange(len(tokens))
-    if index.row_offsets is not None:
-        offsets = np.asarray(index.row_offsets)[: count + 1]
-        entries, docid = int(offsets[-1]), np.repeat(docid, np.diff(offsets))
-    place = np.arange(entries)  # of each row among the entries, which are in the order of the docids
+    offsets = np.arange(len(tokens) + 1) if index.row_offsets is None else np.asarray(index.row_offsets)
+    offsets = offsets[: len(tokens) + 1]
+    place = np.arange(offsets[-1])  # of each row among the entries, which are in the order of the docids
     if index.rows is not None:
-        place[np.asarray(index.rows)[:entries]] = np.arange(entries)
-    document = np.arange(entries) if index.documents is None else np.asarray(index.documents)[place]
-    docid = docid[place]
+        place[np.asarray(index.rows)[: len(place)]] = np.arange(len(place))
+    document = np.arange(len(place)) if index.documents is None else np.asarray(index.documents)[place]
+    docid = place if len(place) == len(tokens) else np.repeat(np.arange(len(tokens)), np.diff(offsets))[place]
     return Rows(tokens[docid], lengths[docid], document, None if nodes is None else nodes[docid])
+
+
+def joined(rows: Rows, more: Rows) -> Rows:
+    """Return the rows of two sets, one below the other, the narrower ones padded with 0."""
+
+    def below(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        width = max(one.shape[-1], other.shape[-1])
+        return np.concatenate([one, other] if one.ndim == 1 else [_grown(one, width), _grown(other, width)])
+
+    below_all: Rows = jax.tree.map(below, rows, more)
+    return below_all
 
 
 def spelled(index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -232,7 +242,7 @@ def spelled(index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     lengths = np.full(count, layout.max_length) if index.lengths is None else np.asarray(index.lengths)[:count]
     lowest = np.asarray(index.first_tokens)
     tokens = np.stack([column + first for column, first in zip(columns, lowest, strict=True)], axis=1)
-    if index.lengths is not None:
+    if (lengths < layout.max_length).any():
         tokens[np.arange(layout.max_length) >= lengths[:, None]] = 0
     return tokens, lengths.astype(np.int64), np.stack(nodes, axis=1) if has_nodes else None
 

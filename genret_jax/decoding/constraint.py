@@ -46,7 +46,7 @@ class TrieConstraint:
 
     Attributes:
         index: The docids.
-        filter: Which of them each query may have; all when left out.
+        filter: Docids that each query may find; by default all.
         normalize: ``"vocabulary"`` or ``"children"``.
     """
 
@@ -130,7 +130,7 @@ class TrieConstraint:
             parts.append((logits, there))
         elif level.rows or level.edges:
             codes, there = self._listed(states, depth, level)
-            parts.append((self._look_up(logits, codes + first, level), there))
+            parts.append((self._logits_of(logits, codes + first, level), there))
         return self._scores(scores, logits, parts), Read(words, codes)
 
     def child(
@@ -198,7 +198,7 @@ class TrieConstraint:
         return Ends(tokens, self.index.narrow_nodes(docids), docids, rows)
 
     def _is_vocabulary(self, level: Level) -> bool:
-        """Whether most logits are those of the root's children, as with atomic docids.
+        """Return whether most logits are those of the root's children, as with atomic docids.
 
         All are candidates then, as they lie: to cut the children's out would move them, on a mesh between devices.
         """
@@ -216,7 +216,7 @@ class TrieConstraint:
     def _scores(
         self, scores: Float[Array, "b k"], logits: Float[Array, "b k v"], parts: list[tuple[Array, Array]]
     ) -> Float[Array, "b k f"]:
-        """Normalise the logits of candidates ``[b, k, g]``, and strike out those that are none: ``[a, j, g]``."""
+        """Return the scores of candidates, given their logits ``[b, k, g]`` and whether they exist ``[a, j, g]``."""
         before = scores[..., None]
         if self.normalize == "vocabulary":
             normaliser = logsumexp(logits)[..., None]
@@ -224,10 +224,10 @@ class TrieConstraint:
             normaliser = logsumexp(_joined([jnp.where(there, logit, INVALID) for logit, there in parts]))[..., None]
         return _joined([jnp.where(there, before + log_probs(logit, normaliser), INVALID) for logit, there in parts])
 
-    def _look_up(
+    def _logits_of(
         self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level
     ) -> Float[Array, "b k f"]:
-        """Read the logits of tokens; those of slots without a child may be no tokens."""
+        """Return the logits of tokens; slots without a child may hold numbers that are no tokens."""
         if level.start > 0:
             tokens = jnp.clip(tokens, 0, logits.shape[-1] - 1)
             return jnp.take_along_axis(logits, tokens, axis=-1, mode="promise_in_bounds")
@@ -236,12 +236,12 @@ class TrieConstraint:
         return jnp.take(logits, tokens[0, 0], axis=-1, mode="clip")
 
     def _words(self, states: Int[Array, "b k"], level: Level) -> UInt32[Array, "b k w"]:
-        """Read the bits of wide states; of narrow ones there are none."""
+        """Return the bitmaps of wide states; 0 for narrow states."""
         words = at_each(entry, self.index.bitmaps, jnp.maximum(~states, 0))
         return jnp.where((states < 0)[..., None], words, jnp.uint32(0)) if level.rows else words
 
     def _bits(self, words: UInt32[Array, "b k w"], states: Int[Array, "b k"], level: Level) -> Bool[Array, "b k f"]:
-        """Whether there is a child of each wide state for each token."""
+        """Return whether each token leads from each wide state to a child."""
         there = unpacked(words, level.span)
         if self.filter is None:
             return there
@@ -251,7 +251,7 @@ class TrieConstraint:
         return there & self.filter.any_between(begins, ends)
 
     def _listed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
-        """Read codes and whether they are children's: of narrow states from a window of rows, of wide ones of edges."""
+        """Return listed codes and whether they exist: narrow states read a window of rows, wide states one of edges."""
         if not level.rows:
             return self._edges(states, level)
         (codes, there), is_wide = self._rows(states, depth, level), (states < 0)[..., None]
@@ -263,7 +263,7 @@ class TrieConstraint:
         return codes, jnp.where(is_wide, _padded(edge_there, width), _padded(there, width))
 
     def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
-        """Read a window of rows; a row where docids depart right after the prefix is a child."""
+        """Read a window of rows; a row that departs right after the prefix begins a child."""
         index, first, slots = self.index, jnp.maximum(states, 0), np.arange(level.rows, dtype=np.int32)[None, None]
         column, more = index.column(depth), int(self.filter is not None)  # a filter asks where the last row ends
 
@@ -301,14 +301,14 @@ class TrieConstraint:
         return codes, there & self.filter.any_between(begins, ends)
 
     def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
-        """Return the first docid behind each edge of a wide prefix; for what is no edge of it, where it ends."""
+        """Return the first docid below each edge of a wide prefix; for later edges, the end of the prefix."""
         begins = self.index.first_docids(at_each(entry, self.index.edge_states, edges))
         end = at_each(entry, jnp.asarray(self.index.wide_rows)[:, 1], wide)
         return jnp.where(edges < at_each(entry, self.index.edge_offsets, wide + 1), begins, end)
 
 
 def _follow(arrays: tuple[Array, Array], wide: Int[Array, ""], nth: Int[Array, ""]) -> Int[Array, ""]:
-    """Where an edge of a wide prefix leads."""
+    """Return the state that the n-th edge of a wide prefix leads to."""
     offsets, states = arrays
     return entry(states, entry(offsets, wide) + nth)
 

@@ -1,4 +1,4 @@
-"""From docids to documents: several documents may share a docid, and one may have several."""
+"""Turn found docids into ranked documents: documents may share a docid, and a document may have several."""
 
 from typing import NamedTuple
 
@@ -31,10 +31,10 @@ def rank_documents(
     the index builder's decision.
 
     Args:
-        result: Of a search with this index.
+        result: Result of a search with this index.
         index: The index.
-        limit: Documents of each query at most; the number of beams when left out.
-        allowed: bool ``[b, n]`` or ``[1, n]``, the documents that a query may have; all when left out.
+        limit: Most documents per query; by default the number of beams.
+        allowed: bool ``[b, n]`` or ``[1, n]``, documents that a query may find; by default all.
 
     Returns:
         The documents, ``[b, limit]``, by descending score.
@@ -63,19 +63,19 @@ def rank_documents(
 
 
 def with_share(first: RankedDocuments, second: RankedDocuments, share: float, limit: int) -> RankedDocuments:
-    """Return two rankings for the same queries as one, of which a share is the second's.
+    """Merge two rankings of the same queries so that a share of the results comes from the second.
 
-    Of the first r results ``floor(r * share)`` are the second's, each ranking in its own order, so scores need not
-    descend. Where one ranking has no more, the other goes on.
+    Among the first r results, ``floor(r * share)`` are from the second ranking. Each ranking keeps its own order, so
+    scores need not descend. When one ranking has no more documents, the other continues.
 
     Args:
         first: A ranking.
         second: Another; they have no documents in common.
         share: From 0 to 1.
-        limit: Documents of each query at most.
+        limit: Most documents per query.
     """
     ranks = np.arange(1, limit + 1)
-    # A little more, as 0.1 * 10 must not fall short of 1.
+    # The small number keeps 0.1 * 10 from falling short of 1.
     wanted = np.floor(ranks * share + 1e-9)
     of_second = np.diff(wanted, prepend=0) > 0
     places = [_places(ranked, ranks[mask], limit) for ranked, mask in ((first, ~of_second), (second, of_second))]
@@ -85,7 +85,7 @@ def with_share(first: RankedDocuments, second: RankedDocuments, share: float, li
 
 
 def _places(ranked: RankedDocuments, ranks: np.ndarray, limit: int) -> np.ndarray:
-    """Return where each document of a ranking belongs: at the ranks that are its, and then behind all of them."""
+    """Return the place of each document of a ranking: its given ranks first, then places behind all ranks."""
     width = ranked.valid.shape[1]
     own = np.concatenate([ranks, limit + np.arange(1, width + 1)])[:width]
     return np.where(ranked.valid, own[None], 3 * limit + width)

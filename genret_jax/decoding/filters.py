@@ -1,4 +1,4 @@
-"""Which docids a query may have: one bit for each, and counts that make ranges of them a matter of two reads."""
+"""Filters of the docids that a query may find: a bit for each docid, and counts by which a range takes two reads."""
 
 import dataclasses
 import typing
@@ -30,7 +30,7 @@ class DocidFilter:
     before: Any
 
     def check(self, index: DocidIndex, batch: int) -> None:
-        """Reject a filter for other queries or another index (seen while tracing, at no cost)."""
+        """Raise if the filter is for other queries or another index; checked while tracing, at no cost."""
         queries, words = self.words.shape
         if queries not in (1, batch):
             raise InputError(f"a filter for {queries} queries", expected=f"{batch} or 1")
@@ -38,11 +38,11 @@ class DocidFilter:
             raise InputError("a filter made for another index", fix="make it with the index that is searched")
 
     def any_between(self, first: Int[Array, "b k f"], stop: Int[Array, "b k f"]) -> Bool[Array, "b k f"]:
-        """Whether any docid from ``first`` up to, and without, ``stop`` is in the query's set."""
+        """Return whether a docid from ``first`` up to, but not including, ``stop`` is in the query's set."""
         return self._count(stop) > self._count(first)
 
     def _count(self, docids: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
-        """Count the set's docids before each of some."""
+        """Return the number of the set's docids before each given docid."""
         place = docids // WORD
         word, before = (
             jnp.take_along_axis(jnp.asarray(leaf)[:, None], place, axis=-1, mode="clip")
@@ -53,7 +53,7 @@ class DocidFilter:
 
 
 def allow(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) -> DocidFilter:
-    """Let each query have these documents only.
+    """Return a filter that lets each query find these documents only.
 
     The search is then exactly that of an index with no other documents. A docid of several documents is allowed if one
     of them is, so give :func:`genret_jax.decoding.rank_documents` the same documents.
@@ -79,7 +79,7 @@ def allow(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) ->
 
 
 def forbid(index: DocidIndex, documents: np.ndarray | Sequence[Sequence[int]]) -> DocidFilter:
-    """Let each query have all but these documents; arguments and errors as of :func:`allow`."""
+    """Return a filter of all but these documents; arguments and errors are those of :func:`allow`."""
     return allow(index, ~_mask(index, documents))
 
 

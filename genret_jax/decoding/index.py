@@ -1,4 +1,4 @@
-"""The docid index: every identifier that exists, in flat arrays that a jitted search can walk."""
+"""The docid index: all existing docids in flat arrays, a trie that a jitted search can walk."""
 
 import dataclasses
 import typing
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding.building import build_members, checked_rows, rows_of
+from genret_jax.decoding.building import build_members, checked_rows, joined, rows_of
 from genret_jax.decoding.layout import Layout
 from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
@@ -112,7 +112,7 @@ class DocidIndex:
         Args:
             sequences: Tokens of each docid.
             vocab_size: Width of the decoder's logits.
-            room: As of :meth:`build`.
+            room: As in :meth:`build`.
 
         Raises:
             InputError: As :meth:`build`.
@@ -138,7 +138,7 @@ class DocidIndex:
         with ``room`` and the documents fit, the layout stays the same, so a compiled search can be reused.
 
         Args:
-            tokens: ``[r, m]`` as of :meth:`build`; nothing is added when left out.
+            tokens: ``[r, m]`` as in :meth:`build`; by default nothing is added.
             lengths: ``[r]``.
             document: ``[r]``; a document may be one that the index has.
             prefix_nodes: ``[r, m]``; needed if the index has nodes.
@@ -152,13 +152,15 @@ class DocidIndex:
         unknown = gone[~np.isin(gone, old.document)]
         if unknown.size:
             raise InputError(f"document {unknown[0]} is not in the index", expected="documents that it holds")
-        kept = ~np.isin(old.document, gone)
-        rows = jax.tree.map(lambda array: array[kept], old)
+        rows = old
+        if gone.size:
+            kept = ~np.isin(old.document, gone)
+            rows = jax.tree.map(lambda array: array[kept], old)
         if tokens is not None:
             new = checked_rows(tokens, lengths, document, prefix_nodes, self.vocab_size)
             if (new.nodes is None) != (old.nodes is None):
                 raise InputError("prefix nodes for some docids only", expected="nodes for all docids, or none")
-            rows = jax.tree.map(_stacked, rows, new)
+            rows = joined(rows, new)
         if not len(rows.document):
             raise InputError("no docids would be left", expected="at least one document")
         return DocidIndex(**build_members(rows, vocab_size=self.vocab_size, room=self.layout.room, like=self))
@@ -235,14 +237,6 @@ class DocidIndex:
     def root(self) -> int:
         """State of the empty prefix."""
         return -1 if self.layout.edges[0] else 0
-
-
-def _stacked(rows: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """Put rows below others, the narrower ones padded with 0."""
-    if rows.ndim == 2:
-        width = max(rows.shape[1], more.shape[1])
-        rows, more = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (rows, more))
-    return np.concatenate([rows, more])
 
 
 def _first_row(arrays: Any, docid: Int[Array, ""]) -> Int[Array, ""]:

@@ -1,4 +1,4 @@
-"""Decide, from its statistics, how each level of a set of docids is laid out and searched."""
+"""Choose how an index stores and searches each depth of a set of docids, from statistics of their prefixes."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,21 +8,21 @@ import numpy as np
 from genret_jax.decoding.bitmap import words_for
 from genret_jax.decoding.sorting import SortedDocids
 
-# Prefixes of at most so many docids are always read as a window of rows.
+# A prefix of at most this number of docids is always narrow.
 _LEAST_WINDOW = 32
-# Other windows are taken for a smaller index if they make all levels together at most so much costlier.
+# A window that makes the search costlier by at most this factor may be chosen, if the index is smaller with it.
 _SLOWING = 1.1
-# Children are bits where that takes at most so many bits a child, the prefix with the most children taken.
+# Children are stored as bits if the prefix with the most children needs at most this number of bits per child.
 _BITS = 8
-# A candidate whose token and logit have to be looked up costs as much as so many bits.
+# Reading the token and the logit of a listed candidate costs as much as reading this number of bits.
 _LOOK_UP = 8
-# Forced ends are looked for from the depth on at which so many of the prefixes are decided.
+# The search checks for forced ends from the depth on at which this share of the prefixes have one docid.
 _FORCED_SHARE = 0.5
-# Docids looked at at a time: flatnonzero takes eight bytes for each place it finds.
+# Docids per block: flatnonzero takes eight bytes for each place it finds.
 _BLOCK = 1 << 16
-# Levels as narrow as this are searched alike.
+# Depths with at most this number of candidates share a loop.
 _NARROW = 16
-# Other widths are multiples of this, so that candidates divide into blocks evenly.
+# Larger widths are multiples of this number, so that candidates divide into blocks evenly.
 _ALIGNED = 16
 
 
@@ -53,20 +53,20 @@ class Capacity(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a compiled search depends on.
+    """The sizes that are compiled into a search.
 
     Attributes:
         max_length: Tokens of the longest docid.
-        window: A prefix is narrow, and read as a window of rows, if at most so many docids begin with it.
-        edges: Of each depth, at least the children of any wide prefix; 0 where there may be none.
-        rows: Of each depth, at least the docids of any narrow prefix; 0 where there may be none.
-        spans: Of each depth, the width of the range of tokens that may stand there.
-        dense: Of each depth, whether the children of wide prefixes are found as bits, one for each token of the range.
-        forced_from: First depth at which to look whether all beams' docids are already decided.
+        window: Most docids of a narrow prefix; the children of such a prefix are read from a window of rows.
+        edges: For each depth, a bound on the children of a wide prefix; 0 if there are no wide prefixes.
+        rows: For each depth, a bound on the docids of a narrow prefix; 0 if there are no narrow prefixes.
+        spans: For each depth, the width of the range that its tokens lie in.
+        dense: For each depth, whether the children of wide prefixes are bits, one for each token of the range.
+        forced_from: First depth at which the search checks whether every beam has only one docid left.
         mixed: Whether docids may end before ``max_length``.
-        consecutive: Whether the root is narrow and its children are all the tokens of their range.
+        consecutive: Whether the root is narrow and every token of the range leads to a child of it.
         capacity: Sizes of the arrays.
-        room: Share of room for documents to come; with 0 the arrays are tight.
+        room: Share of free space for later documents; 0 for none.
     """
 
     max_length: int
@@ -83,18 +83,18 @@ class Layout:
 
     @property
     def first_column(self) -> int:
-        """Depth at which the first narrow prefixes stand: earlier tokens are found in the edges alone."""
+        """First depth with narrow prefixes; tokens of earlier depths are stored in the edges only."""
         return next((depth for depth, rows in enumerate(self.rows) if rows), self.max_length)
 
     @property
     def rows_margin(self) -> int:
-        """Rows that a window may reach beyond the last docid."""
+        """Number of rows by which a window can reach beyond the last docid."""
         later = [level.rows for level in self.levels[1:]]
         return max([*later, self.rows[0] - self.capacity.docids, 0])
 
     @property
     def edges_margin(self) -> int:
-        """Edges that a window may reach beyond the last."""
+        """Number of edges by which a window can reach beyond the last edge."""
         later = [level.edges for level in self.levels[1:]]
         return max([*later, self.levels[0].edges - self.capacity.edges, 0])
 
@@ -105,17 +105,17 @@ class Layout:
 
     @property
     def bitmap_depths(self) -> int:
-        """Depths up to the last where children are bits."""
+        """Number of depths up to the last one whose children are bits."""
         return max((depth + 1 for depth, dense in enumerate(self.dense) if dense), default=0)
 
     @property
     def bitmap_words(self) -> int:
-        """Words of each bitmap, as many as the widest range needs."""
+        """Number of words of a bitmap, enough for the widest range."""
         return max((words_for(span) for span, dense in zip(self.spans, self.dense, strict=True) if dense), default=0)
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The root, and then depths in groups of about the same width."""
+        """The root, and then the other depths, grouped by about the same number of candidates."""
         levels = [
             Level(depth, depth + 1, span if dense else 0, 0 if dense else edges, rows)
             for depth, (span, dense, edges, rows) in enumerate(
@@ -137,7 +137,7 @@ class Layout:
 
 
 class Prefixes(NamedTuple):
-    """What is counted of the prefixes of one depth."""
+    """Statistics of the prefixes of one depth."""
 
     sizes: np.ndarray  # docids of each prefix that is too large for the least window
     fanouts: np.ndarray  # children of each of these
@@ -162,7 +162,7 @@ class Prefixes(NamedTuple):
 
 
 def prefix_starts(departs: np.ndarray, depth: int) -> np.ndarray:
-    """Return the first docid of each prefix of a depth; of ended docids themselves."""
+    """Return the first docid of each prefix of a depth; a docid that has ended is a prefix of its own."""
     blocks = [
         (np.flatnonzero(departs[start : start + _BLOCK] <= depth) + start).astype(np.int32)
         for start in range(0, len(departs), _BLOCK)
@@ -171,7 +171,7 @@ def prefix_starts(departs: np.ndarray, depth: int) -> np.ndarray:
 
 
 def children_of(starts: np.ndarray, stops: np.ndarray, next_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of the next depth's prefixes are each prefix's children: the first, and the one after the last."""
+    """Return, for each prefix, its first child among the next depth's prefixes, and the one after its last child."""
     return np.searchsorted(next_starts, starts), np.searchsorted(next_starts, stops)
 
 
@@ -193,20 +193,20 @@ def count_prefixes(departs: np.ndarray, max_length: int, window: int = _LEAST_WI
 
 
 def _dense(prefixes: Prefixes, window: int, span: int) -> bool:
-    """Whether bits are the better way to say what follows prefixes wider than a window: quicker and not larger."""
+    """Return whether bits are quicker to search, and no larger, than lists of the children of wide prefixes."""
     words = prefixes.wide(window) * words_for(span)
     return 0 < span <= _BITS * prefixes.edges(window) and words <= prefixes.all_edges(window)
 
 
 def _cost(prefixes: Prefixes, window: int, span: int, at_root: bool) -> int:
-    """What the candidates of a beam cost at a depth, in bits; the root's are read once for all queries."""
+    """Return the cost of reading a beam's candidates at a depth, in bits; the root is read once for all queries."""
     edges, rows = prefixes.edges(window), prefixes.rows(window)
     look_up = 1 if at_root else _LOOK_UP
     return span + look_up * rows if _dense(prefixes, window, span) else look_up * max(edges, rows)
 
 
 def _bytes(counted: list[Prefixes], window: int, spans: list[int], docids: SortedDocids) -> int:
-    """Return what columns, edges and bitmaps take."""
+    """Return the size of the columns, edges and bitmaps."""
     first_column = next((depth for depth, prefixes in enumerate(counted) if prefixes.rows(window)), len(counted))
     edges = sum(prefixes.all_edges(window) for prefixes in counted)
     words, code = 0, 0
@@ -219,7 +219,7 @@ def _bytes(counted: list[Prefixes], window: int, spans: list[int], docids: Sorte
 
 
 def _choose_window(counted: list[Prefixes], spans: list[int], docids: SortedDocids) -> int:
-    """Of the windows whose search is about the quickest, choose the one of the smallest index."""
+    """Choose the window with the smallest index among those whose search is about the quickest."""
     largest = max(int(prefixes.sizes.max(initial=1)) for prefixes in counted)
     windows = [_LEAST_WINDOW << doubling for doubling in range(largest.bit_length())]
     depths = [*enumerate(zip(counted, spans, strict=True))]
@@ -229,12 +229,12 @@ def _choose_window(counted: list[Prefixes], spans: list[int], docids: SortedDoci
 
 
 def choose_layout(docids: SortedDocids, *, vocab_size: int, room: float) -> Layout:
-    """Choose what makes the search quick, and among what does the smallest.
+    """Choose a layout with a quick search, and among those the smallest.
 
     Args:
-        docids: All of them.
-        vocab_size: Bound of the tokens.
-        room: Share of room for documents to come.
+        docids: All docids.
+        vocab_size: Size of the vocabulary.
+        room: Share of free space for later documents.
     """
     counted = count_prefixes(docids.departs, len(docids.columns))
     spans = _spans(docids, vocab_size, room)
@@ -280,7 +280,7 @@ def _capacity(counted: list[Prefixes], window: int, dense: list[bool], docids: S
 
 
 def _with_room(layout: Layout, room: float) -> Layout:
-    """Make room in a layout, in steps that few changes exceed."""
+    """Enlarge a layout, in steps so large that few updates exceed them."""
     edges = [
         span if dense else _rounded_up(size, room, span) if size else 0
         for size, span, dense in zip(layout.edges, layout.spans, layout.dense, strict=True)
@@ -302,13 +302,13 @@ def _with_room(layout: Layout, room: float) -> Layout:
 
 
 def fits(docids: SortedDocids, layout: Layout) -> bool:
-    """Tell whether docids can be laid out in this way."""
+    """Return whether a layout can hold docids."""
     capacity = layout.capacity
     if len(docids.columns) > layout.max_length or len(docids.departs) > capacity.docids:
         return False
     if not layout.mixed and (docids.lengths != layout.max_length).any():
         return False
-    # At such a root a search takes the code of a token for the number of its child, so no token may be missing.
+    # The search then takes the code of a token for the number of its child, so no token may be missing.
     if layout.consecutive and len(prefix_starts(docids.departs, 1)) != layout.spans[0]:
         return False
     counted = count_prefixes(docids.departs, len(docids.columns), layout.window)
@@ -326,5 +326,5 @@ def _aligned(width: int) -> int:
 
 
 def _rounded_up(size: int, room: float, most: int) -> int:
-    """Return a power of two, so that few changes change it."""
+    """Return the enlarged size as a power of two, so that few updates exceed it."""
     return size if size >= most else min(most, 1 << (int(np.ceil(size * (1 + room))) - 1).bit_length())

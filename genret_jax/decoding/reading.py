@@ -1,4 +1,4 @@
-"""Reads from an index's large arrays, made so that few of them cost a CPU little."""
+"""Reads from the large arrays of an index, in a form that is quick on a CPU too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-# XLA divides a read from a large array among the threads of a CPU, and waking them takes longer than few reads do. A
-# loop over the reads it makes one kernel of, if each is of few bytes; and in a branch of its own the loop starts when
-# what it reads is known, not with the search, where so many ready tasks would be divided among threads too.
+# XLA on a CPU divides a read from a large array among threads, and waking them takes longer than a few reads. A loop
+# over small reads becomes one kernel without threads. The loop has a branch of its own, so that it starts when its
+# places are known; otherwise XLA would start it with the search and divide it among threads too.
 _LARGE_ARRAY = 1 << 18
 _FEW_READS = 512
 _SMALL_READ = 384
@@ -37,7 +37,7 @@ def at_each(read: Callable[..., Any], arrays: Any, *places: Any) -> Any:
     def nothing() -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
-    def in_a_branch() -> Any:  # that is always taken, but the compiler does not know
+    def in_a_branch() -> Any:  # The branch is always taken, but the compiler does not know that.
         return jax.lax.cond(flat[0][0] >= 0, one_by_one, nothing)
 
     large = any(array.nbytes > _LARGE_ARRAY for array in jax.tree.leaves(arrays))

@@ -1,4 +1,4 @@
-"""Random continuations, for models that write text and not docids."""
+"""Random sampling of text, for models that write text and not docids."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ def sample_tokens(
     Args:
         step: The model.
         cache: Its cache for depth 0 with one beam, as for :func:`genret_jax.decoding.beam_search`.
-        key: Of the random numbers.
-        batch: Inputs, b.
-        samples: Sequences of each, n.
-        length: Tokens of the longest.
-        top_k: Tokens to draw from; 1 always takes the best.
+        key: Random key.
+        batch: Number of inputs, b.
+        samples: Sequences per input, n.
+        length: Most tokens of a sequence.
+        top_k: Number of tokens to draw from; 1 always takes the best.
         temperature: Logits are divided by it.
 
     Returns:

@@ -20,9 +20,9 @@ from genret_jax.errors import InputError
 
 Strategy = TrieConstraint | Unconstrained
 
-# Forced ends of up to so many tokens are scored in one pass of exactly their length, longer ones in multiples of it.
+# Forced ends of up to this number of tokens are scored in one pass of exactly their length, longer ones in multiples.
 _EXACT_ENDS = 8
-# Logits of a pass over forced ends; where they would take more, one token after the other is as good.
+# Largest size of the logits of a pass over forced ends; beyond it, step by step is as quick.
 _MOST_FORCED_BYTES = 1 << 26
 
 
@@ -49,9 +49,9 @@ def beam_search(
 ) -> BeamResult:
     """Find the best-scored docids of each query.
 
-    Exactly the beam search of this width over what the strategy allows: at every depth all continuations of all beams
-    compete, together with the beams that have ended, which keep their scores. Of equal scores the lower beam wins,
-    then the lower token. Places for which there is no docid are flagged.
+    This is exactly the beam search of this width over the continuations that the strategy allows: at every depth, all
+    continuations of all beams compete with the beams that have ended, which keep their scores. Among equal scores the
+    lower beam wins, then the lower token. Places without a docid are flagged as invalid.
 
     It is a pure function to be called inside ``jax.jit``, with the model's parameters and the strategy as arguments of
     the jitted function. Memory beside the model's: ``batch * beams * width`` candidates at a time, the width being
@@ -63,8 +63,8 @@ def beam_search(
         strategy: ``TrieConstraint(index)``, ``Unconstrained(...)``, or ``Exhaustive(index)``.
         batch: Queries, b.
         beams: Results of each query, k; may exceed the number of docids.
-        forced: The model at several positions at once. Where it is given, and the index says that it can pay, the
-            rest of all docids is scored in one pass as soon as it is decided for every beam.
+        forced: The model at several positions at once. If the index shows that it pays, the search scores the rest of
+            all docids in one pass, as soon as every beam has only one docid left.
 
     Returns:
         The results, ``[b, k, ...]``, by descending score.
@@ -92,18 +92,18 @@ def beam_search(
         cache,
     )
     found = next_step(found, strategy.levels[0])
-    look_from = _look_from(strategy, forced, batch * width)
+    check_from = _check_from(strategy, forced, batch * width)
     for level in strategy.levels[1:]:
-        found = _through(found, level, strategy, look_from, next_step)
+        found = _through(found, level, strategy, check_from, next_step)
     ends = strategy.ends(found.states)
-    if forced is not None and look_from < strategy.max_length and not strategy.forced_is_free:
-        scores, order, has_nan = _score_forced(found, ends, forced, strategy, look_from)
+    if forced is not None and check_from < strategy.max_length and not strategy.forced_is_free:
+        scores, order, has_nan = _score_forced(found, ends, forced, strategy, check_from)
         found, ends = found._replace(scores=scores, has_nan=found.has_nan | has_nan), take_beams(ends, order)
     return _result(found, ends, beams)
 
 
-def _look_from(strategy: Strategy, forced: Forced | None, beams: int) -> int:
-    """Return the first depth at which to look for forced ends."""
+def _check_from(strategy: Strategy, forced: Forced | None, beams: int) -> int:
+    """Return the first depth at which to check for forced ends; ``max_length`` for never."""
     first, left = strategy.forced_from, strategy.max_length - strategy.forced_from
     if strategy.forced_is_free:
         return first
@@ -112,21 +112,21 @@ def _look_from(strategy: Strategy, forced: Forced | None, beams: int) -> int:
 
 
 def _through(
-    found: _Beams, level: Level, strategy: Strategy, look_from: int, next_step: Callable[[_Beams, Level], _Beams]
+    found: _Beams, level: Level, strategy: Strategy, check_from: int, next_step: Callable[[_Beams, Level], _Beams]
 ) -> _Beams:
-    """Take all beams through the depths of a level."""
-    looking = level.stop > look_from
-    if level.stop == level.start + 1 and not strategy.mixed and not looking:
+    """Run the search through the depths of a level; it ends early if no beam needs another step."""
+    checks_forced = level.stop > check_from
+    if level.stop == level.start + 1 and not strategy.mixed and not checks_forced:
         return next_step(found._replace(depth=level.start), level)
 
     def go_on(current: _Beams) -> Array:
         live = exists(current.scores)
         if strategy.mixed:
             live &= ~strategy.ended(current.states, current.depth)
-        if looking:
+        if checks_forced:
             left = strategy.max_length - current.depth
             at_exit = strategy.forced_is_free | (left <= _EXACT_ENDS) | (left % _EXACT_ENDS == 0)
-            at_exit &= current.depth >= look_from
+            at_exit &= current.depth >= check_from
             live &= ~(strategy.forced(current.states, current.depth) & at_exit)
         return (current.depth < level.stop) & live.any()
 
@@ -135,7 +135,7 @@ def _through(
 
 
 def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, width: int) -> _Beams:
-    """Take every live beam one token on and keep the best of all candidates."""
+    """Extend every live beam by one token and keep the best of all candidates."""
     depth, batch = current.depth, len(current.scores)
     first = level.start == 0
     logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, first=first)
@@ -173,10 +173,10 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
 
 
 def _score_forced(
-    found: _Beams, ends: Ends, forced: Forced, strategy: Strategy, look_from: int
+    found: _Beams, ends: Ends, forced: Forced, strategy: Strategy, check_from: int
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"], Bool[Array, " b"]]:
-    """Score what is left of all docids in one pass: scores in order, the beam of each, and which queries met NaN."""
-    most = strategy.max_length - look_from
+    """Score the rest of all docids in one pass; return sorted scores, the beam of each, and the queries with NaN."""
+    most = strategy.max_length - check_from
     lengths = [left for left in range(most + 1) if left <= _EXACT_ENDS or left % _EXACT_ENDS == 0]
 
     def score(left: int) -> tuple[Array, Array, Array]:
@@ -202,7 +202,7 @@ def _score_forced(
 
 
 def _in_order(scores: Float[Array, "b k"], gained: Float[Array, "b k l"]) -> tuple[Array, Array]:
-    """Add what the last tokens gained: scores, and which beam they are of, as if tokens had come one by one."""
+    """Add the log-probabilities of the last tokens; return scores and their beams, sorted as in a search by steps."""
     sums = [scores]
     for position in range(gained.shape[-1]):
         total = jnp.maximum(sums[-1] + gained[..., position], LOWEST)

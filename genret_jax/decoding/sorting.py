@@ -1,4 +1,4 @@
-"""Put docids in order and note how much each shares with the one before it: all that a trie says, in two arrays."""
+"""Sort docids and note how much each shares with the one before it; these two arrays say all that a trie does."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class SortedDocids(NamedTuple):
 def check_docids(
     tokens: np.ndarray, lengths: np.ndarray, document: np.ndarray, prefix_nodes: np.ndarray | None, vocab_size: int
 ) -> None:
-    """Reject arrays that are no set of docids; the arguments are those of ``DocidIndex.build``."""
+    """Raise if arrays are not a set of docids; the arguments are those of ``DocidIndex.build``."""
     if tokens.ndim != 2 or not tokens.size:
         raise InputError(f"no docids (tokens of shape {tokens.shape})", expected="one row of tokens for each docid")
     if not np.issubdtype(tokens.dtype, np.integer):
@@ -65,7 +65,7 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
     Args:
         tokens: ``[r, m]`` integers in ``[0, vocab_size)``, ignored beyond ``lengths``.
         lengths: ``[r]``, at least 1.
-        vocab_size: Bound of the tokens.
+        vocab_size: Size of the vocabulary.
 
     Raises:
         InputError: If a docid is the beginning of another.
@@ -104,7 +104,7 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
 
 
 class _Packing(NamedTuple):
-    """How tokens lie in 64-bit keys, the first one highest; of mixed lengths, 0 is the end and tokens count from 1."""
+    """Packing of tokens in 64-bit keys, the first one highest; with mixed lengths 0 is the end, tokens count from 1."""
 
     length: int
     mixed: bool
@@ -112,7 +112,7 @@ class _Packing(NamedTuple):
 
     @classmethod
     def of(cls, lengths: np.ndarray, vocab_size: int) -> "_Packing":
-        """Choose for docids of these lengths."""
+        """Return the packing of docids with these lengths."""
         length, mixed = int(lengths.max()), bool((lengths != lengths[0]).any())
         return cls(length, mixed, max(1, (vocab_size if mixed else vocab_size - 1).bit_length()))
 
@@ -170,7 +170,7 @@ def _order(keys: list[np.ndarray]) -> np.ndarray:
 
 
 def _from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
-    """Return tokens less the lowest of them, in the smallest type, and that token; of mixed lengths 0 is the end."""
+    """Return tokens less the lowest of them in the smallest type, and that token; with mixed lengths 0 is the end."""
     if mixed:
         spelt = digits > 0
         lowest = int(digits[spelt].min()) if spelt.any() else 1
@@ -184,12 +184,12 @@ def _from_lowest(digits: np.ndarray, mixed: bool) -> tuple[np.ndarray, int]:
 
 
 def smallest_type(largest: int) -> Any:
-    """Return the type in which codes from 0 up to a largest one are kept."""
+    """Return the smallest integer type of the index that holds codes from 0 to ``largest``."""
     return np.int32 if largest > 65_535 else np.min_scalar_type(largest)
 
 
 def _check_prefix_free(docids: SortedDocids) -> None:
-    """Reject a docid that begins another. Nothing lies between the two, so neighbours are enough.
+    """Raise if a docid is the beginning of another. Nothing sorts between the two, so neighbours are compared.
 
     Raises:
         InputError: If there is one.

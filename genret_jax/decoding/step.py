@@ -1,4 +1,4 @@
-"""What the search asks of a model: logits of the next token, and a cache whose rows it can reorder."""
+"""The interface of a model to the search: logits of the next token, and a cache whose rows can be reordered."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""The network asked for docids, or for text: where models and decoding, which know nothing of each other, meet."""
+"""Search docids and sample text with the network: models and decoding, which know nothing of each other, meet here."""
 
 import functools
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ def search_tokens(
     config: T5Config,
     beams: int,
 ) -> BeamResult:
-    """Encode queries and search for their docids, all in one program.
+    """Encode queries and search for their docids, in one program.
 
     Args:
-        params: Of the network.
+        params: Parameters of the network.
         tokens: Queries, padded with 0.
-        strategy: The docids, and how to search them; or how long anything is that may be written.
+        strategy: The docids and how to search them, or the length of unconstrained results.
         tree: The docid tree; for the prefix head.
-        config: The network's shape.
-        beams: Results a query.
+        config: Configuration of the network.
+        beams: Results per query.
     """
     model, variables = T5(config), {"params": params}
     encoded = model.apply(variables, tokens, method=T5.encode)
@@ -60,17 +60,17 @@ def sample_texts(
     top_k: int,
     temperature: float,
 ) -> Int[Array, "b n length"]:
-    """Encode texts and draw others that the decoder writes of them, all in one program.
+    """Encode texts and sample the texts that the decoder writes for them, in one program.
 
     Args:
-        params: Of the network.
+        params: Parameters of the network.
         tokens: Texts, padded with 0.
-        key: Of the random numbers.
+        key: Random key.
         config: The network's shape, with the vocabulary head.
-        written: Tokens that may be written: those below this number.
-        samples: Texts of each, n.
-        length: Tokens of the longest.
-        top_k: Next tokens to draw from.
+        written: Only tokens below this number may be written.
+        samples: Samples per text, n.
+        length: Most tokens of a sample.
+        top_k: Number of next tokens to draw from.
         temperature: Logits are divided by it.
     """
     model, variables = T5(config), {"params": params}

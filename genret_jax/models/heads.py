@@ -100,7 +100,7 @@ class NodeTree:
 
     @property
     def rows_are_logits(self) -> bool:
-        """Whether all docids have one code and nodes are numbered like the tokens that lead to them, without gaps."""
+        """Whether all docids have one code, and nodes are numbered like the tokens that lead to them, without gaps."""
         return self.max_fanout == 0 and self.root_first_node == self.root_first_token > 0
 
     def edges_of(self, nodes: Int[Array, "*q"], window: int) -> tuple[Int[Array, "*q f"], Bool[Array, "*q f"]]:

@@ -1,4 +1,4 @@
-"""Open a run and ask it: for documents, for items, or for queries of documents."""
+"""Search a trained run for documents or items, and write queries for documents."""
 
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries
 from genret_jax.retriever.retriever import Retriever, SearchResult

@@ -1,4 +1,4 @@
-"""Write queries that documents answer, for training on them (Nogueira et al. 2019, arXiv 1904.08375)."""
+"""Write queries for documents, to train on them (doc2query, Nogueira et al. 2019, arXiv 1904.08375)."""
 
 import dataclasses
 import os
@@ -26,11 +26,11 @@ class QueryWriter:
     """A T5 that reads a document and writes a query.
 
     Attributes:
-        vocabulary: Of documents and queries.
-        params: Of the network.
-        config: Its shape.
-        input_length: Tokens that it reads of a document.
-        query_length: Tokens that it writes at most.
+        vocabulary: Vocabulary of documents and queries.
+        params: Parameters of the network.
+        config: Configuration of the network.
+        input_length: Number of tokens that it reads of a document.
+        query_length: Most tokens of a query.
         append_eos: Whether documents end with EOS.
     """
 
@@ -98,14 +98,14 @@ class QueryWriter:
     def write(
         self, texts: Sequence[str], number: int, *, top_k: int = 10, temperature: float = 1.0, seed: int = 0
     ) -> Iterator[list[str]]:
-        """Yield so many queries of each text, in order; the same seed gives the same.
+        """Yield the queries of each text, in order; the same seed gives the same queries.
 
         Args:
-            texts: Documents.
-            number: Queries of each.
-            top_k: Next tokens to draw from; 10 as for docT5query.
+            texts: Texts of documents.
+            number: Queries per document.
+            top_k: Number of next tokens to draw from; 10 as for docT5query.
             temperature: Logits are divided by it.
-            seed: Of the random numbers.
+            seed: Seed of the random numbers.
 
         Raises:
             InputError: If there is nothing to draw, or nothing to draw from.
@@ -132,10 +132,10 @@ class QueryWriter:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Queries that were written for a corpus, and what was left out of them.
+    """Queries that were written for a corpus, and counts of those that were left out.
 
     Attributes:
-        queries: Of each document, by its id; documents without any are not there.
+        queries: Maps each document id to its queries; documents without queries are missing.
         counts: ``documents``, ``written``, ``kept``, ``empty``, ``repeated`` (in the same document, left out),
             ``shared`` (also written for another document; kept), and ``evaluation/SPLIT``: queries of a split other
             than train, left out.
@@ -155,18 +155,18 @@ def generate_queries(
     seed: int = 0,
     progress: bool = False,
 ) -> Generated:
-    """Write queries of all documents with text, and leave out what is no use or would be a leak.
+    """Write queries for all documents with text, without useless ones and without leaks of evaluation queries.
 
-    Queries are compared by their normalised words. One that is a query of an evaluation split would show training what
-    it is tested on, although the writer never saw it, so it is left out.
+    Queries are compared by their normalised words. A written query that equals one of an evaluation split is left out:
+    it would show training the test, although the writer never saw that query.
 
     Args:
-        writer: Writes them.
+        writer: The model that writes.
         corpus: Documents, and the queries of its splits.
-        number: Queries to write of each document.
-        top_k: Next tokens to draw from.
+        number: Queries to write per document.
+        top_k: Number of next tokens to draw from.
         temperature: Logits are divided by it.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         progress: Show a progress bar on stderr.
 
     Raises:

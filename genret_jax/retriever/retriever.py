@@ -1,4 +1,4 @@
-"""Open a run and ask it: for documents that answer a query, or for the items that a user may want next."""
+"""Search a run for the documents that answer a query, or the items that a user may want next."""
 
 import dataclasses
 import os
@@ -215,9 +215,9 @@ class Retriever(Ranker):
         """Return a retriever that searches further documents too; the run folder stays as it is.
 
         Args:
-            doc_ids: Their ids.
-            texts: Their texts.
-            titles: Their titles; none by default.
+            doc_ids: Ids of the new documents.
+            texts: Texts of the new documents.
+            titles: Titles of the new documents; none by default.
 
         Raises:
             InputError: As :meth:`genret_jax.problems.Problem.extended`.
@@ -231,10 +231,10 @@ class Retriever(Ranker):
         """Return a retriever that recommends further items too; the run folder stays as it is.
 
         Args:
-            item_ids: Their ids.
-            vectors: One for each of them [n, d], made as those of the run's items were.
-            titles: Their titles; none by default.
-            texts: Their texts; none by default.
+            item_ids: Ids of the new items.
+            vectors: A vector per new item [n, d], made in the same way as those of the run's items.
+            titles: Titles of the new items; none by default.
+            texts: Texts of the new items; none by default.
 
         Raises:
             InputError: As :meth:`genret_jax.problems.Problem.extended`.
