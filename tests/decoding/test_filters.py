@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.fake_model import FakeModel
 
 from genret_jax.decoding import DocidIndex, TrieConstraint, allow, beam_search, forbid, rank_documents
+from genret_jax.decoding.building import build_members, checked_rows
 from genret_jax.errors import InputError
 
 VOCAB, LENGTH, DOCIDS, BATCH = 40, 3, 1500, 3
@@ -49,7 +50,9 @@ def test_equals_an_index_of_the_allowed_documents(zipf, spread, kinds, share):
     found = search(TrieConstraint(index, allow(index, allowed)))
     for query in range(BATCH):
         rows = np.flatnonzero(allowed[query])
-        alone = DocidIndex.build(tokens[rows], lengths[rows], rows, vocab_size=spread * VOCAB)
+        # In the shapes of the whole index, so that all of them share a program.
+        kept = checked_rows(tokens[rows], lengths[rows], rows, None, spread * VOCAB)
+        alone = DocidIndex(**build_members(kept, vocab_size=spread * VOCAB, room=0.0, like=index))
         expected = search(TrieConstraint(alone))
         np.testing.assert_array_equal(found.tokens[query], expected.tokens[query])
         np.testing.assert_array_equal(found.scores[query], expected.scores[query])

@@ -57,7 +57,8 @@ def test_a_batch_over_eight_devices_gives_the_same():
     cache = MODEL.cache(batch)
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
     over_batch, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    shardings = {"beams": {"history": over_batch}, "shared": {"query": over_batch}, "position": everywhere}
+    shared = {"query": over_batch, "levels": over_batch}
+    shardings = {"beams": {"history": over_batch}, "shared": shared, "position": everywhere}
     run = jax.jit(lambda cache, strategy: beam_search(MODEL.step, cache, strategy, batch=batch, beams=6))
     alone = run(cache, TrieConstraint(index))
     spread = run(jax.device_put(cache, shardings), jax.device_put(TrieConstraint(index), everywhere))

@@ -1,5 +1,7 @@
 """NaN, infinities and the lowest floats among the logits: one order in every path, and NaN is never certified."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,8 @@ DOCIDS = [(2, 3), (2, 4), (3, 2), (3, 4), (4, 4)]
 NAN, INF = float("nan"), float("inf")
 
 
-def model(first, later):
+def model(rows):
     """A step with the same logits after every token, and the pass that scores forced ends by them."""
-    rows = jnp.array([first, later], jnp.float32)
 
     def step(tokens, prefix_nodes, cache, *, first):
         del prefix_nodes
@@ -31,13 +32,17 @@ def model(first, later):
     return step, forced
 
 
-def found(first, later, path, beams=5):
-    step, forced = model(first, later)
-    index = index_of(DOCIDS, VOCAB)
-    strategy = Exhaustive.of(index) if path == "exhaustive" else TrieConstraint(index)
+@functools.partial(jax.jit, static_argnames=("is_forced", "beams"))
+def search(rows, strategy, is_forced, beams):
+    step, forced = model(rows)
     cache = {"beams": {}, "shared": {}, "position": jnp.zeros((), jnp.int32)}
-    given = forced if path == "forced" else None
-    return jax.jit(lambda: beam_search(step, cache, strategy, batch=1, beams=beams, forced=given))()
+    return beam_search(step, cache, strategy, batch=1, beams=beams, forced=forced if is_forced else None)
+
+
+def found(first, later, path, beams=5):
+    index = index_of(DOCIDS, VOCAB)
+    strategy = Exhaustive.of(index, chunk=5) if path == "exhaustive" else TrieConstraint(index)
+    return search(jnp.array([first, later], jnp.float32), strategy, path == "forced", beams)
 
 
 PATHS = ("step by step", "forced", "exhaustive")

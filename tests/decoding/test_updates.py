@@ -1,5 +1,7 @@
 """Updates of an index, beside indexes built of the same rows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,14 +116,16 @@ def test_updates_that_cannot_be():
         index.updated(np.array([[9, 4]]), np.array([2]), np.array([9]), remove=[0, 4])
 
 
-def results_of(index, logits, beams=4):
+@functools.partial(jax.jit, static_argnames="beams")
+def search(index, logits, beams):
     def step(tokens, prefix_nodes, cache, *, first):
         return jnp.broadcast_to(logits, (*tokens.shape, len(logits))), cache
 
-    cache = {"beams": {}, "shared": {}}
-    found = jax.jit(lambda index: beam_search(step, cache, TrieConstraint(index), batch=1, beams=beams))(index)
-    ranked = rank_documents(found, index)
-    return ranked.of(0)
+    return beam_search(step, {"beams": {}, "shared": {}}, TrieConstraint(index), batch=1, beams=beams)
+
+
+def results_of(index, logits, beams=4):
+    return rank_documents(search(index, logits, beams), index).of(0)
 
 
 def test_a_removed_atomic_docid_takes_its_token_with_it():

@@ -33,7 +33,11 @@ class FakeModel:
         """Return the cache of an empty prefix, one beam a query."""
         return {
             "beams": {"history": jnp.asarray(self._start(np.arange(batch)))[:, None]},
-            "shared": {"query": jnp.arange(batch, dtype=jnp.uint32)[:, None]},
+            "shared": {
+                "query": jnp.arange(batch, dtype=jnp.uint32)[:, None],
+                # Models of few levels share a compiled program with others.
+                "levels": jnp.full((batch, 1), self.levels, jnp.uint32),
+            },
             "position": jnp.zeros((), jnp.int32),
         }
 
@@ -41,7 +45,7 @@ class FakeModel:
         """Follow the protocol of :class:`genret_jax.decoding.Step`."""
         history = _read(cache["beams"]["history"], tokens, prefix_nodes, cache["position"], jnp)
         assert not first or tokens.shape[1] == 1, "the first step has one beam"
-        logits = self._logits(history, jnp).astype(self.dtype)
+        logits = self._logits(history, cache["shared"]["levels"][..., None], jnp).astype(self.dtype)
         return logits, {**cache, "beams": {"history": history}, "position": cache["position"] + 1}
 
     def forced(self, tokens: Any, prefix_nodes: Any, cache: Any) -> Any:
@@ -63,17 +67,17 @@ class FakeModel:
         history = self._start(np.array([query]))
         for position, (token, node) in enumerate(zip([0, *tokens], prefix_nodes, strict=True)):
             history = _read(history, np.array([token]), np.array([node]), np.array([position]), np)
-        logits = self._logits(history, np)[0].astype(np.float64)
+        logits = self._logits(history, np.full((1, 1), self.levels, np.uint32), np)[0].astype(np.float64)
         return logits - np.log(np.exp(logits).sum())
 
     def _start(self, query: np.ndarray) -> np.ndarray:
         return _mix(query.astype(np.uint32) * np.uint32(0x9E3779B9) + np.uint32(self.seed))
 
-    def _logits(self, history: Any, xp: Any) -> Any:
+    def _logits(self, history: Any, levels: Any, xp: Any) -> Any:
         tokens = xp.arange(self.vocab_size).astype(np.uint32) * np.uint32(0x85EBCA77)
         hashed = _mix(history[..., None] + tokens.reshape((1,) * history.ndim + (-1,)))
-        level = (hashed >> np.uint32(8)) % np.uint32(self.levels)
-        return (level.astype(np.float32) / np.float32(self.levels) * 2 - 1) * np.float32(self.scale)
+        level = (hashed >> np.uint32(8)) % levels
+        return (level.astype(np.float32) / levels.astype(np.float32) * 2 - 1) * np.float32(self.scale)
 
 
 def _read(history: Any, tokens: Any, prefix_nodes: Any, position: Any, xp: Any) -> Any:

@@ -15,14 +15,14 @@ from genret_jax.decoding.layout import Capacity, Layout
 from support.decoding_oracle import Docid, LogProbs, node_rows, padded_rows, prefix_numbers
 from support.fake_model import FakeModel
 
-VOCAB, BATCH, ROWS, LENGTH = 9, 2, 24, 7
+VOCAB, BATCH, ROWS, LENGTH = 9, 2, 24, 5
 MODEL = FakeModel(vocab_size=VOCAB)
 LAYOUTS = ("narrow", "lists", "bits", "wide")
 
 _sequence = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=LENGTH - 1)
 _unary = st.integers(2, VOCAB - 1).map(lambda token: [token] * (LENGTH - 1))
 _skewed = st.lists(st.sampled_from([2, 2, 2, 2, 3]), min_size=1, max_size=LENGTH - 1)
-_repeated = st.lists(st.sampled_from([[2, 3], [2, 3, 4], [2, 4], [5], [5, 5, 5, 5, 5, 5]]), min_size=1, max_size=ROWS)
+_repeated = st.lists(st.sampled_from([[2, 3], [2, 3, 4], [2, 4], [5], [5] * (LENGTH - 1)]), min_size=1, max_size=ROWS)
 _dense = st.lists(st.integers(2, 4), min_size=LENGTH - 1, max_size=LENGTH - 1)
 sets_of_sequences = st.one_of(
     st.lists(_sequence, min_size=1, max_size=ROWS),
@@ -41,8 +41,8 @@ def _search(strategy: Any, cache: Any, model: Any, beams: int, at_once: bool) ->
 
 def search(strategy: Any, beams: int, model: FakeModel = MODEL, at_once: bool = False) -> BeamResult:
     """Search for every query of a batch."""
-    # The seed is in the cache, so models that differ in nothing else share a compiled program.
-    same = dataclasses.replace(model, seed=0)
+    # Seed and levels are in the cache, so models that differ in nothing else share a compiled program.
+    same = dataclasses.replace(model, seed=0, levels=1)
     return _search(strategy, model.cache(BATCH), same, beams, at_once)
 
 
