@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import HELD_OUT, Interactions, count_repeats
@@ -183,12 +182,25 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
     """
     if core < 1:
         raise InputError(f"a core of {core}", expected="at least 1, which keeps everything", fix="the usual core is 5")
+    if not len(events):
+        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
     once = events.only(distinct(events))
     left = once.only(k_core(once.user, once.item, core))
-    _require_users(left, events, core, source)
+    lengths = np.bincount(left.user)
+    if not (lengths >= _LEAST).any():
+        filtered = f" by the {core}-core filter" if core > 1 else ""
+        raise InputError(
+            f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
+            f"{len(events.item_ids):,} items{filtered}",
+            file=source,
+            expected="one item each for test, validation and training",
+            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
+        )
     histories, tie_order, ties_sorted = chronological(left, ties)
-    report = dataclasses.replace(
-        _report_of(histories, source),
+    tied = ties_with_next(histories)
+    last = (np.cumsum(lengths) - 1)[lengths >= _LEAST]
+    report = ImportReport(
+        source=str(source),
         events=len(events),
         duplicates=len(events) - len(once),
         out_of_order=count_out_of_order(once),
@@ -198,49 +210,9 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
         dropped_items=len(once.item_ids) - len(left.item_ids),
         tie_order=tie_order,
         ties_sorted=ties_sorted,
-    )
-    _warn_of_leak(report)
-    return Histories(events=histories, report=report)
-
-
-def histories_as_given(events: Events, *, source: Path) -> Histories:
-    """Make histories of events without times that are in order already.
-
-    Args:
-        events: Events of one user after the other, each oldest first.
-        source: The file, for the report and for errors.
-
-    Raises:
-        InputError: If no user has three events.
-    """
-    _require_users(events, events, 1, source)
-    numbered = dataclasses.replace(events, time=np.arange(len(events)))  # so that nothing is a tie
-    return Histories(events=numbered, report=_report_of(numbered, source))
-
-
-def _require_users(left: Events, events: Events, core: int, source: Path) -> None:
-    if not len(events):
-        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
-    if not (np.bincount(left.user) >= _LEAST).any():
-        filtered = f" by the {core}-core filter" if core > 1 else ""
-        raise InputError(
-            f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
-            f"{len(events.item_ids):,} items{filtered}",
-            file=source,
-            expected="one item each for test, validation and training",
-            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
-        )
-
-
-def _report_of(histories: Events, source: Path) -> ImportReport:
-    """Return the report of histories, with the counts of what remains."""
-    tied = ties_with_next(histories)
-    lengths = np.bincount(histories.user)
-    return ImportReport(
-        source=str(source),
-        events=len(histories),
         tied_events=int((np.append(tied, False) | np.append(False, tied)).sum()),
-        tied_users=_count_tied_users(tied, lengths),
+        # A tie joins the last item of a user to the one before it, or that one to its predecessor.
+        tied_users=int((tied[last - 1] | tied[last - 2]).sum()),
         users=len(histories.user_ids),
         items=len(histories.item_ids),
         interactions=len(histories),
@@ -248,13 +220,8 @@ def _report_of(histories: Events, source: Path) -> ImportReport:
         mean_length=float(lengths.mean()),
         median_length=float(np.median(lengths)),
     )
-
-
-def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarray, " u"]) -> int:
-    """Count the users for whom a tie joins the last item to the one before it, or that one to its predecessor."""
-    last = np.cumsum(lengths) - 1
-    last = last[lengths >= _LEAST]
-    return int((tied[last - 1] | tied[last - 2]).sum())
+    _warn_of_leak(report)
+    return Histories(events=histories, report=report)
 
 
 def _warn_of_leak(report: ImportReport) -> None:
