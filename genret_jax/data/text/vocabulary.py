@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.abstract_vocabulary import EOS, PAD, UNKNOWN, TokenIds, Vocabulary
 from genret_jax.data.text.words import normalized_words, valid_unicode
 from genret_jax.errors import InputError
@@ -24,6 +25,7 @@ __all__ = [
     "SentencePieceVocabulary",
     "Vocabulary",
     "from_model_file",
+    "make_vocabulary",
     "train_sentencepiece",
 ]
 
@@ -147,8 +149,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     @classmethod
     def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Vocabulary:
-        path = folder / _MODEL
-        return cls(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
+        return from_model_file(folder / _MODEL, normalization=normalization, extra_ids=extra_ids)
 
 
 class ByteVocabulary(Vocabulary):
@@ -201,6 +202,38 @@ class ByteVocabulary(Vocabulary):
         return cls(normalization=normalization, extra_ids=extra_ids)
 
 
+def make_vocabulary(
+    corpus: Corpus,
+    *,
+    kind: str,
+    size: int,
+    normalization: str,
+    extra_ids: int,
+    path: str | os.PathLike[str] | None = None,
+) -> Vocabulary:
+    """Return a vocabulary for a corpus: trained on it, of bytes, or from a file.
+
+    Args:
+        corpus: Its documents and training queries are the texts of ``"sentencepiece"``; a vocabulary must not see other
+            queries, which are for tests.
+        kind: ``"sentencepiece"``, ``"bytes"`` or ``"file"``.
+        size: Most pieces to train.
+        normalization: ``"words"`` or ``"none"``.
+        extra_ids: Number of sentinels.
+        path: The ``.model`` of ``"file"``.
+
+    Raises:
+        InputError: If it cannot be trained or read.
+    """
+    if kind == "bytes":
+        return ByteVocabulary(normalization=normalization, extra_ids=extra_ids)
+    if path is not None:
+        return from_model_file(path, normalization=normalization, extra_ids=extra_ids)
+    texts = [corpus.document_text(index) for index in range(len(corpus))]
+    texts += [corpus.queries[query] for query in corpus.qrels.get("train", ())]
+    return train_sentencepiece(texts, size=size, normalization=normalization, extra_ids=extra_ids)
+
+
 def from_model_file(
     path: str | os.PathLike[str], *, normalization: str = "none", extra_ids: int = 0
 ) -> SentencePieceVocabulary:
@@ -214,16 +247,13 @@ def from_model_file(
     Raises:
         InputError: If it is missing, or :class:`SentencePieceVocabulary` refuses it.
     """
-    return SentencePieceVocabulary(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
-
-
-def _read_model(path: str | os.PathLike[str]) -> bytes:
-    path = Path(path)
+    file = Path(path)
     try:
-        path = path / "spiece.model" if path.is_dir() else path
-        return path.read_bytes()
+        file = file / "spiece.model" if file.is_dir() else file
+        model = file.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None
+        raise InputError(f"cannot be read ({error.strerror})", file=file, expected="a SentencePiece model") from None
+    return SentencePieceVocabulary(model, normalization=normalization, extra_ids=extra_ids, source=path)
 
 
 def train_sentencepiece(
