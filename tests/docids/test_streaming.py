@@ -116,7 +116,7 @@ def test_assigns_to_the_nearest_centroids_of_what_is_left():
     )
     rows = np.array([0, 5, 6, 20, 36])
     with mock.patch.object(streaming, "_PIECE_BYTES", 4 * 4 * 2):
-        codes, distances = streaming.assign(vectors, rows, codebooks, "")
+        codes, distances = streaming.in_pieces(streaming.quantise, vectors, rows, codebooks, "")
     for row, found, distance in zip(rows, codes, distances, strict=True):
         left = vectors[row]
         for code, codebook in zip(found, codebooks, strict=True):
@@ -134,7 +134,7 @@ def test_equal_vectors_are_cut_into_equal_parts():
 def test_ever_farther_outliers_end_too():
     """K-means divides off one of them at a time; a pass over the file for each would never end."""
     vectors = 4.0 ** np.arange(60)[:, None] * np.ones((1, 2))
-    with mock.patch("genret_jax.docids.strategies.hierarchical.assign", wraps=streaming.assign) as passes:
+    with mock.patch("genret_jax.docids.strategies.hierarchical.in_pieces", wraps=streaming.in_pieces) as passes:
         table = assign(HierarchicalKMeans(branching=2, leaf_size=2, memory_gib=1e-9), vectors.astype(np.float32))
     assert len(np.unique(table.padded(), axis=0)) == 60
     assert 12 <= passes.call_count < 30
