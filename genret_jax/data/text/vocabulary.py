@@ -257,12 +257,7 @@ def from_model_file(
 
 
 def train_sentencepiece(
-    texts: Iterable[str],
-    *,
-    size: int = 8000,
-    normalization: str = "words",
-    extra_ids: int = 0,
-    character_coverage: float = 0.9995,
+    texts: Iterable[str], *, size: int = 8000, normalization: str = "words", extra_ids: int = 0
 ) -> SentencePieceVocabulary:
     """Train a unigram SentencePiece model (Kudo 2018, arXiv 1804.10959); the same texts give the same model.
 
@@ -271,7 +266,6 @@ def train_sentencepiece(
         size: Most pieces, without sentinels. A small corpus gives fewer.
         normalization: ``"words"`` or ``"none"`` (then SentencePiece's ``nmt_nfkc``).
         extra_ids: Sentinels to add.
-        character_coverage: Share of the characters that get a piece of their own; the others are unknown.
 
     Raises:
         InputError: If there is no text, or ``size`` is smaller than the number of characters.
@@ -292,7 +286,7 @@ def train_sentencepiece(
             eos_id=EOS,
             unk_id=UNKNOWN,
             bos_id=-1,
-            character_coverage=character_coverage,
+            character_coverage=_COVERAGE,
             required_chars=_ALWAYS_KNOWN,
             normalization_rule_name="identity" if normalization == "words" else "nmt_nfkc",
             num_threads=4,  # stated, as the sums' order and so the model depend on it
@@ -307,6 +301,7 @@ def train_sentencepiece(
 
 
 _LINE_WORDS, _LINE_BYTES = 64, 1 << 16
+_COVERAGE = 0.9995  # share of the characters that get a piece of their own; the others are unknown
 _ALWAYS_KNOWN = string.digits + string.ascii_lowercase  # docids may be written as text; queries may hold any letter
 
 
