@@ -18,8 +18,7 @@ from typing import Any
 
 from genret_jax.data.records import Place, id_field, json_object, read_json_lines, read_lines
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 
 _USER, _ITEM, _TIME = ("reviewerID", "user_id"), ("parent_asin", "asin"), ("unixReviewTime", "timestamp")
 _BRAND, _CATEGORIES = ("brand", "store"), ("categories", "category")
@@ -29,9 +28,7 @@ _PRICE = re.compile(r"\$?\d[\d,]*(\.\d+)?( ?- ?\$?\d[\d,]*(\.\d+)?)?")
 _PYTHON_ASIN = re.compile(r"\{'asin': '(\w+)'")
 
 
-def amazon(
-    reviews: Path, metadata: Path, *, core: int = 5, price: bool = True, ties: Ties = "auto", name: str = ""
-) -> Imported:
+def amazon(reviews: Path, metadata: Path, *, core: int = 5, price: bool = True, ties: Ties = "auto") -> Imported:
     """Read reviews as interactions with items whose text is one sentence of title, price, brand and categories.
 
     Args:
@@ -40,14 +37,13 @@ def amazon(
         core: Least number of events of a user and of an item.
         price: Put the price into the text, as TIGER does; prices are those of the day of the crawl.
         ties: Order of reviews of one user at one time (2014 and 2018: on one day).
-        name: Name of the set in reports; by default that of the file of reviews.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
     histories = build_histories(collect_events(_read_reviews(reviews)), source=reviews, core=core, ties=ties)
     texts = read_metadata(metadata, set(histories.item_ids), price=price)
-    return histories.with_texts(texts, name=name or reviews.name.split(".")[0], files=[metadata])
+    return histories.with_texts(texts, name=reviews.name.split(".")[0], files=[metadata])
 
 
 def _read_reviews(path: Path) -> Iterator[Event]:

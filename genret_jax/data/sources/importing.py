@@ -1,8 +1,10 @@
-"""Turns events into items and histories, with a report of every change."""
+"""Shared parts of importers: texts of items, and histories made of events with a report of every change."""
 
 import dataclasses
+import html
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,10 +21,47 @@ from genret_jax.data.sources.events import (
     k_core,
     ties_with_next,
 )
-from genret_jax.data.sources.item_text import ItemText
+from genret_jax.data.text.words import valid_unicode
 from genret_jax.errors import InputError
 
 _LEAST = HELD_OUT["train"] + 1  # events of a user who can be evaluated and trained on
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+
+
+class ItemText(NamedTuple):
+    """Title and text of an item; both may be empty.
+
+    Attributes:
+        title: Its name.
+        text: Title and fields together.
+    """
+
+    title: str
+    text: str
+
+
+def plain(text: str) -> str:
+    """Return text of a web page as one line, with decoded entities and without tags and repeated white space."""
+    return " ".join(valid_unicode(html.unescape(_TAG.sub(" ", text))).split())
+
+
+def item_text(title: str, fields: Mapping[str, str | Iterable[str]]) -> ItemText:
+    """Return the sentence of an item, such as ``"Title. Brand: brand. Categories: one, two."``.
+
+    TIGER (Rajput et al. 2023, arXiv 2305.05065, section 4.1) takes title, price, brand and category.
+
+    Args:
+        title: The name; may be empty.
+        fields: One value or several by label. Empty and repeated values are left out.
+    """
+    title = plain(title)
+    parts = [title] if title else []
+    for label, value in fields.items():
+        values = [value] if isinstance(value, str) else value
+        joined = ", ".join(dict.fromkeys(filter(None, map(plain, values))))
+        if joined:
+            parts.append(f"{label}: {joined}")
+    return ItemText(title, " ".join(part if part[-1] in ".!?" else f"{part}." for part in parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

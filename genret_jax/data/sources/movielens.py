@@ -14,8 +14,7 @@ from pathlib import Path
 
 from genret_jax.data.records import Place, is_present, list_folder, read_table, require_folder, select_columns
 from genret_jax.data.sources.events import Ties, collect_events, events_of_rows
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 from genret_jax.errors import InputError
 
 _NO_GENRE = "(no genres listed)"
@@ -61,14 +60,13 @@ _LAYOUTS = (
 )
 
 
-def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "") -> Imported:
+def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto") -> Imported:
     """Read a folder of MovieLens as interactions with movies, whose text is their title and genres.
 
     Args:
         folder: The unpacked archive.
         core: Least number of events of a user and of an item.
         ties: Order of ratings of one user in one second.
-        name: Name of the set in reports; by default that of the folder.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -77,7 +75,7 @@ def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "
     ratings, movies = folder / layout.ratings, folder / layout.movies
     events = collect_events(events_of_rows(_read_ratings(ratings, layout), ("userId", "movieId", "timestamp")))
     histories = build_histories(events, source=ratings, core=core, ties=ties)
-    return histories.with_texts(_read_movies(movies, layout), name=name or folder.resolve().name, files=[movies])
+    return histories.with_texts(_read_movies(movies, layout), name=folder.resolve().name, files=[movies])
 
 
 def _layout_of(folder: Path) -> _Layout:

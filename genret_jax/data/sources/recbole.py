@@ -16,8 +16,7 @@ from genret_jax.data.records import (
     select_columns,
 )
 from genret_jax.data.sources.events import Ties, collect_events, events_of_rows
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 from genret_jax.errors import InputError
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -25,7 +24,7 @@ _TEXT_TYPES = ("token", "token_seq")
 _TITLE = re.compile(r"(^|_)(title|name)$")
 
 
-def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "") -> Imported:
+def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto") -> Imported:
     """Read a folder of atomic files as interactions.
 
     The text of an item is its title (a column whose name ends in ``title`` or ``name``) and all its further columns of
@@ -35,7 +34,6 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
         folder: Folder with one ``.inter`` file and, for texts, an ``.item`` file of the same name.
         core: Least number of events of a user and of an item.
         ties: Order of events of one user at one time.
-        name: Name of the set in reports; by default that of the files.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -46,7 +44,7 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
     histories = build_histories(collected, source=events, core=core, ties=ties)
     files = [file for file in [events.with_suffix(".item")] if is_present(file)]
     texts = _read_items(files[0], set(histories.item_ids)) if files else {}
-    return histories.with_texts(texts, name=name or events.stem, files=files)
+    return histories.with_texts(texts, name=events.stem, files=files)
 
 
 def _events_file(folder: Path) -> Path:

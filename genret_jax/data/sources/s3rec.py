@@ -10,19 +10,17 @@ from typing import Any
 from genret_jax.data.interactions import read_sequences
 from genret_jax.data.records import Place, read_json_object, read_lines, require_id
 from genret_jax.data.sources.events import Event, collect_events
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import item_text
+from genret_jax.data.sources.importing import Imported, build_histories, item_text
 from genret_jax.errors import InputError
 
 
-def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
+def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None) -> Imported:
     """Read sequences without changes.
 
     Args:
         sequences: File of lines ``user item item …``.
         titles: File of lines ``item<TAB>title``.
         attributes: File of a JSON object that maps item ids to lists of attributes, names or numbers.
-        name: Name of the set in reports; by default that of the file of sequences.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
@@ -45,7 +43,7 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
         item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
     }
     files = [file for file in (titles, attributes) if file]
-    return histories.with_texts(texts, name=name or sequences.stem, files=files)
+    return histories.with_texts(texts, name=sequences.stem, files=files)
 
 
 def _read_titles(path: Path) -> dict[str, str]:

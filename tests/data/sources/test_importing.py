@@ -8,8 +8,7 @@ import pytest
 
 from genret_jax.data.interactions import read_interactions, write_interactions
 from genret_jax.data.sources.events import Event, collect_events
-from genret_jax.data.sources.importing import build_histories
-from genret_jax.data.sources.item_text import ItemText
+from genret_jax.data.sources.importing import ItemText, build_histories
 from genret_jax.errors import InputError
 
 FILE = Path("log.tsv")
