@@ -275,10 +275,7 @@ def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
         InputError: If something is there already, or the disk is full.
     """
     with atomic_folder(folder) as partial:
-        documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
-        write_json_lines(
-            partial / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in documents)
-        )
+        write_documents(partial / "corpus.jsonl", corpus)
         write_json_lines(partial / "queries.jsonl", ({"_id": i, "text": t} for i, t in corpus.queries.items()))
         (partial / "qrels").mkdir()
         for split, qrels in corpus.qrels.items():
@@ -288,3 +285,9 @@ def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
                 partial / "queries_generated.jsonl",
                 ({"_id": doc_id, "queries": list(q)} for doc_id, q in corpus.generated_queries.items()),
             )
+
+
+def write_documents(path: Path, corpus: Corpus) -> None:
+    """Write ids, titles and texts for :func:`read_documents`."""
+    documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
+    write_json_lines(path, ({"_id": i, "title": title, "text": text} for i, title, text in documents))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
+from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents, write_documents
 from genret_jax.data.records import (
     Place,
     check_ids,
@@ -31,7 +31,6 @@ from genret_jax.data.records import (
     require_folder,
     require_known,
     write_id,
-    write_json_lines,
 )
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
@@ -197,8 +196,7 @@ def write_interactions(interactions: Interactions, folder: str | os.PathLike[str
     """
     items = interactions.items
     with atomic_folder(folder) as partial:
-        records = zip(items.doc_ids, items.titles, items.texts, strict=True)
-        write_json_lines(partial / ITEMS, ({"_id": i, "title": title, "text": text} for i, title, text in records))
+        write_documents(partial / ITEMS, items)
         with open(partial / SEQUENCES, "w", encoding="utf-8", newline="\n") as handle:
             for number, user in enumerate(interactions.user_ids):
                 ids = (items.doc_ids[i] for i in interactions.history(number).tolist())
