@@ -3,25 +3,56 @@
 import dataclasses
 import types
 import typing
-from typing import Any, Literal, Union
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from genret_jax.errors import InputError, nearest
+
+
+class Limit(NamedTuple):
+    """Numbers that a field may have, beside its type: ``levels: Annotated[int, at_least(1)] = 3``.
+
+    Attributes:
+        allows: Returns whether a number is allowed.
+        expected: The allowed numbers, as a phrase.
+    """
+
+    allows: Callable[[Any], bool]
+    expected: str
+
+
+def at_least(least: int | float) -> Limit:
+    """Allow a number and all larger ones."""
+    return Limit(lambda value: value >= least, f"at least {least}" if least else "0 or more")
+
+
+def more_than(bound: int | float) -> Limit:
+    """Allow all numbers that are larger than one."""
+    return Limit(lambda value: value > bound, f"more than {bound}")
+
+
+def from_to(least: int | float, most: int | float) -> Limit:
+    """Allow two numbers and all between them."""
+    return Limit(lambda value: least <= value <= most, f"from {least} to {most}")
 
 
 def check_fields(config: Any) -> None:
     """Check every field of a dataclass instance against its annotation; call this first in ``__post_init__``.
 
     Annotations of bool, int, float (which accepts an int), str, None, tuples, ``Literal``, unions and classes are
-    checked; others are not.
+    checked, and so are the limits of ``Annotated``; others are not.
 
     Raises:
         InputError: Naming the class, the field, the value found and the type expected.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if not _matches(value, hints[field.name]):
-            reject(config, field.name, _describe(hints[field.name], value))
+        value, hint = getattr(config, field.name), hints[field.name]
+        hint, *limits = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if not _matches(value, hint):
+            reject(config, field.name, _describe(hint, value))
+        for limit in limits:
+            require(config, field.name, limit.allows(value), limit.expected)
 
 
 def reject(config: Any, field: str, expected: str) -> typing.NoReturn:

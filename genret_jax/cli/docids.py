@@ -2,7 +2,12 @@
 
 import argparse
 import copy
+import dataclasses
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from genret_jax.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from genret_jax.data.corpus import Corpus
@@ -143,8 +148,6 @@ def _default_text(value: Any) -> str:
 
 def _defaults(strategy: str) -> dict[str, Any]:
     """Return the fields of a strategy's class with their defaults."""
-    import dataclasses
-
     return {field.name: field.default for field in dataclasses.fields(_class_of(strategy))}
 
 
@@ -213,7 +216,6 @@ def _strategy(args: argparse.Namespace) -> Any:
         InputError: If an option belongs to other strategies, or its value does not fit.
     """
     from genret_jax.docids import QuantisedDocids
-    from genret_jax.errors import InputError
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a number of at least 0")
@@ -240,7 +242,6 @@ def _vector_source(args: argparse.Namespace) -> Any:
     from genret_jax.data.interactions import is_interactions
     from genret_jax.data.item_vectors import vectors_of_items
     from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
-    from genret_jax.errors import InputError, nearest
     from genret_jax.problems import say
 
     if not getattr(_class_of(args.strategy.partition(":")[0]), "needs_vectors", False):
@@ -264,9 +265,6 @@ def _vector_source(args: argparse.Namespace) -> Any:
 
 
 def _require_outputs_free(out: str, quantiser_out: str | None) -> None:
-    from pathlib import Path
-
-    from genret_jax.errors import InputError
     from genret_jax.storage import require_free
 
     require_free(out)
@@ -283,10 +281,7 @@ def _require_outputs_free(out: str, quantiser_out: str | None) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    import json
-
     from genret_jax.docids import DocidTable, describe, summary_text, tree_text
-    from genret_jax.errors import InputError
 
     for name in ("depth", "branches", "documents"):
         if getattr(args, name) < 1:
@@ -305,7 +300,6 @@ def _inspect(args: argparse.Namespace) -> int:
 def _vectors_and_quantiser(table: "DocidTable", args: argparse.Namespace) -> tuple[Any, Any]:
     import genret_jax.docid_learning.model  # noqa: F401  registers learned quantisers
     from genret_jax.docids import load_quantiser
-    from genret_jax.errors import InputError
     from genret_jax.storage import read_npy
 
     if args.vectors is None:

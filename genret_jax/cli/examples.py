@@ -1,8 +1,12 @@
 """``genret examples``: print training examples of a run or store, or build a store for t5x and seqio."""
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from genret_jax.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from genret_jax.data.corpus import Corpus
@@ -110,13 +114,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from genret_jax.data.corpus import read_beir
     from genret_jax.data.examples.building import build_store
     from genret_jax.docids.codec import DocidCodec
     from genret_jax.docids.table import DocidTable
-    from genret_jax.errors import InputError
     from genret_jax.storage import require_free
 
     out = Path(args.out)
@@ -151,34 +152,24 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _vocabulary(args: argparse.Namespace, corpus: "Corpus") -> "Vocabulary":
-    from pathlib import Path
-
     from genret_jax.data.records import is_present
-    from genret_jax.data.text.vocabulary import ByteVocabulary, from_model_file, train_sentencepiece
-    from genret_jax.errors import InputError, nearest
+    from genret_jax.data.text.vocabulary import make_vocabulary
 
-    if args.vocabulary == "sentencepiece":
-        normalization = args.normalization or "words"
-        texts = _training_texts(corpus)
-        return train_sentencepiece(
-            texts, size=args.vocabulary_size, normalization=normalization, extra_ids=args.extra_ids
-        )
-    normalization = args.normalization or "none"
-    if args.vocabulary == "bytes":
-        return ByteVocabulary(normalization=normalization, extra_ids=args.extra_ids)
-    if not args.vocabulary.endswith(".model") and not is_present(Path(args.vocabulary)):
+    made = args.vocabulary in ("sentencepiece", "bytes")
+    if not made and not args.vocabulary.endswith(".model") and not is_present(Path(args.vocabulary)):
         raise InputError(
             f"--vocabulary {args.vocabulary}",
             expected="sentencepiece, bytes or the path of a .model file",
             fix=nearest(args.vocabulary, ("sentencepiece", "bytes")) or "see 'genret examples build --help'",
         )
-    return from_model_file(args.vocabulary, normalization=normalization, extra_ids=args.extra_ids)
-
-
-def _training_texts(corpus: "Corpus") -> Iterator[str]:
-    """Yield documents and training queries; other queries are for tests, and the vocabulary must not see them."""
-    yield from (corpus.document_text(index) for index in range(len(corpus)))
-    yield from (corpus.queries[query_id] for query_id in corpus.qrels.get("train", {}))
+    return make_vocabulary(
+        corpus,
+        kind=args.vocabulary if made else "file",
+        size=args.vocabulary_size,
+        normalization=args.normalization or ("words" if args.vocabulary == "sentencepiece" else "none"),
+        extra_ids=args.extra_ids,
+        path=None if made else args.vocabulary,
+    )
 
 
 def _describe(store: "ExampleStore") -> str:
@@ -201,12 +192,9 @@ def _describe(store: "ExampleStore") -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from genret_jax.data.examples.store import ExampleStore
     from genret_jax.data.records import is_present
     from genret_jax.data.text.words import printable
-    from genret_jax.errors import InputError
 
     if args.count < 0:
         raise InputError(f"--count {args.count}", expected="a number of at least 0")
@@ -220,8 +208,6 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> "SamplerConfig":
-    import dataclasses
-
     from genret_jax.data.examples.sampler import SamplerConfig
 
     config = SamplerConfig(

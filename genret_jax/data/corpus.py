@@ -15,11 +15,12 @@ from typing import Any
 
 from genret_jax.data.qrels import HIGHEST_GRADE, read_qrels, write_qrels
 from genret_jax.data.records import (
+    Place,
     check_ids,
-    claim_id,
     id_field,
     is_present,
     list_folder,
+    read_identified,
     read_json_lines,
     require_folder,
     require_known,
@@ -183,36 +184,26 @@ def read_documents(path: Path, *, need_text: bool = True) -> tuple[tuple[str, ..
     Raises:
         InputError: Naming file and line, if an id repeats, a field is of another type, or no document has any text.
     """
-    lines: dict[str, int] = {}
-    titles: list[str] = []
-    texts: list[str] = []
-    for line, record in read_json_lines(path):
-        claim_id(id_field(record, "_id", path, line), lines, path, line)
-        titles.append(text_field(record, "title", path, line, default=""))
-        texts.append(text_field(record, "text", path, line, default=None if need_text and "text" not in record else ""))
-    if not lines:
+    documents: dict[str, tuple[str, str]] = {}
+    for doc_id, place, record in read_identified(path):
+        required = need_text and "text" not in record
+        text = text_field(record, "text", place, default=None if required else "")
+        documents[doc_id] = text_field(record, "title", place, default=""), text
+    if not documents:
         raise InputError("no documents", file=path, expected="one JSON object a line", fix="check how it was made")
-    if need_text and not any(title.strip() or text.strip() for title, text in zip(titles, texts, strict=True)):
-        raise InputError(
-            f"none of the {len(lines):,} documents has any text",
-            file=path,
-            expected="'title' or 'text' with words",
-            fix="check how it was made",
-        )
-    return tuple(lines), tuple(titles), tuple(texts)
+    titles, texts = zip(*documents.values(), strict=True)
+    if need_text and not any(map(str.strip, (*titles, *texts))):
+        found = f"none of the {len(documents):,} documents has any text"
+        raise InputError(found, file=path, expected="'title' or 'text' with words", fix="check how it was made")
+    return tuple(documents), titles, texts
 
 
 def _read_queries(path: Path) -> dict[str, str]:
-    lines: dict[str, int] = {}
     queries: dict[str, str] = {}
-    for line, record in read_json_lines(path):
-        query_id = id_field(record, "_id", path, line)
-        claim_id(query_id, lines, path, line)
-        queries[query_id] = text_field(record, "text", path, line)
+    for query_id, place, record in read_identified(path):
+        queries[query_id] = text_field(record, "text", place)
         if not queries[query_id].strip():
-            raise InputError(
-                f"query {query_id!r} has no text", file=path, line=line, fix="remove it here and in the judgements"
-            )
+            raise place.error(f"query {query_id!r} has no text", fix="remove it here and in the judgements")
     return queries
 
 
@@ -233,22 +224,20 @@ def _read_generated_queries(path: Path, documents: set[str]) -> dict[str, tuple[
     generated: dict[str, list[str]] = {}
     if not is_present(path):
         return {}
-    for line, record in read_json_lines(path):
-        doc_id = id_field(record, "doc_id" if "doc_id" in record else "_id", path, line)
-        require_known(doc_id, "document", "corpus.jsonl", documents, path, line)
-        generated.setdefault(doc_id, []).extend(q for q in _generated(record, path, line) if q.strip())
+    for place, record in read_json_lines(path):
+        doc_id = id_field(record, "doc_id" if "doc_id" in record else "_id", place)
+        require_known(doc_id, "document", "corpus.jsonl", documents, place)
+        generated.setdefault(doc_id, []).extend(q for q in _generated(record, place) if q.strip())
     return {doc_id: tuple(queries) for doc_id, queries in generated.items() if queries}
 
 
-def _generated(record: dict[str, Any], path: Path, line: int) -> list[str]:
+def _generated(record: dict[str, Any], place: Place) -> list[str]:
     queries = record.get("queries")
     if queries is None:
-        return [text_field(record, "text", path, line)]
+        return [text_field(record, "text", place)]
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise InputError(
+        raise place.error(
             f"'queries' is {str(queries)[:60]!r}",
-            file=path,
-            line=line,
             expected="a list of strings",
             fix='write it as {"_id": "d1", "queries": ["...", "..."]}',
         )
@@ -286,10 +275,7 @@ def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
         InputError: If something is there already, or the disk is full.
     """
     with atomic_folder(folder) as partial:
-        documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
-        write_json_lines(
-            partial / "corpus.jsonl", ({"_id": i, "title": title, "text": text} for i, title, text in documents)
-        )
+        write_documents(partial / "corpus.jsonl", corpus)
         write_json_lines(partial / "queries.jsonl", ({"_id": i, "text": t} for i, t in corpus.queries.items()))
         (partial / "qrels").mkdir()
         for split, qrels in corpus.qrels.items():
@@ -299,3 +285,9 @@ def write_beir(corpus: Corpus, folder: str | PathLike[str]) -> None:
                 partial / "queries_generated.jsonl",
                 ({"_id": doc_id, "queries": list(q)} for doc_id, q in corpus.generated_queries.items()),
             )
+
+
+def write_documents(path: Path, corpus: Corpus) -> None:
+    """Write ids, titles and texts for :func:`read_documents`."""
+    documents = zip(corpus.doc_ids, corpus.titles, corpus.texts, strict=True)
+    write_json_lines(path, ({"_id": i, "title": title, "text": text} for i, title, text in documents))

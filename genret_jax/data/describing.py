@@ -1,16 +1,48 @@
-"""A summary of items and histories, for the command line."""
+"""Summaries of a corpus, and of items and histories, as text."""
 
 from pathlib import Path
 
 import numpy as np
 
-from genret_jax.data.corpus import Corpus
+from genret_jax.data.corpus import Corpus, seen_and_unseen
 from genret_jax.data.interactions import EMBEDDINGS, Interactions
 from genret_jax.data.records import is_present
 from genret_jax.errors import InputError
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _SHOWN_ITEMS, _SHOWN_CHARACTERS = 5, 100
+
+
+def describe_corpus(corpus: Corpus, *, samples: int) -> str:
+    """Return counts and samples of a corpus, as text.
+
+    Args:
+        corpus: A corpus with documents.
+        samples: Number of queries of each split to show, each with a relevant document.
+    """
+    words = sum(len(text.split()) for text in corpus.texts)
+    titled = sum(bool(title.strip()) for title in corpus.titles)
+    lines = [
+        f"{len(corpus):,} documents ({titled:,} with a title, {len(corpus.empty_documents):,} without any text, "
+        f"{words / len(corpus):.0f} words on average), {len(corpus.queries):,} queries, "
+        f"fingerprint {corpus.fingerprint}"
+    ]
+    for split, qrels in sorted(corpus.qrels.items(), key=lambda item: (item[0] != "train", item[0])):
+        pairs = sum(map(len, qrels.values()))
+        line = f"  {split}: {len(qrels):,} queries, {pairs:,} relevant pairs"
+        if split != "train" and "train" in corpus.qrels:
+            seen, unseen = seen_and_unseen(corpus, split)
+            line += f", {len(seen):,} seen and {len(unseen):,} unseen (no relevant document has a training query)"
+        lines.append(line)
+    if corpus.generated_queries:
+        generated = sum(map(len, corpus.generated_queries.values()))
+        lines.append(f"  generated: {generated:,} queries for {len(corpus.generated_queries):,} documents")
+    for split, qrels in corpus.qrels.items():
+        for query_id, grades in list(qrels.items())[:samples]:
+            doc_id = max(grades, key=lambda doc: grades[doc])
+            text = " ".join(corpus.document_text(corpus.document_index[doc_id]).split())
+            lines.append(f"\n  [{split}] {corpus.queries[query_id]}\n      -> {doc_id}: {text[:160]}")
+    return "\n".join(lines)
 
 
 def describe_interactions(interactions: Interactions, folder: Path, *, samples: int) -> str:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents
+from genret_jax.data.corpus import Corpus, read_beir, read_documents, warn_of_empty_documents, write_documents
 from genret_jax.data.records import (
+    Place,
     check_ids,
     is_present,
     read_id,
@@ -30,7 +31,6 @@ from genret_jax.data.records import (
     require_folder,
     require_known,
     write_id,
-    write_json_lines,
 )
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint
@@ -196,48 +196,44 @@ def write_interactions(interactions: Interactions, folder: str | os.PathLike[str
     """
     items = interactions.items
     with atomic_folder(folder) as partial:
-        records = zip(items.doc_ids, items.titles, items.texts, strict=True)
-        write_json_lines(partial / ITEMS, ({"_id": i, "title": title, "text": text} for i, title, text in records))
+        write_documents(partial / ITEMS, items)
         with open(partial / SEQUENCES, "w", encoding="utf-8", newline="\n") as handle:
             for number, user in enumerate(interactions.user_ids):
                 ids = (items.doc_ids[i] for i in interactions.history(number).tolist())
                 handle.write(f"{' '.join(map(write_id, (user, *ids)))}\n")
 
 
-def read_sequences(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield one-based line numbers, user ids and item ids of a file of lines ``user item item …``.
+def read_sequences(path: Path) -> Iterator[tuple[Place, str, list[str]]]:
+    """Yield the place, the user id and the item ids of each line of a file of lines ``user item item …``.
 
     Raises:
         InputError: Naming the line, if a user has no items or is there twice, or an id is empty.
     """
     lines: dict[str, int] = {}
     for line, text in read_lines(path):
+        place = Place(path, line)
         user, *ids = map(read_id, _FIELD.findall(text)) if '"' in text else text.split()
         if not ids:
-            raise InputError(
-                f"user {user!r} without items", file=path, line=line, expected="user item item …", fix="remove the line"
-            )
+            raise place.error(f"user {user!r} without items", expected="user item item …", fix="remove the line")
         if not (user and all(ids)):
-            raise InputError("an empty id", file=path, line=line, expected="user item item …", fix="remove it")
+            raise place.error("an empty id", expected="user item item …", fix="remove it")
         first = lines.setdefault(user, line)
         if first != line:
-            raise InputError(
+            raise place.error(
                 f"user {user!r} again, first on line {first}",
-                file=path,
-                line=line,
                 expected="one line a user, oldest item first",
                 fix="join the two lines in the order of time, or check that the first column is the user",
             )
-        yield line, user, ids
+        yield place, user, ids
 
 
 def _read_histories(path: Path, items: Corpus) -> Interactions:
     known = items.document_index
     lengths: dict[str, int] = {}
     item = array("i")
-    for line, user, ids in read_sequences(path):
+    for place, user, ids in read_sequences(path):
         for item_id in ids:
-            require_known(item_id, "item", ITEMS, known, path, line)
+            require_known(item_id, "item", ITEMS, known, place)
             item.append(known[item_id])
         lengths[user] = len(ids)
     if not lengths:

@@ -3,10 +3,11 @@
 An id that holds a tab or line end, or begins with a double quote, is written as a JSON string.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from genret_jax.data.records import read_id, read_lines, require_known, write_id
+from genret_jax.data.records import Place, read_id, read_table, require_known, write_id
 from genret_jax.errors import InputError
 
 HEADER = ("query-id", "corpus-id", "score")
@@ -28,28 +29,21 @@ def read_qrels(path: Path, queries: Collection[str], documents: Collection[str])
         InputError: Naming the line, if the header, a column, a score or an id is wrong, a pair has two scores, or no
             judgement is positive.
     """
-    rows = read_lines(path)
-    line, header = next(rows, (1, ""))
-    if tuple(header.split("\t")) != HEADER:
-        raise InputError(
-            f"the header {header[:80]!r}",
-            file=path,
-            line=line,
-            expected="query-id, corpus-id and score, separated by tabs",
-            fix="write this header above the judgements",
-        )
+    rows = read_table(path)
+    place, header = next(rows)
+    if tuple(header) != HEADER:
+        found, wanted = "\t".join(header)[:80], "query-id, corpus-id and score, separated by tabs"
+        raise place.error(f"the header {found!r}", expected=wanted, fix="write this header above the judgements")
     qrels: dict[str, dict[str, int]] = {}
     first: dict[tuple[str, str], tuple[int, int]] = {}
-    for line, row in rows:
-        query_id, doc_id, grade = _parse_judgement(row, path, line)
-        require_known(query_id, "query", "queries.jsonl", queries, path, line)
-        require_known(doc_id, "document", "corpus.jsonl", documents, path, line)
-        first_line, first_grade = first.setdefault((query_id, doc_id), (line, grade))
+    for place, row in rows:
+        query_id, doc_id, grade = read_id(row[0]), read_id(row[1]), _grade(row[2], place)
+        require_known(query_id, "query", "queries.jsonl", queries, place)
+        require_known(doc_id, "document", "corpus.jsonl", documents, place)
+        first_line, first_grade = first.setdefault((query_id, doc_id), (place.line, grade))
         if grade != first_grade:
-            raise InputError(
+            raise place.error(
                 f"{query_id!r} and {doc_id!r} with score {grade}, but with {first_grade} on line {first_line}",
-                file=path,
-                line=line,
                 expected="one score for a pair",
                 fix="remove one of the two lines",
             )
@@ -62,25 +56,12 @@ def read_qrels(path: Path, queries: Collection[str], documents: Collection[str])
     return qrels
 
 
-def _parse_judgement(row: str, path: Path, line: int) -> tuple[str, str, int]:
-    columns = row.split("\t")
-    if len(columns) != 3:
-        raise InputError(
-            f"{len(columns)} tab-separated column{'s' * (len(columns) != 1)} in {row[:80]!r}",
-            file=path,
-            line=line,
-            expected="3: query-id, corpus-id, score",
-            fix="repair this line",
-        )
-    grade: int | None
-    try:
-        grade = int(columns[2])
-    except ValueError:
-        grade = None
-    if grade is None or abs(grade) > HIGHEST_GRADE:
-        expected = f"a whole number of at most {HIGHEST_GRADE}"
-        raise InputError(f"the score {columns[2][:40]!r}", file=path, line=line, expected=expected, fix="correct it")
-    return read_id(columns[0]), read_id(columns[1]), grade
+def _grade(text: str, place: Place) -> int:
+    with contextlib.suppress(ValueError):
+        if abs(grade := int(text)) <= HIGHEST_GRADE:
+            return grade
+    expected = f"a whole number of at most {HIGHEST_GRADE}"
+    raise place.error(f"the score {text[:40]!r}", expected=expected, fix="correct it")
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:

@@ -6,13 +6,14 @@ tabs or spaces hold it as it is, or as a JSON string in double quotes where it c
 """
 
 import contextlib
+import csv
 import gzip
 import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
@@ -29,6 +30,22 @@ _JSON_NAMES = {
     int: "a number",
     float: "a number",
 }
+
+
+class Place(NamedTuple):
+    """A line of a file, which errors name.
+
+    Attributes:
+        path: The file.
+        line: Number of the line, from 1.
+    """
+
+    path: Path
+    line: int
+
+    def error(self, found: str, *, expected: str | None = None, fix: str | None = None) -> InputError:
+        """Return an error about this line; the arguments are those of :class:`InputError`."""
+        return InputError(found, file=self.path, line=self.line, expected=expected, fix=fix)
 
 
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
@@ -73,11 +90,8 @@ def _unpacked_lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
             for number, line in enumerate(unpacked, start=1):  # noqa: B007 (the error needs the last number)
                 yield line
     except (EOFError, OSError, zlib.error) as error:
-        ended = isinstance(error, EOFError)
-        raise InputError(
-            "the gzip file ends early" if ended else f"damaged gzip data ({error})",
-            file=path,
-            line=number + 1,
+        raise Place(path, number + 1).error(
+            "the gzip file ends early" if isinstance(error, EOFError) else f"damaged gzip data ({error})",
             expected="a whole gzip file",
             fix="download or copy it again, and check it with 'gzip -t'",
         ) from None
@@ -88,10 +102,8 @@ def _decode(raw: bytes, path: Path, number: int, encoding: str) -> str:
         # Some editors write a byte order mark at the start of a file; it is no content.
         return raw.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        raise InputError(
+        raise Place(path, number).error(
             f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not {encoding.upper()}",
-            file=path,
-            line=number,
             expected=f"{encoding.upper()} text",
             fix="convert the file, e.g. with 'iconv -f LATIN1 -t UTF-8'",
         ) from None
@@ -150,25 +162,72 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot be read ({error.strerror})", file=path, fix="check the path and its permissions")
 
 
-def column_numbers(header: Sequence[str], names: Sequence[str], path: Path, line: int) -> list[int]:
-    """Return the positions of some columns in a header.
+def read_table(
+    path: Path, separator: str = "\t", *, names: Sequence[str] = (), encoding: str = "utf-8"
+) -> Iterator[tuple[Place, list[str]]]:
+    """Yield the header of a table and then its rows, each with its place; all have the same number of cells.
 
     Args:
-        header: Names of all columns of the file.
-        names: Names of the wanted columns.
-        path: The file, for errors.
-        line: The line of the header, for errors.
+        path: A text file with one row a line.
+        separator: Text between two cells. In a file with commas, a cell with a comma is in double quotes.
+        names: Names of the columns of a file without a header.
+        encoding: Encoding of the file.
+
+    Raises:
+        InputError: If the file cannot be read, has neither header nor rows, or a row has more or fewer cells.
+    """
+    width = len(names)
+    if names:
+        yield Place(path, 1), list(names)
+    for line, text in read_lines(path, encoding=encoding):
+        row = next(csv.reader([text])) if separator == "," and '"' in text else text.split(separator)
+        width = width or len(row)
+        if len(row) != width:
+            separated = "tabs" if separator == "\t" else repr(separator)
+            raise Place(path, line).error(
+                f"{len(row)} column{'s' * (len(row) != 1)} in {text[:60]!r}",
+                expected=f"{width} separated by {separated}"
+                + (f": {', '.join(names[:5])}{' …' * (width > 5)}" if names else ", as in the header"),
+                fix="repair this line",
+            )
+        yield Place(path, line), row
+    if not width:
+        raise InputError("the file is empty", file=path, expected="a header and rows", fix="check how it was made")
+
+
+def select_columns(rows: Iterator[tuple[Place, list[str]]], names: Sequence[str]) -> Iterator[tuple[Place, list[str]]]:
+    """Yield the cells of some columns for each row of a table.
+
+    Args:
+        rows: The header and the rows, from :func:`read_table`.
+        names: Names of the wanted columns, in the order in which their cells are wanted.
 
     Raises:
         InputError: If the header lacks a name, or has it twice.
     """
+    place, header = next(rows)
+    numbers = column_numbers(header, names, place)
+    for place, row in rows:
+        yield place, [row[number] for number in numbers]
+
+
+def column_numbers(header: Sequence[str], names: Sequence[str], place: Place) -> list[int]:
+    """Return the positions of some columns in a header.
+
+    Args:
+        header: Names of all columns of the file; a type after a colon (``user_id:token``) is no part of the name.
+        names: Names of the wanted columns.
+        place: Place of the header, for errors.
+
+    Raises:
+        InputError: If the header lacks a name, or has it twice.
+    """
+    header = [column.split(":")[0].strip() for column in header]
     for name in names:
         if header.count(name) != 1:
             hint = nearest(name, header) if name not in header else ""
-            raise InputError(
+            raise place.error(
                 f"{'two columns' if name in header else 'no column'} '{name}' in the header {' '.join(header)[:80]!r}",
-                file=path,
-                line=line,
                 expected=f"a header with {', '.join(names)}, each once, in any order",
                 fix=f"rename the column ({hint})" if hint else "correct the header",
             )
@@ -209,56 +268,61 @@ def require_fields(record: Any, fields: Mapping[str, type], path: Path) -> dict[
     return record
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers from 1 and the JSON objects of a JSON Lines file.
+def read_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the JSON objects of a JSON Lines file, each with its place.
 
     Raises:
         InputError: If the file cannot be read (:func:`read_lines`), or a line is not a JSON object.
     """
-    for number, line in read_lines(path):
-        yield number, json_object(line, path, number)
+    for line, text in read_lines(path):
+        yield (place := Place(path, line)), json_object(text, place)
 
 
-def json_object(line: str, path: Path, number: int) -> dict[str, Any]:
+def read_identified(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+    """Yield the ids, places and JSON objects of a JSON Lines file whose field ``_id`` is different on every line.
+
+    Raises:
+        InputError: Naming file and line, if an id is missing, empty, not a string or there twice.
+    """
+    lines: dict[str, int] = {}
+    for place, record in read_json_lines(path):
+        identifier = id_field(record, "_id", place)
+        first = lines.setdefault(identifier, place.line)
+        if first != place.line:
+            raise place.error(
+                f"'_id' {identifier!r} again, first on line {first}",
+                expected="every id once",
+                fix="remove or rename one of the two",
+            )
+        yield identifier, place, record
+
+
+def json_object(text: str, place: Place) -> dict[str, Any]:
     """Return the JSON object of a line.
 
     Args:
-        line: The line.
-        path: Its file, for errors.
-        number: Its number, for errors.
+        text: The line.
+        place: Its place, for errors.
 
     Raises:
         InputError: If it is not a JSON object, or escapes half of a surrogate pair.
     """
     try:
-        record = json.loads(line)
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(
-            f"broken JSON ({reason}{place})",
-            file=path,
-            line=number,
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise place.error(
+            f"broken JSON ({reason})",
             expected="one JSON object a line",
             fix="repair this line; the file may have been cut off while it was written or downloaded",
         ) from None
     if not isinstance(record, dict):
-        raise InputError(
-            _json_name(record),
-            file=path,
-            line=number,
-            expected='a JSON object such as {"_id": "d1", "text": "..."}',
-            fix="repair this line",
-        )
+        expected = 'a JSON object such as {"_id": "d1", "text": "..."}'
+        raise place.error(_json_name(record), expected=expected, fix="repair this line")
     # JSON can escape half of a surrogate pair, which UTF-8 cannot hold.
-    if "\\ud" in line.lower() and not _is_unicode(json.dumps(record, ensure_ascii=False)):
-        raise InputError(
-            "an escaped half of a surrogate pair (\\ud800 to \\udfff), which is no character",
-            file=path,
-            line=number,
-            expected="Unicode text",
-            fix="remove or replace it",
-        )
+    if "\\ud" in text.lower() and not _is_unicode(json.dumps(record, ensure_ascii=False)):
+        found = "an escaped half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        raise place.error(found, expected="Unicode text", fix="remove or replace it")
     return record
 
 
@@ -277,14 +341,13 @@ def _json_name(value: Any) -> str:
     return _JSON_NAMES[type(value)]
 
 
-def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, default: str | None = None) -> str:
+def text_field(record: dict[str, Any], name: str, place: Place, *, default: str | None = None) -> str:
     """Return a string field of a record.
 
     Args:
         record: The JSON object.
         name: The field's name.
-        path: Its file, for errors.
-        line: Its line, for errors.
+        place: Its place, for errors.
         default: Value of a missing or null field; None requires the field.
 
     Raises:
@@ -294,48 +357,39 @@ def text_field(record: dict[str, Any], name: str, path: Path, line: int, *, defa
     if value is None and default is not None:
         return default
     if name not in record:
-        raise InputError(
+        raise place.error(
             f"a record without '{name}' (it has {', '.join(map(repr, record)) or 'no fields'})",
-            file=path,
-            line=line,
             expected=f"a string field '{name}'",
             fix=f"add or rename the field to '{name}'",
         )
     if not isinstance(value, str):
-        raise InputError(
-            f"'{name}' is {_json_name(value)}",
-            file=path,
-            line=line,
-            expected="a string",
-            fix=f"put the value of '{name}' in quotes",
-        )
+        found = f"'{name}' is {_json_name(value)}"
+        raise place.error(found, expected="a string", fix=f"put the value of '{name}' in quotes")
     return value
 
 
-def id_field(record: dict[str, Any], name: str, path: Path, line: int) -> str:
+def id_field(record: dict[str, Any], name: str, place: Place) -> str:
     """Return an id from a record.
 
     Raises:
         InputError: If it is missing, not a string, or empty.
     """
-    return require_id(text_field(record, name, path, line), f"'{name}'", path, line)
+    return require_id(text_field(record, name, place), f"'{name}'", place)
 
 
-def require_id(value: str, name: str, path: Path, line: int) -> str:
+def require_id(value: str, name: str, place: Place) -> str:
     """Return a string from a file if it can be an id.
 
     Args:
         value: The string.
-        name: Its name in the file.
-        path: The file.
-        line: The line.
+        name: Its name in the file, for errors.
+        place: Its place, for errors.
 
     Raises:
         InputError: If it is empty.
     """
     if not value:
-        expected = "an id with at least one character"
-        raise InputError(f"{name} is ''", file=path, line=line, expected=expected, fix="give it an id")
+        raise place.error(f"{name} is ''", expected="an id with at least one character", fix="give it an id")
     return value
 
 
@@ -386,24 +440,7 @@ def read_id(field: str) -> str:
     return field
 
 
-def claim_id(identifier: str, lines: dict[str, int], path: Path, line: int) -> None:
-    """Enter the line of an id into ``lines``, or reject it if an earlier line has it.
-
-    Raises:
-        InputError: Naming both lines.
-    """
-    first = lines.setdefault(identifier, line)
-    if first != line:
-        raise InputError(
-            f"'_id' {identifier!r} again, first on line {first}",
-            file=path,
-            line=line,
-            expected="every id once",
-            fix="remove or rename one of the two",
-        )
-
-
-def require_known(identifier: str, kind: str, source: str, known: Collection[str], path: Path, line: int) -> None:
+def require_known(identifier: str, kind: str, source: str, known: Collection[str], place: Place) -> None:
     """Reject an id that nothing defines.
 
     Args:
@@ -411,8 +448,7 @@ def require_known(identifier: str, kind: str, source: str, known: Collection[str
         kind: Kind of the thing that it should name, e.g. ``"document"``.
         source: The file that defines ids of this kind.
         known: The ids that are defined.
-        path: The file that holds the id.
-        line: Its line.
+        place: The place that holds the id, for errors.
 
     Raises:
         InputError: If it is unknown, with the nearest known id.
@@ -421,10 +457,8 @@ def require_known(identifier: str, kind: str, source: str, known: Collection[str
         return
     # To look for a similar one among millions of ids would take longer than reading them.
     hint = nearest(identifier, known) if len(known) <= 20_000 else ""
-    raise InputError(
+    raise place.error(
         f"unknown {kind} {identifier!r}{f' ({hint})' if hint else ''}",
-        file=path,
-        line=line,
         expected=f"an '_id' of {source}",
         fix=f"remove this line or add the {kind}",
     )

@@ -1,12 +1,12 @@
 """Document vectors, which k-means groups into semantic docids: from a file, from the words, or from a model."""
 
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -17,7 +17,7 @@ from genret_jax.data.text.lsa import lsa
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.storage import read_npy
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, require
 
 _CHECKED_AT_ONCE = 1 << 16  # vectors, so that a large file need not fit in memory
 
@@ -67,15 +67,13 @@ class LsaVectors:
         min_documents: Words in fewer documents are left out; a word of one document groups nothing.
     """
 
-    dimensions: int = 64
+    dimensions: Annotated[int, at_least(1)] = 64
     seed: int = 0
-    min_documents: int = 2
+    min_documents: Annotated[int, at_least(1)] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "dimensions", self.dimensions >= 1, "at least 1")
         require(self, "seed", 0 <= self.seed < 2**32, "a number from 0 to 2**32 - 1")
-        require(self, "min_documents", self.min_documents >= 1, "at least 1")
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
         """Compute the vectors; documents without a frequent word get zeros, with a warning."""
@@ -98,11 +96,10 @@ class SentenceTransformerVectors:
     """
 
     model: str
-    batch_size: int = 32
+    batch_size: Annotated[int, at_least(1)] = 32
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
         """Encode ``title. text`` of every document.
@@ -144,20 +141,14 @@ def count_words(texts: Iterable[str]) -> scipy.sparse.csr_matrix:
         Occurrences [n, v]; columns in order of first appearance.
     """
     columns: dict[str, int] = {}
-    indices: list[np.ndarray] = []
-    counts: list[np.ndarray] = []
-    lengths = [0]
+    indices, counts, ends = array("i"), array("i"), array("q", [0])
     for text in texts:
         occurrences = Counter(normalized_words(text))
-        known = (columns.setdefault(word, len(columns)) for word in occurrences)
-        indices.append(np.fromiter(known, np.int32, len(occurrences)))
-        counts.append(np.fromiter(occurrences.values(), np.int32, len(occurrences)))
-        lengths.append(len(occurrences))
-    empty = [np.zeros(0, np.int32)]
-    return scipy.sparse.csr_matrix(
-        (np.concatenate(list(chain(empty, counts))), np.concatenate(list(chain(empty, indices))), np.cumsum(lengths)),
-        shape=(len(indices), len(columns)),
-    )
+        indices.extend(columns.setdefault(word, len(columns)) for word in occurrences)
+        counts.extend(occurrences.values())
+        ends.append(len(indices))
+    parts = (np.array(part) for part in (counts, indices, ends))
+    return scipy.sparse.csr_matrix(tuple(parts), shape=(len(ends) - 1, len(columns)))
 
 
 def _checked(vectors: Num[np.ndarray, "r d"], corpus: Corpus, *, file: Path | None) -> Num[np.ndarray, "r d"]:

@@ -1,9 +1,8 @@
-"""Assignments in which every code gets an equal share: what keeps the codebooks of a learned tokeniser in use.
+"""Balanced assignments: every code gets the same share of the rows, so that all codes of a codebook stay in use.
 
-Given scores of rows for codes, the plan sought is the one of highest total score plus entropy among those that give
-every row one unit and every code the same amount (Cuturi 2013, arXiv 1306.0895); Sinkhorn's iterations find it. GenRet
-(Sun et al. 2023, arXiv 2304.04171, section 3.4) assigns the documents of a batch so, and starts its codebooks by
-k-means under the same constraint.
+A plan divides each row among the codes, and gives every code the same total. The best plan has the highest total score
+plus entropy (Cuturi 2013, arXiv 1306.0895); Sinkhorn's iterations find it. GenRet (Sun et al. 2023, arXiv 2304.04171,
+section 3.4) assigns the documents of a batch in this way, and starts its codebooks by k-means with the same constraint.
 """
 
 import jax
@@ -12,9 +11,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-_FITTED = 1 << 16  # vectors that balanced k-means is fitted to, of more
+_FITTED = 1 << 16  # most vectors that balanced k-means is fitted to
 _ROUNDS, _SINKHORN = 10, 100
-# Of the mean squared distance to the nearest centroid. Smaller is closer to a hard assignment, and slower to converge.
+# Weight of the entropy, in mean squared distances to the nearest centroid. A smaller weight is closer to a hard
+# assignment, and slower to converge.
 _SOFTNESS = 0.1
 
 
@@ -23,12 +23,12 @@ def balanced_plan(
 ) -> Float[Array, "n c"]:
     """Return the logarithm of the share of each row that each code gets.
 
-    It is computed in logarithms throughout, so no scores overflow.
+    The computation is in logarithms, so scores do not overflow.
 
     Args:
-        scores: Of every row for every code.
-        epsilon: Weight of the entropy; the smaller, the closer the rows come to one code each.
-        iterations: Of Sinkhorn's algorithm; the rows' sums are then exact, those of the codes nearly so.
+        scores: Score of every code for every row.
+        epsilon: Weight of the entropy; with a smaller one, a row is divided among fewer codes.
+        iterations: Iterations of Sinkhorn's algorithm. The sums of rows are exact, those of codes nearly so.
     """
     rows, codes = scores.shape
 
@@ -42,7 +42,7 @@ def balanced_plan(
 def balanced_codes(
     scores: Float[Array, "n c"], epsilon: float | Float[Array, ""] = 1.0, iterations: int = 30
 ) -> Int32[Array, " n"]:
-    """Return the code that gets most of each row in :func:`balanced_plan`."""
+    """Return the code with the largest share of each row in :func:`balanced_plan`."""
     return jnp.argmax(balanced_plan(scores, epsilon, iterations), axis=1).astype(jnp.int32)
 
 
@@ -52,9 +52,9 @@ def balanced_kmeans(vectors: Float32[np.ndarray, "n d"], clusters: int, seed: in
     Lloyd's algorithm with a balanced assignment in place of the nearest centroid.
 
     Args:
-        vectors: At least as many as clusters; of very many, some are looked at.
+        vectors: At least as many as clusters; large sets are sampled.
         clusters: Number of clusters.
-        seed: Decides the start and, of very many vectors, which.
+        seed: Seed of the start and of the sample.
     """
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(vectors))[:_FITTED]

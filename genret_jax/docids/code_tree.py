@@ -4,6 +4,8 @@ Node 0 is the root. A node's id never changes and is larger than its parent's, s
 survive documents that come later.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Int, Int32
 
@@ -11,74 +13,71 @@ ROOT = 0
 EOS_CODE = -1  # the edge "the docid ends here", which lets "12" and "123" both be docids
 
 
-def lone_root() -> tuple[Int32[np.ndarray, "1"], Int32[np.ndarray, "1"]]:
-    """Return parent and code of a tree that is only its root."""
-    return np.full(1, -1, np.int32), np.full(1, EOS_CODE, np.int32)
+class CodeTree(NamedTuple):
+    """A tree over code sequences.
 
-
-def insert(
-    parent: Int32[np.ndarray, " s"],
-    code: Int32[np.ndarray, " s"],
-    sequences: Int[np.ndarray, "r m"],
-    lengths: Int[np.ndarray, " r"],
-) -> tuple[Int32[np.ndarray, " s2"], Int32[np.ndarray, " s2"], Int32[np.ndarray, " r"]]:
-    """Add code sequences to a tree, all sequences one level at a time.
-
-    New nodes are numbered level by level, within a level by (parent, code).
-
-    Args:
+    Attributes:
         parent: Parent of every node, -1 for the root.
-        code: Code on the edge to every node.
-        sequences: Non-negative codes; what lies beyond a row's length is ignored.
-        lengths: Number of codes in every row.
-
-    Returns:
-        Parent and code of the grown tree, and the node that every row ends in.
+        code: Code on the edge to every node; ``EOS_CODE`` for the root and for ends.
     """
-    known_keys = _edge_keys(parent[1:], code[1:])
-    known_nodes = np.argsort(known_keys, kind="stable")
-    known_keys, known_nodes = known_keys[known_nodes], known_nodes + 1
-    parents, codes, size = [parent], [code], len(parent)
-    node = np.zeros(len(sequences), np.int64)
-    for level in range(int(lengths.max(initial=0))):
-        rows = np.flatnonzero(lengths > level)
-        keys, inverse = np.unique(_edge_keys(node[rows], sequences[rows, level]), return_inverse=True)
-        nodes = _look_up(known_keys, known_nodes, keys)
-        new = nodes < 0
-        nodes[new] = size + np.arange(new.sum())
-        size += int(new.sum())
-        parents.append((keys[new] >> 32).astype(np.int32))
-        codes.append(((keys[new] & 0xFFFFFFFF) - 1).astype(np.int32))
-        node[rows] = nodes[inverse]
-    return np.concatenate(parents), np.concatenate(codes), node.astype(np.int32)
 
+    parent: Int32[np.ndarray, " s"]
+    code: Int32[np.ndarray, " s"]
 
-def ends_in_need(
-    parent: Int32[np.ndarray, " s"], code: Int32[np.ndarray, " s"], ends: Int[np.ndarray, " r"], *, always: bool = False
-) -> Int32[np.ndarray, " e"]:
-    """Return the nodes that lack an end-of-sequence child and need one, ascending.
+    @classmethod
+    def root(cls) -> "CodeTree":
+        """Return the tree that is only its root."""
+        return cls(np.full(1, -1, np.int32), np.full(1, EOS_CODE, np.int32))
 
-    Args:
-        parent: Parent of every node.
-        code: Code on the edge to every node.
-        ends: The nodes in which sequences end.
-        always: Every end needs one; else only an end with other children.
-    """
-    is_eos = code == EOS_CODE
-    needs, inner = np.zeros(len(parent), bool), np.zeros(len(parent), bool)
-    needs[ends] = True
-    inner[parent[1:][~is_eos[1:]]] = True
-    if not always:
-        needs &= inner
-    needs[parent[1:][is_eos[1:]]] = False
-    return np.flatnonzero(needs).astype(np.int32)
+    def insert(
+        self, sequences: Int[np.ndarray, "r m"], lengths: Int[np.ndarray, " r"]
+    ) -> tuple["CodeTree", Int32[np.ndarray, " r"]]:
+        """Add code sequences, all sequences one level at a time.
 
+        New nodes are numbered level by level, within a level by (parent, code).
 
-def add_ends(
-    parent: Int32[np.ndarray, " s"], code: Int32[np.ndarray, " s"], at: Int32[np.ndarray, " e"]
-) -> tuple[Int32[np.ndarray, " s2"], Int32[np.ndarray, " s2"]]:
-    """Give each of the nodes ``at`` an end-of-sequence child."""
-    return np.concatenate([parent, at]), np.concatenate([code, np.full(len(at), EOS_CODE, np.int32)])
+        Args:
+            sequences: Codes from 0 on; the entries beyond a row's length are ignored.
+            lengths: Number of codes in every row.
+
+        Returns:
+            The grown tree, and the node in which every row ends.
+        """
+        known_keys = _edge_keys(self.parent[1:], self.code[1:])
+        known_nodes = np.argsort(known_keys, kind="stable")
+        known_keys, known_nodes = known_keys[known_nodes], known_nodes + 1
+        parents, codes, size = [self.parent], [self.code], len(self.parent)
+        node = np.zeros(len(sequences), np.int64)
+        for level in range(int(lengths.max(initial=0))):
+            rows = np.flatnonzero(lengths > level)
+            keys, inverse = np.unique(_edge_keys(node[rows], sequences[rows, level]), return_inverse=True)
+            nodes = _look_up(known_keys, known_nodes, keys)
+            new = nodes < 0
+            nodes[new] = size + np.arange(new.sum())
+            size += int(new.sum())
+            parents.append((keys[new] >> 32).astype(np.int32))
+            codes.append(((keys[new] & 0xFFFFFFFF) - 1).astype(np.int32))
+            node[rows] = nodes[inverse]
+        return CodeTree(np.concatenate(parents), np.concatenate(codes)), node.astype(np.int32)
+
+    def with_ends(self, nodes: Int[np.ndarray, " r"], *, always: bool = False) -> "CodeTree":
+        """Give an end-of-sequence child to the nodes that need one and have none.
+
+        Args:
+            nodes: The nodes in which sequences end.
+            always: All of these nodes need one; else only those with other children.
+        """
+        is_end = self.code == EOS_CODE
+        needs, inner = np.zeros(len(self.parent), bool), np.zeros(len(self.parent), bool)
+        needs[nodes] = True
+        inner[self.parent[1:][~is_end[1:]]] = True
+        if not always:
+            needs &= inner
+        needs[self.parent[1:][is_end[1:]]] = False
+        at = np.flatnonzero(needs).astype(np.int32)
+        return CodeTree(
+            np.concatenate([self.parent, at]), np.concatenate([self.code, np.full(len(at), EOS_CODE, np.int32)])
+        )
 
 
 def paths(

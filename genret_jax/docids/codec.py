@@ -1,7 +1,7 @@
-"""From codes to decoder tokens and back out as a tree: what a model reads and writes for a docid."""
+"""Docids as decoder tokens: the codec that maps codes to tokens, and the tree of the token sequences."""
 
 import dataclasses
-import itertools
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int, Int32
 
-from genret_jax.docids import code_tree
-from genret_jax.docids.table import DocidTable
+from genret_jax.docids.code_tree import EOS_CODE, ROOT, CodeTree, depths, paths
+from genret_jax.docids.table import DocidTable, pad_sequences
 from genret_jax.errors import InputError
 from genret_jax.validation import check_fields, require
 
@@ -33,36 +33,35 @@ class DocidTree:
     child_tokens: Int32[np.ndarray, " e"]
     node_token: Int32[np.ndarray, " s"]
 
+    @functools.cached_property
+    def _above(self) -> Int32[np.ndarray, " e"]:
+        """Parent of each of the child nodes, in their order."""
+        return np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.child_offsets))
+
     def children(self, nodes: Int32[np.ndarray, "*b"], tokens: Int32[np.ndarray, "*b"]) -> Int32[np.ndarray, "*b"]:
-        """Return the nodes that tokens lead to from others; any node where one leads nowhere."""
-        above = np.repeat(np.arange(self.num_nodes, dtype=np.int64), np.diff(self.child_offsets))
-        edges = above << 32 | self.child_tokens
+        """Return for each node the child that its token leads to, or an arbitrary node if there is none."""
+        edges = self._above.astype(np.int64) << 32 | self.child_tokens
         found = np.searchsorted(edges, nodes.astype(np.int64) << 32 | tokens)
         return self.child_nodes[np.minimum(found, len(edges) - 1)]
 
     @property
     def num_nodes(self) -> int:
-        """Number of nodes, the root included, and numbers without a node."""
+        """Number of node numbers, the root's included; with ``nodes="tokens"`` some numbers have no node."""
         return len(self.node_token)
 
     @property
     def parents(self) -> Int32[np.ndarray, " s"]:
-        """Parent of every node; 0 of the root, and of numbers without a node."""
+        """Parent of every node; 0 for the root and for numbers without a node."""
         found = np.zeros(self.num_nodes, np.int32)
-        found[self.child_nodes] = np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.child_offsets))
+        found[self.child_nodes] = self._above
         return found
 
     def within(self, nodes: Bool[np.ndarray, " s"]) -> "DocidTree":
-        """Return the tree of some of the nodes, which have all their ancestors among them; the numbers stay."""
+        """Return the tree without the other nodes; all ancestors must be among the nodes, which keep their numbers."""
+        parent = np.full(self.num_nodes, -1, np.int32)
         kept = nodes[self.child_nodes]
-        above = np.repeat(np.arange(self.num_nodes), np.diff(self.child_offsets))[kept]
-        fanout = np.bincount(above, minlength=self.num_nodes)
-        return dataclasses.replace(
-            self,
-            child_offsets=np.concatenate([[0], np.cumsum(fanout)]).astype(np.int32),
-            child_nodes=self.child_nodes[kept],
-            child_tokens=self.child_tokens[kept],
-        )
+        parent[self.child_nodes[kept]] = self._above[kept]
+        return DocidTree.from_parents(parent, self.node_token)
 
     @classmethod
     def from_parents(cls, parent: Int32[np.ndarray, " s"], node_token: Int32[np.ndarray, " s"]) -> "DocidTree":
@@ -100,7 +99,7 @@ class EncodedDocids:
         """Return for each tree node the sum of the directions of the documents below it.
 
         Args:
-            documents: A vector a document, of any norm; one of norm 0 counts nowhere.
+            documents: One vector for each document, of any norm; zero vectors count nowhere.
         """
         norms = np.linalg.norm(documents, axis=1, keepdims=True)
         return self._sums(documents / np.maximum(norms, 1e-9))
@@ -109,7 +108,7 @@ class EncodedDocids:
         """Return for each tree node the direction of the sum of the documents below it, at the mean of their lengths.
 
         Args:
-            documents: A vector a document; one of norm 0 counts nowhere.
+            documents: One vector for each document; zero vectors count nowhere.
         """
         lengths = np.linalg.norm(documents, axis=1, keepdims=True)
         sums, lengths = self._sums(documents), self._sums(np.concatenate([lengths, lengths > 0], axis=1))
@@ -124,14 +123,14 @@ class EncodedDocids:
         return np.asarray(visits @ documents)
 
     def tree_of(self, documents: Bool[np.ndarray, " n"]) -> DocidTree:
-        """Return the tree of the docids of some documents; its nodes have the same numbers."""
+        """Return the tree of the docids of some documents; nodes keep their numbers."""
         nodes, visitors = self._visits()
         visited = np.zeros(self.tree.num_nodes, bool)
         visited[nodes[documents[visitors]]] = True
         return self.tree.within(visited)
 
     def _visits(self) -> tuple[Int32[np.ndarray, " v"], Int32[np.ndarray, " v"]]:
-        """Return nodes with a document below each: those before a row's tokens, and the one that its last leads to."""
+        """Return every node on the path of every row, the last one included, and the document of the row."""
         rows, last = np.arange(len(self.lengths)), self.lengths - 1
         ends = self.tree.children(self.prefix_nodes[rows, last], self.tokens[rows, last])
         before = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
@@ -194,15 +193,11 @@ class DocidCodec:
             return self._encode_text(table)
         if self.nodes == "tokens":
             return self._encode_atomic(table)
-        lengths = table.lengths
-        parent, code = np.asarray(table.node_parent), np.asarray(table.node_code)
+        tree, row_node = table.tree, np.asarray(table.row_node)
         if self.eos == "always":
-            at = code_tree.ends_in_need(parent, code, np.asarray(table.row_node), always=True)
-            parent, code = code_tree.add_ends(parent, code, at)
-        level = code_tree.depths(parent) - 1  # of the edge that leads to a node
-        node_token = np.where(code == code_tree.EOS_CODE, EOS, self._first_tokens()[level] + code).astype(np.int32)
-        node_token[code_tree.ROOT] = PAD
-        return _encoded(parent, node_token, np.asarray(table.row_node), lengths, np.asarray(table.document))
+            tree = tree.with_ends(row_node, always=True)
+        level = depths(tree.parent) - 1  # of the edge that leads to a node
+        return _encoded(_with_tokens(tree, self._first_tokens()[level] + tree.code), row_node, table.lengths, table)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values for :meth:`from_json`; a text codec's callable is given again there."""
@@ -240,21 +235,19 @@ class DocidCodec:
 
     def _encode_atomic(self, table: DocidTable) -> EncodedDocids:
         token_of_node = self.first_token + np.asarray(table.node_code)
-        token_of_node[code_tree.ROOT] = PAD
+        token_of_node[ROOT] = PAD
         node_token = np.zeros(self.vocab_size, np.int32)
         node_token[token_of_node] = token_of_node
-        parent = np.where(node_token > PAD, code_tree.ROOT, -1).astype(np.int32)
-        row_node = token_of_node[np.asarray(table.row_node)]
-        return _encoded(parent, node_token, row_node, table.lengths, np.asarray(table.document))
+        parent = np.where(node_token > PAD, ROOT, -1).astype(np.int32)
+        tree = DocidTree.from_parents(parent, node_token)
+        return _encoded(tree, token_of_node[np.asarray(table.row_node)], table.lengths, table)
 
     def _encode_text(self, table: DocidTable) -> EncodedDocids:
         assert self.encode_text is not None
         strings = render(table, self.level_sizes)
         pieces = [self.encode_text(string) for string in strings]
-        lengths = np.fromiter(map(len, pieces), np.int32, len(pieces))
-        inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        tokens = np.zeros(inside.shape, np.int64)
-        tokens[inside] = np.fromiter(itertools.chain.from_iterable(pieces), np.int64, lengths.sum())
+        tokens, inside = pad_sequences(pieces)
+        lengths = inside.sum(1, dtype=np.int32)
         if (wrong := inside & ((tokens <= EOS) | (tokens >= self.first_token))).any() or not lengths.all():
             row = np.flatnonzero(wrong.any(1) | (lengths == 0))[0]
             raise InputError(
@@ -262,12 +255,10 @@ class DocidCodec:
                 expected=f"one or more tokens from {EOS + 1} to {self.first_token - 1}",
                 fix="use a vocabulary that knows the digits 0 to 9",
             )
-        parent, code, row_node = code_tree.insert(*code_tree.lone_root(), tokens, lengths)
+        tree, row_node = CodeTree.root().insert(tokens, lengths)
         _check_distinct(strings, np.asarray(table.row_node), row_node)
-        parent, code = code_tree.add_ends(parent, code, code_tree.ends_in_need(parent, code, row_node, always=True))
-        node_token = np.where(code == code_tree.EOS_CODE, EOS, code).astype(np.int32)
-        node_token[code_tree.ROOT] = PAD
-        return _encoded(parent, node_token, row_node, lengths, np.asarray(table.document))
+        tree = tree.with_ends(row_node, always=True)
+        return _encoded(_with_tokens(tree, tree.code), row_node, lengths, table)
 
 
 def render(table: DocidTable, level_sizes: Sequence[int] | None = None) -> list[str]:
@@ -286,7 +277,7 @@ def render(table: DocidTable, level_sizes: Sequence[int] | None = None) -> list[
 
 
 def _check_distinct(strings: list[str], table_node: np.ndarray, text_node: np.ndarray) -> None:
-    """Refuse a vocabulary that writes two docids alike: pairs (docid, text) must not outnumber the texts."""
+    """Refuse a vocabulary that writes two docids as the same tokens."""
     pairs, first = np.unique(np.stack([text_node, table_node], 1), axis=0, return_index=True)
     if (same := np.flatnonzero(pairs[1:, 0] == pairs[:-1, 0])).size:
         one, other = (strings[row] for row in first[same[0] : same[0] + 2])
@@ -296,19 +287,22 @@ def _check_distinct(strings: list[str], table_node: np.ndarray, text_node: np.nd
         )
 
 
+def _with_tokens(tree: CodeTree, tokens: Int[np.ndarray, " s"]) -> DocidTree:
+    """Return a tree with the tokens of its codes; the edge to an end has EOS."""
+    node_token = np.where(tree.code == EOS_CODE, EOS, tokens).astype(np.int32)
+    node_token[ROOT] = PAD
+    return DocidTree.from_parents(tree.parent, node_token)
+
+
 def _encoded(
-    parent: Int32[np.ndarray, " s"],
-    node_token: Int32[np.ndarray, " s"],
-    row_node: Int32[np.ndarray, " r"],
-    lengths: Int[np.ndarray, " r"],
-    document: Int32[np.ndarray, " r"],
+    tree: DocidTree, row_node: Int32[np.ndarray, " r"], lengths: Int[np.ndarray, " r"], table: DocidTable
 ) -> EncodedDocids:
     """Read the rows' tokens off the tree; a row ends with EOS where its last node has an EOS child."""
-    tree = DocidTree.from_parents(parent, node_token)
+    parent, node_token = tree.parents, tree.node_token
     has_end = np.zeros(len(parent), bool)
     has_end[parent[node_token == EOS]] = True
     with_end = has_end[row_node]
-    nodes = code_tree.paths(parent, row_node, lengths)  # --> [r, m + 1]
+    nodes = paths(parent, row_node, lengths)  # --> [r, m + 1]
     total = lengths + with_end
     width = int(total.max(initial=0))
     tokens = np.zeros((len(row_node), width), np.int32)
@@ -316,5 +310,9 @@ def _encoded(
     tokens[with_end, lengths[with_end]] = EOS
     prefix_nodes = np.where(np.arange(width) < total[:, None], nodes[:, :width], 0).astype(np.int32)
     return EncodedDocids(
-        tokens=tokens, lengths=total.astype(np.int32), prefix_nodes=prefix_nodes, document=document, tree=tree
+        tokens=tokens,
+        lengths=total.astype(np.int32),
+        prefix_nodes=prefix_nodes,
+        document=np.asarray(table.document),
+        tree=tree,
     )

@@ -1,10 +1,9 @@
-"""The device's part of k-means: every group of a layout of blocks, clustered in one jitted call.
+"""K-means on the device: all groups of a layout of blocks are clustered in one jitted call.
 
 Passes over the vectors go chunk by chunk and only over the blocks that matter: a sample of every group for the start,
-then the groups that have not converged. So the cost of a call follows its data, while its shape may leave room.
+then the groups that have not converged. So the time of a call depends on its data, not on the room in its shapes.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,14 +11,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genret_jax.docids.blocks import chunk_blocks
-
+CHUNK_ROWS = 4096  # vectors of one step: enough for quick matrix products, few enough for a cache
+# A group has converged when the squared movement of its centroids, summed, is at most this times the mean squared
+# distance of its vectors to their mean. Going on beyond 2e-4 lowered the inertia by less than 0.03% on sentence
+# embeddings and on Gaussian clusters.
+_TOLERANCE = 2e-4
+_ITERATIONS = 100  # at most
 # Squared deviation from the mean, relative to the mean's square, that is no more than the rounding of float32.
 _NOISE = 4e-12
 
 
+def chunk_blocks(block_size: int) -> int:
+    """Return the number of blocks of a chunk."""
+    return max(CHUNK_ROWS // block_size, 1)
+
+
 class _Blocks(NamedTuple):
-    """Vectors less their group's mean, in blocks."""
+    """Vectors in blocks, after the mean of their group was subtracted."""
 
     vectors: Float[Array, "n b d"]
     norms: Float[Array, "n b"]  # squared
@@ -52,7 +60,7 @@ def _fold(blocks: _Blocks, listed: Int[Array, " n"], count: int | Int[Array, ""]
     return jax.lax.fori_loop(0, (count + size - 1) // size, step, carry)
 
 
-@functools.partial(jax.jit, static_argnames=("iterations",))
+@jax.jit
 def cluster(
     vectors: Float[Array, "all d"],
     rows: Int[Array, "n b"],
@@ -60,10 +68,7 @@ def cluster(
     first_block: Int[Array, " g_plus_1"],
     sample: Int[Array, " n"],
     sampled: int | Int[Array, ""],
-    draws: Float[Array, "restarts c g t"],
-    tolerance: float | Float[Array, ""],
-    *,
-    iterations: int,
+    draws: Float[Array, "c g t"],
 ) -> tuple[Int[Array, "n b"], Float[Array, "n b"], Float[Array, "g c d"], Bool[Array, " g"]]:
     """Cluster every group.
 
@@ -73,32 +78,15 @@ def cluster(
         owner: Group of every block.
         first_block: Blocks of group i are ``first_block[i]:first_block[i + 1]``.
         sample: All blocks, those of the sample for the start first.
-        sampled: How many are of the sample.
-        draws: Uniform numbers for the starts: of every centroid of every group, some candidates.
-        tolerance: Converged when centroids would move by less, squared and summed, relative to the group's variance.
-        iterations: Most iterations.
+        sampled: Number of the blocks in the sample.
+        draws: Uniform numbers for the start: some candidates for every centroid of every group.
 
     Returns:
         Label and squared distance of every block row, the centroids, and whether a group's vectors differ at all.
     """
     blocks, mean, spread = _centred(vectors, rows, owner, first_block)
-
-    def attempt(start: Int[Array, ""], best: tuple) -> tuple:
-        found = _lloyd(blocks, _plus_plus(blocks, sample, sampled, draws[start]), tolerance * spread, iterations)
-        inertia = _per_group(blocks, found.distances.sum(1))
-        wins = inertia < best[0]
-        of_block = wins[owner][:, None]
-        return (
-            jnp.where(wins, inertia, best[0]),
-            jnp.where(of_block, found.labels, best[1]),
-            jnp.where(of_block, found.distances, best[2]),
-            jnp.where(wins[:, None, None], found.centroids, best[3]),
-        )
-
-    centroids = jnp.zeros((blocks.groups, draws.shape[1], vectors.shape[1]))
-    none_yet = jnp.full(blocks.groups, jnp.inf), jnp.zeros(rows.shape, jnp.int32), jnp.zeros(rows.shape), centroids
-    _, labels, distances, centroids = jax.lax.fori_loop(0, len(draws), attempt, none_yet)
-    return labels, distances, centroids + mean[:, None, :], spread > _NOISE * jnp.sum(mean**2, -1)
+    found = _lloyd(blocks, _plus_plus(blocks, sample, sampled, draws), _TOLERANCE * spread)
+    return found.labels, found.distances, found.centroids + mean[:, None, :], spread > _NOISE * jnp.sum(mean**2, -1)
 
 
 def _per_group(blocks: _Blocks, values: Float[Array, " n"]) -> Float[Array, " g"]:
@@ -112,7 +100,7 @@ def _centred(
     owner: Int[Array, " n"],
     first_block: Int[Array, " g_plus_1"],
 ) -> tuple[_Blocks, Float[Array, "g d"], Float[Array, " g"]]:
-    """Lay out vectors in blocks less their group's mean, so that squared distances keep their digits.
+    """Lay out vectors in blocks and subtract their group's mean, so that squared distances keep their digits.
 
     Returns:
         The blocks, the mean of every group, and the mean squared distance to it.
@@ -188,7 +176,7 @@ class _Progress(NamedTuple):
     step: Int[Array, ""]
 
 
-def _lloyd(blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array, " g"], iterations: int) -> _Progress:
+def _lloyd(blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array, " g"]) -> _Progress:
     """Move centroids to the means of their vectors, group by group until they would move by no more than the limit."""
 
     def advance(progress: _Progress) -> _Progress:
@@ -210,8 +198,8 @@ def _lloyd(blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array
         means = jnp.where((counts > 0)[..., None], sums / jnp.maximum(counts, 1)[..., None], progress.centroids)
         means = _refilled(blocks, means, counts == 0, distances, limit)
         shift = jnp.sum((means - progress.centroids) ** 2, (1, 2))
-        # Who has converged stays, so that labels and distances are those of the centroids.
-        active = progress.active & (shift > limit) & (progress.step + 1 < iterations)
+        # A group that has converged keeps its centroids, so that its labels and distances fit them.
+        active = progress.active & (shift > limit) & (progress.step + 1 < _ITERATIONS)
         centroids = jnp.where(active[:, None, None], means, progress.centroids)
         return _Progress(centroids, labels, distances, active, progress.step + 1)
 

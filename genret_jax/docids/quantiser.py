@@ -1,4 +1,4 @@
-"""Fitted quantisers, which map any vector to codes: of documents of the fit and of documents that come later."""
+"""Quantisers map vectors to codes: those of the documents that they were fitted to, and of later documents."""
 
 import abc
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from genret_jax.docids.separating import next_free
-from genret_jax.docids.streaming import in_pieces, read
+from genret_jax.docids.streaming import evenly_spaced, in_pieces, read
 from genret_jax.docids.table import DocidTable, require_level_sizes
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
@@ -86,12 +86,11 @@ class Quantiser(abc.ABC):
         arrays = [np.asarray(self.arrays[key]) for key in sorted(self.arrays)]
         return fingerprint(self.name, list(self.level_sizes), *arrays, *([self.settings] if self.settings else []))
 
-    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the quantiser as a folder of arrays.
 
         Args:
             folder: Destination.
-            replace: Replace an existing folder.
         """
         details: dict[str, Any] = {
             "name": self.name,
@@ -101,7 +100,7 @@ class Quantiser(abc.ABC):
         if self.settings:
             details["settings"] = dict(self.settings)
         arrays = {key: np.asarray(array) for key, array in self.arrays.items()}
-        save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details, replace=replace)
+        save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details)
 
 
 class ReconstructingQuantiser(Quantiser):
@@ -117,8 +116,7 @@ class ReconstructingQuantiser(Quantiser):
         Args:
             vectors: [n, d]; of more than 65,536 vectors an evenly spaced sample is taken.
         """
-        rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), _ERROR_SAMPLE)).astype(np.int64))
-        vectors = read(vectors, rows)
+        vectors = read(vectors, evenly_spaced(len(vectors), _ERROR_SAMPLE))
         codes = self.codes(vectors)
         variance = float(np.square(vectors - vectors.mean(0)[None]).sum(dtype=np.float64))
         errors = (vectors - self.reconstruct(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1))

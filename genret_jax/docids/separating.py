@@ -1,4 +1,4 @@
-"""The last code, which tells documents apart whose other codes are equal."""
+"""The separating code: a last code that tells documents with otherwise equal codes apart."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ def separated(codes: Int[np.ndarray, "n m"]) -> Int32[np.ndarray, "n m_plus_1"]:
 def with_separating(
     codes: Int32[np.ndarray, "n m"], level_sizes: Sequence[int], order: Int[np.ndarray, " n"] | None = None
 ) -> tuple[Int32[np.ndarray, "n m_plus_1"], tuple[int, ...]]:
-    """Append the code that separates, and its size to those of the levels.
+    """Append the separating code to the codes, and its size to the level sizes.
 
     Args:
-        codes: Of every document.
-        level_sizes: Their codebook sizes.
-        order: In which documents of equal codes are counted; that of the rows by default.
+        codes: Codes of every document.
+        level_sizes: Codebook size of every level.
+        order: Documents in the order in which those with equal codes are counted; by default that of the rows.
     """
     order = np.arange(len(codes)) if order is None else order
     whole = np.empty((len(codes), codes.shape[1] + 1), np.int32)
@@ -29,21 +29,26 @@ def with_separating(
 
 
 def next_free(taken: Int[np.ndarray, "r m_plus_1"], codes: Int[np.ndarray, "n m"]) -> Int32[np.ndarray, " n"]:
-    """Return a last code for every row that no equal row has.
+    """Return for every row a last code that no row with equal codes has.
 
     Args:
-        taken: Rows that have one.
+        taken: Rows that have a last code.
         codes: Rows that need one.
 
     Returns:
-        Numbers that go on after the largest of the equal rows, from 0 where there are none, in the order of the rows.
+        For each group of equal rows, consecutive numbers after the largest that is taken, or from 0.
     """
     inverse = np.unique(np.concatenate([taken[:, :-1], codes]), axis=0, return_inverse=True)[1].reshape(-1)
     group = inverse[len(taken) :]
     free = np.zeros(inverse.max(initial=-1) + 1, np.int64)
     np.maximum.at(free, inverse[: len(taken)], taken[:, -1] + 1)
-    order = np.argsort(group, kind="stable")
-    sizes = np.bincount(group, minlength=len(free))
-    position = np.empty(len(codes), np.int64)
-    position[order] = np.arange(len(codes)) - (np.cumsum(sizes) - sizes)[group[order]]
-    return (free[group] + position).astype(np.int32)
+    return (free[group] + ranks_in_groups(group)).astype(np.int32)
+
+
+def ranks_in_groups(group: Int[np.ndarray, " n"], *keys: np.ndarray) -> Int[np.ndarray, " n"]:
+    """Return the position of every member within its group, in the order of the keys and then of the rows."""
+    order = np.lexsort((*keys, group))
+    sizes = np.bincount(group)
+    ranks = np.empty(len(group), np.int64)
+    ranks[order] = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group[order]]
+    return ranks

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int
 
 from genret_jax.errors import InputError
 
@@ -18,11 +18,6 @@ from genret_jax.errors import InputError
 SAMPLES_PER_CENTROID = 1024
 # Bytes of float32 vectors that are read at a time.
 _PIECE_BYTES = 1 << 25
-
-
-def fits_in_memory(vectors: np.ndarray, memory_gib: float) -> bool:
-    """Return whether vectors, as float32, take at most ``memory_gib`` of memory."""
-    return 4 * vectors.size <= memory_gib * 2**30
 
 
 def recorded_fields(strategy: Any, in_memory: bool) -> dict[str, Any]:
@@ -34,12 +29,12 @@ def recorded_fields(strategy: Any, in_memory: bool) -> dict[str, Any]:
 
 
 def require_vectors(
-    doc_ids: Sequence[str] | None, vectors: np.ndarray | None, *, strategy: str, memory_gib: float
-) -> np.ndarray:
-    """Check document vectors, and return them as float32 if that fits in memory.
+    doc_ids: Sequence[str], vectors: np.ndarray | None, *, strategy: str, memory_gib: float
+) -> tuple[np.ndarray, bool]:
+    """Check document vectors; return them, as float32 if that fits in memory, and whether it does.
 
     Args:
-        doc_ids: External ids of the documents; None for vectors without documents.
+        doc_ids: External ids of the documents.
         vectors: One vector per document.
         strategy: Name of the strategy, for the message.
         memory_gib: Memory limit. The values of larger arrays are checked when they are read.
@@ -51,13 +46,18 @@ def require_vectors(
         raise InputError(f"{strategy} without document vectors", expected="one vector a document", fix="give vectors")
     if vectors.ndim != 2 or not vectors.shape[1] or not np.issubdtype(vectors.dtype, np.number):
         raise InputError(f"vectors {vectors.dtype}{list(vectors.shape)}", expected="a numeric array [documents, width]")
-    if doc_ids is not None and len(vectors) != len(doc_ids):
+    if len(vectors) != len(doc_ids):
         raise InputError(f"{len(vectors)} vectors for {len(doc_ids)} documents", expected="one vector a document")
-    if not fits_in_memory(vectors, memory_gib):
-        return vectors
+    if 4 * vectors.size > memory_gib * 2**30:
+        return vectors, False
     vectors = np.asarray(vectors, np.float32)
     _require_finite(vectors, np.arange(len(vectors)), doc_ids)
-    return vectors
+    return vectors, True
+
+
+def evenly_spaced(total: int, most: int) -> Int[np.ndarray, " r"]:
+    """Return at most ``most`` of the numbers below ``total``, ascending and evenly spaced."""
+    return np.unique(np.linspace(0, max(total - 1, 0), min(total, most)).astype(np.int64))
 
 
 def read(vectors: np.ndarray, rows: Int[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:
@@ -101,27 +101,6 @@ def sample(vectors: np.ndarray, rows: Int[np.ndarray, " a"], clusters: int, seed
     count = min(len(rows), SAMPLES_PER_CENTROID * clusters)
     chosen = np.random.default_rng(seed).choice(len(rows), count, replace=False, shuffle=False)
     return read(vectors, rows[np.sort(chosen)])
-
-
-def assign(
-    vectors: np.ndarray, rows: Int[np.ndarray, " r"], codebooks: Float32[np.ndarray, "l c d"], progress: str
-) -> tuple[Int32[np.ndarray, "r l"], Float32[np.ndarray, " r"]]:
-    """Quantise vectors piece by piece, each piece spread over the devices of this process.
-
-    Args:
-        vectors: [n, d]; may be memory-mapped.
-        rows: Rows to quantise, ascending.
-        codebooks: Centroids; each codebook quantises the residuals of the ones before it.
-        progress: Text of the progress bar.
-
-    Returns:
-        The nearest centroid in each codebook, and the squared length of the last residual.
-
-    Raises:
-        InputError: If a vector is not finite.
-    """
-    codes, distances = in_pieces(quantise, vectors, rows, codebooks, progress)
-    return codes, distances
 
 
 def in_pieces(
@@ -171,7 +150,10 @@ def in_pieces(
 def quantise(
     vectors: Float[Array, "r d"], codebooks: Float[Array, "l c d"]
 ) -> tuple[Int[Array, "r l"], Float[Array, " r"]]:
-    """Return the nearest centroid to the residual in each codebook, and the squared length of the last residual."""
+    """Return the nearest centroid in each codebook, and the squared length of the last residual.
+
+    Each codebook after the first quantises the residuals of the one before.
+    """
 
     def next_level(residual: Array, centroids: Array) -> tuple[Array, Array]:
         # Without the square of the vector, which is the same for all centroids.

@@ -1,5 +1,6 @@
 """The table of docids: which document has which code sequences, and the tree that those sequences span."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -8,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
-from genret_jax.docids import code_tree
+from genret_jax.docids.code_tree import ROOT, CodeTree, paths
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
@@ -40,7 +41,7 @@ class DocidTable:
         node_parent: Parent of every tree node; node 0 is the root, with parent -1.
         node_code: Code on the edge to every node; ``EOS_CODE`` (-1) where a docid ends at a node with other children.
         row_node: The node in which every row ends, before an EOS.
-        strategy: What made the docids, as JSON values.
+        strategy: Name and settings of the strategy that made the docids, as JSON values.
         corpus_fingerprint: Fingerprint of the corpus they were made for.
     """
 
@@ -74,21 +75,21 @@ class DocidTable:
             document: Document index of every row; by default row i is document i.
             level_sizes: Codebook size of every level; by default the largest code of a level + 1, and codes must then
                 be below :func:`code_limit`.
-            strategy: What made the docids, as JSON values.
+            strategy: Name and settings of the strategy, as JSON values.
             corpus_fingerprint: Fingerprint of the corpus they were made for.
 
         Raises:
             InputError: If ids repeat, a document has no docid or the same one twice, or a code is out of range.
         """
-        parent, code = code_tree.lone_root()
+        root = CodeTree.root()
         empty = cls(
             doc_ids=PackedStrings.pack(()),
             codes=np.zeros(0, np.int32),
             offsets=np.zeros(1, np.int64),
             document=np.zeros(0, np.int32),
             level_sizes=tuple(int(size) for size in level_sizes or ()),
-            node_parent=parent,
-            node_code=code,
+            node_parent=root.parent,
+            node_code=root.code,
             row_node=np.zeros(0, np.int32),
             strategy=dict(strategy),
             corpus_fingerprint=corpus_fingerprint,
@@ -130,9 +131,9 @@ class DocidTable:
         if grow_levels:
             level_sizes = _grown(level_sizes, padded, code_limit(self.num_rows + len(padded)))
         _check_levels(level_sizes, padded, rows, names)
-        parent, code, row_node = code_tree.insert(self.node_parent, self.node_code, padded, lengths)
+        tree, row_node = self.tree.insert(padded, lengths)
         row_node = np.concatenate([self.row_node, row_node])
-        parent, code = code_tree.add_ends(parent, code, code_tree.ends_in_need(parent, code, row_node))
+        tree = tree.with_ends(row_node)
         all_rows = np.concatenate([self.document, rows])
         _check_rows(all_rows, row_node, names)
         return dataclasses.replace(
@@ -142,8 +143,8 @@ class DocidTable:
             offsets=np.concatenate([self.offsets, self.offsets[-1] + np.cumsum(lengths, dtype=np.int64)]),
             document=all_rows,
             level_sizes=level_sizes,
-            node_parent=parent,
-            node_code=code,
+            node_parent=tree.parent,
+            node_code=tree.code,
             row_node=row_node,
         )
 
@@ -161,6 +162,15 @@ class DocidTable:
     def num_nodes(self) -> int:
         """Number of tree nodes, the root and the ends included."""
         return len(self.node_parent)
+
+    @property
+    def tree(self) -> CodeTree:
+        """The tree of all docids."""
+        return CodeTree(np.asarray(self.node_parent), np.asarray(self.node_code))
+
+    def paths(self) -> Int32[np.ndarray, "r m_plus_1"]:
+        """Return the nodes from the root to the end of every row, padded with 0."""
+        return paths(self.tree.parent, np.asarray(self.row_node), self.lengths)
 
     @property
     def lengths(self) -> Int32[np.ndarray, " r"]:
@@ -204,12 +214,11 @@ class DocidTable:
                 fix="build the docids of this corpus with 'genret docids build', or give the corpus they were made for",
             )
 
-    def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the table as a folder of arrays.
 
         Args:
             folder: Destination.
-            replace: Replace an existing folder.
 
         Raises:
             InputError: If a level has more codes than :meth:`load` accepts, or the folder cannot be written.
@@ -224,7 +233,7 @@ class DocidTable:
             "fingerprint": self.fingerprint,
         }
         arrays |= {"doc_id_text": self.doc_ids.text, "doc_id_offsets": self.doc_ids.offsets}
-        save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details, replace=replace)
+        save_arrays(folder, arrays, kind=KIND, version=VERSION, details=details)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "DocidTable":
@@ -258,10 +267,7 @@ def _padded(sequences: Sequences) -> tuple[Int32[np.ndarray, "r m"], Int32[np.nd
             )
         padded = sequences.astype(np.int64)
     else:
-        sizes = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
-        padded = np.full(inside.shape, -1, np.int64)
-        padded[inside] = np.fromiter(itertools.chain.from_iterable(sequences), np.int64, sizes.sum())
+        padded, inside = pad_sequences(sequences)
         if (bad := (padded < 0) & inside).any():
             _reject_code(padded, bad)
     present = padded >= 0
@@ -271,6 +277,15 @@ def _padded(sequences: Sequences) -> tuple[Int32[np.ndarray, "r m"], Int32[np.nd
     if bad.any():
         _reject_code(padded, bad)
     return padded.astype(np.int32), lengths.astype(np.int32)
+
+
+def pad_sequences(sequences: Sequence[Sequence[int]]) -> tuple[Int64[np.ndarray, "r m"], Bool[np.ndarray, "r m"]]:
+    """Return sequences as the rows of one array, padded with -1, and where their entries are."""
+    sizes = np.fromiter(map(len, sequences), np.int64, len(sequences))
+    inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
+    padded = np.full(inside.shape, -1, np.int64)
+    padded[inside] = np.fromiter(itertools.chain.from_iterable(sequences), np.int64, sizes.sum())
+    return padded, inside
 
 
 def _reject_code(padded: np.ndarray, bad: np.ndarray) -> None:
@@ -294,9 +309,8 @@ def _documents(document: Any, rows: int, first: int, total: int) -> Int32[np.nda
 
 
 def _check_names(names: list[str]) -> None:
-    seen: set[str] = set()
     if len(set(names)) != len(names):
-        repeated = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        repeated = collections.Counter(names).most_common(1)[0][0]
         raise InputError(f"the document id {repeated!r} occurs twice", expected="distinct document ids")
 
 
@@ -358,9 +372,9 @@ def _check_levels(level_sizes: tuple[int, ...], padded: np.ndarray, rows: np.nda
 
 
 def _check_rows(document: np.ndarray, row_node: np.ndarray, names: list[str]) -> None:
-    without = np.flatnonzero(np.bincount(document[row_node != code_tree.ROOT], minlength=len(names)) == 0)
-    if len(without) or (row_node == code_tree.ROOT).any():
-        first = without[0] if len(without) else document[row_node == code_tree.ROOT][0]
+    without = np.flatnonzero(np.bincount(document[row_node != ROOT], minlength=len(names)) == 0)
+    if len(without) or (row_node == ROOT).any():
+        first = without[0] if len(without) else document[row_node == ROOT][0]
         raise InputError(f"document {names[first]!r} has no or an empty docid", expected="at least one code")
     _, first_rows = np.unique(np.stack([document, row_node], 1), axis=0, return_index=True)
     if len(first_rows) != len(document):

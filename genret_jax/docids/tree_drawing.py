@@ -1,11 +1,10 @@
-"""A readable piece of a docid tree, with the documents in it."""
+"""A drawing of a part of a docid tree, with the documents in it."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from genret_jax.docids import code_tree
 from genret_jax.docids.table import DocidTable
 
 
@@ -16,10 +15,10 @@ def tree_text(
 
     Args:
         table: The docids.
-        titles: What to call the documents; their ids by default.
+        titles: Names of the documents; by default their ids.
         depth: Levels of branches to draw.
-        branches: Branches to draw of a node.
-        documents: Documents to name of a branch that is not drawn further.
+        branches: Most branches to draw of a node.
+        documents: Most documents to name of a branch that is not drawn further.
     """
     drawing = _Drawing(table, table.doc_ids if titles is None else titles, depth, branches, documents)
     by_code = np.lexsort(table.padded().T[::-1]) if table.num_rows else np.zeros(0, np.int64)
@@ -32,11 +31,11 @@ class _Drawing:
         self.table, self.names = table, names
         self.depth, self.branches, self.documents = depth, branches, documents
         self.lengths = table.lengths
-        self.path = code_tree.paths(np.asarray(table.node_parent), np.asarray(table.row_node), self.lengths)
+        self.path = table.paths()
         self.lines: list[str] = []
 
     def draw(self, rows: Int[np.ndarray, " a"], level: int, indent: str) -> None:
-        """Add what lies below the node that all these rows pass at this level."""
+        """Draw what is below the node that all these rows have at this level."""
         inner = rows[self.lengths[rows] > level]
         if level == self.depth or not len(inner):
             self._draw_documents(rows, indent, closed=True)

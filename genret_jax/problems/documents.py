@@ -20,7 +20,7 @@ from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import evenly_spread, hold_out, without_generated
-from genret_jax.data.text.vocabulary import ByteVocabulary, Vocabulary, from_model_file, train_sentencepiece
+from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
 from genret_jax.docid_learning.learner import DocidLearner
 from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
@@ -161,21 +161,12 @@ class Documents(Problem):
     def _build_store(self, path: Path, corpus: Corpus, table: DocidTable) -> None:
         before = self.folder / LEARNING / "examples"
         trained = path != before and before.is_dir()
-        vocabulary = ExampleStore.open(before).vocabulary if trained else self._new_vocabulary(corpus)
+        if trained:
+            vocabulary = ExampleStore.open(before).vocabulary
+        else:
+            vocabulary = make_vocabulary(corpus, **dataclasses.asdict(self.experiment.vocabulary))
         codec = document_codec(self.experiment, table, vocabulary.size, vocabulary.encode)
         build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
-
-    def _new_vocabulary(self, corpus: Corpus) -> Vocabulary:
-        wanted = self.experiment.vocabulary
-        options: dict[str, Any] = {"normalization": wanted.normalization, "extra_ids": wanted.extra_ids}
-        if wanted.kind == "bytes":
-            return ByteVocabulary(**options)
-        if wanted.kind == "file":
-            assert wanted.path is not None
-            return from_model_file(wanted.path, **options)
-        texts = [corpus.document_text(index) for index in range(len(corpus))]
-        texts += [corpus.queries[query] for query in corpus.qrels.get("train", {})]
-        return train_sentencepiece(texts, size=wanted.size, **options)
 
     # --- The prepared run ---
 

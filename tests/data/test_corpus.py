@@ -145,11 +145,11 @@ def test_damaged_corpus_is_refused_with_its_line(folder, damage):
 
 
 QRELS_DAMAGE = {
-    "empty": ("", "the header ''", 1),
+    "empty": ("", "the file is empty", None),
     "no header": ("q2\td2\t1\n", "the header 'q2\\td2\\t1'", 1),
     "spaces for tabs": ("query-id corpus-id score\n", "the header 'query-id corpus-id score'", 1),
-    "two columns": (HEADER + "q2\td2\n", "2 tab-separated columns in 'q2\\td2'", 2),
-    "trec format": (HEADER + "q2 0 d2 1\n", "1 tab-separated column in", 2),
+    "two columns": (HEADER + "q2\td2\n", "2 columns in 'q2\\td2'", 2),
+    "trec format": (HEADER + "q2 0 d2 1\n", "1 column in 'q2 0 d2 1'", 2),
     "fraction": (HEADER + "q2\td2\t0.5\n", "the score '0.5'", 2),
     "score beyond 32 bits": (HEADER + "q2\td2\t3000000000\n", "the score '3000000000'", 2),
     "score beyond 64 bits": (HEADER + f"q2\td2\t{10**30}\n", "the score '1000000", 2),

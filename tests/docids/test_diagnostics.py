@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genret_jax.docids import DocidTable, ResidualKMeans, describe, summary_text, tree_text
-from genret_jax.docids.neighbours import describe_vectors, nearest_by_cosine
+from genret_jax.docids.diagnostics import describe_vectors, nearest_by_cosine
 from genret_jax.errors import InputError
 
 

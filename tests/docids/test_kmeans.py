@@ -48,17 +48,19 @@ def test_groups_are_clustered_by_themselves():
     sizes = [1, 300, 17, 64, 5, 129]
     group = random.permutation(np.repeat(np.arange(6), sizes))
     vectors = blobs(len(group), 6, 30, 0.2) + 50 * group[:, None].astype(np.float32)
-    found = KMeans(clusters=4, restarts=10).fit_groups(jnp.asarray(vectors), np.arange(len(group)), group, 0)
-    assert found.centroids.shape == (6, 4, 6)
+    on_device, members = jnp.asarray(vectors), np.arange(len(group))
+    starts = [KMeans(clusters=4).fit_groups(on_device, members, group, seed) for seed in range(10)]
+    assert starts[0].centroids.shape == (6, 4, 6)
     for index in range(6):
         mine = vectors[group == index]
-        exact = ((mine[:, None] - found.centroids[index][None]) ** 2).sum(-1)
-        assert (exact[np.arange(len(mine)), found.labels[group == index]] <= exact.min(1) + 1e-2).all()
+        for found in starts:
+            exact = ((mine[:, None] - found.centroids[index][None]) ** 2).sum(-1)
+            assert (exact[np.arange(len(mine)), found.labels[group == index]] <= exact.min(1) + 1e-2).all()
+        least = min(found.distances[group == index].sum() for found in starts)
         if len(mine) > 4:
-            reference = SklearnKMeans(4, n_init=10, random_state=0).fit(mine).inertia_
-            assert found.distances[group == index].sum() <= 1.05 * reference
+            assert least <= 1.05 * SklearnKMeans(4, n_init=10, random_state=0).fit(mine).inertia_
         else:
-            assert found.distances[group == index].sum() == pytest.approx(0, abs=1e-6)
+            assert least == pytest.approx(0, abs=1e-6)
 
 
 def test_a_cluster_that_would_run_empty_takes_a_far_vector():
@@ -83,14 +85,6 @@ def test_far_from_the_origin_digits_are_kept():
     assert found.distances.sum() == pytest.approx(inertia_of(vectors.astype(np.float64), found.labels), rel=1e-2)
 
 
-def test_more_starts_never_end_worse():
-    vectors = blobs(400, 3, 25, 0.05)
-    one, five = (KMeans(clusters=25, restarts=restarts).fit(vectors, 4) for restarts in (1, 5))
-    assert five.distances.sum() <= one.distances.sum()
-    exact = ((vectors[:, None] - five.centroids[0][None]) ** 2).sum(-1)
-    np.testing.assert_array_equal(five.labels, exact.argmin(1))
-
-
 def test_the_seed_decides():
     vectors = blobs(300, 4, 30, 0.5)
     results = [KMeans(clusters=9).fit(vectors, seed) for seed in (5, 5, 6)]
@@ -98,9 +92,6 @@ def test_the_seed_decides():
     assert not np.array_equal(results[0].labels, results[2].labels)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"clusters": 1}, {"clusters": 3, "restarts": 0}, {"clusters": 3, "tolerance": -1.0}]
-)
-def test_fields_are_checked(fields):
-    with pytest.raises(InputError):
-        KMeans(**fields)
+def test_one_cluster_is_refused():
+    with pytest.raises(InputError, match=r"KMeans\.clusters is 1; expected at least 2"):
+        KMeans(clusters=1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.quantisers import fit_quantiser
 
 from genret_jax.docids import LshDocids, RandomDocids, ResidualKMeans, append_documents, load_quantiser
 from genret_jax.docids.separating import next_free, separated
@@ -71,8 +72,12 @@ def test_any_number_of_new_vectors_has_codes(residual, vectors):
 
 @pytest.mark.parametrize("kind", ["residual", "lsh", "rq-vae"])
 def test_a_saved_quantiser_gives_the_same_codes(kind, residual, vectors, tmp_path):
-    lsh = LshDocids(levels=2, hyperplanes=3)
-    quantiser = {"residual": lambda: residual[0], "lsh": lambda: lsh.fit(vectors, 0), "rq-vae": random_rq_vae}[kind]()
+    make = {
+        "residual": lambda: residual[0],
+        "lsh": lambda: fit_quantiser(LshDocids(levels=2, hyperplanes=3), vectors),
+        "rq-vae": random_rq_vae,
+    }
+    quantiser = make[kind]()
     quantiser.save(tmp_path / "quantiser")
     loaded = load_quantiser(tmp_path / "quantiser")
     assert type(loaded) is type(quantiser)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genret_jax.docids import HierarchicalKMeans, ResidualKMeans, streaming
+from genret_jax.docids.strategies import hierarchical
 from genret_jax.errors import InputError
 
 COUNT, WIDTH, CENTRES = 3000, 8, 150
@@ -97,7 +98,7 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
 
 
 @pytest.mark.parametrize(
-    "strategy", [HierarchicalKMeans(branching=5, memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY)]
+    "strategy", [HierarchicalKMeans(branching=5, memory_gib=MEMORY), ResidualKMeans(codebook=16, memory_gib=MEMORY)]
 )
 def test_docids_do_not_depend_on_the_number_of_devices(strategy, vectors):
     devices = jax.local_devices()
@@ -116,7 +117,7 @@ def test_assigns_to_the_nearest_centroids_of_what_is_left():
     )
     rows = np.array([0, 5, 6, 20, 36])
     with mock.patch.object(streaming, "_PIECE_BYTES", 4 * 4 * 2):
-        codes, distances = streaming.assign(vectors, rows, codebooks, "")
+        codes, distances = streaming.in_pieces(streaming.quantise, vectors, rows, codebooks, "")
     for row, found, distance in zip(rows, codes, distances, strict=True):
         left = vectors[row]
         for code, codebook in zip(found, codebooks, strict=True):
@@ -126,18 +127,21 @@ def test_assigns_to_the_nearest_centroids_of_what_is_left():
 
 
 def test_equal_vectors_are_cut_into_equal_parts():
-    table = assign(HierarchicalKMeans(branching=4, leaf_size=10, memory_gib=1e-6), np.ones((500, 3), np.float32))
-    assert len(np.unique(table.padded(), axis=0)) == 500
-    assert np.bincount(table.padded()[:, 0]).tolist() == [125] * 4
+    table = assign(HierarchicalKMeans(branching=4, leaf_size=10, memory_gib=1e-6), np.ones((160, 3), np.float32))
+    assert len(np.unique(table.padded(), axis=0)) == 160
+    assert np.bincount(table.padded()[:, 0]).tolist() == [40] * 4
 
 
 def test_ever_farther_outliers_end_too():
     """K-means divides off one of them at a time; a pass over the file for each would never end."""
-    vectors = 4.0 ** np.arange(60)[:, None] * np.ones((1, 2))
-    with mock.patch("genret_jax.docids.strategies.hierarchical.assign", wraps=streaming.assign) as passes:
+    vectors = 4.0 ** np.arange(24)[:, None] * np.ones((1, 2))
+    with (
+        mock.patch.object(hierarchical, "_DEEPEST_CLUSTERING", 4),  # every depth is compiled for its number of vectors
+        mock.patch.object(hierarchical, "in_pieces", wraps=streaming.in_pieces) as passes,
+    ):
         table = assign(HierarchicalKMeans(branching=2, leaf_size=2, memory_gib=1e-9), vectors.astype(np.float32))
-    assert len(np.unique(table.padded(), axis=0)) == 60
-    assert 12 <= passes.call_count < 30
+    assert len(np.unique(table.padded(), axis=0)) == 24
+    assert 4 <= passes.call_count < 12
 
 
 @pytest.mark.parametrize("strategy", [HierarchicalKMeans(memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY)])

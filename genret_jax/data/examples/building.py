@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.examples.shards import number_documents, remove_shards
+from genret_jax.data.examples.shards import WordSequences, WordTable, number_documents, remove_shards
 from genret_jax.data.examples.store import ARRAYS, KIND, VERSION, VOCABULARY, ExampleStore
 from genret_jax.data.text.vocabulary import Vocabulary
-from genret_jax.data.text.word_table import WordSequences, WordTable
 from genret_jax.data.text.words import STOP_WORDS
 from genret_jax.docids.codec import DocidCodec, EncodedDocids
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint, save_arrays
+
+_SEGMENTATIONS = 8  # most segmentations of a word that are kept, to draw from
 
 
 def build_store(
@@ -26,7 +27,6 @@ def build_store(
     *,
     codec: DocidCodec,
     docids_fingerprint: str = "",
-    segmentations: int = 8,
     document_words: int | None = None,
     replace: bool = False,
 ) -> ExampleStore:
@@ -39,7 +39,6 @@ def build_store(
         vocabulary: Vocabulary of the texts.
         codec: The codec that made ``encoded``.
         docids_fingerprint: Fingerprint of the docid table, kept in the manifest.
-        segmentations: Most segmentations of a word to keep for sampling.
         document_words: Most words of a document to keep; by default all.
         replace: Replace an existing folder.
 
@@ -58,7 +57,7 @@ def build_store(
             fix="check the 'text' and 'title' fields, or use a vocabulary with normalization 'none'",
         )
     arrays |= _query_arrays(corpus, table)
-    arrays |= table.segmentations(segmentations)
+    arrays |= table.segmentations(_SEGMENTATIONS)
     arrays |= _word_arrays(arrays, table)
     arrays |= _docid_arrays(corpus, encoded)
     for name, strings in {"doc_id": corpus.doc_ids, "title": corpus.titles, "query_id": [*corpus.queries]}.items():
@@ -116,7 +115,7 @@ def _word_arrays(arrays: Mapping[str, np.ndarray], table: WordTable) -> dict[str
     documents = len(offsets) - 1
     # Smoothed as in scikit-learn's TfidfTransformer; it is never zero, so every word can be drawn.
     idf = np.log((1 + documents) / (1 + np.bincount(bag, minlength=len(table)))) + 1
-    stop = table.are_among(STOP_WORDS)
+    stop = np.array([word.strip().lower() in STOP_WORDS for word in table.words], bool)
     terms = ~stop[bag]
     best = arrays["word_segments"][:-1]
     sizes = arrays["segment_offsets"][best + 1] - arrays["segment_offsets"][best]

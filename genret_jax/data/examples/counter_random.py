@@ -44,9 +44,6 @@ class RowRandom:
         key = splitmix64(key ^ np.uint64(step))
         self._keys = splitmix64(key ^ splitmix64(rows.astype(np.uint64)))
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def _keys_of(self, stream: int) -> UInt64[np.ndarray, " b"]:
         return splitmix64(self._keys ^ splitmix64(np.array([stream], np.uint64)))
 

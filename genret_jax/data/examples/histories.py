@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from genret_jax.data.examples.counter_random import RowRandom, hash_texts
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, require
 
 _COLD = 510  # stream of the counter-based random numbers
 
@@ -34,8 +34,8 @@ class HistoryConfig:
             the paper, and needs ``positions="items"``.
     """
 
-    items: int = 20
-    user_tokens: int = 2000
+    items: Annotated[int, at_least(1)] = 20
+    user_tokens: Annotated[int, at_least(0)] = 2000
     user_drop: float = 0.0
     positions: Literal["tokens", "items"] = "tokens"
     causal: bool = False
@@ -43,8 +43,6 @@ class HistoryConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "items", self.items >= 1, "at least 1")
-        require(self, "user_tokens", self.user_tokens >= 0, "0 or more")
         require(self, "user_drop", 0 <= self.user_drop < 1, "a share from 0 to below 1")
         require(self, "user_drop", self.user_tokens > 0 or not self.user_drop, "0 without user tokens")
         fits = self.positions == "items" and not self.user_tokens

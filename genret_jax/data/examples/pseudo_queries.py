@@ -5,13 +5,14 @@ grows, synthetic queries matter more than any other part of training (Pradeep et
 """
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int32
+from jaxtyping import Bool, Float64, Int
 
 from genret_jax.data.examples.counter_random import RowRandom
-from genret_jax.data.examples.store import NO_WORD, ExampleStore, pack_rows
-from genret_jax.validation import check_fields, require
+from genret_jax.data.examples.store import NO_WORD, ExampleStore, Rows, Words, pack_rows
+from genret_jax.validation import at_least, check_fields, require
 
 SPAN, WINDOW, SENTENCE, TERMS = range(4)
 _KIND, _LENGTH, _START, _COUNT, _TERMS = range(100, 105)  # streams of the counter-based random numbers
@@ -34,18 +35,16 @@ class PseudoQueries:
         terms: Numbers of these words.
     """
 
-    span_weight: float = 1.0
+    span_weight: Annotated[float, at_least(0)] = 1.0
     span_words: tuple[int, int] = (5, 12)
-    window_weight: float = 1.0
+    window_weight: Annotated[float, at_least(0)] = 1.0
     window_words: tuple[int, int] = (8, 24)
-    sentence_weight: float = 0.0
-    terms_weight: float = 1.0
+    sentence_weight: Annotated[float, at_least(0)] = 0.0
+    terms_weight: Annotated[float, at_least(0)] = 1.0
     terms: tuple[int, int] = (3, 8)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("span_weight", "window_weight", "sentence_weight", "terms_weight"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "span_weight", sum(self.weights) > 0, "some weight above 0")
         for name in ("span_words", "window_words", "terms"):
             low, high = getattr(self, name)
@@ -56,9 +55,7 @@ class PseudoQueries:
         """Weights of span, window, sentence and terms."""
         return self.span_weight, self.window_weight, self.sentence_weight, self.terms_weight
 
-    def draw(
-        self, store: ExampleStore, documents: Int[np.ndarray, " b"], random: RowRandom, width: int
-    ) -> tuple[Int32[np.ndarray, "b width"], Int[np.ndarray, " b"]]:
+    def draw(self, store: ExampleStore, documents: Rows, random: RowRandom, width: int) -> tuple[Words, Rows]:
         """Draw one pseudo-query a document.
 
         Args:
@@ -71,8 +68,7 @@ class PseudoQueries:
             Word numbers, padded with -1, and the kind of each row (``SPAN``, ``WINDOW``, ``SENTENCE`` or ``TERMS``).
         """
         kinds = choose(self.weights, random.uniform(_KIND))
-        offsets = store.array("document_offsets")
-        first, available = offsets[documents], offsets[documents + 1] - offsets[documents]
+        first, available = store.spans("document", documents)
         low, high = np.array([self.span_words, self.window_words, (1, 1), (1, 1)]).T[:, kinds]
         lengths = np.minimum(low + random.below(_LENGTH, high - low + 1), available)
         starts = first + random.below(_START, available - lengths + 1)
@@ -81,25 +77,19 @@ class PseudoQueries:
         lengths = np.where(kinds == SENTENCE, sentence_lengths, lengths)
         words = store.words("document_words", starts, lengths, width)
         rows = np.flatnonzero(kinds == TERMS)
-        if len(rows):
-            words[rows] = self._draw_terms(store, documents[rows], random.select(rows), width)
+        words[rows] = self._draw_terms(store, documents[rows], random.select(rows), width)
         return words, kinds
 
-    def _sentences(
-        self, store: ExampleStore, documents: Int[np.ndarray, " b"], random: RowRandom
-    ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    def _sentences(self, store: ExampleStore, documents: Rows, random: RowRandom) -> tuple[Rows, Rows]:
         """Choose a sentence of each document, all equally likely; return positions of first words, and lengths."""
-        offsets, starts = store.array("sentence_offsets"), store.array("sentence_starts")
-        first, last = offsets[documents], offsets[documents + 1] - 1
-        chosen = first + random.below(_START, last - first + 1)
-        words = store.array("document_offsets")
-        size = words[documents + 1] - words[documents]
-        ends = np.where(chosen == last, size, starts[np.minimum(chosen + 1, len(starts) - 1)])
-        return words[documents] + starts[chosen], ends - starts[chosen]
+        starts = store.array("sentence_starts")
+        first, count = store.spans("sentence", documents)
+        chosen = first + random.below(_START, count)
+        first_word, size = store.spans("document", documents)
+        ends = np.where(chosen == first + count - 1, size, starts[np.minimum(chosen + 1, len(starts) - 1)])
+        return first_word + starts[chosen], ends - starts[chosen]
 
-    def _draw_terms(
-        self, store: ExampleStore, documents: Int[np.ndarray, " b"], random: RowRandom, width: int
-    ) -> Int32[np.ndarray, "b width"]:
+    def _draw_terms(self, store: ExampleStore, documents: Rows, random: RowRandom, width: int) -> Words:
         """Draw distinct words one after the other, each with a probability in proportion to its idf.
 
         To draw with repetition and keep the first occurrences is the same as to draw without repetition. For a document
@@ -107,8 +97,9 @@ class PseudoQueries:
         """
         low, high = self.terms
         count = low + random.below(_COUNT, np.full(len(documents), high - low + 1))
-        bag, ends = store.array("bag_offsets"), store.array("bag_idf_ends")
-        first, last = bag[documents], bag[documents + 1]
+        ends = store.array("bag_idf_ends")
+        first, count_of_bag = store.spans("bag", documents)
+        last = first + count_of_bag
         below = np.where(first > 0, ends[first - 1], 0.0)
         draws = random.uniforms(_TERMS, high * _DRAWS_PER_TERM)
         points = below[:, None] + draws * (ends[last - 1] - below)[:, None]
@@ -119,7 +110,7 @@ class PseudoQueries:
         return pack_rows(words, chosen, width, NO_WORD)
 
 
-def choose(weights: tuple[float, ...], uniform: Float64[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+def choose(weights: tuple[float, ...], uniform: Float64[np.ndarray, " b"]) -> Rows:
     """Choose an index for each number in [0, 1), with a probability in proportion to its weight."""
     ends = np.cumsum(weights)
     return np.searchsorted(ends / ends[-1], uniform, side="right")

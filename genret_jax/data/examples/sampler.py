@@ -9,13 +9,12 @@ Document representations and indexing objectives are those of DSI (Tay et al. 20
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int, Int32
 
 from genret_jax.data.examples.counter_random import RowRandom
 from genret_jax.data.examples.objectives import text_examples
 from genret_jax.data.examples.pseudo_queries import choose
 from genret_jax.data.examples.sampler_config import SamplerConfig
-from genret_jax.data.examples.store import NO_WORD, ExampleStore
+from genret_jax.data.examples.store import NO_WORD, ExampleStore, Rows, Targets, Tokens, Words
 from genret_jax.data.text.vocabulary import PAD
 from genret_jax.errors import InputError
 
@@ -41,11 +40,11 @@ class Drawn:
         words: Word numbers, padded with -1.
     """
 
-    kind: Int[np.ndarray, " b"]
-    document: Int[np.ndarray, " b"]
-    query: Int[np.ndarray, " b"]
-    docid_row: Int[np.ndarray, " b"]
-    words: Int32[np.ndarray, "b w"]
+    kind: Rows
+    document: Rows
+    query: Rows
+    docid_row: Rows
+    words: Words
 
 
 class Sampler:
@@ -69,8 +68,8 @@ class Sampler:
         self._check_objective()
         self.documents = store.shown_documents(config.unseen_split)
         query, document, _ = store.pairs(config.split)
-        words, offsets = np.diff(store.array("query_offsets")), store.array("document_offsets")
-        usable = (words[query] > 0) & (offsets[document + 1] > offsets[document]) & np.isin(document, self.documents)
+        has_words = (store.spans("query", query)[1] > 0) & (store.spans("document", document)[1] > 0)
+        usable = has_words & np.isin(document, self.documents)
         self._pair_query, self._pair_document = query[usable], document[usable]  # ordered by document
         self._first_pair = np.searchsorted(self._pair_document, np.arange(store.num_documents + 1))
         self._by_query = np.argsort(self._pair_query, kind="stable")
@@ -104,11 +103,16 @@ class Sampler:
             return self.store.docid_length
         return max(self.store.docid_length, self.config.target_length or self.config.input_length)
 
+    @property
+    def _most_words(self) -> int:
+        """Words that are read for a row: more than fill the input, because some are dropped."""
+        return 2 * self.config.input_length
+
     def batch(
         self,
         step: int,
-        rows: Int[np.ndarray, " b"] | slice | None = None,
-        documents: Int[np.ndarray, " b"] | None = None,
+        rows: Rows | slice | None = None,
+        documents: Rows | None = None,
     ) -> dict[str, np.ndarray]:
         """Return the examples of a step, or some rows of it.
 
@@ -136,27 +140,22 @@ class Sampler:
             "document": drawn.document.astype(np.int32),
         }
 
-    def draw(
-        self, step: int, rows: Int[np.ndarray, " b"], documents: Int[np.ndarray, " b"] | None = None
-    ) -> tuple[RowRandom, Drawn]:
+    def draw(self, step: int, rows: Rows, documents: Rows | None = None) -> tuple[RowRandom, Drawn]:
         """Draw the examples of the given rows of a step; return their random numbers too."""
         random = RowRandom(self.seed, step, np.asarray(rows, np.int64))
         kind = choose(self.config.rates_at(step), random.uniform(_KIND))
         document, query = self._documents_and_queries(kind, random, documents)
         kind = np.where((kind == RETRIEVAL) & (query < 0), PSEUDO_QUERY, kind)
-        docids = self.store.array("docid_offsets")
-        docid_row = docids[document] + random.below(_DOCID, docids[document + 1] - docids[document])
-        words = np.full((len(kind), 2 * self.config.input_length), NO_WORD, np.int32)
-        readers = {INDEXING: self._indexed, PSEUDO_QUERY: self._pseudo, RETRIEVAL: self._queries}
-        for of_kind, read in readers.items():
-            chosen = np.flatnonzero(kind == of_kind)
-            if len(chosen):
-                words[chosen] = read(document[chosen], query[chosen], random.select(chosen), words.shape[1])
+        first_docid, docids = self.store.spans("docid", document)
+        docid_row = first_docid + random.below(_DOCID, docids)
+        words = np.full((len(kind), self._most_words), NO_WORD, np.int32)
+        indexing, pseudo, retrieval = (np.flatnonzero(kind == one) for one in (INDEXING, PSEUDO_QUERY, RETRIEVAL))
+        words[indexing] = self._document_words(document[indexing], random.select(indexing))
+        words[pseudo] = self._pseudo_query_words(document[pseudo], random.select(pseudo))
+        words[retrieval] = self._words_of("query", query[retrieval])
         return random, Drawn(kind=kind, document=document, query=query, docid_row=docid_row, words=words)
 
-    def _documents_and_queries(
-        self, kind: Int[np.ndarray, " b"], random: RowRandom, given: Int[np.ndarray, " b"] | None
-    ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    def _documents_and_queries(self, kind: Rows, random: RowRandom, given: Rows | None) -> tuple[Rows, Rows]:
         drawn = self.documents[random.below(_DOCUMENT, np.full(len(kind), len(self.documents)))]
         document = drawn if given is None else given
         retrieval = kind == RETRIEVAL
@@ -172,54 +171,39 @@ class Sampler:
         document = np.where(retrieval, self._pair_document[pair], document)
         return document, np.where(retrieval, self._pair_query[pair], -1)
 
-    def _indexed(
-        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
-    ) -> Int32[np.ndarray, "b width"]:
+    def _words_of(self, name: str, chosen: Rows) -> Words:
+        """Return the words of queries or documents from the first on."""
+        return self.store.words(f"{name}_words", *self.store.spans(name, chosen), self._most_words)
+
+    def _document_words(self, document: Rows, random: RowRandom) -> Words:
         """Return the words of documents in the configured representation."""
-        store = self.store
-        name = "term" if self.config.representation == "set" else "document"
-        offsets = store.array(f"{name}_offsets")
-        starts, lengths = offsets[document], offsets[document + 1] - offsets[document]
-        if self.config.representation == "inverted":
-            # The chunk has as many words as fill the input on average in this document, and ends within it.
-            tokens = store.array("document_tokens")[document].astype(np.int64)
-            shown = np.minimum(lengths, np.maximum(1, self.config.input_length * lengths // tokens))
-            skipped = random.below(_CHUNK, lengths - shown + 1)
-            starts, lengths = starts + skipped, lengths - skipped
-        words = store.words(f"{name}_words", starts, lengths, width)
-        empty = np.flatnonzero(lengths == 0)  # documents of stop words alone show these
-        if len(empty):
-            offsets = store.array("document_offsets")
-            first, last = offsets[document[empty]], offsets[document[empty] + 1]
-            words[empty] = store.words("document_words", first, last - first, width)
-        return words
-
-    def _pseudo(
-        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
-    ) -> Int32[np.ndarray, "b width"]:
-        """Return pseudo-queries, drawn or generated."""
-        words, _ = self.config.pseudo_queries.draw(self.store, document, random, width)
-        if not self.config.draws_generated_queries:
+        config, store = self.config, self.store
+        if config.representation == "set":
+            words = self._words_of("term", document)
+            of_stop_words = np.flatnonzero(store.spans("term", document)[1] == 0)  # these documents show them
+            words[of_stop_words] = self._words_of("document", document[of_stop_words])
             return words
-        offsets = self.store.array("generated_offsets")
-        begins, counts = offsets[document], offsets[document + 1] - offsets[document]
-        rows = np.flatnonzero((counts > 0) & (random.uniform(_GENERATED) < self.config.generated_query_rate))
-        if len(rows):
-            chosen = (begins + random.below(_WHICH, counts))[rows]
-            ends = self.store.array("generated_word_offsets")
-            words[rows] = self.store.words("generated_words", ends[chosen], ends[chosen + 1] - ends[chosen], width)
+        if config.representation == "direct":
+            return self._words_of("document", document)
+        # The chunk has as many words as fill the input on average in this document, and ends within it.
+        starts, lengths = store.spans("document", document)
+        tokens = store.array("document_tokens")[document].astype(np.int64)
+        shown = np.minimum(lengths, np.maximum(1, config.input_length * lengths // tokens))
+        skipped = random.below(_CHUNK, lengths - shown + 1)
+        return store.words("document_words", starts + skipped, lengths - skipped, self._most_words)
+
+    def _pseudo_query_words(self, document: Rows, random: RowRandom) -> Words:
+        """Return the words of pseudo-queries, drawn or generated."""
+        words, _ = self.config.pseudo_queries.draw(self.store, document, random, self._most_words)
+        if self.config.draws_generated_queries:
+            begins, counts = self.store.spans("generated", document)
+            chosen = begins + random.below(_WHICH, counts)
+            rows = np.flatnonzero((counts > 0) & (random.uniform(_GENERATED) < self.config.generated_query_rate))
+            spans = self.store.spans("generated_word", chosen[rows])
+            words[rows] = self.store.words("generated_words", *spans, self._most_words)
         return words
 
-    def _queries(
-        self, document: Int[np.ndarray, " b"], query: Int[np.ndarray, " b"], random: RowRandom, width: int
-    ) -> Int32[np.ndarray, "b width"]:
-        """Return the words of the queries."""
-        offsets = self.store.array("query_offsets")
-        return self.store.words("query_words", offsets[query], offsets[query + 1] - offsets[query], width)
-
-    def _tokens(
-        self, drawn: Drawn, random: RowRandom
-    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+    def _tokens(self, drawn: Drawn, random: RowRandom) -> tuple[Tokens, Targets, Targets]:
         """Return encoder inputs, decoder targets, and the docid tree's node before each target token."""
         config, store = self.config, self.store
         if config.writes_queries:
@@ -245,23 +229,19 @@ class Sampler:
             nodes[indexing[writes_text]] = 0  # text has no nodes in the docid tree
         return inputs, targets, nodes
 
-    def _inputs(
-        self, words: Int32[np.ndarray, "b w"], alternatives: Int[np.ndarray, "b w"]
-    ) -> Int32[np.ndarray, "b l"]:
+    def _inputs(self, words: Words, alternatives: Words) -> Tokens:
         config = self.config
         return self.store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
 
-    def _to_queries(
-        self, drawn: Drawn, random: RowRandom
-    ) -> tuple[Int32[np.ndarray, "b l"], Int32[np.ndarray, "b m"], Int32[np.ndarray, "b m"]]:
+    def _to_queries(self, drawn: Drawn, random: RowRandom) -> tuple[Tokens, Targets, Targets]:
         """Return documents as inputs, and their queries as targets: all words, best segmentations, EOS."""
-        shown = self._indexed(drawn.document, drawn.query, random, drawn.words.shape[1])
+        shown = self._document_words(drawn.document, random)
         words = self._dropped(dataclasses.replace(drawn, words=shown, kind=np.full_like(drawn.kind, INDEXING)), random)
         inputs = self._inputs(words, self._alternatives(words, random))
         targets = self.store.tokens(drawn.words, self.decoder_length, append_eos=True)
         return inputs, targets, np.zeros_like(targets)
 
-    def _dropped(self, drawn: Drawn, random: RowRandom) -> Int32[np.ndarray, "b w"]:
+    def _dropped(self, drawn: Drawn, random: RowRandom) -> Words:
         """Drop words at random, but never all words of a row."""
         rate = self.config.word_drop + np.where(drawn.kind == RETRIEVAL, self.config.query_word_drop, 0.0)
         present = drawn.words != NO_WORD
@@ -269,7 +249,7 @@ class Sampler:
         kept = present & ((chance >= rate[:, None]) | (chance == chance.max(axis=1, keepdims=True)))
         return np.where(kept, drawn.words, np.int32(NO_WORD))
 
-    def _alternatives(self, words: Int32[np.ndarray, "b w"], random: RowRandom) -> Int[np.ndarray, "b w"]:
+    def _alternatives(self, words: Words, random: RowRandom) -> Words:
         """Choose the best segmentation of most words, any one of some (Kudo 2018, arXiv 1804.10959, section 3.2)."""
         width = words.shape[1]
         counts = self.store.segmentation_counts(words)

@@ -1,11 +1,11 @@
 """Configuration of the sampler: rates, representation, objective and noise of the training examples."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from genret_jax.data.examples.pseudo_queries import PseudoQueries
 from genret_jax.data.examples.span_corruption import SpanCorruption
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, from_to, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class SamplerConfig:
         span_corruption: Noise of that objective.
     """
 
-    indexing_rate: float = 15.0
-    pseudo_query_rate: float = 60.0
-    retrieval_rate: float = 25.0
-    indexing_first: int = 0
+    indexing_rate: Annotated[float, at_least(0)] = 15.0
+    pseudo_query_rate: Annotated[float, at_least(0)] = 60.0
+    retrieval_rate: Annotated[float, at_least(0)] = 25.0
+    indexing_first: Annotated[int, at_least(0)] = 0
     draw: Literal["document", "query"] = "document"
     split: str = "train"
     unseen_split: str | None = None
@@ -56,30 +56,24 @@ class SamplerConfig:
     objective: Literal[
         "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
     ] = "inputs_to_targets"
-    input_length: int = 24
+    input_length: Annotated[int, at_least(2)] = 24
     target_length: int | None = None
     append_eos: bool = False
-    word_drop: float = 0.15
-    query_word_drop: float = 0.3
-    resegmentation: float = 0.1
-    generated_query_rate: float = 0.5
+    word_drop: Annotated[float, from_to(0, 1)] = 0.15
+    query_word_drop: Annotated[float, from_to(0, 1)] = 0.3
+    resegmentation: Annotated[float, from_to(0, 1)] = 0.1
+    generated_query_rate: Annotated[float, from_to(0, 1)] = 0.5
     pseudo_queries: PseudoQueries = dataclasses.field(default_factory=PseudoQueries)
     span_corruption: SpanCorruption = dataclasses.field(default_factory=SpanCorruption)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("indexing_rate", "pseudo_query_rate", "retrieval_rate"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "indexing_rate", sum(self.rates) > 0, "some rate above 0")
-        require(self, "indexing_first", self.indexing_first >= 0, "0 or more")
         apart = self.indexing_rate > 0 and self.pseudo_query_rate + self.retrieval_rate > 0
         require(self, "indexing_first", apart or not self.indexing_first, "0 unless indexing and others have a rate")
         indexed = self.writes_queries and self.indexing_rate > 0
         require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
-        for name in ("word_drop", "query_word_drop", "resegmentation", "generated_query_rate"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
-        require(self, "input_length", self.input_length >= 2, "at least 2")
         require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
 
     def rates_at(self, step: int) -> tuple[float, float, float]:

@@ -4,18 +4,21 @@ Each shard numbers its own words in the order in which they occur. The shards ar
 of one pass over all documents.
 """
 
+import collections
 import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.vocabulary import Vocabulary
-from genret_jax.data.text.word_table import WordSequences, WordTable
+from genret_jax.data.text.words import sentences
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint, folder_lock, load_arrays, save_arrays
@@ -32,6 +35,84 @@ _WORDS = tuple(_SEQUENCES)
 _ENDS = (*_SEQUENCES.values(), "sentence_offsets", "generated_offsets")
 
 
+#: The text of each document, with its generated queries.
+Sources = list[tuple[str, list[str]]]
+#: Arrays of words and of their offsets, by name.
+Shard = dict[str, np.ndarray]
+
+
+class WordSequences:
+    """Sequences of word numbers, one after the other in one growing array."""
+
+    def __init__(self) -> None:
+        self._words = array("i")
+        self._ends = array("q", [0])
+
+    def append(self, words: Iterable[int]) -> None:
+        """Add one sequence."""
+        self._words.extend(words)
+        self._ends.append(len(self._words))
+
+    @property
+    def words(self) -> Int32[np.ndarray, " total"]:
+        """The words of all sequences."""
+        return np.frombuffer(self._words, np.int32) if self._words else np.zeros(0, np.int32)
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, " sequences_plus_1"]:
+        """Sequence i has ``words[offsets[i]:offsets[i + 1]]``."""
+        return np.frombuffer(self._ends, np.int64)
+
+
+class WordTable:
+    """Numbers words in the order in which they first occur.
+
+    Args:
+        vocabulary: Vocabulary that splits texts into words, and words into tokens.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        self._numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def words(self) -> list[str]:
+        """All words, in the order of their numbers."""
+        return list(self._numbers)
+
+    def add(self, words: Iterable[str]) -> Int32[np.ndarray, " w"]:
+        """Return the numbers of words; new words are added."""
+        known = self._numbers
+        return np.fromiter((known.setdefault(word, len(known)) for word in words), np.int32)
+
+    def numbers(self, text: str) -> list[int]:
+        """Return the word numbers of a text; new words are added."""
+        known = self._numbers
+        return [known.setdefault(word, len(known)) for word in self.vocabulary.words(text)]
+
+    def segmentations(self, limit: int) -> dict[str, np.ndarray]:
+        """Return the segmentations of every word into tokens, the best one first.
+
+        Args:
+            limit: Most segmentations of a word.
+
+        Returns:
+            ``segment_tokens`` [total] and ``segment_offsets`` [s + 1]: segmentation i has the tokens from offset i to
+            offset i + 1; ``word_segments`` [w + 1]: word j has the segmentations from entry j to entry j + 1.
+        """
+        tokens, ends, words = array("i"), array("i", [0]), array("i", [0])
+        for word in self._numbers:
+            for segmentation in self.vocabulary.segmentations(word, limit):
+                tokens.extend(segmentation)
+                ends.append(len(tokens))
+            words.append(len(ends) - 1)
+        packed = {"segment_tokens": tokens, "segment_offsets": ends, "word_segments": words}
+        return {name: np.array(values, np.int32) for name, values in packed.items()}
+
+
 def number_documents(
     folder: str | os.PathLike[str], corpus: Corpus, table: WordTable, most_words: int | None
 ) -> dict[str, np.ndarray]:
@@ -46,9 +127,8 @@ def number_documents(
         table: Table of word numbers; new words are added to it.
         most_words: Most words of a document to keep; None for all.
     """
-    count = len(corpus.doc_ids)
-    if count <= _SHARD:
-        return _merged([_number(*_texts(corpus, range(count)), table.vocabulary, most_words)], table)
+    if len(corpus.doc_ids) <= _SHARD:
+        return _merged([_number(_sources(corpus, 0), table.vocabulary, most_words)], table)
     shards = _shards_folder(folder)
     with folder_lock(shards, doing="numbering the words of documents"):
         return _merged(_all_shards(shards, corpus, table.vocabulary, most_words), table)
@@ -63,29 +143,21 @@ def _shards_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder).with_name(f".{Path(folder).name}.shards")
 
 
-def _texts(corpus: Corpus, documents: range) -> tuple[list[str], list[Sequence[str]]]:
+def _sources(corpus: Corpus, first: int) -> Sources:
+    """Return the text and the generated queries of each document of the shard that begins with document ``first``."""
+    documents = range(first, min(first + _SHARD, len(corpus.doc_ids)))
     generated = corpus.generated_queries
-    return (
-        [corpus.document_text(index) for index in documents],
-        [generated.get(corpus.doc_ids[index], ()) for index in documents],
-    )
+    return [(corpus.document_text(i), list(generated.get(corpus.doc_ids[i], ()))) for i in documents]
 
 
-def _all_shards(
-    folder: Path, corpus: Corpus, vocabulary: Vocabulary, most_words: int | None
-) -> Iterator[dict[str, np.ndarray]]:
+def _all_shards(folder: Path, corpus: Corpus, vocabulary: Vocabulary, most_words: int | None) -> Iterator[Shard]:
     """Make the missing shards in parallel; yield all shards in order, each as soon as it is there."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
     starts = range(0, len(corpus.doc_ids), _SHARD)
     tasks = (
-        delayed(_make)(
-            folder / f"{start // _SHARD:06d}",
-            *_texts(corpus, range(start, min(start + _SHARD, len(corpus.doc_ids)))),
-            vocabulary,
-            most_words,
-        )
+        delayed(_make)(folder / f"{start // _SHARD:06d}", _sources(corpus, start), vocabulary, most_words)
         for start in starts
     )
     made = Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2 * n_jobs")(tasks)
@@ -93,35 +165,29 @@ def _all_shards(
         yield dict(load_arrays(path, kind=_KIND, version=_VERSION)[0])
 
 
-def _make(
-    path: Path, texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
-) -> Path:
+def _make(path: Path, sources: Sources, vocabulary: Vocabulary, most_words: int | None) -> Path:
     """Write a shard, unless it is there and has the same sources."""
-    made_of = fingerprint(vocabulary.fingerprint, most_words, texts, [list(queries) for queries in generated])
+    made_of = fingerprint(vocabulary.fingerprint, most_words, sources)
     with contextlib.suppress(InputError):
         if load_arrays(path, kind=_KIND, version=_VERSION)[1].get("made_of") == made_of:
             return path
-    arrays = _number(texts, generated, vocabulary, most_words)
+    arrays = _number(sources, vocabulary, most_words)
     save_arrays(path, arrays, kind=_KIND, version=_VERSION, details={"made_of": made_of}, replace=True)
     return path
 
 
-def _number(
-    texts: list[str], generated: list[Sequence[str]], vocabulary: Vocabulary, most_words: int | None
-) -> dict[str, np.ndarray]:
+def _number(sources: Sources, vocabulary: Vocabulary, most_words: int | None) -> Shard:
     """Return the arrays of one shard, with word numbers of its own."""
     table = WordTable(vocabulary)
     documents, bags, bag_counts, sentence_starts, queries = (WordSequences() for _ in range(5))
     ends = [0]
-    for text, generated_queries in zip(texts, generated, strict=True):
-        by_sentence = table.numbers_by_sentence(text)
+    for text, generated_queries in sources:
+        by_sentence = [numbers for sentence in sentences(text) if (numbers := table.numbers(sentence))]
         words = list(itertools.chain.from_iterable(by_sentence))[:most_words]
         starts = itertools.accumulate(map(len, by_sentence), initial=0)
         documents.append(words)
         sentence_starts.append(start for start in starts if start < len(words))
-        bag: dict[int, int] = {}
-        for word in words:
-            bag[word] = bag.get(word, 0) + 1
+        bag = collections.Counter(words)
         bags.append(bag)
         bag_counts.append(bag.values())
         for query in generated_queries:
@@ -145,14 +211,13 @@ def _number(
     }
 
 
-def _merged(shards: Iterable[dict[str, np.ndarray]], table: WordTable) -> dict[str, np.ndarray]:
+def _merged(shards: Iterable[Shard], table: WordTable) -> Shard:
     """Join shards in order, with the word numbers of the table."""
     parts: dict[str, list[np.ndarray]] = {}
     for shard in shards:
         numbers = table.add(PackedStrings(shard.pop("word_text"), shard.pop("word_offsets")))
-        for name, array in shard.items():
-            renumbered = numbers[array] if name in _WORDS else np.asarray(array)
-            parts.setdefault(name, []).append(renumbered)
+        for name, values in shard.items():
+            parts.setdefault(name, []).append(numbers[values] if name in _WORDS else np.asarray(values))
     return {name: _joined_ends(arrays) if name in _ENDS else np.concatenate(arrays) for name, arrays in parts.items()}
 
 

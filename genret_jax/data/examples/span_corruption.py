@@ -1,6 +1,7 @@
 """T5's span corruption, for many sequences at once (Raffel et al. 2020, arXiv 1910.10683, section 3.1.4)."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Int, Int32
 from genret_jax.data.examples.counter_random import RowRandom
 from genret_jax.data.examples.store import pack_rows
 from genret_jax.data.text.vocabulary import EOS, PAD
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, require
 
 _NOISE, _REST, _ROLL = 200, 201, 202  # streams of the counter-based random numbers
 
@@ -23,12 +24,11 @@ class SpanCorruption:
     """
 
     noise_density: float = 0.15
-    mean_span: float = 3.0
+    mean_span: Annotated[float, at_least(1)] = 3.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "noise_density", 0 < self.noise_density < 1, "between 0 and 1")
-        require(self, "mean_span", self.mean_span >= 1, "at least 1")
 
     def most_spans(self, length: int) -> int:
         """Return the most spans that a sequence of up to ``length`` tokens can have, with one divided by the roll."""

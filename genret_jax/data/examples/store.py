@@ -32,6 +32,14 @@ _MANIFEST_FIELDS = {
 }
 ARRAYS, VOCABULARY = "arrays", "vocabulary"
 NO_WORD = -1
+#: A number for each row of a batch, such as that of its document.
+Rows = Int[np.ndarray, " b"]
+#: Words of each row, with -1 where there is none, or a number for each of these words.
+Words = Int[np.ndarray, "b w"]
+#: Tokens of each row for the encoder, padded with 0.
+Tokens = Int32[np.ndarray, "b l"]
+#: Tokens of each row for the decoder, padded with 0, or a number for each of these tokens.
+Targets = Int32[np.ndarray, "b m"]
 _ROWS_AT_ONCE = 1 << 14
 
 
@@ -71,10 +79,6 @@ class ExampleStore:
             )
         arrays, manifest = load_arrays(folder / ARRAYS, kind=KIND, version=VERSION)
         require_fields(manifest, _MANIFEST_FIELDS, folder / ARRAYS / MANIFEST)
-        for name in arrays:
-            if Path(name).name != name:
-                found = f"the array {name!r} lies outside of the folder"
-                raise InputError(found, file=folder / ARRAYS / MANIFEST, fix="build the examples again")
         return cls(folder, arrays, manifest)
 
     def array(self, name: str) -> Shaped[np.ndarray, "..."]:
@@ -171,9 +175,7 @@ class ExampleStore:
             start, end = self.array("pair_offsets")[self.splits.index(split) :][:2]
         return tuple(self.array(f"pair_{name}")[start:end] for name in ("query", "document", "grade"))  # type: ignore[return-value]
 
-    def queries(
-        self, split: str, length: int, *, append_eos: bool = False
-    ) -> tuple[list[str], Int32[np.ndarray, "q length"]]:
+    def queries(self, split: str, length: int, *, append_eos: bool = False) -> tuple[list[str], Tokens]:
         """Return the queries of a split as tokens.
 
         Args:
@@ -185,13 +187,9 @@ class ExampleStore:
             External query ids in the order of the corpus, and their tokens, padded with 0.
         """
         chosen = np.unique(self.pairs(split)[0])
-        starts, lengths = _spans(self.array("query_offsets"), chosen)
-        tokens = self._token_rows("query_words", starts, lengths, length, append_eos)
-        return [self.query_ids[int(i)] for i in chosen], tokens
+        return [self.query_ids[int(i)] for i in chosen], self._token_rows("query", chosen, length, append_eos)
 
-    def document_inputs(
-        self, length: int, *, documents: np.ndarray | None = None, append_eos: bool = False
-    ) -> Int32[np.ndarray, "n length"]:
+    def document_inputs(self, length: int, *, documents: Rows | None = None, append_eos: bool = False) -> Tokens:
         """Return the first tokens of documents, padded with 0; all documents by default.
 
         Args:
@@ -200,8 +198,7 @@ class ExampleStore:
             append_eos: End each with EOS.
         """
         chosen = np.arange(self.num_documents) if documents is None else np.asarray(documents)
-        starts, lengths = _spans(self.array("document_offsets"), chosen)
-        return self._token_rows("document_words", starts, lengths, length, append_eos)
+        return self._token_rows("document", chosen, length, append_eos)
 
     def token_counts(self) -> Any:
         """Count the tokens of each document, best segmentations: scipy CSR [n, vocabulary size]."""
@@ -226,7 +223,7 @@ class ExampleStore:
         query, document, _ = self.pairs("train")
         shown = np.isin(document, self.hidden_documents(unseen_split), invert=True)
         chosen, query = np.unique(query[shown], return_inverse=True)
-        starts, lengths = _spans(self.array("query_offsets"), chosen)
+        starts, lengths = self.spans("query", chosen)
         of_words = self.array("query_words")[_ranges(starts, lengths)]
         of_query = np.repeat(np.arange(len(chosen)), lengths)
         shape = (len(chosen), len(self.array("word_idf")))
@@ -240,20 +237,27 @@ class ExampleStore:
         import scipy.sparse
 
         words = len(self.array("word_idf"))
-        best = self.array("word_segments")[:-1]
-        starts, ends = self.array("segment_offsets")[best], self.array("segment_offsets")[best + 1]
-        positions = _ranges(starts, ends - starts)
-        tokens = self.array("segment_tokens")[positions]
-        of_word = np.repeat(np.arange(words), ends - starts)
+        starts, lengths = self.spans("segment", self.array("word_segments")[:-1])
+        tokens = self.array("segment_tokens")[_ranges(starts, lengths)]
+        of_word = np.repeat(np.arange(words), lengths)
         shape = (words, self.vocabulary_size)
         word_tokens = scipy.sparse.coo_array((np.ones(len(tokens), np.float32), (of_word, tokens)), shape).tocsr()
         counts = of_words @ word_tokens
         counts.sort_indices()
         return scipy.sparse.csr_matrix(counts)
 
-    def words(
-        self, name: str, starts: Int[np.ndarray, " b"], lengths: Int[np.ndarray, " b"], width: int
-    ) -> Int32[np.ndarray, "b width"]:
+    def spans(self, name: str, chosen: Int[np.ndarray, "*b"]) -> tuple[Int[np.ndarray, "*b"], Int[np.ndarray, "*b"]]:
+        """Return the starts and the lengths of some sequences.
+
+        Args:
+            name: Kind of the sequences, such as ``"document"``; the array ``{name}_offsets`` holds where each starts.
+            chosen: Numbers of the sequences.
+        """
+        offsets = self.array(f"{name}_offsets")
+        starts = offsets[chosen]
+        return starts, offsets[chosen + 1] - starts
+
+    def words(self, name: str, starts: Rows, lengths: Rows, width: int) -> Words:
         """Return stretches of one word array as rows, padded with -1.
 
         Args:
@@ -270,13 +274,8 @@ class ExampleStore:
         return np.where(inside, self.array(name)[positions], np.int32(NO_WORD))
 
     def tokens(
-        self,
-        words: Int32[np.ndarray, "b w"],
-        length: int,
-        *,
-        alternatives: Int[np.ndarray, "b w"] | None = None,
-        append_eos: bool = False,
-    ) -> Int32[np.ndarray, "b length"]:
+        self, words: Words, length: int, *, alternatives: Words | None = None, append_eos: bool = False
+    ) -> Tokens:
         """Turn rows of words into rows of tokens.
 
         Args:
@@ -292,8 +291,8 @@ class ExampleStore:
         segments = self.array("word_segments")[np.maximum(words, 0)]
         if alternatives is not None:
             segments = segments + alternatives
-        starts = self.array("segment_offsets")[segments]
-        sizes = np.where(words >= 0, self.array("segment_offsets")[segments + 1] - starts, 0)
+        starts, sizes = self.spans("segment", segments)
+        sizes = np.where(words >= 0, sizes, 0)
         room = length - append_eos
         begins = np.cumsum(sizes, axis=1) - sizes  # column of each word's first token
         sizes = np.clip(room - begins, 0, sizes)
@@ -306,18 +305,17 @@ class ExampleStore:
             out[np.arange(len(words)), sizes.sum(1)] = EOS
         return out
 
-    def segmentation_counts(self, words: Int32[np.ndarray, "b w"]) -> Int32[np.ndarray, "b w"]:
+    def segmentation_counts(self, words: Words) -> Words:
         """Return the number of segmentations of each word; for -1 that of word 0."""
         numbers, segments = np.maximum(words, 0), self.array("word_segments")
         return segments[numbers + 1] - segments[numbers]
 
-    def _token_rows(
-        self, name: str, starts: np.ndarray, lengths: np.ndarray, length: int, append_eos: bool
-    ) -> Int32[np.ndarray, "b length"]:
+    def _token_rows(self, name: str, chosen: Rows, length: int, append_eos: bool) -> Tokens:
+        """Return the first tokens of some documents or queries, padded with 0."""
         blocks = [np.zeros((0, length), np.int32)]
-        for first in range(0, len(starts), _ROWS_AT_ONCE):
-            block = slice(first, first + _ROWS_AT_ONCE)
-            words = self.words(name, starts[block], lengths[block], length)  # a word has at least one token
+        for first in range(0, len(chosen), _ROWS_AT_ONCE):
+            spans = self.spans(name, chosen[first : first + _ROWS_AT_ONCE])
+            words = self.words(f"{name}_words", *spans, length)  # a word has at least one token
             blocks.append(self.tokens(words, length, append_eos=append_eos))
         return np.concatenate(blocks)
 
@@ -331,11 +329,6 @@ def pack_rows(
     packed = np.full((len(values), width), fill, np.int32)
     packed[row, column[row, source]] = values[row, source]
     return packed
-
-
-def _spans(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts and the lengths of the chosen sequences."""
-    return offsets[chosen], offsets[chosen + 1] - offsets[chosen]
 
 
 def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ seqio and TensorFlow are imported when tasks are registered, not with this modul
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ import numpy as np
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.examples.token_text import TokenText
-from genret_jax.data.seqio.metrics import docid_metrics
 from genret_jax.data.seqio.vocabulary import import_seqio, seqio_vocabulary
 from genret_jax.errors import InputError
 from genret_jax.storage import fingerprint
@@ -26,6 +26,7 @@ _RATES = {"indexing": "indexing_rate", "pseudo_queries": "pseudo_query_rate", "r
 _ENDLESS = 1 << 62
 # Parts of a split that a caching job can make in parallel.
 _SHARDS = 64
+_HITS_AT, _MRR_AT = (1, 5, 10, 100), (10, 100)
 _registered: dict[str, str] = {}
 
 Rows = tuple[np.ndarray, ...]
@@ -259,3 +260,30 @@ def _examples_of_steps(rows: Callable[[int, str], Rows]) -> Callable[[Any], Any]
         return dataset.map(batch, num_parallel_calls=parallel).unbatch().map(trim, num_parallel_calls=parallel)
 
     return preprocess
+
+
+def docid_metrics(targets: Sequence[Collection[str]], predictions: Sequence[Any]) -> dict[str, float]:
+    """Return Hits@k and MRR@k in percent.
+
+    Args:
+        targets: For each query the right docids, as text.
+        predictions: For each query the predicted docid, or the docids of all beams from worst to best, as t5x returns
+            them with ``return_all_decodes``. A repeated docid counts at its best rank.
+
+    Returns:
+        ``hits@k`` and ``mrr@k`` for each k up to the number of beams.
+    """
+    ranked = [[prediction] if isinstance(prediction, str) else list(prediction)[::-1] for prediction in predictions]
+    beams = min(map(len, ranked), default=0)
+    ranks = [_rank(right, docids) for right, docids in zip(targets, ranked, strict=True)]
+    count = max(len(ranks), 1)
+    metrics = {f"hits@{k}": 100 * sum(rank <= k for rank in ranks) / count for k in _HITS_AT if k <= beams}
+    for k in (k for k in _MRR_AT if k <= beams):
+        metrics[f"mrr@{k}"] = 100 * sum(1 / rank for rank in ranks if rank <= k) / count
+    return metrics
+
+
+def _rank(right: Collection[str], docids: Sequence[str]) -> float:
+    """Return the rank of the first right docid, counting each docid once; infinity without one."""
+    distinct = dict.fromkeys(docids)
+    return next((float(rank) for rank, docid in enumerate(distinct, 1) if docid in right), math.inf)

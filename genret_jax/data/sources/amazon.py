@@ -16,11 +16,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from genret_jax.data.records import id_field, json_object, read_json_lines, read_lines
+from genret_jax.data.records import Place, id_field, json_object, read_json_lines, read_lines
 from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
-from genret_jax.errors import InputError
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 
 _USER, _ITEM, _TIME = ("reviewerID", "user_id"), ("parent_asin", "asin"), ("unixReviewTime", "timestamp")
 _BRAND, _CATEGORIES = ("brand", "store"), ("categories", "category")
@@ -30,9 +28,7 @@ _PRICE = re.compile(r"\$?\d[\d,]*(\.\d+)?( ?- ?\$?\d[\d,]*(\.\d+)?)?")
 _PYTHON_ASIN = re.compile(r"\{'asin': '(\w+)'")
 
 
-def amazon(
-    reviews: Path, metadata: Path, *, core: int = 5, price: bool = True, ties: Ties = "auto", name: str = ""
-) -> Imported:
+def amazon(reviews: Path, metadata: Path, *, core: int = 5, price: bool = True, ties: Ties = "auto") -> Imported:
     """Read reviews as interactions with items whose text is one sentence of title, price, brand and categories.
 
     Args:
@@ -41,33 +37,28 @@ def amazon(
         core: Least number of events of a user and of an item.
         price: Put the price into the text, as TIGER does; prices are those of the day of the crawl.
         ties: Order of reviews of one user at one time (2014 and 2018: on one day).
-        name: Name of the set in reports; by default that of the file of reviews.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
     histories = build_histories(collect_events(_read_reviews(reviews)), source=reviews, core=core, ties=ties)
     texts = read_metadata(metadata, set(histories.item_ids), price=price)
-    return histories.with_texts(texts, name=name or reviews.name.split(".")[0], files=[metadata])
+    return histories.with_texts(texts, name=reviews.name.split(".")[0], files=[metadata])
 
 
 def _read_reviews(path: Path) -> Iterator[Event]:
-    for line, record in read_json_lines(path):
-        user = id_field(record, _name_of(record, _USER, path, line), path, line)
-        item = id_field(record, _name_of(record, _ITEM, path, line), path, line)
-        time = _name_of(record, _TIME, path, line)
-        yield Event(user, item, time_of(record[time], f"'{time}'", path, line))
+    for place, record in read_json_lines(path):
+        user, item = (id_field(record, _name_of(record, names, place), place) for names in (_USER, _ITEM))
+        time = _name_of(record, _TIME, place)
+        yield Event(user, item, time_of(record[time], f"'{time}'", place))
 
 
-def _name_of(record: Mapping[str, Any], names: tuple[str, ...], path: Path, line: int) -> str:
-    for name in names:
-        if name in record:
-            return name
-    either = " or ".join(f"'{name}'" for name in names)
-    raise InputError(
-        f"a record without {either} (it has {', '.join(map(repr, record)) or 'no fields'})",
-        file=path,
-        line=line,
+def _name_of(record: Mapping[str, Any], names: tuple[str, ...], place: Place) -> str:
+    """Return the first of some names that a record has."""
+    if found := next((name for name in names if name in record), None):
+        return found
+    raise place.error(
+        f"a record without {' or '.join(map(repr, names))} (it has {', '.join(map(repr, record)) or 'no fields'})",
         expected="a review of the Amazon crawls of 2014, 2018 or 2023",
         fix="check that this is the file of reviews, and not of metadata or ratings",
     )
@@ -92,26 +83,25 @@ def read_metadata(path: Path, wanted: Collection[str], *, price: bool = True) ->
             asin = _PYTHON_ASIN.match(text)
             if asin and asin[1] not in wanted:
                 continue
-            record = _python_record(text, path, line) if text.startswith("{'") else json_object(text, path, line)
-            item = id_field(record, _name_of(record, _ITEM, path, line), path, line)
+            place = Place(path, line)
+            record = _python_record(text, place) if text.startswith("{'") else json_object(text, place)
+            item = id_field(record, _name_of(record, _ITEM, place), place)
             if item in wanted and item not in texts:
                 texts[item] = _text_of(record, price)
     return texts
 
 
-def _python_record(text: str, path: Path, line: int) -> dict[str, Any]:
+def _python_record(text: str, place: Place) -> dict[str, Any]:
     try:
         record = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise InputError(
+        raise place.error(
             f"a broken Python dictionary ({error})",
-            file=path,
-            line=line,
             expected="one record a line, as JSON or as a Python dictionary",
             fix="repair this line; the file may have been cut off while it was written or downloaded",
         ) from None
     if not isinstance(record, dict):
-        raise InputError("no dictionary", file=path, line=line, expected="one record a line", fix="repair this line")
+        raise place.error("no dictionary", expected="one record a line", fix="repair this line")
     return record
 
 

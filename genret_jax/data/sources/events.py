@@ -7,15 +7,15 @@ import contextlib
 import dataclasses
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt64
 
 from genret_jax.data.examples.counter_random import hash_texts, splitmix64
+from genret_jax.data.records import Place, require_id
 from genret_jax.errors import InputError
 
 #: Order of events of one user at one time: as in the file, by a hash, or automatic (:func:`chronological`).
@@ -91,6 +91,21 @@ class Chronology(NamedTuple):
     ties_sorted: bool
 
 
+def events_of_rows(rows: Iterable[tuple[Place, Sequence[str]]], names: tuple[str, str, str]) -> Iterator[Event]:
+    """Yield the events of a table whose first three columns are user, item and time.
+
+    Args:
+        rows: The cells of each row, with its place.
+        names: Names of these columns in the file, for errors.
+
+    Raises:
+        InputError: If an id is empty, or a time is not a finite number.
+    """
+    user, item, time = (f"'{name}'" for name in names)
+    for place, row in rows:
+        yield Event(require_id(row[0], user, place), require_id(row[1], item, place), time_of(row[2], time, place))
+
+
 def collect_events(events: Iterable[Event]) -> Events:
     """Turn events into columns that hold each id once.
 
@@ -126,14 +141,13 @@ def _ranks_of_times(times: array, others: Mapping[int, int | float | Decimal]) -
     return np.array([rank[value] for value in values], np.int64)
 
 
-def time_of(value: object, name: str, path: Path, line: int) -> int | float | Decimal:
+def time_of(value: object, name: str, place: Place) -> int | float | Decimal:
     """Return a time from a number or its text, without rounding.
 
     Args:
         value: The value in the file.
-        name: Its name in the file.
-        path: The file.
-        line: The line.
+        name: Its name in the file, for errors.
+        place: Its place, for errors.
 
     Raises:
         InputError: If it is not a finite number.
@@ -146,13 +160,8 @@ def time_of(value: object, name: str, path: Path, line: int) -> int | float | De
             written = Decimal(value.strip())
             time = written if written.is_finite() else time
     if not -_MOST_TIME < time < _MOST_TIME:  # NaN is not
-        raise InputError(
-            f"{name} is {value!r}",
-            file=path,
-            line=line,
-            expected="a time as a number, e.g. the seconds since 1970",
-            fix="repair or remove the line",
-        )
+        expected = "a time as a number, e.g. the seconds since 1970"
+        raise place.error(f"{name} is {value!r}", expected=expected, fix="repair or remove the line")
     return time
 
 

@@ -1,13 +1,14 @@
-"""Turns events into items and histories, with a report of every change."""
+"""Shared parts of importers: texts of items, and histories made of events with a report of every change."""
 
 import dataclasses
+import html
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import HELD_OUT, Interactions, count_repeats
@@ -20,10 +21,47 @@ from genret_jax.data.sources.events import (
     k_core,
     ties_with_next,
 )
-from genret_jax.data.sources.item_text import ItemText
+from genret_jax.data.text.words import valid_unicode
 from genret_jax.errors import InputError
 
 _LEAST = HELD_OUT["train"] + 1  # events of a user who can be evaluated and trained on
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+
+
+class ItemText(NamedTuple):
+    """Title and text of an item; both may be empty.
+
+    Attributes:
+        title: Its name.
+        text: Title and fields together.
+    """
+
+    title: str
+    text: str
+
+
+def plain(text: str) -> str:
+    """Return text of a web page as one line, with decoded entities and without tags and repeated white space."""
+    return " ".join(valid_unicode(html.unescape(_TAG.sub(" ", text))).split())
+
+
+def item_text(title: str, fields: Mapping[str, str | Iterable[str]]) -> ItemText:
+    """Return the sentence of an item, such as ``"Title. Brand: brand. Categories: one, two."``.
+
+    TIGER (Rajput et al. 2023, arXiv 2305.05065, section 4.1) takes title, price, brand and category.
+
+    Args:
+        title: The name; may be empty.
+        fields: One value or several by label. Empty and repeated values are left out.
+    """
+    title = plain(title)
+    parts = [title] if title else []
+    for label, value in fields.items():
+        values = [value] if isinstance(value, str) else value
+        joined = ", ".join(dict.fromkeys(filter(None, map(plain, values))))
+        if joined:
+            parts.append(f"{label}: {joined}")
+    return ItemText(title, " ".join(part if part[-1] in ".!?" else f"{part}." for part in parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,12 +221,25 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
     """
     if core < 1:
         raise InputError(f"a core of {core}", expected="at least 1, which keeps everything", fix="the usual core is 5")
+    if not len(events):
+        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
     once = events.only(distinct(events))
     left = once.only(k_core(once.user, once.item, core))
-    _require_users(left, events, core, source)
+    lengths = np.bincount(left.user)
+    if not (lengths >= _LEAST).any():
+        filtered = f" by the {core}-core filter" if core > 1 else ""
+        raise InputError(
+            f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
+            f"{len(events.item_ids):,} items{filtered}",
+            file=source,
+            expected="one item each for test, validation and training",
+            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
+        )
     histories, tie_order, ties_sorted = chronological(left, ties)
-    report = dataclasses.replace(
-        _report_of(histories, source),
+    tied = ties_with_next(histories)
+    last = (np.cumsum(lengths) - 1)[lengths >= _LEAST]
+    report = ImportReport(
+        source=str(source),
         events=len(events),
         duplicates=len(events) - len(once),
         out_of_order=count_out_of_order(once),
@@ -198,49 +249,9 @@ def build_histories(events: Events, *, source: Path, core: int = 5, ties: Ties =
         dropped_items=len(once.item_ids) - len(left.item_ids),
         tie_order=tie_order,
         ties_sorted=ties_sorted,
-    )
-    _warn_of_leak(report)
-    return Histories(events=histories, report=report)
-
-
-def histories_as_given(events: Events, *, source: Path) -> Histories:
-    """Make histories of events without times that are in order already.
-
-    Args:
-        events: Events of one user after the other, each oldest first.
-        source: The file, for the report and for errors.
-
-    Raises:
-        InputError: If no user has three events.
-    """
-    _require_users(events, events, 1, source)
-    numbered = dataclasses.replace(events, time=np.arange(len(events)))  # so that nothing is a tie
-    return Histories(events=numbered, report=_report_of(numbered, source))
-
-
-def _require_users(left: Events, events: Events, core: int, source: Path) -> None:
-    if not len(events):
-        raise InputError("no events", file=source, expected="one event a line", fix="check how the file was made")
-    if not (np.bincount(left.user) >= _LEAST).any():
-        filtered = f" by the {core}-core filter" if core > 1 else ""
-        raise InputError(
-            f"no user with three interactions is left of {len(events):,} events, {len(events.user_ids):,} users and "
-            f"{len(events.item_ids):,} items{filtered}",
-            file=source,
-            expected="one item each for test, validation and training",
-            fix="give a smaller core, or more events" if core > 1 else "check that each line holds all items of a user",
-        )
-
-
-def _report_of(histories: Events, source: Path) -> ImportReport:
-    """Return the report of histories, with the counts of what remains."""
-    tied = ties_with_next(histories)
-    lengths = np.bincount(histories.user)
-    return ImportReport(
-        source=str(source),
-        events=len(histories),
         tied_events=int((np.append(tied, False) | np.append(False, tied)).sum()),
-        tied_users=_count_tied_users(tied, lengths),
+        # A tie joins the last item of a user to the one before it, or that one to its predecessor.
+        tied_users=int((tied[last - 1] | tied[last - 2]).sum()),
         users=len(histories.user_ids),
         items=len(histories.item_ids),
         interactions=len(histories),
@@ -248,13 +259,8 @@ def _report_of(histories: Events, source: Path) -> ImportReport:
         mean_length=float(lengths.mean()),
         median_length=float(np.median(lengths)),
     )
-
-
-def _count_tied_users(tied: Bool[np.ndarray, " pairs"], lengths: Int64[np.ndarray, " u"]) -> int:
-    """Count the users for whom a tie joins the last item to the one before it, or that one to its predecessor."""
-    last = np.cumsum(lengths) - 1
-    last = last[lengths >= _LEAST]
-    return int((tied[last - 1] | tied[last - 2]).sum())
+    _warn_of_leak(report)
+    return Histories(events=histories, report=report)
 
 
 def _warn_of_leak(report: ImportReport) -> None:

@@ -8,15 +8,13 @@ The columns of the CSV files are found by the names in the header, in any order.
 their columns are read by position, and ratings and genres are checked: a file in another order is refused.
 """
 
-import csv
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
-from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.data.records import Place, is_present, list_folder, read_table, require_folder, select_columns
+from genret_jax.data.sources.events import Ties, collect_events, events_of_rows
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 from genret_jax.errors import InputError
 
 _NO_GENRE = "(no genres listed)"
@@ -38,7 +36,7 @@ class _Layout:
     Attributes:
         ratings: File of ratings.
         movies: File of movies.
-        separators: What separates the columns of ``ratings``, and of ``movies``.
+        separators: Text between two columns of ``ratings``, and of ``movies``.
         movie_columns: Names of the columns of ``movies``, in their order if the file has no header.
         header: Whether the first line names the columns, which may then be in any order, with others among them.
     """
@@ -62,23 +60,22 @@ _LAYOUTS = (
 )
 
 
-def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "") -> Imported:
+def movielens(folder: Path, *, core: int = 5, ties: Ties = "auto") -> Imported:
     """Read a folder of MovieLens as interactions with movies, whose text is their title and genres.
 
     Args:
         folder: The unpacked archive.
         core: Least number of events of a user and of an item.
         ties: Order of ratings of one user in one second.
-        name: Name of the set in reports; by default that of the folder.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
     layout = _layout_of(folder)
     ratings, movies = folder / layout.ratings, folder / layout.movies
-    histories = build_histories(collect_events(_read_ratings(ratings, layout)), source=ratings, core=core, ties=ties)
-    texts = _read_movies(movies, layout)
-    return histories.with_texts(texts, name=name or folder.resolve().name, files=[movies])
+    events = collect_events(events_of_rows(_read_ratings(ratings, layout), ("userId", "movieId", "timestamp")))
+    histories = build_histories(events, source=ratings, core=core, ties=ties)
+    return histories.with_texts(_read_movies(movies, layout), name=folder.resolve().name, files=[movies])
 
 
 def _layout_of(folder: Path) -> _Layout:
@@ -94,58 +91,39 @@ def _layout_of(folder: Path) -> _Layout:
     raise InputError("no ratings of MovieLens here", file=folder, expected=expected, fix=fix)
 
 
-def _read_ratings(path: Path, layout: _Layout) -> Iterator[Event]:
-    for line, row in _read_rows(path, layout.separators[0], _RATING_COLUMNS, layout.header):
-        user, item, rating, time = row
+def _read_ratings(path: Path, layout: _Layout) -> Iterator[tuple[Place, Sequence[str]]]:
+    """Yield user, movie and time of each rating, with its place."""
+    for place, (user, item, rating, time) in _read_rows(path, layout.separators[0], _RATING_COLUMNS, layout):
         if rating not in _RATINGS:
-            raise _another_order(f"the rating is {rating[:40]!r}", "0.5 to 5", path, line)
-        yield Event(
-            require_id(user, "the user", path, line),
-            require_id(item, "the movie", path, line),
-            time_of(time, "the time", path, line),
-        )
+            raise _another_order(place, f"the rating is {rating[:40]!r}", "0.5 to 5")
+        yield place, (user, item, time)
 
 
 def _read_movies(path: Path, layout: _Layout) -> dict[str, ItemText]:
     texts: dict[str, ItemText] = {}
-    for line, row in _read_rows(path, layout.separators[1], layout.movie_columns, layout.header, _encoding_of(path)):
+    for place, row in _read_rows(path, layout.separators[1], layout.movie_columns, layout, _encoding_of(path)):
         if layout.movies == "u.item":
             if not {"0", "1"}.issuperset(row[5:]):
-                raise _another_order(f"genre flags {' '.join(row[5:])[:60]!r}", "19 flags, 0 or 1", path, line)
+                raise _another_order(place, f"genre flags {' '.join(row[5:])[:60]!r}", "19 flags, 0 or 1")
             genres = [genre for genre, flag in zip(_GENRES_100K[1:], row[6:], strict=True) if flag == "1"]
         else:
             genres = row[2].split("|")
             if not layout.header and not _GENRES.issuperset(genres):
-                raise _another_order(f"genres {row[2][:60]!r}", "genres of MovieLens such as 'Drama|War'", path, line)
+                raise _another_order(place, f"genres {row[2][:60]!r}", "genres of MovieLens such as 'Drama|War'")
         texts[row[0]] = item_text(row[1], {"Genres": [genre for genre in genres if genre != _NO_GENRE]})
     return texts
 
 
 def _read_rows(
-    path: Path, separator: str, columns: tuple[str, ...], header: bool, encoding: str = "utf-8"
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the wanted columns, in the order of ``columns``, of each row."""
-    lines = read_lines(path, encoding=encoding)
-    wanted, width = list(range(len(columns))), len(columns)
-    if header:
-        first, text = next(lines, (1, ""))
-        names = [name.strip() for name in text.split(separator)]
-        wanted, width = column_numbers(names, columns, path, first), len(names)
-    for line, text in lines:
-        row = next(csv.reader([text])) if header and '"' in text else text.split(separator)
-        if len(row) != width:
-            raise InputError(
-                f"{len(row)} columns in {text[:60]!r}",
-                file=path,
-                line=line,
-                expected=f"{width} columns" + (", as in the header" if header else f": {', '.join(columns[:5])} …"),
-                fix="repair the line, or unpack the archive again",
-            )
-        yield line, [row[number] for number in wanted]
+    path: Path, separator: str, columns: tuple[str, ...], layout: _Layout, encoding: str = "utf-8"
+) -> Iterator[tuple[Place, list[str]]]:
+    """Yield the cells of these columns for each row; a header may have other columns among them."""
+    rows = read_table(path, separator, names=() if layout.header else columns, encoding=encoding)
+    return select_columns(rows, columns)
 
 
-def _another_order(found: str, expected: str, path: Path, line: int) -> InputError:
-    return InputError(found, file=path, line=line, expected=expected, fix="put the columns in MovieLens's order")
+def _another_order(place: Place, found: str, expected: str) -> InputError:
+    return place.error(found, expected=expected, fix="put the columns in MovieLens's order")
 
 
 def _encoding_of(path: Path) -> str:

@@ -4,13 +4,19 @@ Columns are separated by tabs. The first line names them as ``name:type``, in an
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-from genret_jax.data.records import column_numbers, is_present, list_folder, read_lines, require_folder, require_id
-from genret_jax.data.sources.events import Event, Ties, collect_events, time_of
-from genret_jax.data.sources.importing import Imported, build_histories
-from genret_jax.data.sources.item_text import ItemText, item_text
+from genret_jax.data.records import (
+    column_numbers,
+    is_present,
+    list_folder,
+    read_table,
+    require_folder,
+    select_columns,
+)
+from genret_jax.data.sources.events import Ties, collect_events, events_of_rows
+from genret_jax.data.sources.importing import Imported, ItemText, build_histories, item_text
 from genret_jax.errors import InputError
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -18,7 +24,7 @@ _TEXT_TYPES = ("token", "token_seq")
 _TITLE = re.compile(r"(^|_)(title|name)$")
 
 
-def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "") -> Imported:
+def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto") -> Imported:
     """Read a folder of atomic files as interactions.
 
     The text of an item is its title (a column whose name ends in ``title`` or ``name``) and all its further columns of
@@ -28,16 +34,17 @@ def recbole(folder: Path, *, core: int = 5, ties: Ties = "auto", name: str = "")
         folder: Folder with one ``.inter`` file and, for texts, an ``.item`` file of the same name.
         core: Least number of events of a user and of an item.
         ties: Order of events of one user at one time.
-        name: Name of the set in reports; by default that of the files.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
     events = _events_file(folder)
-    histories = build_histories(collect_events(_read_events(events)), source=events, core=core, ties=ties)
+    rows = select_columns(read_table(events), (USER, ITEM, TIME))
+    collected = collect_events(events_of_rows(rows, (USER, ITEM, TIME)))
+    histories = build_histories(collected, source=events, core=core, ties=ties)
     files = [file for file in [events.with_suffix(".item")] if is_present(file)]
     texts = _read_items(files[0], set(histories.item_ids)) if files else {}
-    return histories.with_texts(texts, name=name or events.stem, files=files)
+    return histories.with_texts(texts, name=events.stem, files=files)
 
 
 def _events_file(folder: Path) -> Path:
@@ -55,42 +62,11 @@ def _events_file(folder: Path) -> Path:
     return files[0]
 
 
-def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and columns of the header, and then of each row; all rows have as many columns as the header."""
-    width = 0
-    for line, text in read_lines(path):
-        row = text.split("\t")
-        width = width or len(row)
-        if len(row) != width:
-            raise InputError(
-                f"{len(row)} columns",
-                file=path,
-                line=line,
-                expected=f"{width}, as in the header, separated by tabs",
-                fix="repair the line",
-            )
-        yield line, row
-    if not width:
-        raise InputError("the file is empty", file=path, expected="a header and rows", fix="check how it was made")
-
-
-def _read_events(path: Path) -> Iterator[Event]:
-    rows = _read_table(path)
-    line, header = next(rows)
-    user, item, time = column_numbers(_names(header), (USER, ITEM, TIME), path, line)
-    for line, row in rows:
-        yield Event(
-            require_id(row[user], f"'{USER}'", path, line),
-            require_id(row[item], f"'{ITEM}'", path, line),
-            time_of(row[time], f"'{TIME}'", path, line),
-        )
-
-
 def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
-    rows = _read_table(path)
-    line, header = next(rows)
-    names = _names(header)
-    (item,) = column_numbers(names, (ITEM,), path, line)
+    rows = read_table(path)
+    place, header = next(rows)
+    (item,) = column_numbers(header, (ITEM,), place)
+    names = [column.split(":")[0].strip() for column in header]
     title = next((i for i, name in enumerate(names) if i != item and _TITLE.search(name)), None)
     used = [i for i, text in enumerate(header) if i not in (item, title) and _is_text(text)]
     texts: dict[str, ItemText] = {}
@@ -99,10 +75,6 @@ def _read_items(path: Path, wanted: Collection[str]) -> dict[str, ItemText]:
             fields = {names[i].replace("_", " ").capitalize(): row[i] for i in used}
             texts[row[item]] = item_text(row[title] if title is not None else "", fields)
     return texts
-
-
-def _names(header: list[str]) -> list[str]:
-    return [column.split(":")[0].strip() for column in header]
 
 
 def _is_text(column: str) -> bool:

@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.data.interactions import read_sequences
-from genret_jax.data.records import read_json_object, read_lines, require_id
+from genret_jax.data.records import Place, read_json_object, read_lines, require_id
 from genret_jax.data.sources.events import Event, collect_events
-from genret_jax.data.sources.importing import Imported, histories_as_given
-from genret_jax.data.sources.item_text import item_text
+from genret_jax.data.sources.importing import Imported, build_histories, item_text
 from genret_jax.errors import InputError
 
 
-def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None, name: str = "") -> Imported:
+def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | None = None) -> Imported:
     """Read sequences without changes.
 
     Args:
         sequences: File of lines ``user item item …``.
         titles: File of lines ``item<TAB>title``.
         attributes: File of a JSON object that maps item ids to lists of attributes, names or numbers.
-        name: Name of the set in reports; by default that of the file of sequences.
 
     Raises:
         InputError: Naming file and line, if anything cannot be used.
     """
-    events = (Event(user, item, 0) for _, user, items in read_sequences(sequences) for item in items)
-    histories = histories_as_given(collect_events(events), source=sequences)
+    given = ((user, item) for _, user, items in read_sequences(sequences) for item in items)
+    # Ascending times keep the order, and no event is a duplicate.
+    events = collect_events(Event(user, item, number) for number, (user, item) in enumerate(given))
+    histories = build_histories(events, source=sequences, core=1)
     named = _read_titles(titles) if titles else {}
     attributed = _read_attributes(attributes) if attributes else {}
     for path, known in ((titles, named), (attributes, attributed)):
@@ -43,22 +43,17 @@ def s3rec(sequences: Path, *, titles: Path | None = None, attributes: Path | Non
         item: item_text(named.get(item, ""), {"Attributes": attributed.get(item, [])}) for item in histories.item_ids
     }
     files = [file for file in (titles, attributes) if file]
-    return histories.with_texts(texts, name=name or sequences.stem, files=files)
+    return histories.with_texts(texts, name=sequences.stem, files=files)
 
 
 def _read_titles(path: Path) -> dict[str, str]:
     titles: dict[str, str] = {}
     for line, text in read_lines(path):
         item, tab, title = text.partition("\t")
+        place = Place(path, line)
         if not tab:
-            raise InputError(
-                f"no tab in {text[:60]!r}",
-                file=path,
-                line=line,
-                expected="item<TAB>title",
-                fix="put a tab after the id",
-            )
-        titles.setdefault(require_id(item, "the item", path, line), title)
+            raise place.error(f"no tab in {text[:60]!r}", expected="item<TAB>title", fix="put a tab after the id")
+        titles.setdefault(require_id(item, "the item", place), title)
     return titles
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.interactions import Interactions
-from genret_jax.data.sources.item_text import item_text
+from genret_jax.data.sources.importing import item_text
 from genret_jax.errors import InputError
 
 _CATEGORIES = {

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from genret_jax.errors import InputError
 
+_K1, _B = 0.9, 0.75  # BM25's saturation of term frequency, and its normalisation by document length
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
 _LEFT_OUT, _AT_ONCE = 1000, 50  # queries to leave out, and those that are scored at once against all documents
 _MOST = 20  # weight of a left-out query of one kind, in weights of the other kind
@@ -21,13 +22,11 @@ class Lsa(NamedTuple):
         documents: One row for each document; not of unit length.
         terms: Orthonormal columns; the rows of terms that no document holds are zero.
         idf: Inverse document frequency of each term.
-        singular_values: Descending; zero from the rank of the counts on.
     """
 
     documents: Float[np.ndarray, "n d"]
     terms: Float[np.ndarray, "v d"]
     idf: Float[np.ndarray, " v"]
-    singular_values: Float[np.ndarray, " d"]
 
 
 def tf_idf(
@@ -78,17 +77,11 @@ def lsa(
     weighted, idf = tf_idf(counts)
     if weighted.nnz == 0:
         raise InputError("no document holds any term", expected="documents with words", fix="check the corpus")
-    terms, singular_values = right_singular_vectors(weighted, min(dimensions, *weighted.shape), seed)
-    missing = dimensions - len(singular_values)
-    terms = np.pad(terms, ((0, 0), (0, missing)))
+    terms, _ = right_singular_vectors(weighted, min(dimensions, *weighted.shape), seed)
+    terms = np.pad(terms, ((0, 0), (0, dimensions - terms.shape[1])))
     if later is not None:
         weighted = scipy.sparse.vstack([weighted, tf_idf(later, idf)[0]], format="csr")
-    return Lsa(
-        documents=np.asarray(weighted @ terms, dtype=np.float32),
-        terms=terms,
-        idf=idf,
-        singular_values=np.pad(singular_values, (0, missing)),
-    )
+    return Lsa(documents=np.asarray(weighted @ terms, dtype=np.float32), terms=terms, idf=idf)
 
 
 def bm25_idf(
@@ -103,24 +96,19 @@ def bm25_idf(
         counts: Occurrences of each term in each document, [n, v].
         queries: Occurrences of each term in each query, [q, v]; may be left out.
     """
-    share = (_holding(counts) + 0.5) / (counts.shape[0] + 1)
+    share = (_document_frequency(counts) + 0.5) / (counts.shape[0] + 1)
     if queries is not None:
-        of_queries = (_holding(queries) + _LIKE_DOCUMENTS * share) / (queries.shape[0] + _LIKE_DOCUMENTS)
+        of_queries = (_document_frequency(queries) + _LIKE_DOCUMENTS * share) / (queries.shape[0] + _LIKE_DOCUMENTS)
         share = np.maximum(share, of_queries)
     return -np.log(share).astype(np.float32)
 
 
-def _holding(counts: scipy.sparse.csr_matrix) -> Int[np.ndarray, " v"]:
+def _document_frequency(counts: scipy.sparse.csr_matrix) -> Int[np.ndarray, " v"]:
     return np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
 
 
 def bm25(
-    counts: scipy.sparse.csr_matrix,
-    idf: Float[np.ndarray, " v"],
-    *,
-    k1: float = 0.9,
-    b: float = 0.75,
-    usual_length: float | None = None,
+    counts: scipy.sparse.csr_matrix, idf: Float[np.ndarray, " v"], *, usual_length: float | None = None
 ) -> scipy.sparse.csr_matrix:
     """Return the contribution of each query term to a document's BM25 score, Lucene's variant, [n, v] in float32.
 
@@ -129,14 +117,12 @@ def bm25(
     Args:
         counts: Occurrences of each term in each document, [n, v]; may be fractions.
         idf: Weight of each term, usually its inverse document frequency.
-        k1: Saturation of term frequency.
-        b: Normalisation by document length.
         usual_length: Length that the lengths are compared with; by default the mean of these documents.
     """
     weighted = scipy.sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     weighted.eliminate_zeros()
     lengths = np.asarray(weighted.sum(axis=1), np.float32).ravel()
-    saturation = k1 * (1 - b + b * lengths / max(usual_length or float(lengths.mean()), 1e-9))
+    saturation = _K1 * (1 - _B + _B * lengths / max(usual_length or float(lengths.mean()), 1e-9))
     frequency = weighted.data
     weighted.data = idf[weighted.indices] * frequency / (frequency + np.repeat(saturation, np.diff(weighted.indptr)))
     return weighted

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.abstract_vocabulary import EOS, PAD, UNKNOWN, TokenIds, Vocabulary
 from genret_jax.data.text.words import normalized_words, valid_unicode
 from genret_jax.errors import InputError
@@ -24,6 +25,7 @@ __all__ = [
     "SentencePieceVocabulary",
     "Vocabulary",
     "from_model_file",
+    "make_vocabulary",
     "train_sentencepiece",
 ]
 
@@ -147,8 +149,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     @classmethod
     def _load_model(cls, folder: Path, *, normalization: str, extra_ids: int) -> Vocabulary:
-        path = folder / _MODEL
-        return cls(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
+        return from_model_file(folder / _MODEL, normalization=normalization, extra_ids=extra_ids)
 
 
 class ByteVocabulary(Vocabulary):
@@ -201,6 +202,38 @@ class ByteVocabulary(Vocabulary):
         return cls(normalization=normalization, extra_ids=extra_ids)
 
 
+def make_vocabulary(
+    corpus: Corpus,
+    *,
+    kind: str,
+    size: int,
+    normalization: str,
+    extra_ids: int,
+    path: str | os.PathLike[str] | None = None,
+) -> Vocabulary:
+    """Return a vocabulary for a corpus: trained on it, of bytes, or from a file.
+
+    Args:
+        corpus: Its documents and training queries are the texts of ``"sentencepiece"``; a vocabulary must not see other
+            queries, which are for tests.
+        kind: ``"sentencepiece"``, ``"bytes"`` or ``"file"``.
+        size: Most pieces to train.
+        normalization: ``"words"`` or ``"none"``.
+        extra_ids: Number of sentinels.
+        path: The ``.model`` of ``"file"``.
+
+    Raises:
+        InputError: If it cannot be trained or read.
+    """
+    if kind == "bytes":
+        return ByteVocabulary(normalization=normalization, extra_ids=extra_ids)
+    if path is not None:
+        return from_model_file(path, normalization=normalization, extra_ids=extra_ids)
+    texts = [corpus.document_text(index) for index in range(len(corpus))]
+    texts += [corpus.queries[query] for query in corpus.qrels.get("train", ())]
+    return train_sentencepiece(texts, size=size, normalization=normalization, extra_ids=extra_ids)
+
+
 def from_model_file(
     path: str | os.PathLike[str], *, normalization: str = "none", extra_ids: int = 0
 ) -> SentencePieceVocabulary:
@@ -214,25 +247,17 @@ def from_model_file(
     Raises:
         InputError: If it is missing, or :class:`SentencePieceVocabulary` refuses it.
     """
-    return SentencePieceVocabulary(_read_model(path), normalization=normalization, extra_ids=extra_ids, source=path)
-
-
-def _read_model(path: str | os.PathLike[str]) -> bytes:
-    path = Path(path)
+    file = Path(path)
     try:
-        path = path / "spiece.model" if path.is_dir() else path
-        return path.read_bytes()
+        file = file / "spiece.model" if file.is_dir() else file
+        model = file.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a SentencePiece model") from None
+        raise InputError(f"cannot be read ({error.strerror})", file=file, expected="a SentencePiece model") from None
+    return SentencePieceVocabulary(model, normalization=normalization, extra_ids=extra_ids, source=path)
 
 
 def train_sentencepiece(
-    texts: Iterable[str],
-    *,
-    size: int = 8000,
-    normalization: str = "words",
-    extra_ids: int = 0,
-    character_coverage: float = 0.9995,
+    texts: Iterable[str], *, size: int = 8000, normalization: str = "words", extra_ids: int = 0
 ) -> SentencePieceVocabulary:
     """Train a unigram SentencePiece model (Kudo 2018, arXiv 1804.10959); the same texts give the same model.
 
@@ -241,7 +266,6 @@ def train_sentencepiece(
         size: Most pieces, without sentinels. A small corpus gives fewer.
         normalization: ``"words"`` or ``"none"`` (then SentencePiece's ``nmt_nfkc``).
         extra_ids: Sentinels to add.
-        character_coverage: Share of the characters that get a piece of their own; the others are unknown.
 
     Raises:
         InputError: If there is no text, or ``size`` is smaller than the number of characters.
@@ -262,7 +286,7 @@ def train_sentencepiece(
             eos_id=EOS,
             unk_id=UNKNOWN,
             bos_id=-1,
-            character_coverage=character_coverage,
+            character_coverage=_COVERAGE,
             required_chars=_ALWAYS_KNOWN,
             normalization_rule_name="identity" if normalization == "words" else "nmt_nfkc",
             num_threads=4,  # stated, as the sums' order and so the model depend on it
@@ -277,6 +301,7 @@ def train_sentencepiece(
 
 
 _LINE_WORDS, _LINE_BYTES = 64, 1 << 16
+_COVERAGE = 0.9995  # share of the characters that get a piece of their own; the others are unknown
 _ALWAYS_KNOWN = string.digits + string.ascii_lowercase  # docids may be written as text; queries may hold any letter
 
 

@@ -1,41 +1,25 @@
 """Docids that carry no meaning: a token a document, the digits of an arbitrary number, or random codes."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
 
 from genret_jax.docids.separating import with_separating
 from genret_jax.docids.table import DocidTable
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields
+
+Coded = tuple[np.ndarray, Sequence[int] | None, dict[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AtomicDocids:
-    """Unstructured atomic identifiers: document i is the single code i (Tay et al. 2022, arXiv 2202.06991, 3.2)."""
+class ArbitraryDocids(abc.ABC):
+    """A strategy whose docids depend on the number of documents and a seed only."""
 
-    def assign(
-        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
-    ) -> DocidTable:
-        """Give every document its docid; vectors and seed have no part in it.
-
-        Args:
-            doc_ids: External ids.
-            vectors: Ignored.
-            seed: Ignored.
-            corpus_fingerprint: Fingerprint of the corpus.
-        """
-        codes = np.arange(len(doc_ids), dtype=np.int32)[:, None]
-        return DocidTable.from_codes(doc_ids, codes, strategy={"name": "atomic"}, corpus_fingerprint=corpus_fingerprint)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NaiveStringDocids:
-    """Naively structured strings: the decimal digits of an arbitrary number (Tay et al. 2022, arXiv 2202.06991, 3.2).
-
-    The numbers 0 to n - 1 are drawn in an order of the seed's, because the order of a corpus often has meaning
-    (neighbours come from one article) and these docids are there to have none.
-    """
+    @abc.abstractmethod
+    def _codes(self, documents: int, seed: int) -> Coded:
+        """Return codes for that many documents, level sizes (None: as the codes need), and the strategy's record."""
 
     def assign(
         self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
@@ -45,17 +29,34 @@ class NaiveStringDocids:
         Args:
             doc_ids: External ids.
             vectors: Ignored.
-            seed: Decides the order of the numbers.
+            seed: Seed of random choices.
             corpus_fingerprint: Fingerprint of the corpus.
         """
-        numbers = np.random.default_rng(seed).permutation(len(doc_ids))
+        codes, level_sizes, record = self._codes(len(doc_ids), seed)
         return DocidTable.from_codes(
-            doc_ids,
-            digits(numbers),
-            level_sizes=[10] * len(str(max(len(doc_ids) - 1, 0))),
-            strategy={"name": "naive", "seed": seed},
-            corpus_fingerprint=corpus_fingerprint,
+            doc_ids, codes, level_sizes=level_sizes, strategy=record, corpus_fingerprint=corpus_fingerprint
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtomicDocids(ArbitraryDocids):
+    """Unstructured atomic identifiers: document i is the single code i (Tay et al. 2022, arXiv 2202.06991, 3.2)."""
+
+    def _codes(self, documents: int, seed: int) -> Coded:
+        return np.arange(documents, dtype=np.int32)[:, None], None, {"name": "atomic"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NaiveStringDocids(ArbitraryDocids):
+    """Naively structured strings: the decimal digits of an arbitrary number (Tay et al. 2022, arXiv 2202.06991, 3.2).
+
+    The numbers 0 to n - 1 are in random order. The order of a corpus often has meaning (neighbours come from one
+    article), and these docids shall have none.
+    """
+
+    def _codes(self, documents: int, seed: int) -> Coded:
+        numbers = np.random.default_rng(seed).permutation(documents)
+        return digits(numbers), [10] * len(str(max(documents - 1, 0))), {"name": "naive", "seed": seed}
 
 
 def digits(numbers: np.ndarray) -> np.ndarray:
@@ -70,43 +71,25 @@ def digits(numbers: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomDocids:
+class RandomDocids(ArbitraryDocids):
     """Random codes in the shape of semantic ones, TIGER's ablation (Rajput et al. 2023, arXiv 2305.05065).
 
     Attributes:
         levels: Number of codes.
-        codebook: Codes of a level, all as likely.
-        separate: Append the code that tells documents with equal codes apart.
+        codebook: Codes of a level, all equally likely.
+        separate: Append the code that separates documents with equal codes.
     """
 
-    levels: int = 3
-    codebook: int = 256
+    levels: Annotated[int, at_least(1)] = 3
+    codebook: Annotated[int, at_least(2)] = 256
     separate: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "levels", self.levels >= 1, "at least 1")
-        require(self, "codebook", self.codebook >= 2, "at least 2")
 
-    def assign(
-        self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
-    ) -> DocidTable:
-        """Give every document its docid; vectors have no part in it.
-
-        Args:
-            doc_ids: External ids.
-            vectors: Ignored.
-            seed: Decides the codes.
-            corpus_fingerprint: Fingerprint of the corpus.
-        """
-        codes = np.random.default_rng(seed).integers(0, self.codebook, (len(doc_ids), self.levels), np.int32)
+    def _codes(self, documents: int, seed: int) -> Coded:
+        codes = np.random.default_rng(seed).integers(0, self.codebook, (documents, self.levels), np.int32)
         level_sizes = (self.codebook,) * self.levels
         if self.separate:
             codes, level_sizes = with_separating(codes, level_sizes)
-        return DocidTable.from_codes(
-            doc_ids,
-            codes,
-            level_sizes=level_sizes,
-            strategy={"name": "random", **dataclasses.asdict(self), "seed": seed},
-            corpus_fingerprint=corpus_fingerprint,
-        )
+        return codes, level_sizes, {"name": "random", **dataclasses.asdict(self), "seed": seed}

@@ -3,30 +3,33 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.docids.kmeans import KMeans
+from genret_jax.docids.separating import ranks_in_groups
 from genret_jax.docids.streaming import (
-    assign,
-    fits_in_memory,
+    in_pieces,
     on_each_device,
+    quantise,
     read,
     recorded_fields,
     require_vectors,
     sample,
 )
 from genret_jax.docids.table import DocidTable
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, more_than
 
 # Deeper groups are cut into equal parts; only vectors that defeat k-means, such as ever farther outliers, get there.
 _DEEPEST_CLUSTERING = 12
-# What is clustered at a time takes such a part of the memory, so that up to so many devices have something to do.
+# The memory limit is divided into this many shares, which as many devices can cluster at the same time.
 _SHARES = 8
 
+Members = Int[np.ndarray, " a"]  # documents, or the groups that they are in
+Distances = Float32[np.ndarray, " a"]  # squared distance of each document to the centroid of its cluster
 Codes = tuple[Int32[np.ndarray, "n m"], list[int]]
 
 
@@ -41,21 +44,18 @@ class HierarchicalKMeans:
     Attributes:
         branching: Clusters of a cluster.
         leaf_size: Most documents of a cluster that is not divided further.
-        memory_gib: Vectors that take more, in float32, are read from where they are piece by piece, and clusters too
-            large for memory are found on samples.
+        memory_gib: Vectors that take more memory, in float32, are read from their file piece by piece, and clusters
+            that are too large for memory are divided by centroids of a sample.
     """
 
     needs_vectors: ClassVar[bool] = True
 
-    branching: int = 64
-    leaf_size: int = 256
-    memory_gib: float = 4.0
+    branching: Annotated[int, at_least(2)] = 64
+    leaf_size: Annotated[int, at_least(1)] = 256
+    memory_gib: Annotated[float, more_than(0)] = 4.0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "branching", self.branching >= 2, "at least 2")
-        require(self, "leaf_size", self.leaf_size >= 1, "at least 1")
-        require(self, "memory_gib", self.memory_gib > 0, "more than 0")
 
     def assign(
         self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
@@ -74,8 +74,7 @@ class HierarchicalKMeans:
         Raises:
             InputError: If vectors are missing, too many or few, or not finite.
         """
-        checked = require_vectors(doc_ids, vectors, strategy="semantic docids", memory_gib=self.memory_gib)
-        in_memory = fits_in_memory(checked, self.memory_gib)
+        checked, in_memory = require_vectors(doc_ids, vectors, strategy="semantic docids", memory_gib=self.memory_gib)
         codes, level_sizes = self._codes(checked, seed) if in_memory else self._streamed(checked, seed)
         return DocidTable.from_codes(
             doc_ids,
@@ -91,15 +90,15 @@ class HierarchicalKMeans:
         return self._below(vectors, np.zeros(len(vectors), np.int64), distances, 0, [seed])
 
     def _streamed(self, vectors: np.ndarray, seed: int) -> Codes:
-        """Return what :meth:`_codes` does for vectors that do not fit in memory.
+        """Return the same as :meth:`_codes`, for vectors that do not fit in memory.
 
-        A part of them that exceeds a share of the memory is divided by centroids of a sample. The others are finished
-        as they would be in memory, as many together as a share holds, each share on a device of its own.
+        A part that is larger than a share of the memory is divided by centroids of a sample. Smaller parts are
+        clustered as in memory, several together up to a share, and each share on one device.
         """
         share = max(int(self.memory_gib * 2**30) // (_SHARES * 4 * vectors.shape[1]), self.leaf_size)
         batches = _packed(self._parts(vectors, share, seed), share)
 
-        def finish(number: int) -> tuple[Int[np.ndarray, " a"], Codes]:
+        def finish(number: int) -> tuple[Members, Codes]:
             batch = batches[number]
             rows = np.concatenate([part.rows for part in batch])
             order = np.argsort(rows)
@@ -120,7 +119,7 @@ class HierarchicalKMeans:
         return codes, level_sizes
 
     def _parts(self, vectors: np.ndarray, most: int, seed: int) -> list["_Part"]:
-        """Divide vectors until no part has more than ``most``."""
+        """Divide all vectors into parts of at most ``most`` vectors."""
         parts: list[_Part] = []
         larger = [_Part((), np.arange(len(vectors)), np.zeros(len(vectors), np.float32))]
         while larger:
@@ -132,19 +131,18 @@ class HierarchicalKMeans:
                     (parts if len(divided.rows) <= most else larger).append(divided)
         return sorted(parts)
 
-    def _divide_streamed(
-        self, vectors: np.ndarray, part: "_Part", seed: int
-    ) -> tuple[Int[np.ndarray, " a"], Float32[np.ndarray, " a"]]:
+    def _divide_streamed(self, vectors: np.ndarray, part: "_Part", seed: int) -> tuple[Members, Distances]:
         """Divide a part as :meth:`_divide` does a group."""
         rows = part.rows
         if len(part.path) < _DEEPEST_CLUSTERING:
             start = _seed([seed, *part.path, len(vectors)])
             found = KMeans(clusters=self.branching).fit(sample(vectors, rows, self.branching, start), start)
-            code, distances = assign(vectors, rows, found.centroids, f"dividing {len(rows):,} vectors")
+            progress = f"dividing {len(rows):,} vectors"
+            code, distances = in_pieces(quantise, vectors, rows, found.centroids, progress)
             if found.varied[0] and np.bincount(code[:, 0]).max() < len(rows):
                 return code[:, 0], distances
-        nowhere = np.zeros(len(rows), np.float32)
-        return _equal_parts(np.zeros(len(rows), np.int64), self.branching, self.leaf_size), nowhere
+        no_distances = np.zeros(len(rows), np.float32)
+        return _equal_parts(np.zeros(len(rows), np.int64), self.branching, self.leaf_size), no_distances
 
     def _below(
         self,
@@ -157,10 +155,10 @@ class HierarchicalKMeans:
         """Return the codes below some groups, padded with -1, and the size of every level there.
 
         Args:
-            vectors: Of all their documents; there may be more rows.
-            group: Of each document, numbered from 0 without gaps.
-            distances: Of each vector to the centroid of its group, squared.
-            depth: Of the groups.
+            vectors: One vector for each document of these groups, and possibly further rows.
+            group: Group of each document, numbered from 0 without gaps.
+            distances: Squared distance of each vector to the centroid of its group.
+            depth: Depth of the groups in the tree.
             seed: Decides the starts.
         """
         total = len(group)
@@ -170,8 +168,8 @@ class HierarchicalKMeans:
         while len(documents):
             column = np.full(total, -1, np.int32)
             in_leaf = np.bincount(group)[group] <= self.leaf_size
-            column[documents[in_leaf]] = _ranks(group[in_leaf], distances[in_leaf])
-            # What a level can hold, not what it holds now: later documents find room.
+            column[documents[in_leaf]] = ranks_in_groups(group[in_leaf], distances[in_leaf])
+            # The most codes that a level can have, not those in use: later documents find room.
             level_sizes.append(max(self.leaf_size * bool(in_leaf.any()), self.branching * (not in_leaf.all())))
             documents, group = documents[~in_leaf], _renumbered(group[~in_leaf])
             if len(documents):
@@ -182,21 +180,17 @@ class HierarchicalKMeans:
         return np.stack(columns, 1) if columns else np.zeros((0, 0), np.int32), level_sizes
 
     def _divide(
-        self,
-        vectors: Float[Array, "n d"],
-        documents: Int[np.ndarray, " a"],
-        group: Int[np.ndarray, " a"],
-        depth: int,
-        seed: list[int],
-    ) -> tuple[Int[np.ndarray, " a"], Float32[np.ndarray, " a"]]:
+        self, vectors: Float[Array, "n d"], documents: Members, group: Members, depth: int, seed: list[int]
+    ) -> tuple[Members, Distances]:
         """Divide every group into at most ``branching`` non-empty parts, of which none is the whole group.
 
         Returns:
             The part of every document, and its squared distance to the part's centroid.
         """
-        equal_parts, nowhere = _equal_parts(group, self.branching, self.leaf_size), np.zeros(len(group), np.float32)
+        equal_parts = _equal_parts(group, self.branching, self.leaf_size)
+        no_distances = np.zeros(len(group), np.float32)
         if depth >= _DEEPEST_CLUSTERING:
-            return equal_parts, nowhere
+            return equal_parts, no_distances
         found = KMeans(clusters=self.branching).fit_groups(
             vectors,
             documents,
@@ -207,19 +201,19 @@ class HierarchicalKMeans:
         sizes = np.bincount(group)
         parts = np.bincount(group * self.branching + found.labels, minlength=len(sizes) * self.branching)
         divided = (found.varied & (parts.reshape(-1, self.branching).max(1) < sizes))[group]
-        return np.where(divided, found.labels, equal_parts), np.where(divided, found.distances, nowhere)
+        return np.where(divided, found.labels, equal_parts), np.where(divided, found.distances, no_distances)
 
 
 class _Part(NamedTuple):
-    """Vectors behind one path of clusters."""
+    """The vectors in the cluster at the end of a path of clusters."""
 
     path: tuple[int, ...]
-    rows: Int[np.ndarray, " a"]  # ascending
-    distances: Float32[np.ndarray, " a"]  # squared, to the centroid
+    rows: Members  # ascending
+    distances: Distances  # squared, to the centroid
 
 
 def _packed(parts: list[_Part], most: int) -> list[list[_Part]]:
-    """Put parts with paths of equal length together, as many as have at most so many vectors."""
+    """Join parts with paths of equal length into batches of at most ``most`` vectors."""
     packed: list[list[_Part]] = []
     for _, alike in itertools.groupby(sorted(parts, key=lambda part: len(part.path)), lambda part: len(part.path)):
         count = most
@@ -236,22 +230,13 @@ def _seed(numbers: list[int]) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _renumbered(group: Int[np.ndarray, " a"]) -> Int[np.ndarray, " a"]:
+def _renumbered(group: Members) -> Members:
     """Number groups from 0 without gaps, in the same order."""
     return np.unique(group, return_inverse=True)[1]
 
 
-def _ranks(group: Int[np.ndarray, " a"], distances: np.ndarray) -> Int[np.ndarray, " a"]:
-    """Return every member's position in its group by distance, then by index."""
-    order = np.lexsort((distances, group))
-    sizes = np.bincount(group)
-    ranks = np.empty(len(group), np.int64)
-    ranks[order] = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group[order]]
-    return ranks
-
-
-def _equal_parts(group: Int[np.ndarray, " a"], branching: int, leaf_size: int) -> Int[np.ndarray, " a"]:
+def _equal_parts(group: Members, branching: int, leaf_size: int) -> Members:
     """Cut every group by index into as few equal parts as its leaves need, at most ``branching``."""
     sizes = np.bincount(group)
     parts = np.minimum(-(-sizes // leaf_size), branching)
-    return _ranks(group, np.zeros(len(group))) * parts[group] // sizes[group]
+    return ranks_in_groups(group) * parts[group] // sizes[group]

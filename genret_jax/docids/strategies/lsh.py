@@ -1,7 +1,7 @@
 """Docids by locality-sensitive hashing: on which sides of random hyperplanes a vector lies."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Int32
 from genret_jax.docids.quantiser import Quantiser
 from genret_jax.docids.strategies.quantised import QuantisedDocids
 from genret_jax.docids.streaming import read
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, from_to
 
 # Largest number of rows that are read to find the mean of vectors that do not fit in memory.
 _MEAN_SAMPLE = 1 << 16
@@ -56,15 +56,9 @@ class LshDocids(QuantisedDocids[LshQuantiser]):
     """
 
     name: ClassVar[str] = "lsh"
-    levels: int = 4
-    hyperplanes: int = 8
+    levels: Annotated[int, at_least(1)] = 4
+    hyperplanes: Annotated[int, from_to(1, 24)] = 8
     centred: bool = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require(self, "levels", self.levels >= 1, "at least 1")
-        require(self, "hyperplanes", 1 <= self.hyperplanes <= 24, "from 1 to 24")
-        require(self, "memory_gib", self.memory_gib > 0, "more than 0")
 
     @property
     def codebook(self) -> int:

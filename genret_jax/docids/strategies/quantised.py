@@ -3,16 +3,17 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from genret_jax.docids.quantiser import Quantiser
 from genret_jax.docids.separating import with_separating
-from genret_jax.docids.streaming import fits_in_memory, recorded_fields, require_vectors
+from genret_jax.docids.streaming import recorded_fields, require_vectors
 from genret_jax.docids.table import DocidTable
 from genret_jax.errors import InputError
+from genret_jax.validation import check_fields, more_than
 
 Fitted = TypeVar("Fitted", bound=Quantiser)
 
@@ -32,23 +33,14 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
 
     name: ClassVar[str]
     separate: bool = True
-    memory_gib: float = 4.0
+    memory_gib: Annotated[float, more_than(0)] = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abc.abstractmethod
     def _fit(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[Fitted, Int32[np.ndarray, "n m"]]:
         """Return the quantiser fitted to checked vectors, and their codes."""
-
-    def fit(self, vectors: np.ndarray, seed: int) -> Fitted:
-        """Return the quantiser fitted to vectors.
-
-        Args:
-            vectors: [n, d]; may be memory-mapped.
-            seed: Decides every random choice.
-
-        Raises:
-            InputError: If there are no vectors, or they are not finite.
-        """
-        return self._check_and_fit(None, vectors, seed)[0]
 
     def assign(
         self, doc_ids: Sequence[str], vectors: np.ndarray | None, seed: int, corpus_fingerprint: str
@@ -87,31 +79,24 @@ class QuantisedDocids(abc.ABC, Generic[Fitted]):
         Raises:
             InputError: If vectors are missing, not one per document, or not finite.
         """
-        if unseen is None or not unseen.any() or vectors is None or len(vectors) != len(unseen):
-            quantiser, codes, in_memory = self._check_and_fit(doc_ids, vectors, seed)
-            order = np.arange(len(codes))
-        else:
-            seen, new = np.flatnonzero(~unseen), np.flatnonzero(unseen)
-            quantiser, known, in_memory = self._check_and_fit([doc_ids[int(i)] for i in seen], vectors[seen], seed)
-            order = np.concatenate([seen, new])
-            codes = np.empty((len(order), known.shape[1]), np.int32)
-            codes[seen], codes[new] = known, quantiser.codes(vectors[new])
+        if not len(doc_ids):
+            raise InputError("no documents", expected="at least one")
+        vectors, in_memory = require_vectors(
+            doc_ids, vectors, strategy=f"{self.name} docids", memory_gib=self.memory_gib
+        )
+        new = np.flatnonzero(unseen) if unseen is not None else np.zeros(0, np.int64)
+        seen = np.setdiff1d(np.arange(len(doc_ids)), new)
+        quantiser, known = self._fit(vectors[seen] if len(new) else vectors, in_memory, seed)
+        codes = np.empty((len(doc_ids), known.shape[1]), np.int32)
+        codes[seen] = known
+        if len(new):
+            codes[new] = quantiser.codes(vectors[new])
         level_sizes = quantiser.level_sizes
         if self.separate:
-            codes, level_sizes = with_separating(codes, level_sizes, order)
+            codes, level_sizes = with_separating(codes, level_sizes, np.concatenate([seen, new]))
         record = {"name": self.name, **recorded_fields(self, in_memory), "seed": seed}
         record["quantiser"] = quantiser.fingerprint
         table = DocidTable.from_codes(
             doc_ids, codes, level_sizes=level_sizes, strategy=record, corpus_fingerprint=corpus_fingerprint
         )
         return quantiser, table
-
-    def _check_and_fit(
-        self, doc_ids: Sequence[str] | None, vectors: np.ndarray | None, seed: int
-    ) -> tuple[Fitted, Int32[np.ndarray, "n m"], bool]:
-        """Return the quantiser, the codes, and whether the vectors fit in memory."""
-        if not len(vectors if doc_ids is None and vectors is not None else doc_ids or ()):
-            raise InputError("no documents", expected="at least one")
-        checked = require_vectors(doc_ids, vectors, strategy=f"{self.name} docids", memory_gib=self.memory_gib)
-        in_memory = fits_in_memory(checked, self.memory_gib)
-        return *self._fit(checked, in_memory, seed), in_memory

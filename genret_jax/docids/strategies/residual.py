@@ -1,7 +1,7 @@
 """Docids by residual quantisation: every level encodes what the levels before it left over."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
@@ -9,8 +9,8 @@ from jaxtyping import Float32, Int, Int32
 from genret_jax.docids.kmeans import KMeans
 from genret_jax.docids.quantiser import ReconstructingQuantiser
 from genret_jax.docids.strategies.quantised import QuantisedDocids
-from genret_jax.docids.streaming import assign, quantise, sample
-from genret_jax.validation import check_fields, require
+from genret_jax.docids.streaming import in_pieces, quantise, sample
+from genret_jax.validation import at_least
 
 
 class ResidualQuantiser(ReconstructingQuantiser):
@@ -50,14 +50,8 @@ class ResidualKMeans(QuantisedDocids[ResidualQuantiser]):
     """
 
     name: ClassVar[str] = "residual"
-    levels: int = 3
-    codebook: int = 256
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require(self, "levels", self.levels >= 1, "at least 1")
-        require(self, "codebook", self.codebook >= 2, "at least 2")
-        require(self, "memory_gib", self.memory_gib > 0, "more than 0")
+    levels: Annotated[int, at_least(1)] = 3
+    codebook: Annotated[int, at_least(2)] = 256
 
     def _fit(
         self, vectors: np.ndarray, in_memory: bool, seed: int
@@ -67,7 +61,7 @@ class ResidualKMeans(QuantisedDocids[ResidualQuantiser]):
         else:
             rows = np.arange(len(vectors))
             codebooks = residual_kmeans(sample(vectors, rows, self.codebook, seed), self.levels, self.codebook, seed)[1]
-            codes = assign(vectors, rows, codebooks, f"quantising {len(vectors):,} vectors")[0]
+            codes = in_pieces(quantise, vectors, rows, codebooks, f"quantising {len(vectors):,} vectors")[0]
         level_sizes = (self.codebook,) * self.levels
         return ResidualQuantiser(level_sizes=level_sizes, arrays={"codebooks": codebooks}), codes
 

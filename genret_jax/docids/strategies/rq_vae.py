@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from genret_jax.losses import (
     residual_quantisation_loss,
     straight_through,
 )
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, more_than, require
 
 # A level that uses a smaller share of its codes has collapsed.
 _MIN_USED_SHARE = 0.1
@@ -70,31 +70,24 @@ class RqVae(QuantisedDocids[RqVaeQuantiser]):
     """
 
     name: ClassVar[str] = "rq-vae"
-    levels: int = 3
-    codebook: int = 256
+    levels: Annotated[int, at_least(1)] = 3
+    codebook: Annotated[int, at_least(2)] = 256
     hidden: tuple[int, ...] = (512, 256, 128)
-    width: int = 32
-    beta: float = 0.25
+    width: Annotated[int, at_least(1)] = 32
+    beta: Annotated[float, at_least(0)] = 0.25
     commitment: Literal["residual", "cumulative"] = "residual"
     optimizer: Literal["adamw", "adagrad"] = "adamw"
-    learning_rate: float = 1e-3
-    epochs: int = 500
-    batch_size: int = 1024
+    learning_rate: Annotated[float, more_than(0)] = 1e-3
+    epochs: Annotated[int, at_least(1)] = 500
+    batch_size: Annotated[int, at_least(1)] = 1024
     standardise: bool = True
-    revive_after: int = 2
+    revive_after: Annotated[int, at_least(0)] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
         # gin gives lists; a tuple keeps the strategy hashable, so that jit can take it as a static argument.
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for field in ("levels", "width", "epochs", "batch_size"):
-            require(self, field, getattr(self, field) >= 1, "at least 1")
-        require(self, "codebook", self.codebook >= 2, "at least 2")
         require(self, "hidden", all(width >= 1 for width in self.hidden), "widths of at least 1")
-        require(self, "beta", self.beta >= 0, "0 or more")
-        require(self, "learning_rate", self.learning_rate > 0, "more than 0")
-        require(self, "revive_after", self.revive_after >= 0, "0 or more")
-        require(self, "memory_gib", self.memory_gib > 0, "more than 0")
 
     def _fit(self, vectors: np.ndarray, in_memory: bool, seed: int) -> tuple[RqVaeQuantiser, Int32[np.ndarray, "n m"]]:
         if len(vectors) < self.codebook:

@@ -449,7 +449,7 @@ def test_objectives_that_write_text_need_one_vocabulary_and_sentinels(tmp_path: 
         ({"indexing_rate": 0.0, "pseudo_query_rate": 0.0, "retrieval_rate": 0.0}, "some rate above 0"),
         ({"word_drop": 0.7}, "below 1 with word_drop added"),
         ({"input_length": 1}, "input_length is 1"),
-        ({"resegmentation": 1.5}, "between 0 and 1"),
+        ({"resegmentation": 1.5}, "from 0 to 1"),
         ({"indexing_first": -1}, "0 or more"),
         ({"indexing_first": 5, "indexing_rate": 0.0}, "0 unless indexing and others have a rate"),
     ],

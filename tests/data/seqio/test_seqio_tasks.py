@@ -17,8 +17,7 @@ from support.tiny_store import LetterVocabulary, tiny_store
 from genret_jax.data.examples.pseudo_queries import PseudoQueries
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.seqio.metrics import docid_metrics
-from genret_jax.data.seqio.tasks import register_tasks
+from genret_jax.data.seqio.tasks import docid_metrics, register_tasks
 from genret_jax.data.text.vocabulary import ByteVocabulary
 from genret_jax.errors import InputError
 

@@ -118,8 +118,8 @@ def test_the_crawl_of_2023_goes_by_the_parent_of_variants(tmp_path):
     reviews, metadata = tmp_path / "Beauty.jsonl", tmp_path / "meta_Beauty.jsonl"
     reviews.write_text(json_lines(reviews_2023()))
     metadata.write_text(json_lines(META_2023))
-    found, _ = amazon(reviews, metadata, core=3, name="beauty")
-    assert found.name == "beauty"
+    found, _ = amazon(reviews, metadata, core=3)
+    assert found.name == "Beauty"
     assert histories(found)["A2"] == ["B003", "B002", "B001"]
     assert found.items.texts == (
         "Balm. Price: $8.90. Brand: Keeffe. Categories: Beauty, Hands.",

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genret_jax.data.records import Place
 from genret_jax.data.sources.events import (
     Event,
     chronological,
@@ -157,13 +158,13 @@ def test_an_unknown_rule_is_refused(annotations_unchecked):
 
 @pytest.mark.parametrize("value", [1400000000, "1400000000", 1.4e9, "-3", 0])
 def test_times_are_numbers_or_their_text(value):
-    assert time_of(value, "'timestamp'", Path("f"), 3) == float(value)
+    assert time_of(value, "'timestamp'", Place(Path("f"), 3)) == float(value)
 
 
 @pytest.mark.parametrize("value", [None, True, "", "noon", "sNaN", "1e99999999", math.nan, "inf", [1], 10**400])
 def test_what_is_no_time_is_refused(value):
     with pytest.raises(InputError, match=r"f:3: 'timestamp' is .*expected a time as a number"):
-        time_of(value, "'timestamp'", Path("f"), 3)
+        time_of(value, "'timestamp'", Place(Path("f"), 3))
 
 
 @pytest.mark.parametrize("step", [1, "0.5", "1e-7"])
@@ -174,19 +175,19 @@ def test_times_that_a_float_cannot_tell_apart_keep_their_order(step):
     assert len(set(map(float, times))) == 1
     assert not set(times) & {"1.7E+18"}
     events = collect_events(
-        Event("u", item, time_of(time, "time", Path("f"), 1)) for item, time in zip("cabx", times, strict=True)
+        Event("u", item, time_of(time, "time", Place(Path("f"), 1))) for item, time in zip("cabx", times, strict=True)
     )
     assert events.time.dtype == np.int64
     assert distinct(events).all()
     assert [item for _, item, _ in triples(chronological(events, "file").events)] == ["a", "x", "b", "c"]
     assert ties_with_next(chronological(events, "file").events).tolist() == [True, False, False]
-    again = collect_events(Event("u", "a", time_of(time, "time", Path("f"), 1)) for time in times)
+    again = collect_events(Event("u", "a", time_of(time, "time", Place(Path("f"), 1))) for time in times)
     assert distinct(again).tolist() == [True, True, True, False]
 
 
 def test_whole_times_are_kept_whatever_they_are_written_as():
     times = [10**18 + 1, str(10**18 + 2), "978300760.0", 978300761.0, -5]
-    events = collect_events(Event("u", "a", time_of(time, "time", Path("f"), 1)) for time in times)
+    events = collect_events(Event("u", "a", time_of(time, "time", Place(Path("f"), 1))) for time in times)
     assert events.time.tolist() == [10**18 + 1, 10**18 + 2, 978300760, 978300761, -5]
 
 

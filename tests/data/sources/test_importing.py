@@ -8,8 +8,7 @@ import pytest
 
 from genret_jax.data.interactions import read_interactions, write_interactions
 from genret_jax.data.sources.events import Event, collect_events
-from genret_jax.data.sources.importing import build_histories, histories_as_given
-from genret_jax.data.sources.item_text import ItemText
+from genret_jax.data.sources.importing import ItemText, build_histories
 from genret_jax.errors import InputError
 
 FILE = Path("log.tsv")
@@ -124,7 +123,7 @@ def test_without_events_or_users_there_is_an_error():
     with pytest.raises(InputError, match="a core of 0; expected at least 1"):
         build_histories(events(), source=FILE, core=0)
     with pytest.raises(InputError, match="left of 2 events, 1 users and 2 items; expected one item each"):
-        histories_as_given(events("u a 0\nu b 0"), source=FILE)
+        build_histories(events("u a 0\nu b 1"), source=FILE, core=1)
 
 
 def test_texts_of_other_items_are_an_error_and_no_texts_a_warning():
@@ -134,13 +133,6 @@ def test_texts_of_other_items_are_an_error_and_no_texts_a_warning():
     with pytest.warns(UserWarning, match="semantic ids need texts, or vectors in embeddings.npy"):
         report = histories.with_texts({}, name="log", files=[]).report
     assert report.items_without_text == 4
-
-
-def test_what_was_given_in_order_is_left_as_it_is():
-    histories = histories_as_given(events("u c 0\nu a 0\nu b 0\nu c 0\nv a 0"), source=FILE)
-    found = histories.with_texts(TEXTS, name="s", files=[Path("items")])
-    assert [found.interactions.items.doc_ids[i] for i in found.interactions.item] == ["c", "a", "b", "c", "a"]
-    assert (found.report.tied_events, found.report.repeats, found.report.core) == (0, 1, 1)
 
 
 def test_what_is_written_reads_the_same(imported, tmp_path):

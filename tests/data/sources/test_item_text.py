@@ -2,7 +2,7 @@
 
 import pytest
 
-from genret_jax.data.sources.item_text import ItemText, item_text, plain
+from genret_jax.data.sources.importing import ItemText, item_text, plain
 
 
 def test_title_and_fields_become_one_line():

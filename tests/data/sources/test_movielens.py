@@ -82,8 +82,8 @@ def test_a_folder_without_ratings_is_reported(tmp_path):
     ("file", "content", "message"),
     [
         ("u.data", "1\t2\t5\n", "u.data:1: 3 columns in '1\\t2\\t5'; expected 4"),
-        ("u.data", "1\t2\t5\tnoon\n", "u.data:1: the time is 'noon'"),
-        ("u.data", "\t2\t5\t7\n", "u.data:1: the user is ''"),
+        ("u.data", "1\t2\t5\tnoon\n", "u.data:1: 'timestamp' is 'noon'"),
+        ("u.data", "\t2\t5\t7\n", "u.data:1: 'userId' is ''"),
         ("u.data", "", "u.data: no events"),
         ("u.item", "1|Heat|01-Jan-1995||x|0|1\n", "u.item:1: 7 columns"),
         ("u.item", "", "u.item: no text for any of the 3 items"),

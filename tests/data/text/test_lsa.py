@@ -47,7 +47,7 @@ def test_directions_are_those_of_the_full_svd():
     weighted = tf_idf(counts)[0].toarray()
     _, singular_values, rows = np.linalg.svd(weighted, full_matrices=False)
     found = lsa(counts, 4, seed=0)
-    np.testing.assert_allclose(found.singular_values, singular_values[:4], rtol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found.documents, axis=0), singular_values[:4], rtol=1e-3)
     np.testing.assert_allclose(np.abs(np.sum(found.terms * rows[:4].T, axis=0)), 1.0, atol=1e-2)
     np.testing.assert_allclose(found.documents, weighted @ found.terms, atol=1e-5)
     np.testing.assert_allclose(found.terms.T @ found.terms, np.eye(4), atol=1e-5)
@@ -69,7 +69,6 @@ def test_beyond_the_rank_there_are_zeros():
     assert found.terms.shape == (3, 6)
     np.testing.assert_allclose(found.documents[:, 0], 1.0, rtol=1e-5)
     np.testing.assert_array_equal(found.documents[:, 1:], 0.0)
-    np.testing.assert_array_equal(found.singular_values[1:], 0.0)
     assert {array.dtype for array in found} == {np.dtype(np.float32)}
 
 
@@ -88,10 +87,10 @@ def test_nothing_to_analyse_is_refused():
         lsa(counts_of_topics(), 0, seed=0)
 
 
-def scores_of_bm25s(counts, *, k1, b):
+def scores_of_bm25s(counts):
     bm25s = pytest.importorskip("bm25s", reason="bm25s, of the extra baselines, is not installed")
     words = [[str(term) for term in np.repeat(np.arange(counts.shape[1]), row)] for row in counts.toarray()]
-    index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
+    index = bm25s.BM25(method="lucene", k1=0.9, b=0.75, backend="numpy")
     index.index(words, show_progress=False)
     found = np.zeros(counts.shape, np.float32)
     for term in range(counts.shape[1]):
@@ -100,11 +99,9 @@ def scores_of_bm25s(counts, *, k1, b):
     return found
 
 
-@pytest.mark.parametrize("constants", [{"k1": 0.9, "b": 0.75}, {"k1": 1.5, "b": 0.4}])
-def test_bm25_is_that_of_bm25s(constants):
+def test_bm25_is_that_of_bm25s():
     counts = counts_of_topics()
-    found = bm25(counts, bm25_idf(counts), **constants).toarray()
-    np.testing.assert_allclose(found, scores_of_bm25s(counts, **constants), rtol=1e-5)
+    np.testing.assert_allclose(bm25(counts, bm25_idf(counts)).toarray(), scores_of_bm25s(counts), rtol=1e-5)
 
 
 def test_terms_that_queries_hold_often_say_little():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from genret_jax.data.examples.shards import WordTable
 from genret_jax.data.text.vocabulary import (
     UNKNOWN,
     ByteVocabulary,
@@ -14,7 +15,6 @@ from genret_jax.data.text.vocabulary import (
     from_model_file,
     train_sentencepiece,
 )
-from genret_jax.data.text.word_table import WordTable
 from genret_jax.errors import InputError
 from genret_jax.storage import read_json, write_json
 

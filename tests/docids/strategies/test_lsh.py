@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from support.quantisers import fit_quantiser
 
 from genret_jax.docids import LshDocids, RandomDocids
 from genret_jax.docids.strategies.lsh import LshQuantiser
@@ -33,7 +34,7 @@ def test_vectors_in_a_cone_are_told_apart_through_their_mean():
     vectors = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
     vectors[:, 0] += 20
     used = [
-        len(np.unique(LshDocids(levels=1, hyperplanes=4, centred=centred).fit(vectors, 0).codes(vectors)))
+        len(np.unique(fit_quantiser(LshDocids(levels=1, hyperplanes=4, centred=centred), vectors).codes(vectors)))
         for centred in (True, False)
     ]
     assert used[0] >= 14
@@ -43,7 +44,7 @@ def test_vectors_in_a_cone_are_told_apart_through_their_mean():
 def test_near_vectors_have_more_codes_in_common():
     random = np.random.default_rng(1)
     vectors = random.standard_normal((300, 8)).astype(np.float32)
-    quantiser = LshDocids(levels=3, hyperplanes=3).fit(vectors, 0)
+    quantiser = fit_quantiser(LshDocids(levels=3, hyperplanes=3), vectors)
     same = [
         np.mean(quantiser.codes(vectors) == quantiser.codes(vectors + size * random.standard_normal((300, 8))))
         for size in (0.01, 0.3, 10.0)
@@ -83,8 +84,8 @@ def test_vectors_beyond_the_memory_are_hashed_alike():
         (lambda: RandomDocids(levels=0), "RandomDocids.levels is 0"),
         (lambda: RandomDocids(codebook=1), "RandomDocids.codebook is 1"),
         (lambda: LshDocids().assign(NAMES, None, 0, ""), "lsh docids without document vectors"),
-        (lambda: LshDocids().fit(np.zeros((0, 3)), 0), "no documents"),
-        (lambda: LshDocids().fit(np.full((1, 3), np.inf), 0), "row 0 is not finite"),
+        (lambda: fit_quantiser(LshDocids(), np.zeros((0, 3))), "no documents"),
+        (lambda: fit_quantiser(LshDocids(), np.full((1, 3), np.inf)), "row 0, of document .d0., is not finite"),
     ],
 )
 def test_mistakes(make, message):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.quantisers import fit_quantiser
 
 from genret_jax.docids import ResidualKMeans, RqVae
 from genret_jax.docids.strategies import rq_vae as training
@@ -36,9 +37,9 @@ def fitted(vectors):
 
 def test_every_level_leaves_less_and_less_than_clusters_alone(vectors):
     standardised = (vectors - vectors.mean(0)) / vectors.std(0)
-    errors = TINY.fit(standardised, 0).relative_errors(standardised)
+    errors = fit_quantiser(TINY, standardised).relative_errors(standardised)
     assert errors == sorted(errors, reverse=True)
-    of_clusters = ResidualKMeans(levels=1, codebook=8).fit(standardised, 0).relative_errors(standardised)
+    of_clusters = fit_quantiser(ResidualKMeans(levels=1, codebook=8), standardised).relative_errors(standardised)
     assert errors[-1] < 0.7 * of_clusters[0]
 
 
@@ -120,7 +121,7 @@ def test_standardised_dimensions_count_alike(vectors):
 
 def test_the_other_commitment_and_optimizer_learn_too(vectors):
     other = dataclasses.replace(TINY, commitment="cumulative", optimizer="adagrad", learning_rate=0.1)
-    assert other.fit(vectors, 0).relative_errors(vectors)[-1] < 0.3
+    assert fit_quantiser(other, vectors).relative_errors(vectors)[-1] < 0.3
 
 
 def test_a_collapsed_codebook_is_an_error(vectors, monkeypatch):
@@ -133,7 +134,7 @@ def test_a_collapsed_codebook_is_an_error(vectors, monkeypatch):
     config = dataclasses.replace(TINY, standardise=False, optimizer="adagrad", learning_rate=0.4)
     message = r"collapsed: level 1 uses 1 of 8.*RqVae.standardise = True and optimizer = 'adamw' with learning_rate"
     with pytest.raises(InputError, match=message):
-        config.fit(vectors, 0)
+        fit_quantiser(config, vectors)
     config._require_use(np.zeros((COUNT, 2), np.int32), np.repeat(vectors[:5], 8, axis=0))  # no more to tell apart
 
 
@@ -146,12 +147,12 @@ def test_a_network_that_has_diverged_is_an_error(vectors, monkeypatch):
 
     monkeypatch.setattr(training, "train", diverged)
     with pytest.raises(InputError, match=r"has diverged: its decoder is off by .*RqVae.optimizer = 'adamw'"):
-        dataclasses.replace(TINY, optimizer="adagrad", learning_rate=0.4).fit(vectors, 0)
+        fit_quantiser(dataclasses.replace(TINY, optimizer="adagrad", learning_rate=0.4), vectors)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(vectors):
     with pytest.raises(InputError, match=r"loss of the RQ-VAE is (nan|inf).*a lower learning_rate"):
-        dataclasses.replace(TINY, learning_rate=1e30).fit(vectors, 0)
+        fit_quantiser(dataclasses.replace(TINY, learning_rate=1e30), vectors)
 
 
 def test_more_vectors_than_fit_train_on_some(vectors):
@@ -164,7 +165,7 @@ def test_more_vectors_than_fit_train_on_some(vectors):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RqVae().fit(np.zeros((255, 3)), 0), "255 documents for codebooks of 256.*at most 63 codes"),
+        (lambda: fit_quantiser(RqVae(), np.zeros((255, 3))), "255 documents for codebooks of 256.*at most 63 codes"),
         (lambda: RqVae(codebook=1), "RqVae.codebook is 1"),
         (lambda: RqVae(hidden=(16, 0)), r"RqVae.hidden is \(16, 0\)"),
         (lambda: RqVae(learning_rate=0.0), "RqVae.learning_rate is 0.0"),
