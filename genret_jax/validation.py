@@ -10,7 +10,7 @@ from genret_jax.errors import InputError, nearest
 
 
 class Limit(NamedTuple):
-    """Numbers that a field may have, beside its type: ``levels: Annotated[int, at_least(1)] = 3``.
+    """Limit of a number, beside the type of a field: ``width: Annotated[int, at_least(1)] | None = None``.
 
     Attributes:
         allows: Returns whether a number is allowed.
@@ -31,9 +31,19 @@ def more_than(bound: int | float) -> Limit:
     return Limit(lambda value: value > bound, f"more than {bound}")
 
 
+def at_most(most: int | float) -> Limit:
+    """Allow a number and all smaller ones."""
+    return Limit(lambda value: value <= most, f"at most {most}")
+
+
+def less_than(bound: int | float) -> Limit:
+    """Allow all numbers that are smaller than one."""
+    return Limit(lambda value: value < bound, f"less than {bound}")
+
+
 def from_to(least: int | float, most: int | float) -> Limit:
     """Allow two numbers and all between them."""
-    return Limit(lambda value: least <= value <= most, f"from {least} to {most}")
+    return Limit(lambda value: least <= value <= most, f"from {least:,} to {most:,}")
 
 
 def check_fields(config: Any) -> None:
@@ -45,14 +55,15 @@ def check_fields(config: Any) -> None:
     Raises:
         InputError: Naming the class, the field, the value found and the type expected.
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints, types_alone = typing.get_type_hints(type(config), include_extras=True), typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        hint, *limits = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        value, hint = getattr(config, field.name), types_alone[field.name]
         if not _matches(value, hint):
             reject(config, field.name, _describe(hint, value))
-        for limit in limits:
-            require(config, field.name, limit.allows(value), limit.expected)
+        if value is not None:
+            or_none = ", or None" if _matches(None, hint) else ""
+            for limit in _limits(hints[field.name]):
+                require(config, field.name, limit.allows(value), limit.expected + or_none)
 
 
 def reject(config: Any, field: str, expected: str) -> typing.NoReturn:
@@ -65,6 +76,15 @@ def require(config: Any, field: str, condition: bool, expected: str) -> None:
     """Reject a field unless the condition holds."""
     if not condition:
         reject(config, field, expected)
+
+
+def _limits(hint: Any) -> list[Limit]:
+    """Return the limits of a field that is a number, or a number or None."""
+    if typing.get_origin(hint) is Annotated:
+        return [limit for limit in typing.get_args(hint)[1:] if isinstance(limit, Limit)]
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return [limit for option in typing.get_args(hint) for limit in _limits(option)]
+    return []
 
 
 def _matches(value: Any, hint: Any) -> bool:

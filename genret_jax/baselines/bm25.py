@@ -4,7 +4,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.words import spaced
 from genret_jax.errors import InputError
 from genret_jax.evaluation.trec import rankings_by_id
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, from_to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,15 +26,13 @@ class Bm25Config:
         stemmer: Reduce words to stems with Snowball's English stemmer.
     """
 
-    k1: float = 1.5
-    b: float = 0.75
+    k1: Annotated[float, at_least(0)] = 1.5
+    b: Annotated[float, from_to(0, 1)] = 0.75
     stop_words: bool = True
     stemmer: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "k1", self.k1 >= 0, "a number of at least 0")
-        require(self, "b", 0 <= self.b <= 1, "a number from 0 to 1")
 
     def describe(self) -> str:
         """Return one line for a report."""

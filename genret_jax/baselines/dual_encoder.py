@@ -9,7 +9,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.layers import Embed
 from genret_jax.training import TrainerConfig, read_metrics, restore_params, train
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, more_than
 
 _ROWS_AT_ONCE = 256  # most texts encoded in one call
 
@@ -48,16 +48,13 @@ class DualEncoderConfig:
     """
 
     network: T5Config
-    query_length: int = 24
-    document_length: int = 64
+    query_length: Annotated[int, at_least(2)] = 24
+    document_length: Annotated[int, at_least(2)] = 64
     append_eos: bool = False
-    temperature: float = 0.05
+    temperature: Annotated[float, more_than(0)] = 0.05
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "query_length", self.query_length >= 2, "at least 2")
-        require(self, "document_length", self.document_length >= 2, "at least 2")
-        require(self, "temperature", self.temperature > 0, "a number above 0")
 
 
 class TextEncoder(nn.Module):

@@ -5,7 +5,7 @@ Both use only the training part of the histories.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64
 
 from genret_jax.data.examples.histories import training_items
 from genret_jax.data.interactions import Interactions
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, at_most, check_fields, more_than
 
 _SCORES_AT_ONCE = 1 << 25  # most scores held at a time, 128 MiB
 
@@ -53,15 +53,12 @@ class ItemNeighboursConfig:
         neighbours: Number of most similar items that are kept for each item.
     """
 
-    last_items: int = 20
-    decay: float = 0.4
-    neighbours: int = 200
+    last_items: Annotated[int, at_least(1)] = 20
+    decay: Annotated[float, more_than(0), at_most(1)] = 0.4
+    neighbours: Annotated[int, at_least(1)] = 200
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "last_items", self.last_items >= 1, "at least 1")
-        require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
-        require(self, "neighbours", self.neighbours >= 1, "at least 1")
 
     def describe(self) -> str:
         """Return one line for a report."""

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from genret_jax.evaluation.recommendation import answers_of, measure
 from genret_jax.evaluation.report import System
 from genret_jax.losses import sampled_binary_cross_entropy, tied_softmax_cross_entropy
 from genret_jax.training import AdamW, LinearWarmupLinearDecay, TrainerConfig, restore_params, train
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, less_than, require
 
 _MASKED = -1e9
 _ROWS_AT_ONCE = 512  # most histories ranked in one call
@@ -49,20 +49,16 @@ class SasRecConfig:
             items, which makes SASRec far stronger (Klenitskiy & Vasilev 2023, arXiv 2309.07602).
     """
 
-    width: int = 64
-    blocks: int = 2
-    heads: int = 1
-    max_length: int = 50
-    dropout: float = 0.5
+    width: Annotated[int, at_least(1)] = 64
+    blocks: Annotated[int, at_least(1)] = 2
+    heads: Annotated[int, at_least(1)] = 1
+    max_length: Annotated[int, at_least(2)] = 50
+    dropout: Annotated[float, at_least(0), less_than(1)] = 0.5
     loss: Literal["bce", "cross_entropy"] = "bce"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("width", "blocks", "heads"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "heads", self.width % self.heads == 0, f"a divisor of width {self.width}")
-        require(self, "max_length", self.max_length >= 2, "at least 2")
-        require(self, "dropout", 0 <= self.dropout < 1, "a rate from 0 to below 1")
 
     def describe(self) -> str:
         """Return one line for a report."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
 from genret_jax.errors import InputError
 from genret_jax.evaluation.trec import rankings_by_id
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields
 
 _SCORES_AT_ONCE = 1 << 25  # most similarities held at a time, 128 MiB
 
@@ -76,14 +76,12 @@ class HnswConfig:
         ef_search: Number of candidates of a search; at least the number of results.
     """
 
-    neighbours: int = 32
-    ef_construction: int = 80
-    ef_search: int = 64
+    neighbours: Annotated[int, at_least(2)] = 32
+    ef_construction: Annotated[int, at_least(2)] = 80
+    ef_search: Annotated[int, at_least(2)] = 64
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("neighbours", "ef_construction", "ef_search"):
-            require(self, name, getattr(self, name) >= 2, "at least 2")
 
 
 class HnswIndex:

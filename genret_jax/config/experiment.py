@@ -5,7 +5,7 @@ The classes here are what gin files name. They hold choices and check them; :mod
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from genret_jax.config.record import to_bindings
 from genret_jax.data.examples.histories import HistoryConfig
@@ -16,7 +16,7 @@ from genret_jax.losses import TokenLoss, check_consistency
 from genret_jax.models.config import T5Config
 from genret_jax.models.start import Start
 from genret_jax.training import TrainerConfig
-from genret_jax.validation import check_fields, reject, require
+from genret_jax.validation import at_least, check_fields, from_to, less_than, reject, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,13 @@ class VocabularyConfig:
     """
 
     kind: Literal["sentencepiece", "file", "bytes"] = "sentencepiece"
-    size: int = 8000
+    size: Annotated[int, at_least(16)] = 8000
     normalization: Literal["words", "none"] = "words"
     path: str | None = None
-    extra_ids: int = 0
+    extra_ids: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "size", self.size >= 16, "at least 16")
-        require(self, "extra_ids", self.extra_ids >= 0, "0 or more")
         require(self, "path", (self.path is not None) == (self.kind == "file"), "a path exactly when kind is 'file'")
 
 
@@ -93,15 +91,13 @@ class EvaluationConfig:
     """
 
     split: str = "test"
-    beam: int = 100
-    validation_beam: int = 20
-    validation_queries: int = 512
-    batch_size: int = 64
+    beam: Annotated[int, at_least(1)] = 100
+    validation_beam: Annotated[int, at_least(1)] = 20
+    validation_queries: Annotated[int, at_least(1)] = 512
+    batch_size: Annotated[int, at_least(1)] = 64
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for field in ("beam", "validation_beam", "validation_queries", "batch_size"):
-            require(self, field, getattr(self, field) >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +124,19 @@ class BaseExperiment:
 
     corpus: str
     docids: DocidStrategy | LearnedDocids | str
-    docid_seed: int = 0
+    docid_seed: Annotated[int, from_to(0, 2**32 - 1)] = 0
     model: T5Config
     start: Start | None = None
     trainer: TrainerConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     loss: TokenLoss | None = None
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
+    z_loss: Annotated[float, at_least(0)] = 0.0
+    label_smoothing: Annotated[float, at_least(0), less_than(1)] = 0.0
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "docid_seed", 0 <= self.docid_seed < 2**32, "a seed from 0 to 2**32 - 1")
-        require(self, "z_loss", self.z_loss >= 0, "0 or more")
         check_consistency(self, self.model.dropout_rate)
-        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
         plain = self.loss is None or not (self.z_loss or self.label_smoothing)
         require(self, "loss", plain, "None with z_loss or label_smoothing, which are settings of cross-entropy")
         # Label smoothing would ask for tokens whose logits the prefix head holds at the lowest value.
@@ -201,11 +194,10 @@ class Experiment(BaseExperiment):
     vocabulary: VocabularyConfig = VocabularyConfig()
     sampler: SamplerConfig = SamplerConfig()
     start: Start | None = None
-    hold_out: float = 0.1
+    hold_out: Annotated[float, at_least(0), less_than(1)] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "hold_out", 0 <= self.hold_out < 1, "a share from 0 to below 1")
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")
@@ -237,11 +229,10 @@ class Recommendation(BaseExperiment):
     histories: HistoryConfig = HistoryConfig()
     start: Start | None = None
     evaluation: EvaluationConfig = EvaluationConfig(beam=20)
-    cold_items: float = 0.0
+    cold_items: Annotated[float, at_least(0), less_than(1)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "cold_items", 0 <= self.cold_items < 1, "a share from 0 to below 1")
         learned = isinstance(self.docids, LearnedDocids)
         require(self, "docids", not learned, "another strategy: LearnedDocids reads documents")
         fits = self.histories.whole_items and self.model.shared_codes

@@ -17,7 +17,7 @@ from genret_jax.data.text.lsa import lsa
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
 from genret_jax.storage import read_npy
-from genret_jax.validation import at_least, check_fields, require
+from genret_jax.validation import at_least, check_fields, from_to
 
 _CHECKED_AT_ONCE = 1 << 16  # vectors, so that a large file need not fit in memory
 
@@ -68,12 +68,11 @@ class LsaVectors:
     """
 
     dimensions: Annotated[int, at_least(1)] = 64
-    seed: int = 0
+    seed: Annotated[int, from_to(0, 2**32 - 1)] = 0
     min_documents: Annotated[int, at_least(1)] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "seed", 0 <= self.seed < 2**32, "a number from 0 to 2**32 - 1")
 
     def vectors(self, corpus: Corpus) -> Num[np.ndarray, "n d"]:
         """Compute the vectors; documents without a frequent word get zeros, with a warning."""

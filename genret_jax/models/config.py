@@ -1,12 +1,12 @@
 """The shape of a T5 network, and its departures from T5."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 
 from genret_jax.errors import InputError
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, from_to, less_than, more_than, require
 
 # Table sizes are rounded up to a multiple of the first number, large ones to a multiple of the second, so that they
 # divide evenly among the devices of the model axis.
@@ -14,18 +14,9 @@ _DIVISIBLE = (8, 128)
 _LARGE = 2048
 # Upper limits that no T5 comes near; a larger value is a typing error or a damaged file, and would hang or exhaust
 # the memory.
-_MOST_LAYERS, _WIDEST, _MOST_ROWS = 1000, 1 << 20, (1 << 31) - 1
-_LIMITS = {
-    **dict.fromkeys(("vocab_size", "decoder_vocab_size"), (1, _MOST_ROWS)),
-    **dict.fromkeys(("d_model", "d_kv", "num_heads", "d_ff", "adaptive_width"), (1, _WIDEST)),
-    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers"), (1, _MOST_LAYERS)),
-    "relative_attention_num_buckets": (4, _WIDEST),
-    "relative_attention_max_distance": (3, _MOST_ROWS),
-    "adaptive_layers": (0, _MOST_LAYERS),
-    "lexical_width": (0, _WIDEST),
-    "num_nodes": (0, _MOST_ROWS),
-}
-_ITEM_LIMITS = {"leading": (0, _WIDEST), "length": (1, _MOST_LAYERS), "count": (1, _WIDEST)}
+_Layers = Annotated[int, from_to(1, 1000)]
+_Width = Annotated[int, from_to(1, 1 << 20)]
+_Rows = Annotated[int, from_to(1, (1 << 31) - 1)]
 _ACTIVATIONS = ("gelu", "relu", "linear", "silu")
 
 
@@ -42,15 +33,14 @@ class ItemInput:
             In the input, the nodes then follow the tokens of each item.
     """
 
-    leading: int
-    length: int
-    count: int
+    leading: Annotated[int, from_to(0, 1 << 20)]
+    length: _Layers
+    count: _Width
     causal: bool = False
     whole: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _require_limits(self, _ITEM_LIMITS)
         require(self, "leading", not (self.causal and self.leading), "0 with causal items")
 
     @property
@@ -117,33 +107,33 @@ class T5Config:
             no network can be built then.
     """
 
-    vocab_size: int = 32128
-    decoder_vocab_size: int | None = None
-    d_model: int = 512
-    d_kv: int = 64
-    num_heads: int = 6
-    d_ff: int = 1024
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 8
+    vocab_size: _Rows = 32128
+    decoder_vocab_size: _Rows | None = None
+    d_model: _Width = 512
+    d_kv: _Width = 64
+    num_heads: _Width = 6
+    d_ff: _Width = 1024
+    num_encoder_layers: _Layers = 8
+    num_decoder_layers: _Layers = 8
     activations: tuple[str, ...] = ("gelu", "linear")
-    dropout_rate: float = 0.1
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
+    dropout_rate: Annotated[float, at_least(0), less_than(1)] = 0.1
+    relative_attention_num_buckets: Annotated[int, from_to(4, 1 << 20)] = 32
+    relative_attention_max_distance: Annotated[int, from_to(3, (1 << 31) - 1)] = 128
     tie_embeddings: bool = False
     scale_decoder_outputs: bool = False
-    layer_norm_epsilon: float = 1e-6
+    layer_norm_epsilon: Annotated[float, more_than(0)] = 1e-6
     encoder_final_norm: bool = True
     item_input: ItemInput | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
-    adaptive_layers: int = 0
-    adaptive_width: int | None = None
+    adaptive_layers: Annotated[int, from_to(0, 1000)] = 0
+    adaptive_width: _Width | None = None
     shared_codes: bool = False
     root_lookahead: bool = False
-    lexical_width: int = 0
-    lexical_dropout: float = 0.9
-    num_nodes: int = 0
+    lexical_width: Annotated[int, from_to(0, 1 << 20)] = 0
+    lexical_dropout: Annotated[float, at_least(0), less_than(1)] = 0.9
+    num_nodes: Annotated[int, from_to(0, (1 << 31) - 1)] = 0
 
     @classmethod
     def t5_1_0_small(cls, **fields: Any) -> "T5Config":
@@ -164,16 +154,13 @@ class T5Config:
         check_fields(self)
         # gin hands over lists; a tuple keeps the configuration hashable, so that jit can take it as static.
         object.__setattr__(self, "activations", tuple(self.activations))
-        _require_limits(self, _LIMITS)
         require(self, "decoder_vocab_size", self.decoder_vocab_size != 1, "None, or at least 2")
         known = bool(self.activations) and all(name in _ACTIVATIONS for name in self.activations)
         require(self, "activations", known, f"one or more of {', '.join(_ACTIVATIONS)}")
-        require(self, "dropout_rate", 0 <= self.dropout_rate < 1, "a rate from 0 to below 1")
         buckets = self.relative_attention_num_buckets
         require(self, "relative_attention_num_buckets", buckets >= 4 and buckets % 4 == 0, "a multiple of 4")
         far = self.relative_attention_max_distance > buckets // 2
         require(self, "relative_attention_max_distance", far, f"more than {buckets // 2} (half of the buckets)")
-        require(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         needs_nodes = self.head == "prefix"
         layers, width = self.adaptive_layers, self.adaptive_width
         require(self, "adaptive_layers", not (layers and needs_nodes), "0 unless head='vocabulary'")
@@ -184,7 +171,6 @@ class T5Config:
         require(self, "decoder_vocab_size", fits, "at most vocab_size with whole items and shared_codes")
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
         require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
-        require(self, "lexical_dropout", 0 <= self.lexical_dropout < 1, "a rate from 0 to below 1")
         form = self.item_input
         summed = form is None or not (form.causal or form.whole)
         require(self, "lexical_width", summed or not self.lexical_width, "0 with causal or whole items")
@@ -262,10 +248,3 @@ def divisible(size: int) -> int:
     """Round a number of rows up, so that it divides evenly among devices."""
     unit = _DIVISIBLE[size > _LARGE]
     return -(-size // unit) * unit
-
-
-def _require_limits(config: T5Config | ItemInput, limits: dict[str, tuple[int, int]]) -> None:
-    """Reject a field outside its limits; None is allowed."""
-    for field, (least, most) in limits.items():
-        value = getattr(config, field)
-        require(config, field, value is None or least <= value <= most, f"a number from {least:,} to {most:,}")

@@ -7,7 +7,7 @@ residual branches, so training begins at the quality of latent semantic analysis
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.start import ItemFacts, Params, TextFacts
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, at_most, check_fields, more_than
 
 # Token vectors smaller than this share of the largest are rounding errors of the analysis.
 _ROUNDING = 1e-4
@@ -53,14 +53,13 @@ class LsaStart(_Copying):
 
     token_scale: float = 0.5
     lexical_scale: float = 60.0
-    query_weight: float | None = None
+    query_weight: Annotated[float, at_least(0)] | None = None
 
     source = "the words of the corpus"
     covers_new_documents = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "query_weight", self.query_weight is None or self.query_weight >= 0, "None, or 0 or more")
 
     def initial_params(self, random_params: Params, config: T5Config, facts: TextFacts) -> Params:
         """Return the parameters of the nearest-centroid retriever; see :class:`~genret_jax.models.start.Start`."""
@@ -99,13 +98,12 @@ class ItemStart(_Copying):
         decay: Weight of each item of the history relative to the item after it.
     """
 
-    decay: float = 0.4
+    decay: Annotated[float, more_than(0), at_most(1)] = 0.4
 
     source = "the vectors of the items, and who had them"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "decay", 0 < self.decay <= 1, "a number above 0, up to 1")
 
     def initial_params(self, random_params: Params, config: T5Config, facts: ItemFacts) -> Params:
         """Return parameters that compare a decaying mean of the history's vectors with the vectors of the items.

@@ -1,10 +1,10 @@
 """The settings of a training run, apart from its task."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from genret_jax.training.optimizers import AdamW, Optimizer
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, from_to, less_than, more_than, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,34 +35,26 @@ class TrainerConfig:
         tensorboard: Write TensorBoard event files beside metrics.jsonl.
     """
 
-    steps: int
-    batch_size: int
-    gradient_accumulation: int = 1
+    steps: Annotated[int, at_least(1)]
+    batch_size: Annotated[int, at_least(1)]
+    gradient_accumulation: Annotated[int, at_least(1)] = 1
     optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
-    clip_norm: float | None = 1.0
-    average_decay: float | None = None
-    seed: int = 0
-    model_parallel: int = 1
-    data_parallel: int | None = None
-    steps_per_dispatch: int = 1
-    log_every: int = 50
-    evaluate_every: int | None = None
+    clip_norm: Annotated[float, more_than(0)] | None = 1.0
+    average_decay: Annotated[float, more_than(0), less_than(1)] | None = None
+    seed: Annotated[int, from_to(0, 2**32 - 1)] = 0
+    model_parallel: Annotated[int, at_least(1)] = 1
+    data_parallel: Annotated[int, at_least(1)] | None = None
+    steps_per_dispatch: Annotated[int, at_least(1)] = 1
+    log_every: Annotated[int, at_least(1)] = 50
+    evaluate_every: Annotated[int, at_least(1)] | None = None
     evaluate_at_start: bool = False
-    checkpoint_every: int | None = 500
-    keep: int = 2
+    checkpoint_every: Annotated[int, at_least(1)] | None = 500
+    keep: Annotated[int, at_least(1)] = 2
     best_metric: str | None = None
     best_mode: Literal["max", "min"] = "max"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-        counts = ("steps", "batch_size", "gradient_accumulation", "model_parallel", "steps_per_dispatch", "log_every")
-        for name in (*counts, "data_parallel", "evaluate_every", "checkpoint_every", "keep"):
-            value = getattr(self, name)
-            require(self, name, value is None or value >= 1, "at least 1")
-        require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "a norm above 0, or None")
-        decay = self.average_decay
-        require(self, "average_decay", decay is None or 0 < decay < 1, "a number between 0 and 1, or None")
-        require(self, "seed", 0 <= self.seed < 2**32, "a seed from 0 to 2**32 - 1")
         divides = self.batch_size % self.gradient_accumulation == 0
         require(self, "gradient_accumulation", divides, f"a divisor of batch_size {self.batch_size}")

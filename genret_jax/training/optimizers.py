@@ -1,13 +1,13 @@
 """Optimizers as frozen strategies with ``build(steps)``; the arithmetic is optax's."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import optax
 
 from genret_jax.training.schedules import LinearWarmupLinearDecay, Schedule
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import at_least, check_fields, less_than, more_than
 
 
 @runtime_checkable
@@ -37,17 +37,13 @@ class AdamW:
     """
 
     learning_rate: Schedule = dataclasses.field(default_factory=LinearWarmupLinearDecay)
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    b1: Annotated[float, at_least(0), less_than(1)] = 0.9
+    b2: Annotated[float, at_least(0), less_than(1)] = 0.98
+    eps: Annotated[float, more_than(0)] = 1e-8
+    weight_decay: Annotated[float, at_least(0)] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "b1", 0 <= self.b1 < 1, "a number from 0 to below 1")
-        require(self, "b2", 0 <= self.b2 < 1, "a number from 0 to below 1")
-        require(self, "eps", self.eps > 0, "a number above 0")
-        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """Return the optax transformation for a run of ``steps`` steps."""
@@ -76,15 +72,12 @@ class Adafactor:
     """
 
     learning_rate: Schedule = dataclasses.field(default_factory=LinearWarmupLinearDecay)
-    decay_rate: float = 0.8
-    clipping_threshold: float = 1.0
-    min_dim_size_to_factor: int = 128
+    decay_rate: Annotated[float, more_than(0), less_than(1)] = 0.8
+    clipping_threshold: Annotated[float, at_least(1)] = 1.0
+    min_dim_size_to_factor: Annotated[int, at_least(1)] = 128
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "decay_rate", 0 < self.decay_rate < 1, "a number between 0 and 1")
-        require(self, "clipping_threshold", self.clipping_threshold >= 1, "1 or more")
-        require(self, "min_dim_size_to_factor", self.min_dim_size_to_factor >= 1, "1 or more")
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """Return the optax transformation for a run of ``steps`` steps."""

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genret_jax.validation import check_fields, require
+from genret_jax.validation import check_fields, from_to, more_than, require
 
 RateFunction = Callable[[Int[Array, ""]], Float[Array, ""]]
 
@@ -29,11 +29,10 @@ class Constant:
         rate: The learning rate.
     """
 
-    rate: float = 1e-3
+    rate: Annotated[float, more_than(0)] = 1e-3
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "rate", self.rate > 0, "a rate above 0")
 
     def build(self, steps: int) -> RateFunction:
         """Return the function from step to rate."""
@@ -77,11 +76,10 @@ class Cosine:
 
     peak: float = 1e-3
     warmup_fraction: float = 0.05
-    end_fraction: float = 0.0
+    end_fraction: Annotated[float, from_to(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
         _check_warmup(self, self.peak, self.warmup_fraction)
-        require(self, "end_fraction", 0 <= self.end_fraction <= 1, "a share from 0 to 1")
 
     def build(self, steps: int) -> RateFunction:
         """Return the function from step to rate."""
@@ -104,13 +102,11 @@ class InverseSquareRoot:
         warmup_steps: Steps for which the rate stays constant; 10,000 in T5.
     """
 
-    scale: float = 1.0
-    warmup_steps: int = 10_000
+    scale: Annotated[float, more_than(0)] = 1.0
+    warmup_steps: Annotated[int, more_than(0)] = 10_000
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "scale", self.scale > 0, "a scale above 0")
-        require(self, "warmup_steps", self.warmup_steps > 0, "at least 1 step")
 
     def build(self, steps: int) -> RateFunction:
         """Return the function from step to rate; it does not depend on the length of the run."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from genret_jax.data.examples.counter_random import RowRandom, hash_texts
 from genret_jax.data.interactions import Interactions
 from genret_jax.errors import InputError
-from genret_jax.validation import at_least, check_fields, require
+from genret_jax.validation import at_least, check_fields, less_than, require
 
 _COLD = 510  # stream of the counter-based random numbers
 
@@ -36,14 +36,13 @@ class HistoryConfig:
 
     items: Annotated[int, at_least(1)] = 20
     user_tokens: Annotated[int, at_least(0)] = 2000
-    user_drop: float = 0.0
+    user_drop: Annotated[float, at_least(0), less_than(1)] = 0.0
     positions: Literal["tokens", "items"] = "tokens"
     causal: bool = False
     whole_items: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "user_drop", 0 <= self.user_drop < 1, "a share from 0 to below 1")
         require(self, "user_drop", self.user_tokens > 0 or not self.user_drop, "0 without user tokens")
         fits = self.positions == "items" and not self.user_tokens
         whole = self.positions == "items" or not self.whole_items

@@ -57,7 +57,7 @@ class SamplerConfig:
         "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
     ] = "inputs_to_targets"
     input_length: Annotated[int, at_least(2)] = 24
-    target_length: int | None = None
+    target_length: Annotated[int, at_least(2)] | None = None
     append_eos: bool = False
     word_drop: Annotated[float, from_to(0, 1)] = 0.15
     query_word_drop: Annotated[float, from_to(0, 1)] = 0.3
@@ -74,7 +74,6 @@ class SamplerConfig:
         indexed = self.writes_queries and self.indexing_rate > 0
         require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
         require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
-        require(self, "target_length", self.target_length is None or self.target_length >= 2, "at least 2, or None")
 
     def rates_at(self, step: int) -> tuple[float, float, float]:
         """Return the rates of a step."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, Int32
 from genret_jax.data.examples.counter_random import RowRandom
 from genret_jax.data.examples.store import pack_rows
 from genret_jax.data.text.vocabulary import EOS, PAD
-from genret_jax.validation import at_least, check_fields, require
+from genret_jax.validation import at_least, check_fields, less_than, more_than
 
 _NOISE, _REST, _ROLL = 200, 201, 202  # streams of the counter-based random numbers
 
@@ -23,12 +23,11 @@ class SpanCorruption:
         mean_span: Mean length of a masked span, in tokens.
     """
 
-    noise_density: float = 0.15
+    noise_density: Annotated[float, more_than(0), less_than(1)] = 0.15
     mean_span: Annotated[float, at_least(1)] = 3.0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self, "noise_density", 0 < self.noise_density < 1, "between 0 and 1")
 
     def most_spans(self, length: int) -> int:
         """Return the most spans that a sequence of up to ``length`` tokens can have, with one divided by the roll."""
