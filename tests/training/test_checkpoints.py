@@ -225,7 +225,7 @@ def test_a_damaged_array_is_reported_without_noise(stopped, capfd):
         (TinyTask(model=TinyModel(hidden=8)), {}, FINGERPRINT,
          r"another model \(2 different: wi float32\[8, 16\] instead of float32\[8, 8\], wo "),
         (TinyTask(), {"optimizer": Adafactor()}, FINGERPRINT, "another optimizer or set of metrics"),
-        (TinyTask(), {"average_decay": None}, FINGERPRINT, r"another average_decay \(4 unexpected: embedding \[32"),
+        (TinyTask(), {"average_decay": None}, FINGERPRINT, r"another average_decay \(4 unexpected: embedding float32\[32"),
         (TinyTask(), {}, {**FINGERPRINT, "corpus": "cccc"}, r"another corpus \(aaaa\); expected cccc"),
         (TinyTask(), {}, {"corpus": "aaaa"}, r"another docids \(bbbb\); expected None"),
     ],
