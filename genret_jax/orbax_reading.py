@@ -1,4 +1,4 @@
-"""Reading through Orbax: a failure that proves a checkpoint damaged is told from one that leaves it whole."""
+"""Read through Orbax, and tell failures that prove damage from those that may pass, such as too many open files."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ class UnreadableError(InputError):
 
 
 def read_through_orbax(path: Path, read: Callable[[], _Result]) -> _Result:
-    """Return what ``read`` reads from the checkpoint at ``path``, and sort its failures.
+    """Call ``read``, which reads the checkpoint at ``path``, and convert its failures.
 
     Raises:
         DamagedError: If the failure proves that files are missing, cut or changed.

@@ -50,7 +50,7 @@ _NEXT_STEPS = {
 
 
 def os_failure(error: OSError, path: str | os.PathLike[str]) -> InputError:
-    """Return the one-line form of a failure of the operating system.
+    """Convert an error of the operating system to an InputError that names the next step.
 
     Args:
         error: The failure.
@@ -183,7 +183,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a folder is replaced or its entries change; None for a missing one."""
+    """Return values that differ after a folder is replaced or its entries change; None for a missing folder."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -410,7 +410,7 @@ def read_npy(path: str | os.PathLike[str], *, kinds: str, expected: str) -> np.n
     Args:
         path: A ``.npy`` file.
         kinds: NumPy's letters for the types that it may have.
-        expected: What it should hold, for the message.
+        expected: Description of the right content, for the message.
 
     Raises:
         InputError: If it is missing, cannot be read, or has another type or shape.
@@ -448,7 +448,7 @@ def folder_lock(folder: str | os.PathLike[str], *, doing: str) -> Iterator[Calla
 
     Args:
         folder: The folder, made if missing.
-        doing: What holds it, for the other process's error: ``"training"``.
+        doing: The activity, such as ``"training"``, which the error of another process names.
 
     Yields:
         A function that raises :class:`InputError` if the folder was removed or replaced since.

@@ -1,4 +1,4 @@
-"""Refuses to begin if the processes of a run differ in their configuration, versions or code."""
+"""Check before a run that all its processes have the same configuration, versions and code."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -49,8 +49,10 @@ def make_mesh(
         InputError: If there are too few devices, they do not divide, a process would have none of them, or jax cannot
             start them.
     """
-    with explain_missing_devices():
+    try:
         devices = jax.devices() if devices is None else list(devices)
+    except RuntimeError as error:
+        raise missing_devices(error) or error from None
     if model_parallel < 1:
         raise InputError(f"model_parallel={model_parallel}", expected="at least 1")
     if data_parallel is None and len(devices) % model_parallel:
@@ -81,19 +83,8 @@ def make_mesh(
     return Mesh(placed, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-@contextlib.contextmanager
-def explain_missing_devices() -> Iterator[None]:
-    """Turn jax's error for a platform that this machine does not have, as by ``JAX_PLATFORMS=tpu``, into InputError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (explained := missing_devices(error)) is None:
-            raise
-        raise explained from None
-
-
 def missing_devices(error: RuntimeError) -> InputError | None:
-    """Return the one-line form of jax's error for a missing platform; None for another error."""
+    """Convert jax's error for a missing platform, as by ``JAX_PLATFORMS=tpu``; None for other errors."""
     if "Unable to initialize backend" not in str(error):
         return None
     return InputError(

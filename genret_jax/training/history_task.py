@@ -73,7 +73,7 @@ class ItemTask(DocidTask):
         rng: jax.Array,
         **packed: Array,
     ) -> Sums:
-        """Return the sums of histories and the items that follow them, -1 for none."""
+        """Return the sums of the loss for histories, each with the number of its next item (-1 for none)."""
         targets = batch["tokens"][target]
         return self.written(
             params,

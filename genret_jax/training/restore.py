@@ -1,4 +1,4 @@
-"""Reads the parameters of a run, finished or in training, without its model's code and onto any devices."""
+"""Read the parameters of a run, finished or in training, without its model's code and onto any devices."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from genret_jax.errors import InputError
@@ -113,14 +113,14 @@ def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint
     if like is not None and (difference := shape_difference(described, describe(like))):
         raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=fix)
     require_fingerprint(path, metadata, fingerprint or {}, fingerprint or (), fix=fix)
-    shapes = {tuple(key.split("/")): shape for key, shape in to_shapes(described).items()}
+    shapes = unflatten_dict(to_shapes(described), sep="/")
     if mesh is None:
-        shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
+        places = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
     else:
         axes = {tuple(key.split("/")): names for key, names in metadata["axes"].items()}
-        shardings = flatten_dict(param_shardings(mesh, unflatten_dict(shapes), axes))
-    placed = {p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[p]) for p, s in shapes.items()}
-    items = load_items(path, {name: unflatten_dict(placed)})
+        places = param_shardings(mesh, shapes, axes)
+    placed = jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
+    items = load_items(path, {name: placed})
     verify_items(items, metadata)
     params: Params = items[name]
     return params

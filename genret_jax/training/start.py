@@ -135,7 +135,7 @@ def _stacked(*states: TrainState) -> TrainState:
 
 
 def _first_or_restored(run: SeedRun, checkpoints: Checkpoints, steps: StepShapes) -> tuple[TrainState, dict[str, Any]]:
-    """Return the state of one run and the metadata of its checkpoint, or what stands for that in a new run."""
+    """Return the state of one run and the metadata of its checkpoint; for a new run, step 0 without metrics."""
     restored = checkpoints.restore(steps.like, fingerprint=run.fingerprint)
     if restored is not None:
         if (reached := restored[1]["step"]) > run.config.steps:

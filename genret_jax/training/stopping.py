@@ -14,7 +14,7 @@ from genret_jax.parallel.mesh import DATA, MODEL
 
 
 class Interruption:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second one acts as it did before.
+    """Context manager that records the first SIGINT or SIGTERM; a second one acts as it did before.
 
     Outside the main thread, in which alone Python allows signal handlers, it does nothing.
 
@@ -46,7 +46,7 @@ class Interruption:
 
 
 class AgreedStop:
-    """Turns a signal that one process got into an answer that all processes get after the same step.
+    """Lets all processes stop after the same step when one of them gets a signal.
 
     The devices compute the maximum of all processes' signals beside the steps; the answer is read one turn of the loop
     later, when it has long arrived.

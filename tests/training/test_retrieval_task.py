@@ -27,6 +27,12 @@ def make_task(folder, head, dropout_rate=0.0, **options):
     return RetrievalTask(tiny_t5(**fields, dropout_rate=dropout_rate), sampler, tree, **options)
 
 
+def drawn_params(task):
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
+
+
 @pytest.mark.parametrize("head", ["vocabulary", "prefix"])
 def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
     task = make_task(tmp_path / "store", head, z_loss=0.5)
@@ -36,9 +42,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(head, tmp_path):
         np.testing.assert_array_equal(batch[name], array)
     given = {name: jnp.asarray(array) for name, array in batch.items()} | task.arrays
 
-    random = np.random.default_rng(0)
-    shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
-    params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) * 0.3, leaf.dtype), shapes)
+    params = drawn_params(task)
 
     @jax.jit
     def both(params, key):
@@ -64,18 +68,21 @@ def test_consistency_is_the_divergence_of_two_passes(head, tmp_path):
         make_task(tmp_path / name, head, 0.3, consistency=weight) for name, weight in (("a", 0.0), ("b", 0.7))
     )
     given = {name: jnp.asarray(array) for name, array in plain.batch(7).items()}
-    params = jax.jit(plain.init)(jax.random.key(0))["params"]
-    key = jax.random.key(1)
-    total, weight, metrics = jax.jit(both.loss)(params, {**given, **both.arrays}, key)
-
     twice = {name: jnp.repeat(array, 2, axis=0) for name, array in given.items()}
-    expected, count, other = jax.jit(plain.loss)(
-        params, {**twice, **plain.arrays}, key
-    )  # the same masks, a row after the other
+    key = jax.random.key(1)
+
+    @jax.jit
+    def computed(params):
+        inputs = [twice[name] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]
+        logits = plain.model.apply(
+            {"params": params}, *inputs, plain.tree, deterministic=False, rngs={"dropout": key}
+        )  # the same masks, a row after the other
+        loss = plain.loss(params, {**twice, **plain.arrays}, key)
+        return both.loss(params, {**given, **both.arrays}, key), loss, logits
+
+    (total, weight, metrics), (expected, count, other), logits = computed(drawn_params(plain))
     assert count == 2 * weight
     assert metrics["token_accuracy"] == other["token_accuracy"] / 2
-    inputs = [twice[name] for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_prefix_nodes")]
-    logits = plain.model.apply({"params": params}, *inputs, plain.tree, deterministic=False, rngs={"dropout": key})
     logs = np.asarray(jax.nn.log_softmax(logits))
     logs, weights = logs.reshape(4, 2, *logs.shape[1:]), np.asarray(given["decoder_loss_weights"])
     forward, backward = (np.sum(np.exp(logs[:, i]) * (logs[:, i] - logs[:, 1 - i]), axis=-1) for i in (0, 1))

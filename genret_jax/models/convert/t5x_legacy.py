@@ -42,7 +42,7 @@ def find_tree_file(path: Path) -> Path | None:
 
 
 def _is_text(file: Path) -> bool:
-    """Whether this is the text file of the same name that TensorFlow's checkpoints have."""
+    """Return whether this is the text file ``checkpoint`` that lies beside TensorFlow's checkpoints."""
     with open(file, "rb") as handle:
         return handle.read(22) == b"model_checkpoint_path:"
 

@@ -116,7 +116,7 @@ def _restore(item: Path, root: Keys, wanted: Mapping[Keys, Any]) -> dict[Keys, A
 
 
 def _read(item: Path, read: Callable[[Any], _Result]) -> _Result:
-    """Return what ``read`` reads with a checkpointer of Orbax."""
+    """Call ``read`` with an Orbax checkpointer, and convert its failures to InputError."""
     import orbax.checkpoint as ocp
 
     def read_item() -> _Result:

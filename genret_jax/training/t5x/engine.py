@@ -32,7 +32,7 @@ from genret_jax.validation import require
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
 
-_OTHER_NETWORK = "give the network it is of: with a file of t5x/models, or t5x/prepared_run.gin"
+_OTHER_NETWORK = "give the checkpoint's own network: add a file of t5x/models, or t5x/prepared_run.gin"
 
 
 class RetrievalModel(models.EncoderDecoderModel):
@@ -115,7 +115,7 @@ class RetrievalModel(models.EncoderDecoderModel):
         )
 
     def loss_fn(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], Any]:
-        """Return t5x's loss and metrics of a batch; with consistency those of its first pass, and ``consistency``.
+        """Return the loss of a batch and t5x's metrics; with consistency, those of the first pass and ``consistency``.
 
         Args:
             params: Parameters.

@@ -1,4 +1,4 @@
-"""Writes the results of ``t5x.infer`` as TREC run files with the corpus's own ids; for ``infer.write_fn``."""
+"""Write the results of ``t5x.infer`` as TREC run files with the corpus's own ids; for ``infer.write_fn``."""
 
 import functools
 from typing import Any
