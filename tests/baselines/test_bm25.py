@@ -68,7 +68,7 @@ def test_documents_without_text_are_never_found():
 def test_nothing_to_index_and_wrong_constants():
     with pytest.raises(InputError, match="no document with a word"):
         Bm25(corpus("", "the"))
-    with pytest.raises(InputError, match=r"Bm25Config\.b is 2\.0; expected a number from 0 to 1"):
+    with pytest.raises(InputError, match=r"Bm25Config\.b is 2\.0; expected from 0 to 1"):
         Bm25Config(b=2.0)
 
 

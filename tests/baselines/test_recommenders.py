@@ -89,5 +89,5 @@ def test_neighbours_see_what_popularity_cannot():
 
 
 def test_wrong_settings():
-    with pytest.raises(InputError, match=r"ItemNeighboursConfig\.decay is 1\.5; expected a number above 0, up to 1"):
+    with pytest.raises(InputError, match=r"ItemNeighboursConfig\.decay is 1\.5; expected at most 1"):
         ItemNeighboursConfig(decay=1.5)
