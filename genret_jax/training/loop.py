@@ -377,13 +377,15 @@ class _Loop:
     def _show_metrics(self) -> None:
         """Print the metric that chooses the best checkpoint, or all metrics if none does, for each run."""
         found, chosen = [member.metrics for member in self._members], self._config.best_metric
+        values = {name: _values(found, name) for name in found[0] if chosen in (None, name)}
         shown: dict[str, list[str]] = {}
-        for name in found[0]:
-            if chosen in (None, name):
+        for name, value in values.items():
+            hits = name.replace("/recall@", "/hits@")
+            if name == hits or value != values.get(hits):  # the same where queries have one relevant document
                 evaluator, _, metric = name.partition("/")
-                shown.setdefault(evaluator, []).append(f"{metric} {_values(found, name)}")
-        for evaluator, values in shown.items():
-            self._progress.say(f"step {self.step}/{self._config.steps}  {evaluator}  {'  '.join(values)}")
+                shown.setdefault(evaluator, []).append(f"{metric} {value}")
+        for evaluator, metrics in shown.items():
+            self._progress.say(f"step {self.step}/{self._config.steps}  {evaluator}  {'  '.join(metrics)}")
 
     def _save(self) -> None:
         began = time.monotonic()

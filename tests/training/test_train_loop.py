@@ -65,6 +65,13 @@ def test_what_was_measured_is_shown(chosen, shown, tiny_config, tmp_path, capsys
     assert lines == [f"step 0/2  {shown}", f"step 2/2  {shown}"]
 
 
+@pytest.mark.parametrize(("recall", "shown"), [(0.5, "hits@1 0.5000"), (0.25, "hits@1 0.5000  recall@1 0.2500")])
+def test_recall_is_not_shown_beside_equal_hits(recall, shown, tiny_config, tmp_path, capsys):
+    config = tiny_config(steps=1, evaluate_every=1)
+    train(TinyTask(), config, tmp_path, evaluators={"dev": lambda params, step: {"hits@1": 0.5, "recall@1": recall}})
+    assert f"step 1/1  dev  {shown}\n" in capsys.readouterr().err
+
+
 def test_best_metric_that_no_evaluator_gives(tiny_config, tmp_path):
     config = tiny_config(steps=1, best_metric="test/hit")
     with pytest.raises(InputError, match=r"'test/hit', which no evaluator gives; did you mean 'test/hits'\?"):
