@@ -14,8 +14,9 @@ _BLOCK = 1024  # wide prefixes whose bits are set at a time
 
 
 class Rows(NamedTuple):
-    """The rows of tokens that an index is built from; the arguments of ``DocidIndex.build``."""
+    """The rows of tokens that an index is built from, in any order."""
 
+    number: np.ndarray  # [r]  place of each row among those given to ``DocidIndex.build``
     tokens: np.ndarray  # [r, m]
     lengths: np.ndarray  # [r]
     document: np.ndarray  # [r]  number of the document that each row names
@@ -25,9 +26,9 @@ class Rows(NamedTuple):
 def checked_rows(tokens: Any, lengths: Any, document: Any, prefix_nodes: Any, vocab_size: int) -> Rows:
     """Return rows as arrays; the arguments and errors are those of ``DocidIndex.build``."""
     nodes = None if prefix_nodes is None else np.asarray(prefix_nodes)
-    rows = Rows(np.asarray(tokens), np.asarray(lengths), np.asarray(document), nodes)
-    check_docids(*rows, vocab_size)
-    return rows
+    given = (np.asarray(tokens), np.asarray(lengths), np.asarray(document), nodes)
+    check_docids(*given, vocab_size)
+    return Rows(np.arange(len(given[0])), *given)
 
 
 def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None) -> dict[str, Any]:
@@ -42,8 +43,8 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
     Raises:
         InputError: If a docid is the beginning of another, there are too many, or prefix nodes disagree.
     """
-    document, nodes, layout = rows.document, rows.nodes, None
-    docids = sort_docids(rows.tokens, rows.lengths, vocab_size)
+    number, document, nodes, layout = rows.number, rows.document, rows.nodes, None
+    docids = sort_docids(rows.tokens, rows.lengths, vocab_size, number)
     if like is not None and like.layout.capacity.rows >= len(document):
         docids, layout = _fitted(docids, like)
     layout = layout or choose_layout(docids, vocab_size=vocab_size, room=room)
@@ -55,8 +56,10 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
             expected="less than 2,147,483,648 tokens in all, as places in the index are 32-bit numbers",
             fix="divide the corpus and build an index of each part",
         )
-    first_rows = np.arange(len(document)) if docids.order is None else docids.order
-    named = document if docids.order is None else document[docids.order]
+    if docids.order is not None:
+        number, document = number[docids.order], document[docids.order]
+        nodes = None if nodes is None else nodes[docids.order]
+    as_given = not room and (number == np.arange(len(number))).all()
     wide_prefixes, wide_depths = _wide_prefixes(docids, layout)
     members: dict[str, Any] = {
         **wide_prefixes,
@@ -65,7 +68,7 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
         "departs": _grown(docids.departs, capacity.docids + pad + 1),
         "lengths": _grown(docids.lengths, capacity.docids) if layout.mixed else None,
         "count": np.int32(count),
-        "rows": None if docids.order is None and not room else _grown(first_rows.astype(np.int32), capacity.rows),
+        "rows": None if as_given else _grown(number.astype(np.int32), capacity.rows),
         "row_offsets": None,
         "documents": None,
         "wide_nodes": None,
@@ -74,10 +77,10 @@ def build_members(rows: Rows, *, vocab_size: int, room: float, like: Any = None)
     if docids.offsets is not None or room:
         offsets = np.arange(count + 1) if docids.offsets is None else docids.offsets
         members["row_offsets"] = _grown(offsets.astype(np.int32), capacity.docids + 1, int(offsets[-1]))
-    if room or (named != first_rows).any():
-        members["documents"] = _grown(named.astype(np.int32), capacity.rows)
+    if room or (document != number).any():
+        members["documents"] = _grown(document.astype(np.int32), capacity.rows)
     if nodes is not None:
-        by_docid = _nodes(docids, nodes[first_rows], layout.max_length)
+        by_docid = _nodes(docids, nodes, layout.max_length)
         wide_nodes = by_docid[wide_depths, members["wide_rows"][: len(wide_depths), 0]]
         members["wide_nodes"] = _grown(wide_nodes, len(members["wide_rows"]))
         members["row_nodes"] = _grown(by_docid[layout.first_column :], capacity.docids)
@@ -205,27 +208,37 @@ def _nodes(docids: SortedDocids, of_row: np.ndarray, max_length: int) -> np.ndar
 
 
 def rows_of(index: Any) -> Rows:
-    """Return the rows that an index was built from, in their order."""
+    """Return the rows that an index was built from, in the order of the docids."""
     tokens, lengths, nodes = spelled(index)
-    offsets = np.arange(len(tokens) + 1) if index.row_offsets is None else np.asarray(index.row_offsets)
-    offsets = offsets[: len(tokens) + 1]
-    place = np.arange(offsets[-1])  # of each row among the entries, which are in the order of the docids
-    if index.rows is not None:
-        place[np.asarray(index.rows)[: len(place)]] = np.arange(len(place))
-    document = np.arange(len(place)) if index.documents is None else np.asarray(index.documents)[place]
-    docid = place if len(place) == len(tokens) else np.repeat(np.arange(len(tokens)), np.diff(offsets))[place]
-    return Rows(tokens[docid], lengths[docid], document, None if nodes is None else nodes[docid])
+    count = len(tokens)
+    if index.row_offsets is not None:
+        offsets = np.asarray(index.row_offsets)[: count + 1]
+        if (count := int(offsets[-1])) > len(tokens):  # some docids have several
+            docid = np.repeat(np.arange(len(tokens)), np.diff(offsets))
+            tokens, lengths, nodes = tokens[docid], lengths[docid], None if nodes is None else nodes[docid]
+    number = np.arange(count) if index.rows is None else np.asarray(index.rows)[:count]
+    document = number if index.documents is None else np.asarray(index.documents)[:count]
+    return Rows(number, tokens, lengths, document, nodes)
+
+
+def without(rows: Rows, gone: np.ndarray) -> Rows:
+    """Return rows without those of some documents, numbered anew without gaps."""
+    kept = ~np.isin(rows.document, gone)
+    is_left = np.zeros(len(kept), bool)
+    is_left[rows.number] = kept
+    left: Rows = jax.tree.map(lambda array: array[kept], rows)
+    return left._replace(number=(np.cumsum(is_left) - 1)[left.number])
 
 
 def joined(rows: Rows, more: Rows) -> Rows:
-    """Return the rows of two sets, one below the other, the narrower ones padded with 0."""
+    """Return two sets of rows, the second numbered behind the first; the narrower tokens are padded with 0."""
 
     def below(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         width = max(one.shape[-1], other.shape[-1])
         return np.concatenate([one, other] if one.ndim == 1 else [_grown(one, width), _grown(other, width)])
 
-    below_all: Rows = jax.tree.map(below, rows, more)
-    return below_all
+    all_rows: Rows = jax.tree.map(below, rows, more._replace(number=len(rows.number) + more.number))
+    return all_rows
 
 
 def spelled(index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

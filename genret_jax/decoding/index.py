@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from genret_jax.decoding.building import build_members, checked_rows, joined, rows_of
+from genret_jax.decoding.building import build_members, checked_rows, joined, rows_of, without
 from genret_jax.decoding.layout import Layout
 from genret_jax.decoding.reading import at_each, entry
 from genret_jax.errors import InputError
@@ -152,10 +152,7 @@ class DocidIndex:
         unknown = gone[~np.isin(gone, old.document)]
         if unknown.size:
             raise InputError(f"document {unknown[0]} is not in the index", expected="documents that it holds")
-        rows = old
-        if gone.size:
-            kept = ~np.isin(old.document, gone)
-            rows = jax.tree.map(lambda array: array[kept], old)
+        rows = without(old, gone) if gone.size else old
         if tokens is not None:
             new = checked_rows(tokens, lengths, document, prefix_nodes, self.vocab_size)
             if (new.nodes is None) != (old.nodes is None):

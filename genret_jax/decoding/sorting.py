@@ -59,13 +59,16 @@ def check_docids(
             )
 
 
-def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> SortedDocids:
+def sort_docids(
+    tokens: np.ndarray, lengths: np.ndarray, vocab_size: int, number: np.ndarray | None = None
+) -> SortedDocids:
     """Sort checked docids.
 
     Args:
         tokens: ``[r, m]`` integers in ``[0, vocab_size)``, ignored beyond ``lengths``.
         lengths: ``[r]``, at least 1.
         vocab_size: Size of the vocabulary.
+        number: ``[r]``, the number that an error calls each row by; by default its place.
 
     Raises:
         InputError: If a docid is the beginning of another.
@@ -74,8 +77,8 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
     keys = list(_packed(tokens, lengths, packing))
     order = None if _in_order(keys) else _order(keys)
     if order is not None:
-        for number, key in enumerate(keys):
-            keys[number] = key[order]
+        for place, key in enumerate(keys):
+            keys[place] = key[order]
     small = np.min_scalar_type(packing.length + 1)
     departs = np.zeros(len(tokens), small)
     columns, first_tokens = [], np.zeros(packing.length, np.int32)
@@ -99,7 +102,7 @@ def sort_docids(tokens: np.ndarray, lengths: np.ndarray, vocab_size: int) -> Sor
         departs, sorted_lengths = departs[first], sorted_lengths[first]
     docids = SortedDocids(stacked, first_tokens, departs, sorted_lengths, order, offsets)
     if packing.mixed:
-        _check_prefix_free(docids)
+        _check_prefix_free(docids, number)
     return docids
 
 
@@ -188,7 +191,7 @@ def smallest_type(largest: int) -> Any:
     return np.int32 if largest > 65_535 else np.min_scalar_type(largest)
 
 
-def _check_prefix_free(docids: SortedDocids) -> None:
+def _check_prefix_free(docids: SortedDocids, number: np.ndarray | None) -> None:
     """Raise if a docid is the beginning of another. Nothing sorts between the two, so neighbours are compared.
 
     Raises:
@@ -197,7 +200,7 @@ def _check_prefix_free(docids: SortedDocids) -> None:
     departs, lengths = docids.departs, docids.lengths
     clash = np.flatnonzero((departs[1:] == lengths[:-1] + 1) & (lengths[1:] > lengths[:-1]))
     if clash.size:
-        (short, its_tokens), (long, other_tokens) = (_row_of(docids, int(clash[0]) + after) for after in (0, 1))
+        (short, its_tokens), (long, other_tokens) = (_row_of(docids, int(clash[0]) + after, number) for after in (0, 1))
         raise InputError(
             f"docid {short} {its_tokens} is the beginning of docid {long} {other_tokens}",
             expected="an EOS token at the end of the shorter one",
@@ -205,9 +208,10 @@ def _check_prefix_free(docids: SortedDocids) -> None:
         )
 
 
-def _row_of(docids: SortedDocids, number: int) -> tuple[int, list[int]]:
-    """Return the first row of a docid as it was given, and its tokens."""
-    entry = number if docids.offsets is None else docids.offsets[number]
-    length = docids.lengths[number]
-    tokens = docids.columns[:length, number].astype(np.int64) + docids.first_tokens[:length]
-    return int(entry if docids.order is None else docids.order[entry]), tokens.tolist()
+def _row_of(docids: SortedDocids, docid: int, number: np.ndarray | None) -> tuple[int, list[int]]:
+    """Return the number of the first row of a docid, and its tokens."""
+    entry = docid if docids.offsets is None else docids.offsets[docid]
+    row = entry if docids.order is None else docids.order[entry]
+    length = docids.lengths[docid]
+    tokens = docids.columns[:length, docid].astype(np.int64) + docids.first_tokens[:length]
+    return int(row if number is None else number[row]), tokens.tolist()
