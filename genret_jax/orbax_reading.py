@@ -42,6 +42,8 @@ def read_through_orbax(path: Path, read: Callable[[], _Result]) -> _Result:
         try:
             return read()
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            if "Unable to initialize backend" in str(error):  # jax finds no devices: nothing was read
+                raise
             reason = _short_reason(error)
             is_proof = _proves_damage(error)
         # Orbax's unfinished reads complain when they end, in threads of TensorStore, and when they are collected.

@@ -146,8 +146,11 @@ def require_free(path: str | os.PathLike[str], *, folder: bool = True) -> None:
 
 def _followed(path: str | os.PathLike[str]) -> Path:
     """Return the path to which links lead; refuse a link to something that is missing."""
-    if os.path.islink(path) and not os.path.exists(path):
-        raise InputError("a link to something that is missing", file=path, fix="remove the link, or make its target")
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink() and not part.exists():
+            raise InputError(
+                "a link to something that is missing", file=part, fix="remove the link, or make its target"
+            )
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 

@@ -91,6 +91,8 @@ def test_through_a_link_the_folder_it_names_is_written(tmp_path):
     assert (tmp_path / "target" / "file").read_text() == "text"
     assert (tmp_path / "link").is_symlink()
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="dangling: a link to something that is missing"):
+        write(tmp_path / "dangling" / "below", "text")
     for use in (write, require_free, lambda path, *_: folder_lock(path, doing="x").__enter__()):
         with pytest.raises(InputError, match="dangling: a link to something that is missing"):
             use(*((tmp_path / "dangling", "text") if use is write else (tmp_path / "dangling",)))

@@ -246,7 +246,7 @@ def new_or_untouched(folder: str | os.PathLike[str], kind: type[Problem]) -> Ite
             for name in _visible(folder):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not set(os.listdir(folder)) - {LOCK}:
+            if not set(os.listdir(folder)) - {LOCK} and not folder.is_symlink():  # the user's link stays
                 shutil.rmtree(folder)
         raise
 

@@ -219,6 +219,21 @@ def test_a_new_folder_stays_after_an_error_where_docids_were_learned(tmp_path, p
     assert (tmp_path / "run" / part).exists() == (tmp_path / "run").exists() == stays
 
 
+def test_an_error_leaves_the_link_that_leads_to_the_run_folder(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "target")
+
+    def prepare_until_full():
+        with new_or_untouched(tmp_path / "run", Documents):
+            (tmp_path / "run" / "corpus").mkdir()
+            raise InputError("full")
+
+    with pytest.raises(InputError, match="full"):
+        prepare_until_full()
+    assert (tmp_path / "run").is_symlink()
+    assert not any((tmp_path / "target").iterdir())
+
+
 def written_for(corpus, queries):
     return dataclasses.replace(corpus, generated_queries=queries)
 
