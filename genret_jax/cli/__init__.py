@@ -10,6 +10,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -279,7 +280,20 @@ def _run(arguments: list[str]) -> int:
         args = build_parser(name).parse_args([_spelt(text) for text in rest])
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    return load(name).run(args)
+    try:
+        return load(name).run(args)
+    except InputError as error:
+        raise _about_option(error, args) from error
+
+
+def _about_option(error: InputError, args: argparse.Namespace) -> InputError:
+    """Return an error about the field of a configuration as one about the option that has set the field."""
+    match = re.fullmatch(r"\w+\.(\w+) is (.+)", error.found)
+    value = getattr(args, match[1], None) if match else None
+    if match is None or value is None or match[2] != repr(value):
+        return error
+    option = "--" + match[1].replace("_", "-")
+    return InputError(f"{option} {value}", expected=error.expected, fix=f"change {option}")
 
 
 def _spelt(text: str) -> str:
