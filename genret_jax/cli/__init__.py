@@ -216,7 +216,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
     """Do the work of a command; print a failure that the user can mend as a line on stderr.
 
     Returns:
-        What ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the run was
+        The code that ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the run was
         lost, 130 when interrupted.
     """
     with _one_line_warnings():

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_model_or_corpus_is_refused(tiny_run, tmp_path):
     with pytest.raises(InputError) as error:
         open_run(copy).params()
     assert "a checkpoint of another model (" in str(error.value)
-    assert "[32, 32] instead of [32, 48]" in str(error.value)
+    assert "float32[32, 32] instead of float32[48, 32]" in str(error.value)
     settings["model"]["T5Config.d_ff"] = "32"
     settings["fingerprints"]["vocabulary"] = "0123456789abcdef"
     write_json(copy / "run.json", settings)
