@@ -1,7 +1,30 @@
 """Exceptions whose message is meant for the user."""
 
+import errno
 import os
 from typing import Any
+
+_FREE_SPACE = "free some space or choose another folder, then run again"
+_CLOSE_FILES = "allow more open files (ulimit -n) or stop other programs, then run again"
+_CHECK_PERMISSIONS = "change the permissions or choose another path"
+#: Failures of the operating system that a user can end, by their number, each with the next step.
+NEXT_STEPS = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "allow larger files (ulimit -f) or choose another file system, then run again",
+    errno.EMFILE: _CLOSE_FILES,
+    errno.ENFILE: _CLOSE_FILES,
+    errno.ENOMEM: "free some memory, then run again",
+    errno.EACCES: _CHECK_PERMISSIONS,
+    errno.EPERM: _CHECK_PERMISSIONS,
+    errno.EROFS: "choose a folder that can be written",
+    errno.EIO: "check the disk, then run again",
+    errno.ESTALE: "mount the file system again, then run again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose a path whose folders are folders",
+    errno.EISDIR: "give a file",
+    errno.ELOOP: "remove the link that leads to itself",
+}
 
 
 class InputError(ValueError):
@@ -43,6 +66,20 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments, so that worker processes can raise it."""
         return _rebuild, (type(self), self.found, self.file, self.line, self.expected, self.fix)
+
+
+def os_failure(error: OSError, path: str | os.PathLike[str]) -> InputError:
+    """Convert an error of the operating system to an InputError that names the next step.
+
+    Args:
+        error: The failure.
+        path: The file or folder that was worked on, for errors that name none.
+    """
+    named = error.filename if isinstance(error.filename, (str, os.PathLike)) else None
+    file = path if named is None or ".partial-" in os.fspath(named) else named
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    found = "no space left on the disk" if is_full else error.strerror or str(error)
+    return InputError(found, file=file, fix=NEXT_STEPS.get(error.errno or 0, "check the path"))
 
 
 class CollapsedError(InputError):

@@ -22,45 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from genret_jax.errors import InputError
+from genret_jax.errors import NEXT_STEPS, InputError, os_failure
 
 MANIFEST = "manifest.json"
-
-_FREE_SPACE = "free some space or choose another folder, then run again"
-_CLOSE_FILES = "allow more open files (ulimit -n) or stop other programs, then run again"
-_CHECK_PERMISSIONS = "change the permissions or choose another path"
-# The failures of an operating system that a user can end, each with the next step.
-_NEXT_STEPS = {
-    errno.ENOSPC: _FREE_SPACE,
-    errno.EDQUOT: _FREE_SPACE,
-    errno.EFBIG: "allow larger files (ulimit -f) or choose another file system, then run again",
-    errno.EMFILE: _CLOSE_FILES,
-    errno.ENFILE: _CLOSE_FILES,
-    errno.ENOMEM: "free some memory, then run again",
-    errno.EACCES: _CHECK_PERMISSIONS,
-    errno.EPERM: _CHECK_PERMISSIONS,
-    errno.EROFS: "choose a folder that can be written",
-    errno.EIO: "check the disk, then run again",
-    errno.ESTALE: "mount the file system again, then run again",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: "choose a path whose folders are folders",
-    errno.EISDIR: "give a file",
-    errno.ELOOP: "remove the link that leads to itself",
-}
-
-
-def os_failure(error: OSError, path: str | os.PathLike[str]) -> InputError:
-    """Convert an error of the operating system to an InputError that names the next step.
-
-    Args:
-        error: The failure.
-        path: The file or folder that was worked on, for errors that name none.
-    """
-    named = error.filename if isinstance(error.filename, (str, os.PathLike)) else None
-    file = path if named is None or ".partial-" in os.fspath(named) else named
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    found = "no space left on the disk" if is_full else error.strerror or str(error)
-    return InputError(found, file=file, fix=_NEXT_STEPS.get(error.errno or 0, "check the path"))
 
 
 @contextlib.contextmanager
@@ -69,7 +33,7 @@ def explain_os_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NEXT_STEPS:
+        if error.errno not in NEXT_STEPS:
             raise
         raise os_failure(error, path) from error
 

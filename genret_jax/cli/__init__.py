@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from genret_jax import __version__
-from genret_jax.errors import InputError, LostProcessError, nearest
+from genret_jax.errors import InputError, LostProcessError, nearest, os_failure
 from genret_jax.parallel.cluster import EXIT_LOST_PROCESS
-from genret_jax.storage import os_failure
 
 COMMANDS = (  # in the order of a first use
     "corpus", "recipes", "train", "evaluate", "search", "recommend", "docids", "examples", "queries", "checkpoint",
@@ -216,8 +215,8 @@ def exit_code_of(work: Callable[[], int]) -> int:
     """Do the work of a command; print a failure that the user can mend as a line on stderr.
 
     Returns:
-        The code that ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the run was
-        lost, 130 when interrupted.
+        The code that ``work`` returns, 0 for success; 2 for input that cannot be used, 75 when another process of the
+        run was lost, 130 when interrupted.
     """
     with _one_line_warnings():
         try:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genret_jax.cli import opened_with, search_options
-from genret_jax.data.records import read_lines
 from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
 
@@ -96,6 +95,8 @@ def lines_of(file: str, what: str) -> list[tuple[int, str]]:
     Raises:
         InputError: If the file cannot be read, is not UTF-8, or has no lines.
     """
+    from genret_jax.data.records import read_lines
+
     found = read_lines(Path(file)) if file != "-" else enumerate(sys.stdin.read().removeprefix("\ufeff").split("\n"), 1)
     lines = [(number, line.strip()) for number, line in found if line.strip()]
     if not lines:
