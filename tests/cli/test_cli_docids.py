@@ -236,7 +236,7 @@ def test_vectors_beyond_the_memory_are_read_piece_by_piece(strategy, corpus, tmp
     assert DocidTable.load(tmp_path / "docids").strategy["memory_gib"] == 1e-7
     code, _, err = genret(capsys, *arguments, "--out", tmp_path / "none", "--memory-gib", 0)
     assert code == 2
-    assert "memory_gib is 0" in err
+    assert "--memory-gib 0.0; expected more than 0" in err
 
 
 def test_items_get_docids_as_documents_do(tmp_path, capsys):
