@@ -218,9 +218,9 @@ def test_an_index_of_another_form_is_refused(content, broken):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_layers": 10**9}, r"num_encoder_layers is 1000000000; expected a number from 1 to 1,000"),
+        ({"num_layers": 10**9}, r"num_encoder_layers is 1000000000; expected from 1 to 1,000"),
         ({"num_decoder_layers": 10**9}, r"num_decoder_layers is 1000000000"),
-        ({"d_model": 10**12}, r"d_model is 1000000000000; expected a number from 1 to 1,048,576"),
+        ({"d_model": 10**12}, r"d_model is 1000000000000; expected from 1 to 1,048,576"),
         ({"num_layers": "two"}, r"num_encoder_layers is 'two'; expected int"),
         ({"num_layers": None}, r"num_encoder_layers is None"),
         ({"vocab_size": [40]}, r"vocab_size is \[40\]"),
