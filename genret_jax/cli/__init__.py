@@ -11,6 +11,7 @@ import errno
 import importlib
 import os
 import re
+import shutil
 import sys
 import textwrap
 import traceback
@@ -77,6 +78,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        if options.get("description"):  # only epilogs are laid out by hand
+            width = shutil.get_terminal_size().columns - 2
+            options["description"] = textwrap.fill(options["description"], width, break_on_hyphens=False)
         super().__init__(**options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

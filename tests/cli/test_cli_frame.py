@@ -78,6 +78,13 @@ def test_help_answers_at_once_and_without_heavy_imports():
         assert f"\n  {name} " in result.stdout
 
 
+def test_long_descriptions_are_wrapped(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["docids", "build", "--help"]) == 0
+    above_options = capsys.readouterr().out.split("\noptions:")[0]
+    assert max(map(len, above_options.splitlines())) <= 80
+
+
 def test_help_takes_half_a_second():
     def seconds():  # of this process, whatever else the machine is doing
         before = os.times()
