@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.config.experiment import EvaluationConfig, Experiment, VocabularyConfig
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.data.corpus import write_beir
 from genret_jax.data.sources.python_docs import python_docs
 from genret_jax.docids import HierarchicalKMeans

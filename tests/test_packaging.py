@@ -18,7 +18,7 @@ SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", 
 PROBE = """
 import importlib, json, pathlib, pkgutil, sys
 import genret_jax, genret_jax.tasks
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 folder = gin_configs_folder()
 print(json.dumps({
     "package": genret_jax.__file__,

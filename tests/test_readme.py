@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from genret_jax.cli import build_parser
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.errors import InputError
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.words import normalized_words
+from genret_jax.docids.streaming import evenly_spaced
 
 
 def hold_out(corpus: Corpus, share: float, *, split: str = "validation") -> Corpus:
@@ -58,4 +59,4 @@ def hash_to_unit(text: str) -> float:
 
 def evenly_spread(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
     """Return at most ``most`` of the indices, evenly spread over them."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(int))]
+    return indices[evenly_spaced(len(indices), most)]

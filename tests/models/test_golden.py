@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 from support.checkpoints import read_checkpoint
 
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.models import T5, T5Config
 from genret_jax.models.convert.public_layout import tensor_shapes
 from genret_jax.models.layers import relative_position_buckets

@@ -11,7 +11,7 @@ from support.tiny_run import tiny_experiment
 
 import genret_jax
 from genret_jax.config.experiment import VocabularyConfig
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.config.record import record_text
 from genret_jax.docids import AtomicDocids
 from genret_jax.run import open_run, train_run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.run import open_run
 from genret_jax.run.folder import examples_of
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.tiny_run import text_head_experiment
 
-from genret_jax.config.gin_files import gin_configs_folder
+from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.evaluation.trec import read_run
 from genret_jax.problems import Problem
