@@ -38,7 +38,7 @@ import numpy as np
 
 from genret_jax.decoding import DocidIndex, TrieConstraint
 from genret_jax.evaluation.environment import environment
-from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.models import T5, T5Config
 from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.storage import write_json

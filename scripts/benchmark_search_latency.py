@@ -40,8 +40,7 @@ from genret_jax.data.text.vocabulary import SentencePieceVocabulary, train_sente
 from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.inference.model_search import search_tokens
-from genret_jax.inference.ranker import node_tree
+from genret_jax.inference import node_tree, search_tokens
 from genret_jax.models import T5, T5Config
 from genret_jax.problems.documents import Documents
 from genret_jax.retriever import Retriever

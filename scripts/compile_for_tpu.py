@@ -46,7 +46,7 @@ from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint, Unconstr
 from genret_jax.decoding.layout import Level
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.inference.ranker import node_tree
+from genret_jax.inference import node_tree
 from genret_jax.models import T5, T5Config
 from genret_jax.parallel.mesh import DATA, MODEL, placed_on
 from genret_jax.planning.docids import WrittenOut, written_out

@@ -11,7 +11,7 @@ from support.tiny_model import tiny_t5
 
 from genret_jax.decoding import DocidIndex, TrieConstraint, allow
 from genret_jax.docids import DocidCodec, DocidTable
-from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.models import NodeTree
 from genret_jax.parallel.mesh import logical_axes, make_mesh, param_shardings, placed_on
 from genret_jax.training.docid_task import RetrievalTask

@@ -3,16 +3,23 @@
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import numpy as np
 
 from genret_jax.data.corpus import Corpus
-from genret_jax.data.text.words import spaced
+from genret_jax.data.text.words import normalized_words, spaced
 from genret_jax.errors import InputError
+from genret_jax.evaluation.compare import SystemRun, timed_search
+from genret_jax.evaluation.report import System
 from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import at_least, check_fields, from_to
+
+BM25_DEPTH = 100
+_KNOWN = "BM25, k1 0.9, b 0.4"
+#: Names of the rows of :func:`bm25_answers` in a report.
+BM25_NAMES = frozenset({"BM25", "BM25, raw text", _KNOWN, f"{_KNOWN}, training queries"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,3 +128,54 @@ def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
             fix="pip install 'genret_jax[baselines]', or evaluate without BM25",
         ) from None
     return bm25s, Stemmer.Stemmer("english") if config.stemmer else None
+
+
+def bm25_answers(corpus: Corpus, normalization: str, query_ids: Collection[str]) -> list[SystemRun]:
+    """Search by BM25: over the words that runs see, so that both sides split identifiers alike, and over the raw text.
+
+    Further rows have Anserini's constants, which suit short documents, and know the training queries as runs do.
+
+    Args:
+        corpus: The documents and queries.
+        normalization: ``"words"`` or ``"none"``, as of the runs' vocabulary.
+        query_ids: The queries to answer.
+    """
+    usual, anserini = Bm25Config(), Bm25Config(k1=0.9, b=0.4)
+    seen, over, rows = corpus, "over the text", []
+    if normalization == "words":
+        rows = [("BM25, raw text", seen, usual, over)]
+        seen, over = _as_words(seen), "over the words that the runs see"
+    rows = [("BM25", seen, usual, over), *rows, (_KNOWN, seen, anserini, over)]
+    if seen.qrels.get("train"):
+        about = f"{over} and of the training queries that each document answers"
+        rows.append((f"{_KNOWN}, training queries", with_queries(seen), anserini, about))
+    systems = []
+    for name, searched, config, about in rows:
+        bm25 = Bm25(searched, config)
+        queries = {query: searched.queries[query] for query in query_ids}
+        answers, milliseconds = timed_search(bm25.search, queries, BM25_DEPTH)
+        system = System(name=name, description=f"{bm25.config.describe()}, {about}")
+        systems.append(SystemRun(system=system, run=answers, depth=BM25_DEPTH, milliseconds_per_query=milliseconds))
+    return systems
+
+
+def _as_words(corpus: Corpus) -> Corpus:
+    return dataclasses.replace(
+        corpus,
+        titles=tuple(map(_normalized, corpus.titles)),
+        texts=tuple(map(_normalized, corpus.texts)),
+        queries={query: _normalized(text) for query, text in corpus.queries.items()},
+    )
+
+
+def _normalized(text: str) -> str:
+    return " ".join(normalized_words(text))
+
+
+def with_queries(corpus: Corpus) -> Corpus:
+    """Append to each document the training queries that it answers."""
+    texts = list(corpus.texts)
+    for query, grades in corpus.qrels["train"].items():
+        for doc_id in grades:
+            texts[corpus.document_index[doc_id]] += f" {corpus.queries[query]}"
+    return dataclasses.replace(corpus, texts=tuple(texts))

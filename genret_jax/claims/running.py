@@ -18,7 +18,7 @@ from genret_jax.errors import CollapsedError, InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.trec import Run, rankings_by_id
-from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.problems import Requests, make, say
 from genret_jax.retriever import Retriever
 from genret_jax.retriever.query_writer import QueryWriter, generate_queries

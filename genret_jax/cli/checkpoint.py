@@ -96,8 +96,7 @@ def _show(args: argparse.Namespace) -> int:
     from genret_jax.models.convert.public_checkpoint import find_arrays, interpret
     from genret_jax.run import open_run
     from genret_jax.run.folder import SETTINGS
-    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER
-    from genret_jax.training.restore import checkpoint_step
+    from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_step
 
     folder = Path(args.folder)
     if (folder / SETTINGS).is_file():
@@ -151,7 +150,7 @@ def _export(args: argparse.Namespace) -> int:
     from genret_jax.models.convert.public_layout import require_public_network
     from genret_jax.run import open_run
     from genret_jax.storage import require_free
-    from genret_jax.training.restore import checkpoint_step
+    from genret_jax.training.checkpoint_format import checkpoint_step
     from genret_jax.training.t5x.checkpoint import write_t5x_params
 
     require_free(args.out)

@@ -10,8 +10,14 @@ import numpy as np
 from genret_jax.data.corpus import Corpus, seen_and_unseen
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError, nearest
-from genret_jax.evaluation.bootstrap import CONFIDENCE, bootstrap_intervals, paired_bootstraps
-from genret_jax.evaluation.metrics import DEFAULT_KS, QueryMetrics, evaluate_queries
+from genret_jax.evaluation.metrics import (
+    CONFIDENCE,
+    DEFAULT_KS,
+    QueryMetrics,
+    bootstrap_intervals,
+    evaluate_queries,
+    paired_bootstraps,
+)
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
 from genret_jax.evaluation.trec import Qrels, Run
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from genret_jax.data.text.words import printable
-from genret_jax.evaluation.bootstrap import Interval
+from genret_jax.evaluation.metrics import Interval
 from genret_jax.evaluation.report import Measurement, Report, Split
 
 Table = Sequence[Sequence[str]]  # the first row is the header, the first column has the names

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from genret_jax.errors import InputError
-from genret_jax.evaluation.bootstrap import Difference, Interval
+from genret_jax.evaluation.metrics import Difference, Interval
 from genret_jax.storage import read_json, write_json
 
 KIND, VERSION = "evaluation_report", 1

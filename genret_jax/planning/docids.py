@@ -30,7 +30,7 @@ from genret_jax.docids import (
 from genret_jax.docids.separating import with_separating
 from genret_jax.docids.strategies.arbitrary import digits
 from genret_jax.errors import InputError
-from genret_jax.inference.ranker import docid_index, node_tree
+from genret_jax.inference import docid_index, node_tree
 from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded_shape
 from genret_jax.models.heads import NodeTree

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genret_jax.config.experiment import Experiment
 from genret_jax.decoding import DocidIndex, TrieConstraint
-from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import random_variables

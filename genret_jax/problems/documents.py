@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int
 
+from genret_jax.baselines.bm25 import BM25_NAMES, bm25_answers
 from genret_jax.config.experiment import Experiment, needs_vectors
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.examples.building import build_store
@@ -26,7 +27,6 @@ from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
-from genret_jax.problems.document_baselines import BM25_NAMES, bm25_answers
 from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
 from genret_jax.problems.sizing import document_codec, document_network
 from genret_jax.storage import fingerprint
@@ -340,7 +340,9 @@ class Documents(Problem):
 
     def baselines(self, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
         """Return BM25's answers, in several forms."""
-        return bm25_answers(self.corpus, self.vocabulary.normalization, requests) if measured.bm25 else []
+        if not measured.bm25:
+            return []
+        return bm25_answers(self.corpus, self.vocabulary.normalization, requests.split.qrels)
 
     def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
         """Return the answers of a dual encoder with the run's encoder."""

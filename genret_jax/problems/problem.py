@@ -30,7 +30,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
-from genret_jax.inference.ranker import node_tree
+from genret_jax.inference import node_tree
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.heads import NodeTree
 from genret_jax.parallel.mesh import logical_axes, param_shardings

@@ -12,7 +12,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.vocabulary import Vocabulary, from_model_file
 from genret_jax.data.text.words import normalized_words
 from genret_jax.errors import InputError
-from genret_jax.inference.model_search import sample_texts
+from genret_jax.inference import sample_texts
 from genret_jax.models.config import T5Config
 from genret_jax.run.folder import open_run
 

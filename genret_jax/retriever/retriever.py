@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from genret_jax.decoding import RankedDocuments
 from genret_jax.errors import InputError, nearest
-from genret_jax.inference.ranker import Ranker
+from genret_jax.inference import Ranker
 from genret_jax.models import with_nodes
 from genret_jax.problems import History, Problem
 from genret_jax.run.folder import open_run

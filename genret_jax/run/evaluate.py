@@ -18,7 +18,7 @@ from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report, System, file_names
 from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
-from genret_jax.inference.ranker import Ranker
+from genret_jax.inference import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
 from genret_jax.run.folder import open_run, run_folders

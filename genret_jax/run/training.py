@@ -16,7 +16,7 @@ from genret_jax.config.record import modules_of, record_text
 from genret_jax.errors import InputError
 from genret_jax.evaluation.metrics import evaluate, metric_names
 from genret_jax.evaluation.trec import rankings_by_id
-from genret_jax.inference.ranker import Ranker
+from genret_jax.inference import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.parallel.agreement import code_fingerprint, require_agreement
 from genret_jax.parallel.coordination import from_first, is_first

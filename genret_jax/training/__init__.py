@@ -1,14 +1,20 @@
 """Training on a mesh of devices: ``train(task, TrainerConfig(...), folder)``, and ``restore_params(folder)``."""
 
 from genret_jax.parallel.mesh import make_mesh
-from genret_jax.training.config import TrainerConfig
+from genret_jax.training.checkpoint_format import restore_params
+from genret_jax.training.config import (
+    Adafactor,
+    AdamW,
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    LinearWarmupLinearDecay,
+    TrainerConfig,
+)
 from genret_jax.training.log import read_metrics
 from genret_jax.training.loop import TrainResult, train, train_seeds
-from genret_jax.training.optimizers import Adafactor, AdamW
-from genret_jax.training.restore import restore_params
-from genret_jax.training.schedules import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay
 from genret_jax.training.start import SeedRun
-from genret_jax.training.task import TrainingTask
+from genret_jax.training.step import TrainingTask
 
 __all__ = [
     "Adafactor",

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from genret_jax.errors import InputError
 from genret_jax.parallel.mesh import DATA, batch_sharding
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.task import Batch, DeviceBatch, TrainingTask
+from genret_jax.training.step import Batch, DeviceBatch, TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from genret_jax.losses import TokenLoss, cross_entropy, shown_twice, symmetric_d
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5, random_variables
-from genret_jax.training.task import DeviceBatch
+from genret_jax.training.step import DeviceBatch
 
 Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 

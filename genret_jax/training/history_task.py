@@ -18,7 +18,7 @@ from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.layers import constrain
 from genret_jax.training.docid_task import DocidTask, Sums
-from genret_jax.training.task import DeviceBatch
+from genret_jax.training.step import DeviceBatch
 
 # A batch is computed in this many groups of rows of similar length, each as long as its longest.
 _GROUPS = 4

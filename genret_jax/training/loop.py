@@ -23,9 +23,8 @@ from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
 from genret_jax.training.log import MetricsLog, Progress
 from genret_jax.training.start import Evaluator, SeedRun, Start, prepare
-from genret_jax.training.step import NEVER, TrainState
+from genret_jax.training.step import NEVER, Params, TrainingTask, TrainState
 from genret_jax.training.stopping import AgreedStop, Interruption
-from genret_jax.training.task import Params, TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,7 @@ from genret_jax.training.batches import check_batch
 from genret_jax.training.checkpoint_format import describe
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.config import TrainerConfig
-from genret_jax.training.step import RunSteps, StepShapes, TrainState, plan_steps
-from genret_jax.training.task import Params, TrainingTask, arrays_of
+from genret_jax.training.step import Params, RunSteps, StepShapes, TrainingTask, TrainState, arrays_of, plan_steps
 
 Evaluator = Callable[[Params, int], Mapping[str, float | None]]
 

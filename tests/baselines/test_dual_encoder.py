@@ -32,7 +32,7 @@ from genret_jax.evaluation.metrics import evaluate
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5
 from genret_jax.training import AdamW, TrainerConfig, restore_params
-from genret_jax.training.schedules import LinearWarmupLinearDecay
+from genret_jax.training.config import LinearWarmupLinearDecay
 
 TOPICS = {
     "cat": "feline whiskers purring claws",

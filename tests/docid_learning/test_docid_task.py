@@ -12,7 +12,7 @@ from genret_jax.docid_learning.model import Codebooks
 from genret_jax.docid_learning.task import DocidLearningTask, Phase, prefix_ids
 from genret_jax.docids import LearnedDocids
 from genret_jax.models.network import T5
-from genret_jax.training.task import TrainingTask
+from genret_jax.training.step import TrainingTask
 
 BATCH = 12
 

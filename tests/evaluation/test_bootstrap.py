@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from genret_jax.evaluation import bootstrap
-from genret_jax.evaluation.bootstrap import bootstrap_intervals, paired_bootstraps, resampled_means
+from genret_jax.evaluation.metrics import bootstrap_intervals, paired_bootstraps, resampled_means
 
 
 def interval_of(values):

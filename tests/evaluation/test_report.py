@@ -6,7 +6,6 @@ import pytest
 
 from genret_jax.data.corpus import Corpus
 from genret_jax.errors import InputError
-from genret_jax.evaluation.bootstrap import Difference, Interval
 from genret_jax.evaluation.compare import (
     EvaluationSplit,
     SystemRun,
@@ -18,6 +17,7 @@ from genret_jax.evaluation.compare import (
     timed_search,
 )
 from genret_jax.evaluation.environment import environment
+from genret_jax.evaluation.metrics import Difference, Interval
 from genret_jax.evaluation.render import markdown, terminal
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, file_names
 

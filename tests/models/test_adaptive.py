@@ -12,8 +12,7 @@ from support.tiny_model import tiny_t5
 from genret_jax.decoding import TrieConstraint, beam_search, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.errors import InputError
-from genret_jax.inference.model_search import search_tokens
-from genret_jax.inference.ranker import docid_index, node_tree
+from genret_jax.inference import docid_index, node_tree, search_tokens
 from genret_jax.models import T5
 from genret_jax.models.folding import folded
 from genret_jax.models.network import random_variables

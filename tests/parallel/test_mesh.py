@@ -9,7 +9,7 @@ from support.tiny_training_task import TinyTask
 
 from genret_jax.errors import InputError
 from genret_jax.parallel.mesh import logical_axes, make_mesh, optimizer_shardings, param_shardings, require_split
-from genret_jax.training.optimizers import Adafactor, AdamW
+from genret_jax.training.config import Adafactor, AdamW
 
 
 def specs(tree):

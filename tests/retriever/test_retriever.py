@@ -10,8 +10,7 @@ from support.tiny_run import OF_TOPIC, TOPICS, tiny_experiment, word
 
 import genret_jax
 from genret_jax.errors import InputError
-from genret_jax.inference.model_search import search_tokens
-from genret_jax.inference.ranker import node_tree
+from genret_jax.inference import node_tree, search_tokens
 from genret_jax.models.network import T5
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run, prepare

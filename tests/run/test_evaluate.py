@@ -8,6 +8,7 @@ import shutil
 import pytest
 from support.tiny_run import EMPTY, tiny_experiment, tiny_topics, write_tiny_corpus
 
+from genret_jax.baselines.bm25 import with_queries
 from genret_jax.config.experiment import VocabularyConfig
 from genret_jax.data.corpus import Corpus
 from genret_jax.docids import AtomicDocids
@@ -16,7 +17,6 @@ from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
 from genret_jax.problems import Measured
-from genret_jax.problems.document_baselines import with_queries
 from genret_jax.retriever import Retriever
 from genret_jax.run import evaluate_runs, open_run, prepare
 

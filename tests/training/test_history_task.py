@@ -16,8 +16,7 @@ from genret_jax.parallel.mesh import make_mesh, placed_on
 from genret_jax.training.checkpoints import Checkpoints
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
 from genret_jax.training.start import SeedRun, prepare
-from genret_jax.training.step import plan_steps
-from genret_jax.training.task import TrainingTask
+from genret_jax.training.step import TrainingTask, plan_steps
 
 ITEMS, USERS, BATCH, SHOWN = 12, 20, 16, 5
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from genret_jax.errors import InputError
-from genret_jax.training.optimizers import Adafactor, AdamW
-from genret_jax.training.schedules import Constant
+from genret_jax.training.config import Adafactor, AdamW, Constant
 
 KERNEL = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]], np.float32)
 SCALE = np.array([1.0, 2.0, -3.0], np.float32)

@@ -12,7 +12,7 @@ from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.docids import DocidCodec
 from genret_jax.models import NodeTree
 from genret_jax.training.docid_task import RetrievalTask
-from genret_jax.training.task import TrainingTask
+from genret_jax.training.step import TrainingTask
 
 
 def make_task(folder, head, dropout_rate=0.0, **options):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genret_jax.errors import InputError
-from genret_jax.training.schedules import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay
+from genret_jax.training.config import Constant, Cosine, InverseSquareRoot, LinearWarmupLinearDecay
 
 
 def rates(schedule, steps, at):

@@ -13,7 +13,7 @@ from genret_jax.errors import InputError
 from genret_jax.models.convert.t5x_layout import latest_checkpoint
 from genret_jax.models.convert.t5x_orbax import restore_params
 from genret_jax.training.checkpoint_format import explain_full_disk
-from genret_jax.training.task import Params
+from genret_jax.training.step import Params
 
 _STATE = "state"
 

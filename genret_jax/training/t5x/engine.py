@@ -21,7 +21,7 @@ from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.seqio.tasks import store_features
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
-from genret_jax.inference.model_search import search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.losses import check_consistency, shown_twice, symmetric_divergence, two_passes
 from genret_jax.models.config import T5Config
 from genret_jax.models.network import T5

@@ -108,8 +108,7 @@ def test_scores_are_those_of_teacher_forcing(model, run):
 
 
 def test_an_adaptive_decoder_is_trained_and_finds_what_our_search_finds(t5x_engine, run):
-    from genret_jax.inference.model_search import search_tokens
-    from genret_jax.inference.ranker import docid_index, node_tree
+    from genret_jax.inference import docid_index, node_tree, search_tokens
     from genret_jax.models.folding import folded
 
     config = dataclasses.replace(run.model, adaptive_layers=1, adaptive_width=4)

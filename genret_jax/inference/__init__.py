@@ -1,1 +1,0 @@
-"""From a network and a docid index to ranked documents, for tokenised inputs."""
