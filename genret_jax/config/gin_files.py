@@ -1,15 +1,12 @@
-"""Read an experiment from a recipe, gin files, command-line bindings, or the record of a run."""
+"""Read an experiment from a recipe, gin files and command-line bindings."""
 
-import os
 import re
 import tokenize
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from genret_jax.config.experiment import BaseExperiment, Experiment
 from genret_jax.config.gin_text import Binding, GinText, gin_configs_folder, parse_line
-from genret_jax.config.record import CONFIGURABLES, DERIVED
 from genret_jax.errors import InputError, nearest
 
 _NOT_READ = "planned, not read"  # a placeholder for folders that a plan does not open
@@ -83,42 +80,6 @@ def experiment_from_gin(
                 f"{option} is missing", expected=f"a folder (nothing sets {name})", fix=f"add {option} DIR"
             )
     return text.experiment()
-
-
-def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = ()) -> BaseExperiment:
-    """Read the experiment that :func:`genret_jax.config.record.record_text` wrote.
-
-    Args:
-        path: The ``config.gin`` of a run folder.
-        allow_imports: Modules outside genret_jax that it may import.
-
-    Raises:
-        InputError: If the file is missing or damaged, or imports a module that is not allowed.
-    """
-    if not Path(path).is_file():
-        raise InputError("the file is missing", file=path, fix="restore it from a copy")
-    try:
-        return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
-    except InputError as error:
-        file = error.file or path
-        raise InputError(error.found, file=file, line=error.line, expected=error.expected, fix=error.fix) from None
-
-
-def from_bindings(name: str, bindings: Mapping[str, str]) -> Any:
-    """Return the configuration that :func:`genret_jax.config.record.to_bindings` wrote.
-
-    Args:
-        name: Parameter whose value is returned.
-        bindings: Parameter to value; they name no class from outside genret_jax.
-
-    Raises:
-        InputError: If a class or a field is unknown, or a value does not fit.
-    """
-    text = GinText(CONFIGURABLES | DERIVED)
-    for parameter, value in bindings.items():
-        text.bind_line(f"{parameter} = {value}")
-    text.check_names()
-    return text.built(name)
 
 
 def planned_experiment(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:

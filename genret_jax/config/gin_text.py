@@ -8,13 +8,14 @@ macro or a binding of the command line that nothing uses.
 
 import dataclasses
 import io
+import os
 import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.record import CONFIGURABLES, classes_of, find_class, require_allowed
+from genret_jax.config.record import CONFIGURABLES, DERIVED, classes_of, find_class, require_allowed
 from genret_jax.errors import InputError, nearest
 
 _ENTRY, _ENTRY_PARAMETERS = "train", ("run", "experiment")
@@ -309,6 +310,42 @@ class GinText:
             expected=error.expected,
             fix=fix,
         ) from None
+
+
+def read_record(path: str | os.PathLike[str], allow_imports: Collection[str] = ()) -> BaseExperiment:
+    """Read the experiment that :func:`genret_jax.config.record.record_text` wrote.
+
+    Args:
+        path: The ``config.gin`` of a run folder.
+        allow_imports: Modules outside genret_jax that it may import.
+
+    Raises:
+        InputError: If the file is missing or damaged, or imports a module that is not allowed.
+    """
+    if not Path(path).is_file():
+        raise InputError("the file is missing", file=path, fix="restore it from a copy")
+    try:
+        return GinText.read([os.fspath(path)], (), allow_imports).experiment()[1]
+    except InputError as error:
+        file = error.file or path
+        raise InputError(error.found, file=file, line=error.line, expected=error.expected, fix=error.fix) from None
+
+
+def from_bindings(name: str, bindings: Mapping[str, str]) -> Any:
+    """Return the configuration that :func:`genret_jax.config.record.to_bindings` wrote.
+
+    Args:
+        name: Parameter whose value is returned.
+        bindings: Parameter to value; they name no class from outside genret_jax.
+
+    Raises:
+        InputError: If a class or a field is unknown, or a value does not fit.
+    """
+    text = GinText(CONFIGURABLES | DERIVED)
+    for parameter, value in bindings.items():
+        text.bind_line(f"{parameter} = {value}")
+    text.check_names()
+    return text.built(name)
 
 
 def _statements(path: Path) -> Iterator[Any]:

@@ -8,7 +8,7 @@ A run folder holds one record of its experiment, ``config.gin``, with one bindin
     TrainerConfig.steps = %STEPS
     HierarchicalKMeans.branching = 64
 
-:mod:`genret_jax.config.gin_files` reads it, as it reads every gin file. Values are Python literals, so reading runs no
+:mod:`genret_jax.config.gin_text` reads it, as it reads every gin file. Values are Python literals, so reading runs no
 code. The modules that a file imports are loaded only if the user allows it: see :func:`require_allowed`.
 """
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.gin_files import from_bindings
+from genret_jax.config.gin_text import from_bindings
 from genret_jax.config.record import CONFIGURABLES
 from genret_jax.data.corpus import Corpus
 from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents

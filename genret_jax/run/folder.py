@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.gin_files import read_record
+from genret_jax.config.gin_text import read_record
 from genret_jax.config.record import modules_of, record_text, to_bindings
 from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment

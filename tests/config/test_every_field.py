@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from genret_jax.config.gin_files import experiment_from_gin, from_bindings, read_record
+from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.config.gin_text import from_bindings, read_record
 from genret_jax.config.record import CONFIGURABLES, find_class, record_text, to_bindings
 from genret_jax.models.config import ItemInput
 

@@ -11,14 +11,12 @@ from genret_jax.config.experiment import Experiment, PretrainedStart, Vocabulary
 from genret_jax.config.gin_files import (
     command_line_binding,
     experiment_from_gin,
-    from_bindings,
-    read_record,
     recipe_experiment,
     recipe_file,
     recipes,
     require_set_once,
 )
-from genret_jax.config.gin_text import gin_configs_folder
+from genret_jax.config.gin_text import from_bindings, gin_configs_folder, read_record
 from genret_jax.config.record import DERIVED, record_text, to_bindings
 from genret_jax.docids import DocidCodec
 from genret_jax.errors import InputError

@@ -9,7 +9,7 @@ from support.small_interactions import small_shop
 from support.tiny_run import tiny_experiment, tiny_recommendation, tiny_topics, write_tiny_corpus
 
 from genret_jax.config.experiment import VocabularyConfig
-from genret_jax.config.gin_files import read_record
+from genret_jax.config.gin_text import read_record
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.interactions import write_interactions
 from genret_jax.docids import AtomicDocids
