@@ -35,6 +35,9 @@ from genret_jax.storage import load_arrays, save_arrays
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 
 
+ONE_LEVEL = LearnedDocids(levels=1, codebook=4, steps=20, alike=4, document_length=12)
+
+
 def prepared(experiment, folder):
     lines = []
     return prepare(experiment, folder, log=lines.append), lines
@@ -198,7 +201,7 @@ def _last(run, document):
 
 
 def test_nodes_without_texts_have_nothing_for_new_documents(tiny_corpus, tmp_path):
-    experiment = learned_experiment(tiny_corpus, model={"head": "prefix"}, start=None)
+    experiment = learned_experiment(tiny_corpus, ONE_LEVEL, model={"head": "prefix"}, start=None)
     run, _ = prepared(experiment, tmp_path / "run")
     with pytest.raises(InputError, match=r"cannot score documents added after training.*@LsaStart"):
         Retriever(run, run.start_params()).with_documents(["new"], ["text"])
@@ -217,20 +220,25 @@ def test_runs_of_other_docids_have_no_room_for_documents(tiny_run):
         Retriever.load(tiny_run).with_documents(["new"], ["text"])
 
 
-def test_it_is_trained_and_loaded_like_any_other(whole, tiny_corpus, tmp_path):
-    run = train_run(learned_experiment(tiny_corpus, trainer={"steps": 10}), tmp_path / "run")
-    assert run.table.fingerprint == whole[0].table.fingerprint  # learned again, and the same
-    retriever = Retriever.load(tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(tiny_corpus, tmp_path_factory):
+    """A trained run of learned docids; not to be changed."""
+    return train_run(learned_experiment(tiny_corpus, trainer={"steps": 10}), tmp_path_factory.mktemp("trained") / "run")
+
+
+def test_it_is_trained_and_loaded_like_any_other(whole, trained):
+    assert trained.table.fingerprint == whole[0].table.fingerprint  # learned again, and the same
+    retriever = Retriever.load(trained.folder)
     assert len(retriever.search("ban", k=5)) == 5
     with_new = retriever.with_documents(["new"], ["ban bap"])
     assert "new" in {result.doc_id for result in with_new.search("ban bap", k=42, beam=42)}
 
 
-def test_the_command_adds_documents(whole, tiny_corpus, tmp_path, capsys):
-    run = train_run(learned_experiment(tiny_corpus, trainer={"steps": 1}), tmp_path / "run")
-    (tmp_path / "new.jsonl").write_text(json.dumps({"_id": "new", "title": "A new one", "text": run.corpus.texts[3]}))
-    command = ["search", "--run", str(run.folder), "-k", "42", "--json", "--add", str(tmp_path / "new.jsonl")]
-    assert main([*command, run.corpus.texts[3]]) == 0
+def test_the_command_adds_documents(trained, tmp_path, capsys):
+    text = trained.corpus.texts[3]
+    (tmp_path / "new.jsonl").write_text(json.dumps({"_id": "new", "title": "A new one", "text": text}))
+    command = ["search", "--run", str(trained.folder), "-k", "42", "--json", "--add", str(tmp_path / "new.jsonl")]
+    assert main([*command, text]) == 0
     [line] = capsys.readouterr().out.splitlines()
     assert ("new", "A new one") in {(row["doc_id"], row["title"]) for row in json.loads(line)["results"]}
 
@@ -449,6 +457,7 @@ def test_public_weights_are_a_start(tiny_corpus, tmp_path, monkeypatch):
     save_safetensors(tmp_path / "t5", weights, config)
     experiment = learned_experiment(
         tiny_corpus,
+        ONE_LEVEL,
         vocabulary=VocabularyConfig(kind="bytes", normalization="none"),
         start=PretrainedStart(path=str(tmp_path / "t5")),
         model={**dataclasses.asdict(config), "dropout_rate": 0.1},
@@ -475,5 +484,5 @@ def test_a_document_without_text_has_a_docid_too(whole):
 def test_a_corpus_without_queries(tmp_path):
     corpus = tiny_topics()
     bare = write_tiny_corpus(tmp_path / "bare", type(corpus)(**{**vars(corpus), "queries": {}, "qrels": {}}))
-    run, _ = prepared(learned_experiment(bare, trainer={"best_metric": None}), tmp_path / "run")
+    run, _ = prepared(learned_experiment(bare, ONE_LEVEL, trainer={"best_metric": None}), tmp_path / "run")
     assert run.table.num_documents == 41

@@ -61,12 +61,12 @@ def test_items_are_not_read(tmp_path):
 
 
 def test_levels_beyond_those_that_tell_all_documents_apart_are_no_collapse(tiny_corpus, tmp_path):
-    docids = LearnedDocids(levels=3, codebook=12, steps=40, alike=4, document_length=12)
+    docids = LearnedDocids(levels=2, codebook=24, steps=40, alike=4, document_length=12)
     run = prepared(learned_experiment(tiny_corpus, docids), tmp_path / "run")
     last = run.table.strategy["course"][-1]
     before = run.table.strategy["course"][-4]
-    assert (last["level"], before["level"]) == (3, 2)
-    assert before["prefixes"] > 40 - 12  # fewer documents than codes are left to be told apart
+    assert (last["level"], before["level"]) == (2, 1)
+    assert before["prefixes"] > 40 - 24  # fewer documents than codes are left to be told apart
     assert last["prefixes"] >= before["prefixes"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from genret_jax.evaluation import bootstrap
+from genret_jax.evaluation import metrics
 from genret_jax.evaluation.metrics import bootstrap_intervals, paired_bootstraps, resampled_means
 
 
@@ -50,7 +50,7 @@ def test_resamples_are_those_of_a_plain_loop(monkeypatch):
     values = np.random.default_rng(0).random(10)
     generator = np.random.default_rng(5)
     expected = [values[generator.integers(10, size=10, dtype=np.int32)].mean() for _ in range(6)]
-    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 1)  # one resample at a time, as the loop
+    monkeypatch.setattr(metrics, "_DRAWS_AT_ONCE", 1)  # one resample at a time, as the loop
     np.testing.assert_allclose(resampled_means(values, samples=6, seed=5), expected)
 
 

@@ -10,7 +10,7 @@ from support.tiny_run import OF_TOPIC, TOPICS, tiny_experiment, word
 
 import genret_jax
 from genret_jax.errors import InputError
-from genret_jax.inference import node_tree, search_tokens
+from genret_jax.inference import Ranker, node_tree, search_tokens
 from genret_jax.models.network import T5
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run, prepare
@@ -240,10 +240,8 @@ def test_an_adaptive_decoder_is_searched_with_as_it_was_trained(tiny_corpus, tmp
 
 def test_a_process_forked_after_loading_is_told_instead_of_hanging(retriever):
     """Not in a real fork, which the threads of this process might not survive."""
-    from genret_jax.inference import ranker
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranker.Ranker, "_loaded_by", os.getpid() + 1)
+        patch.setattr(Ranker, "_loaded_by", os.getpid() + 1)
         with pytest.raises(InputError, match="forked after a model was loaded"):
             retriever.search(QUERIES[0], k=1)
     assert retriever.search(QUERIES[0], k=1)

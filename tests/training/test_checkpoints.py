@@ -20,7 +20,6 @@ from genret_jax.training import (
     checkpoint_format,
     checkpoints,
     make_mesh,
-    restore,
     restore_params,
     train,
 )
@@ -182,7 +181,7 @@ def test_a_low_limit_of_open_files_changes_nothing(stopped, tiny_config, setting
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_a_checkpoint_deleted_while_it_is_read(which, stopped, finished, monkeypatch, assert_same_params, recwarn):
     """Training writes a new one and deletes the old one at that moment."""
-    read, seen = restore.load_items, []
+    read, seen = checkpoint_format.load_items, []
 
     def delete_first(path, like):
         seen.append(path.name)
@@ -191,15 +190,15 @@ def test_a_checkpoint_deleted_while_it_is_read(which, stopped, finished, monkeyp
             shutil.rmtree(path)
         return read(path, like)
 
-    monkeypatch.setattr(restore, "load_items", delete_first)
+    monkeypatch.setattr(checkpoint_format, "load_items", delete_first)
     assert_same_params(restore_params(stopped, which), finished[1])
     assert seen == ["8", "12"]
     assert not [str(each.message) for each in recwarn if "damaged" in str(each.message)]
 
 
 def test_a_step_deleted_while_it_is_read(stopped, monkeypatch):
-    read = restore.read_metadata
-    monkeypatch.setattr(restore, "read_metadata", lambda path: (shutil.rmtree(path), read(path)))
+    read = checkpoint_format.read_metadata
+    monkeypatch.setattr(checkpoint_format, "read_metadata", lambda path: (shutil.rmtree(path), read(path)))
     with pytest.raises(InputError, match="no checkpoint 8; expected"):
         restore_params(stopped, 8)
 
