@@ -17,6 +17,7 @@ SMALL = ["--vocabularies", "12", "--lengths", "3", "--repeats", "2", "--searches
 
 @pytest.fixture
 def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setattr("gc.collect", lambda: 0)  # before each measurement, of all that other tests hold
     monkeypatch.syspath_prepend(str(repository / "scripts"))
     return SimpleNamespace(**runpy.run_path(str(repository / "scripts" / "benchmark_decoding.py")))
 
