@@ -53,12 +53,12 @@ def evaluation_split(corpus: Corpus, split: str) -> EvaluationSplit:
         InputError: If the corpus has no such split, or the split is empty.
     """
     if not corpus.qrels.get(split):
-        similar = nearest(split, corpus.qrels)
+        similar, add = nearest(split, corpus.qrels), f"add qrels/{split}.tsv to the corpus and train again"
         raise InputError(
             f"no judgements for split '{split}'{f' ({similar})' if similar else ''}",
             file=corpus.source or corpus.name,
-            expected=f"one of {', '.join(sorted(corpus.qrels))}" if corpus.qrels else f"qrels/{split}.tsv",
-            fix=f"give qrels/{split}.tsv{' or another split' if corpus.qrels else ''}",
+            expected=f"one of {', '.join(sorted(corpus.qrels))}" if corpus.qrels else "queries.jsonl and qrels/*.tsv",
+            fix=f"choose another split, or {add}" if corpus.qrels else add,
         )
     seen, unseen = seen_and_unseen(corpus, split)
     parts = {f"{split}, seen": seen, f"{split}, unseen": unseen} if seen and unseen else {}

@@ -285,6 +285,8 @@ class Retriever(Ranker):
 def _beam(k: int, beam: int | None) -> int:
     # Beams come in powers of two, so that another k seldom compiles anew.
     wanted = max(_LEAST_BEAM, 1 << (k - 1).bit_length() if k > _LEAST_BEAM else 0) if beam is None else beam
-    if not 1 <= k <= wanted:
-        raise InputError(f"k={k} with beam={wanted}", expected="1 <= k <= beam", fix="give more beams or a smaller k")
+    if k < 1:
+        raise InputError(f"k is {k}", expected="at least 1 result")
+    if k > wanted:
+        raise InputError(f"{k} results of {wanted} beams", fix="give more beams or a smaller k")
     return wanted

@@ -141,8 +141,8 @@ def _first_or_restored(run: SeedRun, checkpoints: Checkpoints, steps: StepShapes
             raise InputError(
                 f"the run has made {reached} steps already",
                 file=run.folder,
-                expected=f"TrainerConfig.steps of at least {reached} instead of {run.config.steps}",
-                fix="raise it, or train in another folder",
+                expected=f"at least {reached} steps instead of {run.config.steps}",
+                fix="give more steps, or train in another folder",
             )
         return restored
     first: dict[str, Any] = {"step": 0, "metrics": {}}

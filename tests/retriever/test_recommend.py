@@ -128,7 +128,7 @@ def test_a_run_that_knows_no_users_is_told_of_none(shop, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("history", "says"),
-    [([], "an empty history"), (["i1", "j7"], r"there is no item 'j7'"), (["i1"], "k=30 with beam=20")],
+    [([], "an empty history"), (["i1", "j7"], r"there is no item 'j7'"), (["i1"], "30 results of 20 beams")],
 )
 def test_histories_that_cannot_be(retriever, history, says):
     with pytest.raises(InputError, match=says):

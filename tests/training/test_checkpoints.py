@@ -325,7 +325,7 @@ def test_another_number_of_steps_is_said(recorded, stopped, tiny_config, setting
 
 
 def test_fewer_steps_than_were_made(stopped, tiny_config, settings):
-    with pytest.raises(InputError, match=r"has made 8 steps already; expected .* at least 8 instead of 7"):
+    with pytest.raises(InputError, match=r"has made 8 steps already; expected at least 8 steps instead of 7"):
         train(TinyTask(), tiny_config(**settings, steps=7), stopped, fingerprint=FINGERPRINT)
     assert checkpoint_steps(stopped / "checkpoints") == [8, 4]
 
