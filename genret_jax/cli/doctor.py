@@ -29,6 +29,7 @@ CORE = (
     "sentencepiece",
     "joblib",
     "safetensors",
+    "tokenizers",
     "tensorstore",
     "tqdm",
     "tensorboardX",

@@ -45,6 +45,7 @@ CONFIGURABLES = {
     "NpyVectors": "genret_jax.data.vectors",
     "LsaVectors": "genret_jax.data.vectors",
     "SentenceTransformerVectors": "genret_jax.data.vectors",
+    "EncoderVectors": "genret_jax.models.encoders.sentence",
     "HistoryConfig": "genret_jax.data.examples.histories",
     "SamplerConfig": "genret_jax.data.examples.sampler",
     "PseudoQueries": "genret_jax.data.examples.pseudo_queries",

@@ -75,6 +75,7 @@ NEEDS: dict[str, dict[str, str]] = {
         [f"T5Config.{name}" for name in ("shared_codes", "root_lookahead", "lexical_width", "num_nodes")], PREFIX
     ),
     "NpyDocids.separate": {"NpyDocids.path": "'c.npy'"},
+    "EncoderVectors.batch_size": {"EncoderVectors.path": "'e'"},
     "SentenceTransformerVectors.batch_size": {"SentenceTransformerVectors.model": "'m'"},
     "HistoryConfig.causal": {**BY_ITEMS, "HistoryConfig.user_tokens": "0"},
     "HistoryConfig.whole_items": BY_ITEMS,
