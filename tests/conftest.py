@@ -18,8 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 # Tests compile a lot and compute little. Compiling takes 40% less without optimising, and a third less again without
 # the newer emitters of fusions and in one thread a program. From jaxlib 0.12 on the emitters cannot be chosen.
-_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-_FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")
+_FLAGS = [
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 if Version(version("jaxlib")) < Version("0.12"):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 for _flag in _FLAGS:

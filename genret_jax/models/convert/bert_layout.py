@@ -89,30 +89,28 @@ def _config(folder: Path) -> tuple[BertConfig, int]:
         raise InputError(f"model_type {kind!r}", file=file, expected="'bert' or 'mpnet'", fix="give another encoder")
     if (positions := stored.get("position_embedding_type", "absolute")) != "absolute":
         raise InputError(f"position_embedding_type {positions!r}", file=file, expected="'absolute'")
-    missing = [theirs for theirs in _FIELDS.values() if theirs not in stored]
-    if missing:
-        raise InputError(f"{missing[0]} is missing", file=file, fix="download the folder again")
+    for theirs in _FIELDS.values():
+        if theirs not in stored:
+            raise InputError(f"{theirs} is missing", file=file, fix="download the folder again")
     fields = {ours: stored[theirs] for ours, theirs in _FIELDS.items()}
-    pad = stored.get("pad_token_id", 0 if kind == "bert" else 1)
+    pad, rows = stored.get("pad_token_id", 0 if kind == "bert" else 1), fields["vocab_size"]
+    if not isinstance(pad, int) or not isinstance(rows, int) or not 0 <= pad < rows:
+        raise InputError(f"pad_token_id {pad!r}", file=file, expected=f"a token below vocab_size {rows!r}")
     if kind == "mpnet":
         fields |= {"first_position": pad + 1, "token_types": 0}
         fields["relative_buckets"] = stored.get("relative_attention_num_buckets", 32)
     else:
         fields["token_types"] = stored.get("type_vocab_size", 2)
     try:
-        config = BertConfig(**fields)
+        return BertConfig(**fields), pad
     except InputError as error:
         raise InputError(error.found, file=file, expected=error.expected, fix="download the folder again") from None
-    if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:
-        raise InputError(f"pad_token_id {pad!r}", file=file, expected=f"a token below {config.vocab_size}")
-    return config, pad
 
 
 def _renamed(name: str) -> str:
     """Return BERT's name of a tensor without the name of the model that holds the encoder."""
     name = re.sub(r"^(bert|mpnet|model|0\.auto_model)\.", "", name)
-    name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
-    name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # of early files
     layer = re.match(r"(encoder\.layer\.\d+\.)(.+)\.(weight|bias)$", name)
     return f"{layer[1]}{_MPNET.get(layer[2], layer[2])}.{layer[3]}" if layer else name
 

@@ -40,7 +40,7 @@ class SentenceEncoder:
         max_length: Tokens of the longest input; longer ones are cut.
         pooling: ``"mean"`` of the states, the state of the first token (``"cls"``), or their ``"max"``.
         normalize: Scale vectors to length 1.
-        prompts: Text put before an input, by its role; ``"query"`` and ``"passage"`` in E5.
+        prompts: Text put before an input, by its role: ``{"query": "query: ", "passage": "passage: "}``.
     """
 
     config: BertConfig
@@ -71,6 +71,10 @@ class SentenceEncoder:
         config, params, pad = read_bert(body)
         described = folder / "sentence_bert_config.json"
         longest = read_json(described, expect=dict).get("max_seq_length") if described.is_file() else None
+        if longest is not None and not (isinstance(longest, int) and longest > 2):
+            raise InputError(
+                f"max_seq_length {longest!r}", file=described, expected="an integer of at least 3, or null"
+            )
         return cls(
             config=config,
             params=params,
@@ -83,7 +87,7 @@ class SentenceEncoder:
         )
 
     def tokens(self, texts: Sequence[str], role: str | None = None) -> Int[np.ndarray, "n l"]:
-        """Return the tokens of texts, cut to ``max_length`` and padded with 0 to the longest.
+        """Return the tokens of texts, cut to ``max_length`` and padded with 0.
 
         Args:
             texts: Texts, to which the prompt of their role is added.
@@ -93,12 +97,13 @@ class SentenceEncoder:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length)
         rows = [encoded.ids for encoded in self.tokenizer.encode_batch([prompt + text for text in texts])]
-        length = max((len(row) for row in rows), default=0)
-        padded = np.full((len(rows), -(-max(length, 1) // _LENGTHS) * _LENGTHS), self.pad, np.int32)
+        length = max((len(row) for row in rows), default=1)
+        padded = np.full((len(rows), min(-(-length // _LENGTHS) * _LENGTHS, self.max_length)), self.pad, np.int32)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
-        exchanged = np.where(padded == self.pad, 0, np.where(padded == 0, self.pad, padded))
-        return exchanged[:, : self.max_length].astype(np.int32)
+        is_pad, is_first = padded == self.pad, padded == 0
+        padded[is_first], padded[is_pad] = self.pad, 0
+        return padded
 
     def vectors(
         self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 64, progress: bool = False

@@ -192,6 +192,17 @@ def test_a_folder_of_transformers_alone_is_averaged(tmp_path):
     np.testing.assert_array_equal(encoder.vectors(["the fox"]), SentenceEncoder.load(whole).vectors(["the fox"]))
 
 
+def test_early_names_of_norms_and_a_model_around_the_encoder(tmp_path):
+    new, early = (write_folder(tmp_path / name, "bert") for name in ("new", "early"))
+    renamed = {
+        "bert." + (name.replace(".weight", ".gamma").replace(".bias", ".beta") if "LayerNorm" in name else name): value
+        for name, value in load_file(early / "model.safetensors").items()
+    }
+    save_file({**renamed, "cls.predictions.bias": np.zeros(3, np.float32)}, early / "model.safetensors")
+    found, expected = (SentenceEncoder.load(folder).vectors(TEXTS) for folder in (early, new))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_every_parameter_has_logical_axes():
     config = BertConfig(vocab_size=8, d_model=4, num_heads=2, d_ff=4, num_layers=1, relative_buckets=8)
     variables = jax.eval_shape(BertEncoder(config).init, jax.random.key(0), jnp.ones((1, 3), jnp.int32))
@@ -210,15 +221,13 @@ def test_rematerialisation_and_dropout(tmp_path):
     assert np.abs(np.asarray(dropped - states)).max() > 0.1
 
 
-def spoil(folder, name, text):
-    (folder / name).write_text(text)
-
-
 BAD = {
     "another family": ({"model_type": "gpt2"}, None, "model_type 'gpt2'; expected 'bert' or 'mpnet'"),
     "relative keys": ({"position_embedding_type": "relative_key"}, None, "position_embedding_type 'relative_key'"),
     "wrong width": ({"intermediate_size": 21}, None, r"intermediate.dense.weight has shape \[20, 12\]"),
     "layers left out": ({"num_hidden_layers": 1}, None, r"16 tensors that config.json does not have"),
+    "padding": ({"pad_token_id": "x"}, None, "pad_token_id 'x'; expected a token below vocab_size 13"),
+    "a length": ({}, ("sentence_bert_config.json", '{"max_seq_length": "9"}'), "max_seq_length '9'"),
     "heads": ({"num_attention_heads": 5}, None, r"config.json.*BertConfig.num_heads"),
     "pooling of another width": ({}, ("1_Pooling/config.json", '{"word_embedding_dimension": 8}'), "width 8"),
     "no pooling": ({}, ("1_Pooling/config.json", f'{{"word_embedding_dimension": {WIDTH}}}'), "pooling by nothing"),
@@ -233,7 +242,7 @@ BAD = {
 def test_folders_that_cannot_be_read(tmp_path, changed, spoiled, message):
     folder = write_folder(tmp_path / "encoder", "bert", **changed)
     if spoiled:
-        spoil(folder, *spoiled)
+        (folder / spoiled[0]).write_text(spoiled[1])
     with pytest.raises(InputError, match=message):
         SentenceEncoder.load(folder)
 
