@@ -5,6 +5,7 @@ from genret_jax.decoding.documents import RankedDocuments, rank_documents, with_
 from genret_jax.decoding.exhaustive import Exhaustive
 from genret_jax.decoding.filters import DocidFilter, allow, forbid
 from genret_jax.decoding.index import DocidIndex
+from genret_jax.decoding.plan import Plan
 from genret_jax.decoding.result import BeamResult
 from genret_jax.decoding.sampling import sample_tokens
 from genret_jax.decoding.scores import INVALID
@@ -20,6 +21,7 @@ __all__ = [
     "DocidIndex",
     "Exhaustive",
     "Forced",
+    "Plan",
     "RankedDocuments",
     "Step",
     "Strategy",

@@ -13,6 +13,7 @@ from genret_jax.decoding.bitmap import rank, ranks, unpacked
 from genret_jax.decoding.filters import DocidFilter
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.decoding.layout import Level
+from genret_jax.decoding.plan import Plan
 from genret_jax.decoding.reading import at_each, entry, window
 from genret_jax.decoding.scores import INVALID, log_probs, logsumexp
 from genret_jax.decoding.step import take_beams
@@ -33,6 +34,23 @@ class Read(NamedTuple):
     codes: Any  # int32[b, k, e]   codes of listed children; None if the level has none
 
 
+class _Children(NamedTuple):
+    """Children of states, and the range of docids below each, which only filters and plans need."""
+
+    there: Any  # bool[a, j, f]   whether there is a child in this slot
+    first: Any = None  # int32[a, j, f]  its first docid
+    stop: Any = None  # int32[a, j, f]  the docid after its last
+    single: bool = False  # whether every child has one docid
+
+
+class _Part(NamedTuple):
+    """Candidates that are read in one way."""
+
+    logits: Any  # float32[b, k, f]  with what the plan adds
+    there: Any  # bool[a, j, f]      whether there is a candidate in this slot
+    ahead: Any = None  # float32[b, k, f]  of a plan: the share of the best docid below each
+
+
 @typing.no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +62,31 @@ class TrieConstraint:
     continuations that exist sum to 1 at every prefix instead, so the probabilities of all docids do; forced
     continuations are free, other rankings come out, and scores are no longer the model's own.
 
+    A plan adds the logarithm of the mass of the docids below a continuation to its logit. Probabilities are then shared
+    among the continuations that exist, because only these have a mass.
+
     Attributes:
         index: The docids.
         filter: Docids that each query may find; by default all.
+        plan: Scores of the docids; none by default. With a filter, give the plan the same docids (:meth:`planned`).
         normalize: ``"vocabulary"`` or ``"children"``.
     """
 
     index: DocidIndex
     filter: DocidFilter | None = None
+    plan: Plan | None = None
     normalize: Literal["vocabulary", "children"] = dataclasses.field(default="vocabulary", metadata={"static": True})
+
+    def planned(self, scores: Float[Array, "b n"]) -> "TrieConstraint":
+        """Return the constraint with a plan.
+
+        Args:
+            scores: A score for each docid, numbered as in the index; as many as the index has room for.
+        """
+        exists = (jnp.arange(scores.shape[1]) < self.index.count)[None]
+        if self.filter is not None:
+            exists &= self.filter.mask(scores.shape[1])
+        return dataclasses.replace(self, plan=Plan.of(scores, exists))
 
     @property
     def vocab_size(self) -> int:
@@ -82,7 +116,12 @@ class TrieConstraint:
     @property
     def forced_is_free(self) -> bool:
         """Whether forced tokens have probability 1, so that the model need not score them."""
-        return self.normalize == "children"
+        return self.plan is not None or self.normalize == "children"
+
+    @property
+    def _ranges(self) -> bool:
+        """Whether the docids below each child are asked for."""
+        return self.filter is not None or self.plan is not None
 
     def width(self, beams: int) -> int:
         """Return the number of beams that can be of use: never more than there are docids."""
@@ -100,7 +139,7 @@ class TrieConstraint:
         logits: Float[Array, "b k v"],
         depth: Int[Array, ""] | int,
         level: Level,
-    ) -> tuple[Float[Array, "b k f"], Read]:
+    ) -> tuple[Float[Array, "b k f"], Float[Array, "b k f"] | None, Read]:
         """Score the children of each state: those found as bits, one slot for each token, and then those listed.
 
         Args:
@@ -111,8 +150,9 @@ class TrieConstraint:
             level: Level of that depth.
 
         Returns:
-            The beam's score plus the token's log-probability for each candidate, INVALID for slots without one; and
-            the children, for :meth:`child`.
+            The beam's score plus the token's log-probability for each candidate, INVALID for slots without one; with
+            a plan, the log-probability that it gives the best docid below each candidate; and the children, for
+            :meth:`child`.
         """
         first = jnp.asarray(self.index.first_tokens)[depth]
         check_vocabulary(self.index.vocab_size, logits)
@@ -124,14 +164,27 @@ class TrieConstraint:
         if level.span:
             words = self._words(states, level)
             chosen = jax.lax.dynamic_slice_in_dim(logits, first, level.span, axis=-1)
-            parts.append((chosen, self._bits(words, states, level)))
+            parts.append(self._guided(chosen, self._bits(words, states, level)))
         if self._is_vocabulary(level):
-            codes, there = self._root_children(first)
-            parts.append((logits, there))
+            codes, children = self._root_children(first)
+            parts.append(self._guided(logits, children))
         elif level.rows or level.edges:
-            codes, there = self._listed(states, depth, level)
-            parts.append((self._logits_of(logits, codes + first, level), there))
-        return self._scores(scores, logits, parts), Read(words, codes)
+            codes, children = self._listed(states, depth, level)
+            parts.append(self._guided(self._logits_of(logits, codes + first, level), children))
+        ahead = None if self.plan is None else _joined([part.ahead for part in parts])
+        return self._scores(scores, logits, parts), ahead, Read(words, codes)
+
+    def _guided(self, logits: Float[Array, "b k f"], children: _Children) -> _Part:
+        """Add to the logits of children what the plan says, and remove children that a query may not find."""
+        there, first, stop, single = children
+        if self.filter is not None:
+            there &= self.filter.any_between(first, stop)
+        if self.plan is None:
+            return _Part(logits, there)
+        if single:
+            return _Part(logits + self.plan.of_docids(first), there, jnp.zeros_like(logits))
+        mass = self.plan.of_ranges(first, stop)
+        return _Part(logits + jnp.where(there, mass, 0.0), there, self.plan.best_of_ranges(first, stop) - mass)
 
     def child(
         self,
@@ -204,25 +257,24 @@ class TrieConstraint:
         """
         return level.start == 0 and self.index.layout.consecutive and 2 * level.rows >= self.index.vocab_size
 
-    def _root_children(self, first: Int[Array, ""]) -> tuple[Int[Array, "1 1 v"], Bool[Array, "#b 1 v"]]:
-        """Return the code that each token is at a root whose children are its docids, and whether it is one."""
+    def _root_children(self, first: Int[Array, ""]) -> tuple[Int[Array, "1 1 v"], _Children]:
+        """Return the code that each token is at a root whose children are its docids, and these children."""
         codes, count = jnp.arange(self.index.vocab_size)[None, None] - first, self.index.layout.rows[0]
-        there = (codes >= 0) & (codes < count)
-        if self.filter is not None:
-            docids = jnp.clip(codes, 0, count - 1)
-            there &= self.filter.any_between(docids, docids + 1)
-        return codes, there
+        docids = jnp.clip(codes, 0, count - 1)
+        return codes, _Children((codes >= 0) & (codes < count), docids, docids + 1, single=True)
 
     def _scores(
-        self, scores: Float[Array, "b k"], logits: Float[Array, "b k v"], parts: list[tuple[Array, Array]]
+        self, scores: Float[Array, "b k"], logits: Float[Array, "b k v"], parts: list[_Part]
     ) -> Float[Array, "b k f"]:
-        """Return the scores of candidates, given their logits ``[b, k, g]`` and whether they exist ``[a, j, g]``."""
+        """Return the scores of candidates, INVALID where there is none."""
         before = scores[..., None]
-        if self.normalize == "vocabulary":
-            normaliser = logsumexp(logits)[..., None]
+        if self.forced_is_free:
+            normaliser = logsumexp(_joined([jnp.where(part.there, part.logits, INVALID) for part in parts]))
         else:
-            normaliser = logsumexp(_joined([jnp.where(there, logit, INVALID) for logit, there in parts]))[..., None]
-        return _joined([jnp.where(there, before + log_probs(logit, normaliser), INVALID) for logit, there in parts])
+            normaliser = logsumexp(logits)
+        normaliser = normaliser[..., None]
+        found = [jnp.where(part.there, before + log_probs(part.logits, normaliser), INVALID) for part in parts]
+        return _joined(found)
 
     def _logits_of(
         self, logits: Float[Array, "b k v"], tokens: Int[Array, "a j f"], level: Level
@@ -240,32 +292,37 @@ class TrieConstraint:
         words = at_each(entry, self.index.bitmaps, jnp.maximum(~states, 0))
         return jnp.where((states < 0)[..., None], words, jnp.uint32(0)) if level.rows else words
 
-    def _bits(self, words: UInt32[Array, "b k w"], states: Int[Array, "b k"], level: Level) -> Bool[Array, "b k f"]:
+    def _bits(self, words: UInt32[Array, "b k w"], states: Int[Array, "b k"], level: Level) -> _Children:
         """Return whether each token leads from each wide state to a child."""
         there = unpacked(words, level.span)
-        if self.filter is None:
-            return there
+        if not self._ranges:
+            return _Children(there)
         wide = jnp.maximum(~states, 0)
         before, offsets = ranks(words, level.span), at_each(entry, self.index.edge_offsets, wide)[..., None]
-        begins, ends = (self._begin_of_edge(wide[..., None], offsets + nth) for nth in (before, before + there))
-        return there & self.filter.any_between(begins, ends)
+        return _Children(there, *(self._begin_of_edge(wide[..., None], offsets + n) for n in (before, before + there)))
 
-    def _listed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
-        """Return listed codes and whether they exist: narrow states read a window of rows, wide states one of edges."""
+    def _listed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, _Children]:
+        """Return listed codes and children: narrow states read a window of rows, wide states one of edges."""
         if not level.rows:
             return self._edges(states, level)
-        (codes, there), is_wide = self._rows(states, depth, level), (states < 0)[..., None]
+        (codes, narrow), is_wide = self._rows(states, depth, level), (states < 0)[..., None]
         if not level.edges:
-            return codes, there & ~is_wide if level.span else there
-        edge_codes, edge_there = self._edges(states, level)
+            return codes, narrow._replace(there=narrow.there & ~is_wide) if level.span else narrow
         width = max(level.edges, level.rows)
-        codes = jnp.where(is_wide, _padded(edge_codes, width), _padded(codes, width))
-        return codes, jnp.where(is_wide, _padded(edge_there, width), _padded(there, width))
 
-    def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, Array]:
+        def chosen(of_wide: Array | None, of_narrow: Array | None) -> Array | None:
+            if of_wide is None or of_narrow is None:
+                return None
+            return jnp.where(is_wide, _padded(of_wide, width), _padded(of_narrow, width))
+
+        edge_codes, wide = self._edges(states, level)
+        children = _Children(*(chosen(*pair) for pair in zip(wide[:3], narrow[:3], strict=True)))
+        return jnp.where(is_wide, _padded(edge_codes, width), _padded(codes, width)), children
+
+    def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, _Children]:
         """Read a window of rows; a row that departs right after the prefix begins a child."""
         index, first, slots = self.index, jnp.maximum(states, 0), np.arange(level.rows, dtype=np.int32)[None, None]
-        column, more = index.column(depth), int(self.filter is not None)  # a filter asks where the last row ends
+        column, more = index.column(depth), int(self._ranges)  # a range needs to know where the last row ends
 
         def rows(arrays: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
             columns, departs = arrays
@@ -276,14 +333,14 @@ class TrieConstraint:
         outside = (departs <= depth) & (slots > 0)
         stop = jnp.min(jnp.where(outside, slots, level.rows), axis=-1, keepdims=True)
         there = ((departs == depth + 1) | (slots == 0)) & (slots < stop)
-        if self.filter is None:
-            return codes, there
+        if not self._ranges:
+            return codes, _Children(there)
         new = jnp.where(following <= depth + 1, slots + 1, level.rows)
         next_child = jax.lax.cummin(new, axis=2, reverse=True)  # its slot, or that of what is outside
         first, most = first[..., None], index.layout.capacity.docids
-        return codes, there & self.filter.any_between(first + slots, jnp.minimum(first + next_child, most))
+        return codes, _Children(there, first + slots, jnp.minimum(first + next_child, most))
 
-    def _edges(self, states: Int[Array, "b k"], level: Level) -> tuple[Array, Array]:
+    def _edges(self, states: Int[Array, "b k"], level: Level) -> tuple[Array, _Children]:
         """Read a window of edges."""
         index, wide, slots = self.index, jnp.maximum(~states, 0), np.arange(level.edges, dtype=np.int32)[None, None]
 
@@ -295,10 +352,10 @@ class TrieConstraint:
         codes, ends = at_each(edges, (index.edge_offsets, index.edge_tokens), wide)
         start, stop = ends[..., :1], ends[..., 1:]
         codes, there = codes.astype(jnp.int32), slots < stop - start
-        if self.filter is None:
-            return codes, there
-        begins, ends = (self._begin_of_edge(wide[..., None], start + slots + after) for after in (0, 1))
-        return codes, there & self.filter.any_between(begins, ends)
+        if not self._ranges:
+            return codes, _Children(there)
+        ranges = (self._begin_of_edge(wide[..., None], start + slots + after) for after in (0, 1))
+        return codes, _Children(there, *ranges)
 
     def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
         """Return the first docid below each edge of a wide prefix; for later edges, the end of the prefix."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from genret_jax.decoding.bitmap import WORD, packed
+from genret_jax.decoding.bitmap import WORD, packed, unpacked
 from genret_jax.decoding.index import DocidIndex
 from genret_jax.errors import InputError
 
@@ -40,6 +40,10 @@ class DocidFilter:
     def any_between(self, first: Int[Array, "b k f"], stop: Int[Array, "b k f"]) -> Bool[Array, "b k f"]:
         """Return whether a docid from ``first`` up to, but not including, ``stop`` is in the query's set."""
         return self._count(stop) > self._count(first)
+
+    def mask(self, docids: int) -> Bool[Array, "b n"]:
+        """Return whether each of the first docids is in the query's set."""
+        return unpacked(jnp.asarray(self.words), docids)
 
     def _count(self, docids: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
         """Return the number of the set's docids before each given docid."""

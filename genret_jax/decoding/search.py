@@ -136,28 +136,19 @@ def _through(
 
 def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, width: int) -> _Beams:
     """Extend every live beam by one token and keep the best of all candidates."""
-    depth, batch = current.depth, len(current.scores)
-    first = level.start == 0
+    depth, first = current.depth, level.start == 0
     logits, cache = step(current.last, strategy.prefix_nodes(current.states, depth), current.cache, first=first)
     has_nan = current.has_nan | (jnp.isnan(logits).any(axis=-1) & exists(current.scores)).any(axis=-1)
     # --> [b, k, f]
-    candidates, read = strategy.candidates(current.states, current.scores, finite(logits), depth, level)
+    candidates, ahead, read = strategy.candidates(current.states, current.scores, finite(logits), depth, level)
     ended = strategy.ended(current.states, depth) if strategy.mixed and not first else None
     fanout = candidates.shape[-1]
     if ended is not None:  # a beam that has ended is its own only candidate
         itself = (np.arange(fanout) == 0)[None, None]
         candidates = jnp.where(ended[..., None], jnp.where(itself, current.scores[..., None], INVALID), candidates)
-    candidates = candidates.reshape(batch, -1)
-    # Of equal scores top_k takes the lower place: the lower beam, then the lower token.
-    scores, chosen = top_k(candidates, min(width + 1, candidates.shape[1]))
-    scores = jnp.where(exists(scores), jnp.maximum(scores, LOWEST), INVALID)
-    bound = current.bound
-    if scores.shape[1] > width:
-        bound = jnp.maximum(bound, scores[:, width])
-        scores, chosen = scores[:, :width], chosen[:, :width]
-    elif scores.shape[1] < width:  # fewer candidates than beams
-        missing = ((0, 0), (0, width - scores.shape[1]))
-        scores, chosen = jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(chosen, missing)
+        ahead = None if ahead is None else jnp.where(ended[..., None], 0.0, ahead)
+    scores, chosen, dropped = _best(candidates, ahead, width)
+    bound = current.bound if dropped is None else jnp.maximum(current.bound, dropped)
     parents, slots = chosen // fanout, chosen % fanout
     parent_states = take_beams(current.states, parents)
     tokens, states = strategy.child(parent_states, parents, slots, read, depth, level)
@@ -170,6 +161,42 @@ def _next_step(current: _Beams, step: Step, strategy: Strategy, level: Level, wi
             parent_states,
         )
     return _Beams(depth + 1, states, scores, tokens, bound, has_nan, reorder(cache, parents))
+
+
+def _best(
+    candidates: Float[Array, "b k f"], ahead: Float[Array, "b k f"] | None, width: int
+) -> tuple[Float[Array, "b w"], Int[Array, "b w"], Float[Array, " b"] | None]:
+    """Choose the beams of the next step.
+
+    Args:
+        candidates: Scores; INVALID where there is no candidate.
+        ahead: Added to the scores for the choice only.
+        width: Number of beams to choose.
+
+    Returns:
+        Their scores, best first; their places among the candidates of a query; and the best score of a candidate that
+        was not chosen, None where all were.
+    """
+    candidates = candidates.reshape(len(candidates), -1)
+    count = candidates.shape[1]
+    order = (
+        candidates if ahead is None else jnp.where(exists(candidates), candidates + ahead.reshape(-1, count), INVALID)
+    )
+    # Of equal scores top_k takes the lower place: the lower beam, then the lower token.
+    scores, chosen = top_k(order, min(width + 1, count))
+    dropped = None
+    if ahead is not None:
+        scores = jnp.take_along_axis(candidates, chosen, axis=1)
+    if count > width:
+        dropped, chosen = scores[:, width], chosen[:, :width]
+        scores = scores[:, :width]
+        if ahead is not None:
+            rows = np.arange(len(candidates))[:, None]
+            dropped = candidates.at[rows, chosen].set(INVALID, unique_indices=True).max(axis=1)
+        dropped = jnp.where(exists(dropped), jnp.maximum(dropped, LOWEST), INVALID)
+    scores = jnp.where(exists(scores), jnp.maximum(scores, LOWEST), INVALID)
+    missing = ((0, 0), (0, max(0, width - count)))  # fewer candidates than beams
+    return jnp.pad(scores, missing, constant_values=INVALID), jnp.pad(chosen, missing), dropped
 
 
 def _score_forced(

@@ -75,10 +75,10 @@ class Unconstrained:
         logits: Float[Array, "b k v"],
         depth: Depth,
         level: Level,
-    ) -> tuple[Float[Array, "b k v"], None]:
+    ) -> tuple[Float[Array, "b k v"], None, None]:
         """Score every token."""
         check_vocabulary(self.vocab_size, logits)
-        return scores[..., None] + log_probs(logits, logsumexp(logits)[..., None]), None
+        return scores[..., None] + log_probs(logits, logsumexp(logits)[..., None]), None, None
 
     def child(
         self,
