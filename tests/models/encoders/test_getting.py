@@ -378,8 +378,11 @@ def test_endpoints_and_caches_that_cannot_be_used(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / ".cache" / "genret" / "encoders"
 
 
-def test_listed_encoders_are_complete():
+def test_listed_encoders_are_complete_and_in_the_page(repository, monkeypatch):
+    monkeypatch.delitem(known.KNOWN, "tiny")
+    page = (repository / "docs" / "encoders.md").read_text(encoding="utf-8")
     for name, encoder in known.KNOWN.items():
+        assert f"| `{name}` | `{encoder.hub_id}` |" in page
         assert name == encoder.name
         assert encoder.licence
         assert encoder.width
