@@ -119,9 +119,10 @@ def describe(encoder: "SentenceEncoder", folder: Path) -> dict[str, Any]:
     from genret_jax.storage import read_json
 
     config = encoder.config
+    shape = vars(config)
     return {
         "family": read_json(folder / f"{body(folder)}config.json")["model_type"],
-        "layers": config.num_layers,
+        "layers": shape.get("num_layers", shape.get("num_encoder_layers")),
         "width": config.d_model,
         "heads": config.num_heads,
         "parameters": sum(array.size for array in jax.tree.leaves(encoder.params)),

@@ -23,7 +23,7 @@ from genret_jax.storage import (
     write_json,
 )
 
-FAMILIES = ("bert", "mpnet")  # values of model_type that are worth a download
+FAMILIES = ("bert", "mpnet", "t5")  # values of model_type that are worth a download
 _PROMPTS = "config_sentence_transformers.json"
 
 Say = Callable[[str], None]

@@ -90,6 +90,20 @@ _LISTED = (
         licence="mit",
         width=384,
     ),
+    KnownEncoder(
+        name="sentence-t5-base",
+        hub_id="sentence-transformers/sentence-t5-base",
+        about="T5's encoder, 12 layers; English",
+        licence="apache-2.0",
+        width=768,
+    ),
+    KnownEncoder(
+        name="gtr-t5-base",
+        hub_id="sentence-transformers/gtr-t5-base",
+        about="T5's encoder, 12 layers; for retrieval, English",
+        licence="apache-2.0",
+        width=768,
+    ),
 )
 #: Known encoders by name.
 KNOWN = {encoder.name: encoder for encoder in _LISTED}

@@ -177,7 +177,7 @@ def test_a_wrong_hash_leaves_nothing(hub, tmp_path, with_wheel):
         ({"model.safetensors": None}, r"it has no model.safetensors; next: check the name org/x"),
         ({"tokenizer.json": None}, r"it has no tokenizer.json"),
         ({"1_Pooling/config.json": None}, r"it has no 1_Pooling/config.json"),
-        ({"config.json": b'{"model_type": "gpt2"}'}, r"org/x has model_type 'gpt2'; expected one of bert, mpnet"),
+        ({"config.json": b'{"model_type": "gpt2"}'}, r"org/x has model_type 'gpt2'; expected one of bert, mpnet, t5"),
         ({"config.json": b"<html>"}, r"its config.json cannot be used \(not valid JSON"),
         ({"modules.json": b'[{"type": "a.Dense", "path": "../up"}]'}, r"its modules.json cannot be used \(names "),
         ({"modules.json": b'[{"type": "a.Dense", "path": "2_Dense"}]'}, r"it has no 2_Dense/config.json"),
