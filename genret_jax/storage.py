@@ -409,6 +409,19 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise os_failure(error, path) from None
+
+
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str], *, doing: str) -> Iterator[Callable[[], None]]:
     """Hold a folder for one process; the operating system frees it when the process dies.

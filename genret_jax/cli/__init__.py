@@ -24,8 +24,8 @@ from genret_jax.errors import InputError, LostProcessError, nearest, os_failure
 from genret_jax.parallel.cluster import EXIT_LOST_PROCESS
 
 COMMANDS = (  # in the order of a first use
-    "corpus", "recipes", "train", "evaluate", "search", "recommend", "docids", "examples", "queries", "checkpoint",
-    "plan", "claims", "doctor",
+    "corpus", "recipes", "train", "evaluate", "search", "recommend", "docids", "encoder", "examples", "queries",
+    "checkpoint", "plan", "claims", "doctor",
 )  # fmt: skip
 #: Options of other programs, and the option of this one to use instead.
 SYNONYMS = {

@@ -107,8 +107,9 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build.add_argument(
         "--vectors",
         metavar="SOURCE",
-        help="document vectors: FILE.npy, lsa (from the corpus itself), encoder:DIR (a sentence encoder of the "
-        "BERT family) or sentence-transformers:MODEL (default: lsa; for items their embeddings.npy, if there)",
+        help="document vectors: FILE.npy, lsa (from the corpus itself), encoder:NAME (a sentence encoder of "
+        "'genret encoder get', or its folder) or sentence-transformers:MODEL (default: lsa; for items their "
+        "embeddings.npy, if there)",
     )
     for field, options in _OPTIONS.items():
         build.add_argument(f"--{field.replace('_', '-')}", dest=field, **options)
@@ -242,6 +243,7 @@ def _vector_source(args: argparse.Namespace) -> Any:
     from genret_jax.data.interactions import is_interactions
     from genret_jax.data.item_vectors import vectors_of_items
     from genret_jax.data.vectors import LsaVectors, NpyVectors, SentenceTransformerVectors
+    from genret_jax.models.encoders.getting import find_encoder
     from genret_jax.models.encoders.sentence import EncoderVectors
     from genret_jax.problems import say
 
@@ -255,14 +257,14 @@ def _vector_source(args: argparse.Namespace) -> Any:
     if args.vectors is None or args.vectors == "lsa":
         return LsaVectors(seed=args.seed)
     if kind == "encoder" and model:
-        return EncoderVectors(path=model)
+        return EncoderVectors(path=str(find_encoder(model)))
     if kind == "sentence-transformers" and model:
         return SentenceTransformerVectors(model=model)
     if args.vectors.endswith(".npy"):
         return NpyVectors(path=args.vectors)
     raise InputError(
         f"--vectors {args.vectors}",
-        expected="FILE.npy, lsa, encoder:DIR or sentence-transformers:MODEL",
+        expected="FILE.npy, lsa, encoder:NAME or sentence-transformers:MODEL",
         fix=nearest(kind, ("lsa", "encoder", "sentence-transformers")) or "see 'genret docids build --help'",
     )
 

@@ -109,7 +109,7 @@ def test_without_a_command_shows_the_commands(capsys):
     ("argv", "message"),
     [
         (["serach"], "no command 'serach'; expected one of corpus, recipes, train, evaluate, search, recommend, "
-         "docids, examples, queries, checkpoint, plan, claims, doctor; next: did you mean 'search'?"),
+         "docids, encoder, examples, queries, checkpoint, plan, claims, doctor; next: did you mean 'search'?"),
         (["zzz"], "next: see 'genret --help'"),
         (["--verbose"], "no option '--verbose'"),
         (["doctor", "--step=3"], "no option --step=3; did you mean '--steps'?; next: see 'genret doctor --help'"),

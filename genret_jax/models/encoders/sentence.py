@@ -15,6 +15,7 @@ from genret_jax.errors import InputError
 from genret_jax.models.convert.bert_layout import read_bert
 from genret_jax.models.convert.stored_arrays import path_within
 from genret_jax.models.encoders.bert import BertConfig, BertEncoder
+from genret_jax.models.encoders.getting import find_encoder
 from genret_jax.storage import read_json
 from genret_jax.validation import at_least, check_fields
 
@@ -136,7 +137,8 @@ class EncoderVectors:
     """Document vectors from a pretrained sentence encoder, a source of vectors for docids.
 
     Attributes:
-        path: Folder of the encoder; see :meth:`SentenceEncoder.load`.
+        path: Folder of the encoder, see :meth:`SentenceEncoder.load`, or the name of one that ``genret encoder get``
+            has downloaded.
         batch_size: Documents that are encoded together.
     """
 
@@ -153,7 +155,7 @@ class EncoderVectors:
             InputError: If the folder cannot be read.
         """
         texts = [corpus.document_text(index) for index in range(len(corpus))]
-        encoder = SentenceEncoder.load(self.path)
+        encoder = SentenceEncoder.load(find_encoder(self.path))
         return encoder.vectors(texts, "passage", batch_size=self.batch_size, progress=True)
 
 

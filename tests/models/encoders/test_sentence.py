@@ -1,5 +1,6 @@
 """Sentence encoders read from folders, against the same arithmetic in NumPy."""
 
+import hashlib
 import json
 import math
 
@@ -174,6 +175,41 @@ def test_the_command_makes_docids_from_an_encoder(tiny_corpus, tmp_path, capsys)
     assert len(DocidTable.load(out).doc_ids) == 41
     assert main([*command, "--vectors", "encodr:x"]) == 2
     assert "did you mean 'encoder'?" in capsys.readouterr().err
+
+
+def test_the_command_shows_an_encoder(tmp_path, capsys):
+    folder = write_folder(tmp_path / "encoder", "mpnet", prompts={"query": "query: "})
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert main(["encoder", "show", str(folder)]) == 0
+    size = sum(array.size for array in load_file(folder / "model.safetensors").values())
+    assert capsys.readouterr().out == (
+        f"{folder}\n"
+        f"  network     mpnet, 2 layers, width 12, 3 heads, {size:,} parameters\n"
+        f"  input       9 tokens at most, vocabulary 13\n"
+        f"  output      mean pooling, scaled to length 1\n"
+        f"  prompts     query 'query: '\n"
+        f"  licence     not named; see its source\n"
+        f"  source      not recorded\n"
+        f"  sha256      {digest} (recorded, with nothing to compare it with)\n"
+    )
+    assert main(["encoder", "show", "--json", str(folder)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["parameters"], shown["pooling"], shown["sha256"]) == (size, "mean", digest)
+
+
+@pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
+def test_a_downloaded_encoder_is_found_by_its_name(tiny_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "genret" / "encoders").mkdir(parents=True)
+    folder = write_folder(tmp_path / "genret" / "encoders" / "gte-small", "bert")
+    corpus = read_beir(tiny_corpus)
+    by_name, by_path = (EncoderVectors(path=path).vectors(corpus) for path in ("gte-small", str(folder)))
+    np.testing.assert_array_equal(by_name, by_path)
+    assert main(["encoder", "show", "gte-small"]) == 0
+    assert str(folder) in capsys.readouterr().out
+    missing = ["docids", "build", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "docids")]
+    assert main([*missing, "--vectors", "encoder:e5-small-v2"]) == 2
+    assert "next: run 'genret encoder get e5-small-v2'" in capsys.readouterr().err
 
 
 def test_padding_and_the_batch_change_nothing(tmp_path):
