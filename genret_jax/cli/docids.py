@@ -107,8 +107,8 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build.add_argument(
         "--vectors",
         metavar="SOURCE",
-        help="document vectors: FILE.npy, lsa (from the corpus itself), encoder:DIR (a sentence encoder of the "
-        "BERT family) or sentence-transformers:MODEL (default: lsa; for items their embeddings.npy, if there)",
+        help="document vectors: FILE.npy, lsa (from the corpus itself), encoder:DIR (a sentence encoder: BERT, MPNet "
+        "or T5) or sentence-transformers:MODEL (default: lsa; for items their embeddings.npy, if there)",
     )
     for field, options in _OPTIONS.items():
         build.add_argument(f"--{field.replace('_', '-')}", dest=field, **options)
