@@ -1,7 +1,7 @@
 """Sentence encoders: folders of sentence-transformers (Reimers and Gurevych 2019, arXiv 1908.10084), without torch."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,8 @@ from genret_jax.storage import read_json
 from genret_jax.validation import at_least, check_fields
 
 _LENGTHS = 16  # inputs are padded to a multiple, so that few programs are compiled
+_STEPS = 8  # from this many multiples on, to a multiple of twice as much, and so on
+_TOGETHER = 1024  # texts tokenised together; the tokenizer's own output is many times their size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,41 +96,53 @@ class SentenceEncoder:
             texts: Texts, to which the prompt of their role is added.
             role: ``"query"`` or ``"passage"``; None adds nothing.
         """
-        prompt = self.prompts.get(role, "") if role else ""
-        self.tokenizer.enable_truncation(self.max_length)
-        rows = [encoded.ids for encoded in self.tokenizer.encode_batch([prompt + text for text in texts])]
-        length = max((len(row) for row in rows), default=1)
-        padded = np.full((len(rows), min(-(-length // _LENGTHS) * _LENGTHS, self.max_length)), self.pad, np.int32)
-        for row, ids in zip(padded, rows, strict=True):
-            row[: len(ids)] = ids
-        is_pad, is_first = padded == self.pad, padded == 0
-        padded[is_first], padded[is_pad] = self.pad, 0
-        return padded
+        return self._padded(list(self._rows(texts, role)))
 
     def vectors(
-        self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 64, progress: bool = False
+        self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 32, progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
         """Return one vector for each text.
 
         Args:
             texts: Texts.
             role: As in :meth:`tokens`.
-            batch_size: Texts encoded together, of similar lengths.
+            batch_size: Texts encoded together, of similar lengths. A CPU is fastest with few, a GPU needs many.
             progress: Show a progress bar on stderr.
         """
         from tqdm import tqdm
 
-        found = np.zeros((len(texts), self.width), np.float32)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        rows = list(self._rows(texts, role))
+        # The longest first: the last batch is filled up, which costs least with short texts.
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        found = np.zeros((len(rows), self.width), np.float32)
         params, projection = jax.device_put((self.params, self.projection))
         how = {"config": self.config, "pooling": self.pooling, "normalize": self.normalize}
-        starts = range(0, len(texts), batch_size)
+        starts = range(0, len(rows), batch_size)
         for start in tqdm(starts, desc="encoding", unit="batch", disable=not progress, leave=False):
             batch = order[start : start + batch_size]
-            tokens = self.tokens([texts[index] for index in batch], role)
+            tokens = self._padded([rows[index] for index in batch])
             full = np.pad(tokens, ((0, batch_size - len(batch)), (0, 0)))  # the last batch compiles nothing
             found[batch] = np.asarray(pooled(params, full, projection, **how))[: len(batch)]
         return found
+
+    def _rows(self, texts: Sequence[str], role: str | None) -> Iterator[Int[np.ndarray, "_"]]:
+        prompt = self.prompts.get(role, "") if role else ""
+        self.tokenizer.enable_truncation(self.max_length)
+        for start in range(0, len(texts), _TOGETHER):
+            some = [prompt + text for text in texts[start : start + _TOGETHER]]
+            for encoded in self.tokenizer.encode_batch(some):
+                yield np.array(encoded.ids, np.int32)
+
+    def _padded(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "n l"]:
+        length, step = max((len(row) for row in rows), default=1), _LENGTHS
+        while length > _STEPS * step:
+            step *= 2
+        padded = np.full((len(rows), min(-(-length // step) * step, self.max_length)), self.pad, np.int32)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        is_pad, is_first = padded == self.pad, padded == 0
+        padded[is_first], padded[is_pad] = self.pad, 0
+        return padded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,11 +151,11 @@ class EncoderVectors:
 
     Attributes:
         path: Folder of the encoder; see :meth:`SentenceEncoder.load`.
-        batch_size: Documents that are encoded together.
+        batch_size: Documents that are encoded together. A CPU is fastest with few, a GPU needs many.
     """
 
     path: str
-    batch_size: Annotated[int, at_least(1)] = 64
+    batch_size: Annotated[int, at_least(1)] = 32
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -75,6 +75,12 @@ def test_padding_and_the_batch_change_nothing():
     assert encoder.vectors([]).shape == (0, 16)
 
 
+def test_lengths_are_few():
+    encoder = SentenceEncoder.load(ENCODERS / "mpnet")
+    words = {10: 16, 20: 32, 126: 128, 127: 160, 158: 160, 159: 165, 300: 165}  # two special tokens, at most 165
+    assert {number: encoder.tokens(["fox " * number]).shape[1] for number in words} == words
+
+
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_a_folder_of_transformers_alone_is_averaged(name, tmp_path):
     bare = copy_encoder(name, tmp_path / "encoder")
