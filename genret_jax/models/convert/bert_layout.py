@@ -86,7 +86,9 @@ def _config(folder: Path) -> tuple[BertConfig, int]:
     stored = read_json(file, expect=dict)
     kind = stored.get("model_type")
     if kind not in ("bert", "mpnet"):
-        raise InputError(f"model_type {kind!r}", file=file, expected="'bert' or 'mpnet'", fix="give another encoder")
+        raise InputError(
+            f"model_type {kind!r}", file=file, expected="'bert', 'mpnet' or 't5'", fix="give another encoder"
+        )
     if (positions := stored.get("position_embedding_type", "absolute")) != "absolute":
         raise InputError(f"position_embedding_type {positions!r}", file=file, expected="'absolute'")
     for theirs in _FIELDS.values():

@@ -1,7 +1,7 @@
 """Read and write T5 checkpoints in the safetensors layout of Hugging Face transformers, without torch."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -47,11 +47,13 @@ def find_tensors(path: str | Path) -> StoredArrays:
     for file in _weight_files(path):
         with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118  # not a dictionary
-                if not _REDUNDANT.fullmatch(name):
-                    part = opened.get_slice(name)
-                    kind = _DTYPES.get(part.get_dtype(), part.get_dtype())
-                    tensors[name] = StoredArray(tuple(part.get_shape()), kind, partial(_read_tensor, file, name))
-    return StoredArrays(path if path.is_dir() else path.parent, LAYOUT, tensors)
+                part = opened.get_slice(name)
+                kind = _DTYPES.get(part.get_dtype(), part.get_dtype())
+                tensors[name] = StoredArray(tuple(part.get_shape()), kind, partial(_read_tensor, file, name))
+    if (table := tensors.get("encoder.embed_tokens.weight")) is not None:
+        tensors.setdefault("shared.weight", table)  # some files keep this one of the copies
+    arrays = {name: array for name, array in tensors.items() if not _REDUNDANT.fullmatch(name)}
+    return StoredArrays(path if path.is_dir() else path.parent, LAYOUT, arrays)
 
 
 def config_of_tensors(stored: StoredArrays) -> T5Config:
@@ -85,15 +87,17 @@ def _is_tied(stored: StoredArrays) -> bool:
     return np.array_equal(head.read(), embedding.read())
 
 
-def params_of_tensors(stored: StoredArrays, config: T5Config) -> Params:
-    """Read all tensors and return them as parameters with t5x's names.
+def params_of_tensors(stored: StoredArrays, config: T5Config, names: Collection[str] | None = None) -> Params:
+    """Read tensors and return them as parameters with t5x's names.
 
     Args:
         stored: Tensors from :func:`find_tensors`.
         config: Their configuration, from :func:`config_of_tensors`.
+        names: The tensors to read; None for all.
     """
-    flat = {}
-    for name, (keys, transposed) in tensor_paths(config).items():
+    flat, layout = {}, tensor_paths(config)
+    for name in layout if names is None else names:
+        keys, transposed = layout[name]
         tensor = stored.arrays[name].read()
         flat[keys] = np.ascontiguousarray(tensor.T) if transposed else tensor
     params: Params = unflatten_dict(flat)

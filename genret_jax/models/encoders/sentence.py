@@ -1,32 +1,34 @@
 """Sentence encoders: folders of sentence-transformers (Reimers and Gurevych 2019, arXiv 1908.10084), without torch."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from genret_jax.errors import InputError
+from genret_jax.models.config import T5Config
 from genret_jax.models.convert.bert_layout import read_bert
-from genret_jax.models.convert.stored_arrays import path_within
-from genret_jax.models.encoders.bert import BertConfig, BertEncoder
+from genret_jax.models.convert.sentence_modules import (
+    find_modules,
+    read_max_length,
+    read_pooling,
+    read_projection,
+    read_prompts,
+    read_tokenizer,
+)
+from genret_jax.models.convert.t5_encoder import read_t5_encoder
+from genret_jax.models.encoders.bert import BertConfig
 from genret_jax.models.encoders.getting import find_encoder
+from genret_jax.models.encoders.pooling import Pooling, Projection, pooled
 from genret_jax.storage import read_json
 from genret_jax.validation import at_least, check_fields
 
-Pooling = Literal["mean", "cls", "max"]
-_POOLINGS: dict[str, Pooling] = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-}
-_MODULES = ("Transformer", "Pooling", "Normalize")
 _LENGTHS = 16  # inputs are padded to a multiple, so that few programs are compiled
+_STEPS = 8  # from this many multiples on, to a multiple of twice as much, and so on
+_TOGETHER = 1024  # texts tokenised together; the tokenizer's own output is many times their size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,22 +36,24 @@ class SentenceEncoder:
     """A pretrained encoder with its tokenizer, and how its states become one vector.
 
     Attributes:
-        config: Shape of the network.
-        params: Parameters of :class:`~genret_jax.models.encoders.bert.BertEncoder`.
+        config: Shape of the network: BERT or MPNet, or the T5 whose encoder it is.
+        params: Parameters of the network.
         tokenizer: The ``tokenizers.Tokenizer`` of the folder.
         pad: The token that pads in the tokenizer, which is exchanged with 0.
         max_length: Tokens of the longest input; longer ones are cut.
         pooling: ``"mean"`` of the states, the state of the first token (``"cls"``), or their ``"max"``.
+        projection: Linear map of the pooled vectors; None for none.
         normalize: Scale vectors to length 1.
         prompts: Text put before an input, by its role: ``{"query": "query: ", "passage": "passage: "}``.
     """
 
-    config: BertConfig
+    config: BertConfig | T5Config
     params: Mapping[str, Any]
     tokenizer: Any
     pad: int
     max_length: int
     pooling: Pooling
+    projection: Projection | None = None
     normalize: bool
     prompts: Mapping[str, str]
 
@@ -58,34 +62,33 @@ class SentenceEncoder:
         """Read a folder of sentence-transformers, or one of transformers, whose states are averaged.
 
         Args:
-            folder: A folder with ``config.json``, ``model.safetensors``, ``tokenizer.json``, and ``modules.json`` with
-                the files that it names.
+            folder: A folder with ``config.json`` of a BERT, an MPNet or a T5, ``model.safetensors``,
+                ``tokenizer.json``, and ``modules.json`` with the files that it names.
 
         Raises:
             InputError: If a file is missing or damaged, or a module is of another kind.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError("this is not a folder", file=folder, expected="an encoder's folder", fix="check the path")
-        modules = _modules(folder)
-        body = path_within(folder, modules.get("Transformer") or ".", named_in=folder / "modules.json")
-        config, params, pad = read_bert(body)
-        described = folder / "sentence_bert_config.json"
-        longest = read_json(described, expect=dict).get("max_seq_length") if described.is_file() else None
-        if longest is not None and not (isinstance(longest, int) and longest > 2):
-            raise InputError(
-                f"max_seq_length {longest!r}", file=described, expected="an integer of at least 3, or null"
-            )
+        modules = find_modules(folder)
+        body = modules["Transformer"]
+        config, params, pad = _read_network(body)
+        width = config.d_model
         return cls(
             config=config,
             params=params,
-            tokenizer=_read_tokenizer(body / "tokenizer.json"),
+            tokenizer=read_tokenizer(body),
             pad=pad,
-            max_length=min(longest or config.max_length, config.max_length),
-            pooling=_pooling(folder, modules, config),
+            max_length=read_max_length(body, config.max_length if isinstance(config, BertConfig) else None),
+            pooling=read_pooling(modules["Pooling"], width) if "Pooling" in modules else "mean",
+            projection=read_projection(modules["Dense"], width) if "Dense" in modules else None,
             normalize="Normalize" in modules,
-            prompts=_prompts(folder),
+            prompts=read_prompts(folder),
         )
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors."""
+        return self.config.d_model if self.projection is None else len(self.projection.bias)
 
     def tokens(self, texts: Sequence[str], role: str | None = None) -> Int[np.ndarray, "n l"]:
         """Return the tokens of texts, cut to ``max_length`` and padded with 0.
@@ -94,42 +97,53 @@ class SentenceEncoder:
             texts: Texts, to which the prompt of their role is added.
             role: ``"query"`` or ``"passage"``; None adds nothing.
         """
-        prompt = self.prompts.get(role, "") if role else ""
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.max_length)
-        rows = [encoded.ids for encoded in self.tokenizer.encode_batch([prompt + text for text in texts])]
-        length = max((len(row) for row in rows), default=1)
-        padded = np.full((len(rows), min(-(-length // _LENGTHS) * _LENGTHS, self.max_length)), self.pad, np.int32)
-        for row, ids in zip(padded, rows, strict=True):
-            row[: len(ids)] = ids
-        is_pad, is_first = padded == self.pad, padded == 0
-        padded[is_first], padded[is_pad] = self.pad, 0
-        return padded
+        return self._padded(list(self._rows(texts, role)))
 
     def vectors(
-        self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 64, progress: bool = False
+        self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 32, progress: bool = False
     ) -> Float[np.ndarray, "n d"]:
         """Return one vector for each text.
 
         Args:
             texts: Texts.
             role: As in :meth:`tokens`.
-            batch_size: Texts encoded together, of similar lengths.
+            batch_size: Texts encoded together, of similar lengths. A CPU is fastest with few, a GPU needs many.
             progress: Show a progress bar on stderr.
         """
         from tqdm import tqdm
 
-        found = np.zeros((len(texts), self.config.d_model), np.float32)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        params = jax.device_put(self.params)
-        starts = range(0, len(texts), batch_size)
+        rows = list(self._rows(texts, role))
+        # The longest first: the last batch is filled up, which costs least with short texts.
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        found = np.zeros((len(rows), self.width), np.float32)
+        params, projection = jax.device_put((self.params, self.projection))
+        how = {"config": self.config, "pooling": self.pooling, "normalize": self.normalize}
+        starts = range(0, len(rows), batch_size)
         for start in tqdm(starts, desc="encoding", unit="batch", disable=not progress, leave=False):
-            rows = order[start : start + batch_size]
-            tokens = self.tokens([texts[index] for index in rows], role)
-            full = np.pad(tokens, ((0, batch_size - len(rows)), (0, 0)))  # the last batch compiles nothing
-            made = pooled(params, full, config=self.config, pooling=self.pooling, normalize=self.normalize)
-            found[rows] = np.asarray(made)[: len(rows)]
+            batch = order[start : start + batch_size]
+            tokens = self._padded([rows[index] for index in batch])
+            full = np.pad(tokens, ((0, batch_size - len(batch)), (0, 0)))  # the last batch compiles nothing
+            found[batch] = np.asarray(pooled(params, full, projection, **how))[: len(batch)]
         return found
+
+    def _rows(self, texts: Sequence[str], role: str | None) -> Iterator[Int[np.ndarray, "_"]]:
+        prompt = self.prompts.get(role, "") if role else ""
+        self.tokenizer.enable_truncation(self.max_length)
+        for start in range(0, len(texts), _TOGETHER):
+            some = [prompt + text for text in texts[start : start + _TOGETHER]]
+            for encoded in self.tokenizer.encode_batch(some):
+                yield np.array(encoded.ids, np.int32)
+
+    def _padded(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "n l"]:
+        length, step = max((len(row) for row in rows), default=1), _LENGTHS
+        while length > _STEPS * step:
+            step *= 2
+        padded = np.full((len(rows), min(-(-length // step) * step, self.max_length)), self.pad, np.int32)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        is_pad, is_first = padded == self.pad, padded == 0
+        padded[is_first], padded[is_pad] = self.pad, 0
+        return padded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,13 +151,12 @@ class EncoderVectors:
     """Document vectors from a pretrained sentence encoder, a source of vectors for docids.
 
     Attributes:
-        path: Folder of the encoder, see :meth:`SentenceEncoder.load`, or the name of one that ``genret encoder get``
-            has downloaded.
-        batch_size: Documents that are encoded together.
+        path: Folder of the encoder (see :meth:`SentenceEncoder.load`), or the name of a downloaded one.
+        batch_size: Documents that are encoded together. A CPU is fastest with few, a GPU needs many.
     """
 
     path: str
-    batch_size: Annotated[int, at_least(1)] = 64
+    batch_size: Annotated[int, at_least(1)] = 32
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -159,74 +172,7 @@ class EncoderVectors:
         return encoder.vectors(texts, "passage", batch_size=self.batch_size, progress=True)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pooling", "normalize"))
-def pooled(
-    params: Mapping[str, Any],
-    tokens: Int[Array | np.ndarray, "b l"],
-    *,
-    config: BertConfig,
-    pooling: Pooling,
-    normalize: bool,
-) -> Float[Array, "b d"]:
-    """Encode token sequences and return one vector for each, in float32; zero for one without tokens."""
-    states = BertEncoder(config).apply({"params": params}, tokens).astype(jnp.float32)
-    kept = (tokens > 0)[..., None]
-    if pooling == "cls":
-        vectors = states[:, 0]
-    elif pooling == "max":
-        vectors = jnp.where(kept, states, -jnp.inf).max(1)
-    else:
-        vectors = jnp.where(kept, states, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
-    vectors = jnp.where(kept.any(1), vectors, 0.0)
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalize else vectors
-
-
-def _modules(folder: Path) -> dict[str, str]:
-    """Return kind -> path of the modules that ``modules.json`` lists; none without such a file."""
-    file = folder / "modules.json"
-    if not file.is_file():
-        return {}
-    found = {}
-    for module in read_json(file, expect=list):
-        kind = str(module.get("type")).rpartition(".")[2] if isinstance(module, dict) else str(module)
-        if kind not in _MODULES:
-            raise InputError(f"the module {kind}", file=file, expected=f"one of {', '.join(_MODULES)}")
-        found[kind] = module.get("path", "")
-    return found
-
-
-def _pooling(folder: Path, modules: Mapping[str, str], config: BertConfig) -> Pooling:
-    if "Pooling" not in modules:
-        return "mean"
-    file = path_within(folder, modules["Pooling"], named_in=folder / "modules.json") / "config.json"
-    stored = read_json(file, expect=dict)
-    if (width := stored.get("word_embedding_dimension")) != config.d_model:
-        raise InputError(
-            f"pooling of vectors of width {width}",
-            file=file,
-            expected=f"{config.d_model}, as the encoder",
-            fix="download the folder again",
-        )
-    chosen = [name for name, value in stored.items() if name.startswith("pooling_mode_") and value is True]
-    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
-        raise InputError(
-            f"pooling by {', '.join(chosen) or 'nothing'}", file=file, expected=f"one of {', '.join(_POOLINGS)}"
-        )
-    return _POOLINGS[chosen[0]]
-
-
-def _prompts(folder: Path) -> dict[str, str]:
-    file = folder / "config_sentence_transformers.json"
-    prompts = read_json(file, expect=dict).get("prompts") if file.is_file() else None
-    return {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {}
-
-
-def _read_tokenizer(file: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    if not file.is_file():
-        raise InputError("the file is missing", file=file, fix="download the folder again")
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises Exception itself
-        raise InputError(f"not a tokenizer ({error})", file=file, fix="download the folder again") from None
+def _read_network(body: Path) -> tuple[BertConfig | T5Config, dict[str, Any], int]:
+    """Return the network of a folder, its parameters, and the token that pads in the folder's tokenizer."""
+    kind = read_json(body / "config.json", expect=dict).get("model_type")
+    return (*read_t5_encoder(body), 0) if kind in ("t5", "mt5") else read_bert(body)
