@@ -116,7 +116,8 @@ class EncodedDocids:
         return sums * (lengths / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9))
 
     def _sums(self, documents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "s d"]:
-        nodes, visitors = self._visits()
+        nodes, rows = self.visits()
+        visitors = self.document[rows]
         visits = scipy.sparse.csr_matrix(
             (np.ones(len(nodes), np.float32), (nodes, visitors)), shape=(self.tree.num_nodes, len(documents))
         )
@@ -124,18 +125,19 @@ class EncodedDocids:
 
     def tree_of(self, documents: Bool[np.ndarray, " n"]) -> DocidTree:
         """Return the tree of the docids of some documents; nodes keep their numbers."""
-        nodes, visitors = self._visits()
+        nodes, rows = self.visits()
+        visitors = self.document[rows]
         visited = np.zeros(self.tree.num_nodes, bool)
         visited[nodes[documents[visitors]]] = True
         return self.tree.within(visited)
 
-    def _visits(self) -> tuple[Int32[np.ndarray, " v"], Int32[np.ndarray, " v"]]:
-        """Return every node on the path of every row, the last one included, and the document of the row."""
+    def visits(self) -> tuple[Int32[np.ndarray, " v"], Int[np.ndarray, " v"]]:
+        """Return every node on the path of every row, the last one included, and the row."""
         rows, last = np.arange(len(self.lengths)), self.lengths - 1
         ends = self.tree.children(self.prefix_nodes[rows, last], self.tokens[rows, last])
         before = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
         nodes = np.concatenate([self.prefix_nodes[before], ends])
-        return nodes, np.concatenate([self.document[np.nonzero(before)[0]], self.document])
+        return nodes, np.concatenate([np.nonzero(before)[0], rows])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -44,9 +44,12 @@ class KMeans:
 
     Attributes:
         clusters: Number of clusters of every group.
+        splitting: Number of first iterations after which clusters of one vector move to halves of large clusters; for
+            vectors such as residuals, which are far from each other and near their mean.
     """
 
     clusters: Annotated[int, at_least(2)]
+    splitting: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -84,7 +87,7 @@ class KMeans:
         draws = np.zeros((self.clusters, layout.groups, trials), np.float32)
         draws[:, :groups] = np.random.default_rng(seed).random((self.clusters, groups, trials), np.float32)
         blocks = rows, layout.owner, layout.first_block, layout.sample, layout.sampled
-        labels, distances, centroids, varied = map(np.asarray, cluster(vectors, *blocks, draws))
+        labels, distances, centroids, varied = map(np.asarray, cluster(vectors, *blocks, draws, self.splitting))
         slot = np.empty(len(members), np.int64)
         slot[layout.order] = layout.slots
         return Clustering(labels.reshape(-1)[slot], distances.reshape(-1)[slot], centroids[:groups], varied[:groups])

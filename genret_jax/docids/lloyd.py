@@ -17,6 +17,9 @@ CHUNK_ROWS = 4096  # vectors of one step: enough for quick matrix products, few 
 # embeddings and on Gaussian clusters.
 _TOLERANCE = 2e-4
 _ITERATIONS = 100  # at most
+# A cluster that is split has so many times as many vectors as the mean, and at least the second number of them; its
+# halves begin the third number, a share of the centroid, apart.
+_LARGE, _LEAST_SPLIT, _APART = 2, 16, 2**-10
 # Squared deviation from the mean, relative to the mean's square, that is no more than the rounding of float32.
 _NOISE = 4e-12
 
@@ -69,6 +72,7 @@ def cluster(
     sample: Int[Array, " n"],
     sampled: int | Int[Array, ""],
     draws: Float[Array, "c g t"],
+    splitting: int | Int[Array, ""],
 ) -> tuple[Int[Array, "n b"], Float[Array, "n b"], Float[Array, "g c d"], Bool[Array, " g"]]:
     """Cluster every group.
 
@@ -80,12 +84,13 @@ def cluster(
         sample: All blocks, those of the sample for the start first.
         sampled: Number of the blocks in the sample.
         draws: Uniform numbers for the start: some candidates for every centroid of every group.
+        splitting: Number of first iterations after which clusters of one vector move to halves of large clusters.
 
     Returns:
         Label and squared distance of every block row, the centroids, and whether a group's vectors differ at all.
     """
     blocks, mean, spread = _centred(vectors, rows, owner, first_block)
-    found = _lloyd(blocks, _plus_plus(blocks, sample, sampled, draws), _TOLERANCE * spread)
+    found = _lloyd(blocks, _plus_plus(blocks, sample, sampled, draws), _TOLERANCE * spread, splitting)
     return found.labels, found.distances, found.centroids + mean[:, None, :], spread > _NOISE * jnp.sum(mean**2, -1)
 
 
@@ -176,7 +181,9 @@ class _Progress(NamedTuple):
     step: Int[Array, ""]
 
 
-def _lloyd(blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array, " g"]) -> _Progress:
+def _lloyd(
+    blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array, " g"], splitting: int | Int[Array, ""]
+) -> _Progress:
     """Move centroids to the means of their vectors, group by group until they would move by no more than the limit."""
 
     def advance(progress: _Progress) -> _Progress:
@@ -197,6 +204,8 @@ def _lloyd(blocks: _Blocks, centroids: Float[Array, "g c d"], limit: Float[Array
         labels, distances, sums, counts = _fold(blocks, jnp.argsort(~of_active), of_active.sum(), look, carry)
         means = jnp.where((counts > 0)[..., None], sums / jnp.maximum(counts, 1)[..., None], progress.centroids)
         means = _refilled(blocks, means, counts == 0, distances, limit)
+        splits = progress.step < splitting
+        means = jnp.where(splits, _split(means, counts), means)
         shift = jnp.sum((means - progress.centroids) ** 2, (1, 2))
         # A group that has converged keeps its centroids, so that its labels and distances fit them.
         active = progress.active & (shift > limit) & (progress.step + 1 < _ITERATIONS)
@@ -229,3 +238,26 @@ def _refilled(
     farthest = blocks.vectors.reshape(count * size, -1)[block * size + distances.argmax(1)[block]]  # --> [g, d]
     first = empty & (jnp.cumsum(empty, 1) == 1) & (largest > limit)[:, None]
     return jnp.where(first[..., None], farthest[:, None, :], means)
+
+
+def _split(means: Float[Array, "g c d"], counts: Float[Array, "g c"]) -> Float[Array, "g c d"]:
+    """Move the centroids of clusters of at most one vector to the largest clusters, each of which becomes two.
+
+    The halves begin a little apart, as in FAISS (Johnson et al. 2017, arXiv 1702.08734), which splits for empty
+    clusters. Among residuals most vectors are far from each other and near their mean. A start at vectors then leaves
+    most centroids with the vector they began at, and a few with everything else.
+    """
+    alone = counts <= 1
+    donor = jnp.argsort(-counts, axis=1)  # --> [g, c], largest first
+    # The n-th cluster with one vector takes a half of the n-th largest cluster, if that has enough of them.
+    rank = jnp.where(alone, jnp.cumsum(alone, axis=1) - 1, 0)
+    from_cluster = jnp.take_along_axis(donor, rank, axis=1)
+    large = jnp.maximum(_LARGE * counts.mean(axis=1, keepdims=True), _LEAST_SPLIT)
+    moves = alone & (jnp.take_along_axis(counts, from_cluster, axis=1) >= large)
+    groups = jnp.arange(len(means))[:, None]
+    nowhere = counts.shape[1]
+    splits = jnp.zeros(counts.shape, bool).at[groups, jnp.where(moves, from_cluster, nowhere)].set(True, mode="drop")
+    apart = 1 + _APART * jnp.where(jnp.arange(means.shape[-1]) % 2 == 0, 1.0, -1.0)[None, None]
+    halves = jnp.where(splits[..., None], means * (2 - apart), means)
+    other = jnp.take_along_axis(means, from_cluster[..., None], axis=1) * apart
+    return jnp.where(moves[..., None], other, halves)
