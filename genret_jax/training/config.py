@@ -222,6 +222,9 @@ class TrainerConfig:
         gradient_accumulation: Parts in which a batch is computed, one after the other, to save memory; the update is
             that of the whole batch.
         optimizer: ``AdamW(...)`` or ``Adafactor(...)``, with its schedule.
+        learning_rates: Pairs of a path of parameters and a factor of the learning rate for all below it, such as
+            ``(("encoder", 0.1),)``; the longest path that fits counts. Parameters with factor 0 stay as they are, and
+            their gradients are not computed.
         clip_norm: Largest global norm of the gradient; None does not clip.
         average_decay: Decay of an exponential moving average of the parameters, which evaluators then get and
             ``restore_params`` returns; None keeps no average.
@@ -244,6 +247,7 @@ class TrainerConfig:
     batch_size: Annotated[int, at_least(1)]
     gradient_accumulation: Annotated[int, at_least(1)] = 1
     optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
+    learning_rates: tuple[tuple[str, float], ...] = ()
     clip_norm: Annotated[float, more_than(0)] | None = 1.0
     average_decay: Annotated[float, more_than(0), less_than(1)] | None = None
     seed: Annotated[int, from_to(0, 2**32 - 1)] = 0
@@ -261,5 +265,8 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "learning_rates", tuple(tuple(pair) for pair in self.learning_rates))
+        positive = all(factor >= 0 for _, factor in self.learning_rates)
+        require(self, "learning_rates", positive, "factors of 0 or more")
         divides = self.batch_size % self.gradient_accumulation == 0
         require(self, "gradient_accumulation", divides, f"a divisor of batch_size {self.batch_size}")

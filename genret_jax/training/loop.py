@@ -256,7 +256,7 @@ class _Member:
         self.metrics = from_first(lambda: self._measure(params, step))
         if self.metrics:
             self._write(step, "evaluation", self.metrics)
-        return step > 0 and self._is_best(step)
+        return self._is_best(step)
 
     def _write(self, step: int, kind: str, metrics: Mapping[str, float | None]) -> None:
         self._require_held()
@@ -321,8 +321,8 @@ class _Loop:
 
     def advance(self, tasks: Sequence[TrainingTask], interruption: Interruption) -> None:
         """Make the remaining steps."""
-        if self.step == 0 and self._config.evaluate_at_start:
-            self._evaluate()
+        if self.step == 0 and self._config.evaluate_at_start and self._evaluate():
+            self._save()  # training may find nothing better than the start
         in_flight: dict[str, Any] | None = None
         stop = AgreedStop(self._start.mesh)
         with Prefetcher(tasks, self._config, self._start.mesh, start=self.step) as dispatches:

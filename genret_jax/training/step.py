@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from genret_jax.parallel.mesh import batch_sharding, logical_axes, optimizer_shardings, param_shardings, side_by_side
 from genret_jax.training.config import RateFunction, TrainerConfig
+from genret_jax.training.rates import Factors, divided, joined, with_factors
 
 Params = dict[str, Any]
 Batch = Mapping[str, np.ndarray]
@@ -99,7 +100,12 @@ class TrainState:
 
 
 def initial_state(
-    params: Params, optimizer: optax.GradientTransformation, *, keep_average: bool, metrics: tuple[str, ...]
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    keep_average: bool,
+    metrics: tuple[str, ...],
+    factors: Factors = (),
 ) -> TrainState:
     """Return the state before the first step; to be called under jit or ``eval_shape``.
 
@@ -108,12 +114,13 @@ def initial_state(
         optimizer: The run's optax transformation.
         keep_average: Whether the run keeps a moving average.
         metrics: Names of the totals.
+        factors: Factors of the learning rate; parameters with factor 0 have no optimizer state.
     """
     # Copies: every step donates its state, which must not take the caller's arrays or the average with it.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
-        optimizer_state=optimizer.init(params),
+        optimizer_state=optimizer.init(divided(params, factors)[0]),
         average=jax.tree.map(jnp.copy, params) if keep_average else None,
         totals={name: jnp.zeros((2,), jnp.float32) for name in metrics},
         first_bad_step=jnp.full((), NEVER, jnp.int32),
@@ -163,6 +170,7 @@ def gradient_sum(
     key: jax.Array,
     parts: int,
     arrays: Mapping[str, Any],
+    factors: Factors = (),
 ) -> tuple[Params, Totals]:
     """Return the gradient of the summed loss and the totals of a batch, computed in ``parts`` parts.
 
@@ -175,10 +183,12 @@ def gradient_sum(
         key: Key for the dropout masks.
         parts: Number of parts; divides b.
         arrays: The task's arrays; every part gets them whole.
+        factors: Factors of the learning rate; parameters with factor 0 get no gradient.
     """
+    params, frozen = divided(params, factors)
 
     def loss_of(params: Params, part: DeviceBatch, key: jax.Array) -> tuple[Float[Array, ""], Totals]:
-        totals = loss_totals(task, params, {**part, **arrays}, key)
+        totals = loss_totals(task, joined(params, frozen), {**part, **arrays}, key)
         return totals["loss"][0], totals
 
     differentiate = jax.value_and_grad(loss_of, has_aux=True)
@@ -211,7 +221,8 @@ def make_train_step(task: TrainingTask, config: TrainerConfig, optimizer: optax.
         state: TrainState, batch: DeviceBatch, seed: UInt32[Array, ""] | int, arrays: Mapping[str, Any]
     ) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradients, totals = gradient_sum(task, state.params, batch, key, config.gradient_accumulation, arrays)
+        factors = config.learning_rates
+        gradients, totals = gradient_sum(task, state.params, batch, key, config.gradient_accumulation, arrays, factors)
         weight = totals["loss"][1]
         # A batch without any weight has gradient 0, not 0 / 0.
         gradients = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), gradients)
@@ -219,8 +230,9 @@ def make_train_step(task: TrainingTask, config: TrainerConfig, optimizer: optax.
         if config.clip_norm is not None:
             scale = config.clip_norm / jnp.maximum(norm, config.clip_norm)
             gradients = jax.tree.map(lambda g: g * scale, gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        trained, frozen = divided(state.params, factors)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
+        params: Any = joined(optax.apply_updates(trained, updates), frozen)
         totals["gradient_norm"] = jnp.stack([norm, jnp.ones_like(norm)])
         finite = jnp.isfinite(norm) & jnp.isfinite(totals["loss"]).all()
         return TrainState(
@@ -337,7 +349,7 @@ def plan_steps(
         seeds: Seeds of runs that train together; None takes that of the configuration.
     """
     key = jax.random.key(config.seed)
-    optimizer = config.optimizer.build(config.steps)
+    optimizer = with_factors(config.optimizer.build(config.steps), config.learning_rates)
     variables = jax.eval_shape(task.init, key)
     shapes: Any = flax.core.unfreeze(variables["params"])
     axes = logical_axes(variables)
@@ -345,7 +357,8 @@ def plan_steps(
 
     def first_state(params: Params) -> TrainState:
         names = (*totals, "gradient_norm")
-        return initial_state(params, optimizer, keep_average=config.average_decay is not None, metrics=names)
+        average = config.average_decay is not None
+        return initial_state(params, optimizer, keep_average=average, metrics=names, factors=config.learning_rates)
 
     like = jax.eval_shape(first_state, shapes)
     shardings = state_shardings(mesh, like, axes)
