@@ -21,6 +21,7 @@ REQUIRES = [
     "sentencepiece>=0.2.1",
     "joblib>=1.6.0",
     "safetensors>=0.6.2",
+    "snowballstemmer>=2.2.0",
     "tokenizers>=0.21.0",
     "tensorstore>=0.1.86",
     "tqdm>=4.67.0",

@@ -108,7 +108,12 @@ def _document_frequency(counts: scipy.sparse.csr_matrix) -> Int[np.ndarray, " v"
 
 
 def bm25(
-    counts: scipy.sparse.csr_matrix, idf: Float[np.ndarray, " v"], *, usual_length: float | None = None
+    counts: scipy.sparse.csr_matrix,
+    idf: Float[np.ndarray, " v"],
+    *,
+    usual_length: float | None = None,
+    k1: float = _K1,
+    b: float = _B,
 ) -> scipy.sparse.csr_matrix:
     """Return the contribution of each query term to a document's BM25 score, Lucene's variant, [n, v] in float32.
 
@@ -118,11 +123,13 @@ def bm25(
         counts: Occurrences of each term in each document, [n, v]; may be fractions.
         idf: Weight of each term, usually its inverse document frequency.
         usual_length: Length that the lengths are compared with; by default the mean of these documents.
+        k1: Saturation of term frequency.
+        b: Normalisation by document length, from 0 to 1.
     """
     weighted = scipy.sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     weighted.eliminate_zeros()
     lengths = np.asarray(weighted.sum(axis=1), np.float32).ravel()
-    saturation = _K1 * (1 - _B + _B * lengths / max(usual_length or float(lengths.mean()), 1e-9))
+    saturation = k1 * (1 - b + b * lengths / max(usual_length or float(lengths.mean()), 1e-9))
     frequency = weighted.data
     weighted.data = idf[weighted.indices] * frequency / (frequency + np.repeat(saturation, np.diff(weighted.indptr)))
     return weighted
