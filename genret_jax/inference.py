@@ -34,6 +34,7 @@ from genret_jax.models.config import T5Config
 from genret_jax.models.folding import folded
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5
+from genret_jax.models.plan import PlanTables
 from genret_jax.parallel.mesh import DATA, mesh_of, on_all_devices, placed_on
 
 _R = TypeVar("_R", bound="Ranker")
@@ -46,12 +47,15 @@ class Ranker:
         model: The network.
         docids: The docids of all documents.
         params: Parameters of the network. If they are spread over a mesh, it searches on that mesh.
+        plan: What the network's plan knows about the docids; None without a plan.
     """
 
     # Process that loaded the first model. XLA's threads do not survive a fork, and a search would hang.
     _loaded_by: ClassVar[int | None] = None
 
-    def __init__(self, model: T5Config, docids: EncodedDocids, params: Mapping[str, Any]):
+    def __init__(
+        self, model: T5Config, docids: EncodedDocids, params: Mapping[str, Any], plan: PlanTables | None = None
+    ):
         Ranker._loaded_by = Ranker._loaded_by or os.getpid()
         self._model, self._docids = model, docids
         self._documents = int(docids.document.max()) + 1
@@ -59,6 +63,7 @@ class Ranker:
         self.index: DocidIndex = on_all_devices(docid_index(docids, model.output_vocab_size), self._mesh)
         by_nodes = model.head == "prefix" or model.adaptive_layers
         self._tree = on_all_devices(node_tree(docids), self._mesh) if by_nodes else None
+        self._plan = on_all_devices(plan, self._mesh) if plan is not None else None
         self._params = jax.tree.map(_committed, params)
         self._searched: tuple[Mapping[str, Any], T5Config] | None = None
 
@@ -73,7 +78,7 @@ class Ranker:
         other._params, other._searched = jax.tree.map(_committed, params), None
         if (mesh := mesh_of(params)) != self._mesh:
             other._mesh = mesh
-            other.index, other._tree = on_all_devices((self.index, self._tree), mesh)
+            other.index, other._tree, other._plan = on_all_devices((self.index, self._tree, self._plan), mesh)
         return other
 
     def rank(
@@ -190,9 +195,12 @@ class Ranker:
         """
         k = min(k, beam, self.index.num_docids)
         found = self._found(tokens, TrieConstraint(self.index), beam)
-        exact = self._found(tokens, Exhaustive.of(self.index), k)
+        if self._plan is None:
+            exact = self._found(tokens, Exhaustive.of(self.index), k)
+        else:  # a search with as many beams as docids is exhaustive
+            exact = self._found(tokens, TrieConstraint(self.index), self.index.num_docids)
         certified = np.asarray(found.certified_first(k))
-        first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)
+        first, best = np.asarray(found.docids)[:, :k], np.asarray(exact.docids)[:, :k]
         return {
             "certified": float(certified.mean()),
             "found": float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(first, best, strict=True)])),
@@ -206,7 +214,7 @@ class Ranker:
             )
         with contextlib.nullcontext() if self._mesh is None else placed_on(self._mesh):
             params, config = self._network()
-            return search_tokens(params, tokens, strategy, self._tree, config, beam)
+            return search_tokens(params, tokens, strategy, self._tree, config, beam, self._plan)
 
     def _network(self) -> tuple[Mapping[str, Any], T5Config]:
         """Return the network that is searched with: an adaptive decoder's vectors of all docids are computed once."""
@@ -285,6 +293,7 @@ def search_tokens(
     tree: NodeTree | None,
     config: T5Config,
     beams: int,
+    plan: PlanTables | None = None,
 ) -> BeamResult:
     """Encode queries and search for their docids, in one program.
 
@@ -295,10 +304,13 @@ def search_tokens(
         tree: The docid tree; for the prefix head.
         config: Configuration of the network.
         beams: Results per query.
+        plan: What the network's plan knows about the docids of a ``TrieConstraint``; None searches without it.
     """
     model, variables = T5(config), {"params": params}
     encoded = model.apply(variables, tokens, method=T5.encode)
     cache = model.apply(variables, encoded, tokens, strategy.max_length, method=T5.init_cache)
+    if plan is not None and isinstance(strategy, TrieConstraint):
+        strategy = strategy.planned(model.apply(variables, encoded, tokens, plan, method=T5.plan_scores))
 
     def step(tokens: Array, prefix_nodes: Array, cache: Any, *, first: bool) -> tuple[Array, Any]:
         # The cache itself says whether this is the first step (T5.init_cache).

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from genret_jax.config.record import to_bindings
 from genret_jax.data.examples.histories import HistoryConfig
 from genret_jax.data.examples.sampler import SamplerConfig
-from genret_jax.data.vectors import LsaVectors, VectorSource
+from genret_jax.data.vectors import VectorSource
 from genret_jax.docids import DocidStrategy, HierarchicalKMeans, LearnedDocids, ResidualKMeans
 from genret_jax.losses import TokenLoss, check_consistency
 from genret_jax.models.config import T5Config
@@ -158,7 +158,7 @@ class BaseExperiment:
 
         The place of the corpus, the length of training and the settings of reports may change.
         """
-        decisive = ("batch_size", "optimizer", "clip_norm", "average_decay", "seed")
+        decisive = ("batch_size", "optimizer", "learning_rates", "clip_norm", "average_decay", "seed")
         free = {f"{type(self).__name__}.{name}" for name in ("corpus", "evaluation")}
         free |= {f"TrainerConfig.{field.name}" for field in dataclasses.fields(TrainerConfig)}
         free -= {f"TrainerConfig.{name}" for name in decisive}
@@ -180,24 +180,41 @@ class Experiment(BaseExperiment):
     """An experiment on documents: text in, docids of documents out.
 
     Args:
-        vectors: Document vectors, for strategies that cluster.
+        encoder: Folder or name of a pretrained sentence encoder (``genret encoder get``), which becomes the network's
+            encoder; None for an encoder from scratch or from ``PretrainedStart``. The run folder gets a copy.
+        vectors: Document vectors, for strategies that cluster. None takes those of the encoder, or latent semantic
+            analysis where there is none.
         codec: How codes become decoder tokens (:class:`genret_jax.docids.DocidCodec`).
-        vocabulary: Text tokens.
+        vocabulary: Text tokens; None with an encoder, which has its own.
         sampler: Training examples: representation, objective, mixture rates, pseudo-queries, noise.
-        start: ``LsaStart`` (from the corpus alone), ``PretrainedStart`` (from public weights), or None.
+        pool: Number of training examples whose encoder states are computed once, before training, and drawn again and
+            again. 0 draws and encodes new examples at every step. Needs ``("encoder", 0.0)`` among the trainer's
+            ``learning_rates``. The states take 2 bytes for each number, at most 4 GiB.
+        start: ``LsaStart`` (from the corpus alone), ``EncoderStart`` (from the encoder), ``PretrainedStart`` (from
+            public T5 weights), or None.
         hold_out: Share of the training queries set aside as split ``validation`` where the corpus has none.
     """
 
     docids: DocidStrategy | LearnedDocids | str = HierarchicalKMeans()
-    vectors: VectorSource = LsaVectors()
+    encoder: str | None = None
+    vectors: VectorSource | None = None
     codec: Literal["per_level", "shared", "text"] = "per_level"
-    vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary: VocabularyConfig | None = VocabularyConfig()
     sampler: SamplerConfig = SamplerConfig()
+    pool: Annotated[int, at_least(0)] = 0
     start: Start | None = None
     hold_out: Annotated[float, at_least(0), less_than(1)] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        has_encoder = self.encoder is not None
+        require(self, "vocabulary", (self.vocabulary is None) == has_encoder, "None exactly when encoder is set")
+        require(self.sampler, "terms", not self.sampler.terms, "0: PlanConfig.terms decides for an experiment")
+        frozen = dict(self.trainer.learning_rates).get("encoder") == 0
+        require(self, "pool", not self.pool or frozen, "0 unless TrainerConfig.learning_rates keeps the encoder")
+        for name, empty in (("plan", None), ("query_width", 0)):
+            without = getattr(self.model, name) == empty
+            require(self.model, name, has_encoder or without, f"{empty} unless Experiment.encoder is set")
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")

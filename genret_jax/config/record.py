@@ -31,8 +31,10 @@ CONFIGURABLES = {
     "EvaluationConfig": "genret_jax.config.experiment",
     "PretrainedStart": "genret_jax.config.experiment",
     "LsaStart": "genret_jax.models.initialize",
+    "EncoderStart": "genret_jax.models.encoder_start",
     "ItemStart": "genret_jax.models.initialize",
     "T5Config": "genret_jax.models.config",
+    "PlanConfig": "genret_jax.models.config",
     "AtomicDocids": "genret_jax.docids",
     "NaiveStringDocids": "genret_jax.docids",
     "HierarchicalKMeans": "genret_jax.docids",
@@ -59,7 +61,11 @@ CONFIGURABLES = {
     "Cosine": "genret_jax.training",
 }
 #: Classes that gin files may not name, because only the network of a prepared run holds them.
-DERIVED = {"ItemInput": "genret_jax.models.config"}
+DERIVED = {
+    "ItemInput": "genret_jax.models.config",
+    "BertConfig": "genret_jax.models.encoders.config",
+    "SentenceForm": "genret_jax.models.encoders.config",
+}
 #: Parameters that the command line sets through macros.
 MACROS = {
     "train.run": "RUN",

@@ -299,7 +299,8 @@ class TrieConstraint:
             return _Children(there)
         wide = jnp.maximum(~states, 0)
         before, offsets = ranks(words, level.span), at_each(entry, self.index.edge_offsets, wide)[..., None]
-        return _Children(there, *(self._begin_of_edge(wide[..., None], offsets + n) for n in (before, before + there)))
+        first, stop = (self._begin_of_edge(wide[..., None], offsets + n) for n in (before, before + there))
+        return _Children(there, first, stop)
 
     def _listed(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, _Children]:
         """Return listed codes and children: narrow states read a window of rows, wide states one of edges."""
@@ -316,7 +317,8 @@ class TrieConstraint:
             return jnp.where(is_wide, _padded(of_wide, width), _padded(of_narrow, width))
 
         edge_codes, wide = self._edges(states, level)
-        children = _Children(*(chosen(*pair) for pair in zip(wide[:3], narrow[:3], strict=True)))
+        there, first, stop = (chosen(*pair) for pair in zip(wide[:3], narrow[:3], strict=True))
+        children = _Children(there, first, stop)
         return jnp.where(is_wide, _padded(edge_codes, width), _padded(codes, width)), children
 
     def _rows(self, states: Int[Array, "b k"], depth: Int[Array, ""] | int, level: Level) -> tuple[Array, _Children]:
@@ -354,8 +356,8 @@ class TrieConstraint:
         codes, there = codes.astype(jnp.int32), slots < stop - start
         if not self._ranges:
             return codes, _Children(there)
-        ranges = (self._begin_of_edge(wide[..., None], start + slots + after) for after in (0, 1))
-        return codes, _Children(there, *ranges)
+        first, end = (self._begin_of_edge(wide[..., None], start + slots + after) for after in (0, 1))
+        return codes, _Children(there, first, end)
 
     def _begin_of_edge(self, wide: Int[Array, "b k 1"], edges: Int[Array, "b k f"]) -> Int[Array, "b k f"]:
         """Return the first docid below each edge of a wide prefix; for later edges, the end of the prefix."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 
 from genret_jax.errors import InputError
+from genret_jax.models.encoders.config import BertConfig, SentenceForm
 from genret_jax.validation import at_least, check_fields, from_to, less_than, more_than, require
 
 # Table sizes are rounded up to a multiple of the first number, large ones to a multiple of the second, so that they
@@ -55,6 +56,28 @@ class ItemInput:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """Scores of whole docids that guide the search (:mod:`genret_jax.models.plan`); the kinds in use add up.
+
+    Attributes:
+        codes: Add one logit per level and code, predicted in parallel.
+        dense: Add the inner product with a vector per docid.
+        terms: Most terms of a query that the lexical scores use; 0 for no lexical scores. The terms follow the tokens
+            in the encoder's input.
+        vocabulary: Number of terms, with padding; filled in from the data.
+    """
+
+    codes: bool = False
+    dense: bool = False
+    terms: Annotated[int, from_to(0, 1 << 20)] = 0
+    vocabulary: Annotated[int, from_to(0, (1 << 31) - 1)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "codes", self.codes or self.dense or self.terms > 0, "True, unless dense or terms is set")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
     """Shape and options of :class:`genret_jax.models.network.T5`; the defaults are T5 1.1 small.
 
@@ -72,7 +95,8 @@ class T5Config:
         num_heads: Number of attention heads in every layer.
         d_ff: Width of the feed-forward layers.
         num_encoder_layers: Number of encoder layers.
-        num_decoder_layers: Number of decoder layers.
+        num_decoder_layers: Number of decoder layers. 0, for a network with a plan, has no decoder: docids are generated
+            from the plan alone.
         activations: Activation of each projection of the feed-forward layer; the projections are multiplied together.
         dropout_rate: Dropout rate at all places where T5 has dropout.
         relative_attention_num_buckets: Rows of the relative position bias.
@@ -85,6 +109,12 @@ class T5Config:
             linear model; such networks cannot be written in public layouts.
         item_input: Describes the encoder's input if it is a sequence of items: attention then has biases for items
             and for places within them instead of for tokens, which departs from T5.
+        encoder: Shape of an encoder of the BERT family, in place of T5's; filled in from the encoder's folder.
+        sentence: How the encoder's states become the query's vector; None for no vector. The decoder then begins with
+            this vector at every position, so that it can start as an additive quantised retriever.
+        query_width: Width of a residual layer that changes the query's vector before it is used; 0 for none.
+        query_dropout: Dropout rate of that layer.
+        plan: Scores of whole docids that guide the search; None for none. Needs the query's vector.
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, with a row per token; ``"prefix"`` has a row per node of the docid
@@ -114,7 +144,7 @@ class T5Config:
     num_heads: _Width = 6
     d_ff: _Width = 1024
     num_encoder_layers: _Layers = 8
-    num_decoder_layers: _Layers = 8
+    num_decoder_layers: Annotated[int, from_to(0, 1000)] = 8
     activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: Annotated[float, at_least(0), less_than(1)] = 0.1
     relative_attention_num_buckets: Annotated[int, from_to(4, 1 << 20)] = 32
@@ -124,6 +154,11 @@ class T5Config:
     layer_norm_epsilon: Annotated[float, more_than(0)] = 1e-6
     encoder_final_norm: bool = True
     item_input: ItemInput | None = None
+    encoder: BertConfig | None = None
+    sentence: SentenceForm | None = None
+    query_width: Annotated[int, from_to(0, 1 << 20)] = 0
+    query_dropout: Annotated[float, at_least(0), less_than(1)] = 0.0
+    plan: PlanConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     head: Literal["vocabulary", "prefix"] = "vocabulary"
@@ -175,8 +210,28 @@ class T5Config:
         summed = form is None or not (form.causal or form.whole)
         require(self, "lexical_width", summed or not self.lexical_width, "0 with causal or whole items")
         needs_nodes |= form is not None and form.whole
+        self._check_vector()
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix' or whole items")
+
+    def _check_vector(self) -> None:
+        """Check the fields of a query's vector and of what is made from it."""
+        if self.encoder is not None:
+            require(self, "encoder", self.item_input is None, "None with items as input")
+            same = self.encoder.d_model == self.d_model
+            require(self, "d_model", same, f"{self.encoder.d_model}, the width of the encoder")
+            own = self.head == "prefix" or self.decoder_vocab_size is not None
+            require(self, "decoder_vocab_size", own, "the number of docid tokens, with an encoder of the BERT family")
+        decodes = self.num_decoder_layers > 0
+        require(self, "num_decoder_layers", decodes or self.plan is not None, "1 or more without a plan")
+        writes = decodes or (self.head == "vocabulary" and not self.adaptive_layers)
+        require(self, "num_decoder_layers", writes, "1 or more with the prefix head or an adaptive decoder")
+        require(self, "sentence", self.sentence is None or self.item_input is None, "None with items as input")
+
+    @property
+    def plan_terms(self) -> int:
+        """Columns of the encoder's input that hold terms, behind the tokens."""
+        return 0 if self.plan is None else self.plan.terms
 
     def require_divides(self, parts: int) -> None:
         """Check that a model axis divides every dimension that is split over it.

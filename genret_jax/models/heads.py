@@ -248,7 +248,7 @@ class PrefixHead(nn.Module):
         hidden = hidden.astype(jnp.float32)
         if at_root is None:
             parts = [self._root_logits(hidden[:, :1], tree, lexical)]
-            for begin, end, window in _windows(tree.fanouts, hidden.shape[1]):
+            for begin, end, window in depth_windows(tree.fanouts, hidden.shape[1]):
                 parts.append(self._later_logits(hidden[:, begin:end], nodes[:, begin:end], tree, lexical, window))
             logits = jnp.concatenate(parts, axis=1)
         elif at_root:
@@ -332,7 +332,7 @@ class PrefixHead(nn.Module):
         return self.output_codes.attend(hidden, (0, self.config.output_vocab_size))
 
 
-def _windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:
+def depth_windows(fanouts: tuple[int, ...], length: int) -> list[tuple[int, int, int]]:
     """Return (begin, end, number of edges) for runs of later positions; depths of similar fan-out share a run."""
     padded = [0, *fanouts[1:length], *[0] * (length - len(fanouts))]
     runs = itertools.groupby(range(1, length), key=lambda depth: padded[depth].bit_length())

@@ -124,7 +124,7 @@ class ItemStart(_Copying):
         """
         tokens, nodes = facts.item_tokens(), facts.item_nodes()
         rotated = facts.item_vectors() @ _rotation(config, facts.seed)
-        changed: dict[str, Any] = _copy(random_params)
+        changed: dict[str, Any] = copied(random_params)
         tables = changed["token_embedder"]["embedding"], changed["items"]["nodes"]
         for table in tables:
             table[:] = 0
@@ -176,7 +176,7 @@ def start_from_vectors(
         InputError: If the attention is not as wide as the model.
     """
     rotation = _rotation(config, seed)
-    changed: dict[str, Any] = _copy(params)
+    changed: dict[str, Any] = copied(params)
     decoder = changed["decoder"]
     _set_tokens(changed["token_embedder"]["embedding"], token_vectors @ rotation, settings.token_scale)
     if node_vectors is not None:
@@ -227,9 +227,10 @@ def _with_all_tokens(vectors: Float[np.ndarray, "v d"], config: T5Config) -> Flo
     return np.pad(vectors, ((0, config.vocab_size - len(vectors)), (0, 0)))
 
 
-def _copy(tree: Any) -> Any:
+def copied(tree: Any) -> Any:
+    """Return a copy of parameters as NumPy arrays in float32."""
     if isinstance(tree, Mapping):
-        return {name: _copy(branch) for name, branch in tree.items()}
+        return {name: copied(branch) for name, branch in tree.items()}
     return np.array(tree, dtype=np.float32)
 
 
@@ -261,15 +262,20 @@ def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
+def shrink_residual_branches(stack: dict[str, Any], depth: int, scale: float) -> None:
+    """Multiply the output of all residual branches of a stack of layers, in place."""
+    for number in range(depth):
+        layer = stack[f"layers_{number}"]
+        layer["mlp"]["wo"]["kernel"] *= scale
+        for name in ("attention", "self_attention", "encoder_decoder_attention"):
+            if name in layer:
+                layer[name]["out"]["kernel"] *= scale
+
+
 def _set_residual_branches(params: dict[str, Any], config: T5Config, settings: _Copying) -> None:
     """Shrink all residual branches but the last cross-attention, which is made to copy its input."""
     for stack, depth in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
-        for number in range(depth):
-            layer = params[stack][f"layers_{number}"]
-            layer["mlp"]["wo"]["kernel"] *= settings.residual_scale
-            for name in ("attention", "self_attention", "encoder_decoder_attention"):
-                if name in layer:
-                    layer[name]["out"]["kernel"] *= settings.residual_scale
+        shrink_residual_branches(params[stack], depth, settings.residual_scale)
     copying = params["decoder"][f"layers_{config.num_decoder_layers - 1}"]["encoder_decoder_attention"]
     identity = np.eye(config.d_model, dtype=np.float32)
     copying["query"]["kernel"] *= settings.query_scale

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from genret_jax.models.adaptive import AdaptiveDecoder
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.bert import BertEncoder
 from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.heads import Columns, NodeTree, PrefixHead, VocabularyHead
 from genret_jax.models.item_input import RecencyBias, WholeItems
@@ -26,6 +27,8 @@ from genret_jax.models.layers import (
     later_rows,
     padding_bias,
 )
+from genret_jax.models.plan import DocidPlan, LeftOut, PlanTables
+from genret_jax.models.query import QueryVector, query_terms, source_tokens
 
 Cache = dict[str, Any]
 # Names of the parameters that have one row per node of the docid tree.
@@ -109,6 +112,10 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         """Declare the layers, their position bias and the head."""
+        if self.config.sentence is not None:
+            self.query_vector = QueryVector(self.config)
+        if not self.config.num_decoder_layers:
+            return
         layer = nn.remat(DecoderLayer, static_argnums=(5,)) if self.config.remat else DecoderLayer
         self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
         if self.config.item_input is not None:
@@ -136,6 +143,8 @@ class Decoder(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of whole target sequences; the arguments are those of :class:`T5`."""
+        if not self.config.num_decoder_layers:
+            return jnp.zeros((*tokens.shape, self.config.output_vocab_size))
         x = self.states(encoded, encoder_input_tokens, tokens, nodes, deterministic, histories)
         logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
         return constrain(logits, "batch", "length", "vocab")
@@ -150,7 +159,10 @@ class Decoder(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m d"]:
         """Return the decoder's states, which the head compares with its rows; the arguments are those of a call."""
-        x = self.dropout(self.head.embed(tokens, nodes), deterministic=deterministic)
+        x = self.head.embed(tokens, nodes)
+        if (vectors := self.vectors(encoded, encoder_input_tokens, deterministic)) is not None:
+            x += jnp.repeat(self._as_input(vectors), len(tokens) // len(encoded), axis=0)
+        x = self.dropout(x, deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
         cross_bias = self._cross_bias(encoder_input_tokens, histories)
@@ -172,11 +184,24 @@ class Decoder(nn.Module):
         logits: Array = self.head.logits(self._scaled(states), None, None, columns=columns)
         return logits
 
+    def vectors(
+        self, encoded: Float[Array, "s l d"], encoder_input_tokens: Int[Array, "s t"], deterministic: bool = True
+    ) -> Float[Array, "s d"] | None:
+        """Return the vectors of the sources; None without ``T5Config.sentence``."""
+        if self.config.sentence is None:
+            return None
+        found: Array = self.query_vector(encoded, source_tokens(self.config, encoder_input_tokens), deterministic)
+        return found
+
+    def _as_input(self, vectors: Float[Array, "s d"]) -> Float[Array, "s 1 d"]:
+        """Return vectors of length 1 at the scale of the decoder's states."""
+        return (vectors * self.config.d_model**0.5).astype(self.config.compute_dtype)[:, None]
+
     def _cross_bias(
         self, tokens: Int[Array, "s t"], histories: Int[Array, "s n"] | None = None
     ) -> Float[Array, "s #h #q l"]:
         if self.config.item_input is None:
-            return padding_bias(tokens > 0)
+            return padding_bias(source_tokens(self.config, tokens) > 0)
         bias: Array = self.recency_bias(tokens, histories)
         return bias
 
@@ -191,6 +216,7 @@ class Decoder(nn.Module):
         """
         if not self.config.lexical_width:
             return None
+        tokens = tokens[:, : tokens.shape[1] - self.config.plan_terms]
         total = jnp.sum(self.lexical_embedder(tokens) * (tokens > 0)[..., None], axis=1)
         if not deterministic:
             chance = 1 - self.config.lexical_dropout
@@ -207,6 +233,8 @@ class Decoder(nn.Module):
             ``position``: number of positions decoded so far. It is None before the first step. None is part of the
             pytree's structure, so the first step, in which all beams are at the root, compiles to its own program.
         """
+        if not self.config.num_decoder_layers:
+            return {"beams": {}, "shared": {}, "position": None}
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
         cross = {
@@ -215,10 +243,12 @@ class Decoder(nn.Module):
         beams: dict[str, Any] = {name: {"key": empty, "value": empty} for name in cross}
         if layers := self.config.adaptive_layers:
             beams["adaptive"] = {f"layers_{i}": {"key": empty, "value": empty} for i in range(layers)}
+        vectors = self.vectors(encoded, encoder_input_tokens)
         return {
             "beams": beams,
             "shared": {
                 "layers": cross,
+                "vectors": None if vectors is None else self._as_input(vectors),
                 "bias": self._cross_bias(encoder_input_tokens),
                 "lexical": self._lexical(encoder_input_tokens, True),
             },
@@ -245,6 +275,9 @@ class Decoder(nn.Module):
         Returns:
             Logits in float32, and the cache of the next step.
         """
+        if not self.config.num_decoder_layers:
+            width = self.config.output_vocab_size if columns is None else columns[1]
+            return jnp.zeros((*tokens.shape, width)), cache
         at_root = cache["position"] is None
         position, shared = 0 if at_root else cache["position"], cache["shared"]
         state, beams = self._next_positions(tokens, nodes, cache, position, 1)
@@ -265,6 +298,8 @@ class Decoder(nn.Module):
         Returns:
             Logits in float32.
         """
+        if not self.config.num_decoder_layers:
+            return jnp.zeros((*tokens.shape, self.config.output_vocab_size))
         flat = tokens.reshape(len(tokens), -1)
         flat_nodes = None if nodes is None else nodes.reshape(flat.shape)
         state, _ = self._next_positions(flat, flat_nodes, cache, cache["position"], tokens.shape[2])
@@ -282,6 +317,8 @@ class Decoder(nn.Module):
         """Return the states of the ``new`` positions of every beam that follow the cached ones, and the grown cache."""
         bias = later_rows(self.relpos_bias(cache["beams"]["layers_0"]["key"].shape[2]), position, new)
         x, beams = self.head.embed(tokens, nodes), {}
+        if (vectors := cache["shared"]["vectors"]) is not None:
+            x += vectors
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
@@ -297,7 +334,15 @@ def random_variables(config: T5Config, key: Array, tree: NodeTree | None) -> dic
     """Return random ``params`` of a network, and ``params_axes``, the logical axis names of every parameter."""
     form, token = config.item_input, jnp.zeros((1, 1), jnp.int32)
     source = token if form is None else jnp.zeros((1, form.leading + form.tokens), jnp.int32)
-    variables: dict[str, Any] = T5(config).init(key, source, token, token, tree)
+    source = jnp.zeros((1, 1 + config.plan_terms), jnp.int32) if config.plan_terms else source
+
+    def run(network: T5) -> None:
+        if config.plan is None:
+            network(source, token, token, tree)
+        else:
+            network.planned(PlanTables.empty(config), source, token, token, tree)
+
+    variables: dict[str, Any] = T5(config).init(key, method=run)
     return variables
 
 
@@ -338,11 +383,20 @@ class T5(nn.Module):
         """Declare the embeddings and the two stacks."""
         config = self.config
         deviation = config.d_model**-0.5 if config.ties_items else 1.0
-        self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype, deviation)
-        decoder_embedding = self.token_embedder if config.head == "vocabulary" else None
+        decoder_embedding = None
+        if config.encoder is None:
+            self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype, deviation)
+            decoder_embedding = self.token_embedder if config.head == "vocabulary" else None
         if config.head == "vocabulary" and config.decoder_vocab_size is not None:
             self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
             decoder_embedding = self.decoder_token_embedder
+        if config.plan is not None:
+            self.plan = DocidPlan(config)
+        self.encoder: Any
+        if config.encoder is not None:
+            self.encoder = BertEncoder(config.encoder)
+            self.decoder = Decoder(config, decoder_embedding)
+            return
         source: Embed | WholeItems = self.token_embedder
         if config.item_input is not None and config.item_input.whole:
             source = self.items = WholeItems(config, self.token_embedder)
@@ -358,6 +412,7 @@ class T5(nn.Module):
         *,
         deterministic: bool = True,
         histories: Int[Array, "s n"] | None = None,
+        encoded: Float[Array, "s l d"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of target sequences given their sources.
 
@@ -369,11 +424,13 @@ class T5(nn.Module):
             deterministic: Turn dropout off.
             histories: For causal items (:class:`genret_jax.models.config.ItemInput`): number of the history to which
                 each item of a source belongs. Each item is then followed by a target, so ``b = s * n``.
+            encoded: States of the sources, where they are known.
 
         Returns:
             Logits in float32.
         """
-        encoded = self.encode(encoder_input_tokens, deterministic=deterministic, histories=histories)
+        if encoded is None:
+            encoded = self.encode(encoder_input_tokens, deterministic=deterministic, histories=histories)
         logits: Array = self.decoder(
             encoded,
             encoder_input_tokens,
@@ -385,6 +442,58 @@ class T5(nn.Module):
         )
         return logits
 
+    def planned(
+        self,
+        tables: PlanTables,
+        encoder_input_tokens: Int[Array, "b t"],
+        decoder_input_tokens: Int[Array, "b m"],
+        decoder_prefix_nodes: Int[Array, "b m"] | None = None,
+        tree: NodeTree | None = None,
+        *,
+        left_out: LeftOut | None = None,
+        deterministic: bool = True,
+        encoded: Float[Array, "b l d"] | None = None,
+    ) -> tuple[Float[Array, "b m v"], Float[Array, "b n"]]:
+        """Return the logits of target sequences, without the plan, and the plan's score of each docid.
+
+        Args:
+            tables: The docids.
+            encoder_input_tokens: As in a call, like the next three.
+            decoder_input_tokens: Targets.
+            decoder_prefix_nodes: Nodes of the targets.
+            tree: Docid tree.
+            left_out: What the targets know from the queries themselves, to be left out of their scores.
+            deterministic: Turn dropout off.
+            encoded: States of the sources, where they are known.
+        """
+        source, target = encoder_input_tokens, (decoder_input_tokens, decoder_prefix_nodes, tree)
+        encoded = self.encode(source, deterministic=deterministic) if encoded is None else encoded
+        logits = self.decoder(encoded, source, *target, deterministic)
+        return logits, self.plan_scores(encoded, source, tables, left_out, deterministic)
+
+    def plan_scores(
+        self,
+        encoded: Float[Array, "b l d"],
+        encoder_input_tokens: Int[Array, "b t"],
+        plan: PlanTables,
+        left_out: LeftOut | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "b n"]:
+        """Return the plan's score of each docid for each query.
+
+        Args:
+            encoded: From :meth:`encode`.
+            encoder_input_tokens: The queries.
+            plan: The docids.
+            left_out: As in :meth:`planned`.
+            deterministic: Turn dropout off.
+        """
+        vectors = self.decoder.vectors(encoded, encoder_input_tokens, deterministic)
+        if vectors is None:  # lexical scores need none
+            vectors = jnp.zeros((len(encoded), 1))
+        scores: Array = self.plan(vectors, query_terms(self.config, encoder_input_tokens), plan, left_out)
+        return scores
+
     def encode(
         self,
         encoder_input_tokens: Int[Array, "s t"],
@@ -393,7 +502,12 @@ class T5(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "s l d"]:
         """Return the encoder's output; the vectors at padding (token 0) are meaningless."""
-        return self.encoder(encoder_input_tokens, deterministic, histories)
+        tokens = source_tokens(self.config, encoder_input_tokens)
+        if self.config.encoder is not None:
+            states: Array = self.encoder(tokens, deterministic)
+            return states.astype(self.config.compute_dtype)
+        encoded: Array = self.encoder(tokens, deterministic, histories)
+        return encoded
 
     states = _of_decoder(Decoder.states)
     read = _of_decoder(Decoder.read)

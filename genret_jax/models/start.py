@@ -84,6 +84,20 @@ class TextFacts(StartFacts, Protocol):
 
 
 @runtime_checkable
+class EncodedFacts(StartFacts, Protocol):
+    """Facts about a corpus of documents and its pretrained encoder."""
+
+    def encoder_params(self) -> Params:
+        """Return the parameters of the encoder, as the network has them."""
+
+    def document_vectors(self) -> Float[np.ndarray, "n d"]:
+        """Return the vector that the encoder gives to each document."""
+
+    def stop_terms(self) -> Int[np.ndarray, " s"]:
+        """Return the terms whose weights a lexical plan lowers; none where training queries tell their weights."""
+
+
+@runtime_checkable
 class ItemFacts(StartFacts, Protocol):
     """Facts about the items that training shows; the rows of all three arrays are the same items."""
 

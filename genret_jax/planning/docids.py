@@ -128,8 +128,18 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
 
 
 def text_vocabulary_size(experiment: Experiment) -> int:
-    """Return the size of the text vocabulary: the configured size, or T5's if the vocabulary is a file."""
+    """Return the size of the text vocabulary: the configured size, or T5's if the vocabulary is a file.
+
+    Raises:
+        InputError: If the experiment has a pretrained encoder, whose sizes are in its folder.
+    """
     wanted = experiment.vocabulary
+    if wanted is None:
+        raise InputError(
+            "a plan of a network with a pretrained encoder",
+            expected="an experiment without Experiment.encoder",
+            fix="train with --steps 1 to see its size and speed",
+        )
     sizes = {"sentencepiece": wanted.size, "bytes": _BYTE_VOCABULARY}
     return sizes[wanted.kind] + wanted.extra_ids if wanted.kind in sizes else _T5_VOCABULARY
 

@@ -21,18 +21,23 @@ from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import evenly_spread, hold_out, without_generated
+from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
 from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
+from genret_jax.data.vectors import LsaVectors
 from genret_jax.docid_learning.learner import DocidLearner
 from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
+from genret_jax.models.plan import PlanTables
+from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
-from genret_jax.problems.sizing import document_codec, document_network
+from genret_jax.problems.sizing import document_codec, document_network, with_encoder
 from genret_jax.storage import fingerprint
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.docid_task import RetrievalTask
 from genret_jax.training.initial import DocumentFacts
+from genret_jax.training.planned_docids import PlannedDocids
 
 LEARNING = "learning"  # only there while docids are learned
 _MEMORISED = 2048  # documents asked for themselves; enough for the share within a point
@@ -79,6 +84,7 @@ class Documents(Problem):
         """Write corpus, docids and example store."""
         experiment, corpus = self.experiment, self._with_validation(data, log)
         self._make("corpus", lambda path: write_beir(corpus, path), like)
+        self.parts.copy_encoder(like)
         splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
         log(f"corpus      {len(corpus):,} documents{splits}")
         table = self._made_docids(corpus, log, like)
@@ -88,12 +94,16 @@ class Documents(Problem):
         vocabulary = store.vocabulary
         log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
         codec = document_codec(experiment, table, vocabulary.size, vocabulary.encode)
+        self.parts.weigh_terms(store, corpus, log, like)
         # The sampler refuses splits that do not exist.
         Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
+        model = document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)
+        if experiment.encoder is not None:
+            model = with_encoder(model, self.parts.encoder, codec, store.num_terms)
         return Setup(
             name=corpus.name,
             codec=codec,
-            model=document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes),
+            model=model,
             fingerprints={
                 "corpus": corpus.fingerprint,
                 "docids": table.fingerprint,
@@ -128,10 +138,16 @@ class Documents(Problem):
             table.require_corpus(corpus.fingerprint, file=experiment.docids)
             return table
         assert not isinstance(experiment.docids, LearnedDocids)
-        vectors = experiment.vectors.vectors(corpus) if needs_vectors(experiment.docids) else None
+        vectors = self._vectors(corpus) if needs_vectors(experiment.docids) else None
         return experiment.docids.assign(
             corpus.doc_ids, vectors, seed=experiment.docid_seed, corpus_fingerprint=corpus.fingerprint
         )
+
+    def _vectors(self, corpus: Corpus) -> np.ndarray:
+        """Return a vector of each document, from the experiment's source, the encoder, or the words."""
+        if self.experiment.vectors is None and self.experiment.encoder is not None:
+            return self.parts.documents(corpus)
+        return np.asarray((self.experiment.vectors or LsaVectors()).vectors(corpus))
 
     def _learn_docids(self, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
         """Learn docids, and keep the network that writes them."""
@@ -164,9 +180,14 @@ class Documents(Problem):
         if trained:
             vocabulary = ExampleStore.open(before).vocabulary
         else:
-            vocabulary = make_vocabulary(corpus, **dataclasses.asdict(self.experiment.vocabulary))
+            vocabulary = self._made_vocabulary(corpus)
         codec = document_codec(self.experiment, table, vocabulary.size, vocabulary.encode)
         build_store(path, corpus, codec.encode(table), vocabulary, codec=codec, docids_fingerprint=table.fingerprint)
+
+    def _made_vocabulary(self, corpus: Corpus) -> Vocabulary:
+        if self.experiment.vocabulary is None:
+            return EncoderVocabulary(self.parts.encoder.tokenizer, pad=self.parts.encoder.pad)
+        return make_vocabulary(corpus, **dataclasses.asdict(self.experiment.vocabulary))
 
     # --- The prepared run ---
 
@@ -183,15 +204,28 @@ class Documents(Problem):
             self._require(name, store.manifest[f"{name}_fingerprint"], self.folder / "examples")
         return store
 
+    @functools.cached_property
+    def parts(self) -> EncoderParts:
+        """The parts that come from a pretrained encoder and a plan."""
+        return EncoderParts(self.folder, self.experiment)
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The text vocabulary."""
         return self.store.vocabulary
 
-    @property
+    @functools.cached_property
     def sampler(self) -> SamplerConfig:
         """How examples are drawn, and how long inputs are."""
-        return self.experiment.sampler
+        return dataclasses.replace(self.experiment.sampler, terms=self.model.plan_terms)
+
+    @functools.cached_property
+    def plan_tables(self) -> PlanTables | None:
+        """What the network's plan knows about the docids; None without a plan."""
+        plan = self.model.plan
+        if plan is None:
+            return None
+        return self.parts.plan_documents(plan, self.store).tables(self.model, self.encoded)
 
     @property
     def codec(self) -> DocidCodec:
@@ -228,6 +262,7 @@ class Documents(Problem):
             docids=None if self.settings["codec"]["kind"] == "text" else self.encoded,
             unseen_split=self.sampler.unseen_split,
             later=self.added,
+            parts=self.parts,
         )
 
     def start_params(self) -> dict[str, Any]:
@@ -240,7 +275,10 @@ class Documents(Problem):
     def task(self) -> RetrievalTask:
         """Return the task that is trained."""
         sampler = Sampler(self.store, self.sampler, seed=self.seed, batch_size=self.experiment.trainer.batch_size)
-        return RetrievalTask(self.model, sampler, self.training_tree, **self.experiment.losses)
+        plan = self.plan_tables and PlannedDocids.of(self.plan_tables, self.encoded, ~self.later)
+        source = self.parts.pool(sampler, self.model) if self.experiment.pool else sampler
+        left_out, losses = self.parts.left_out(self.model.plan, self.store), self.experiment.losses
+        return RetrievalTask(self.model, source, self.training_tree, plan=plan, left_out=left_out, **losses)
 
     def extended(
         self,
@@ -304,12 +342,14 @@ class Documents(Problem):
                 self.require_request(type(text))
             if not self.vocabulary.words(text):
                 raise InputError(f"query {number} ({text!r}) has no words", fix="give a query with at least one word")
-        return self.vocabulary.encode_rows(requests, self.sampler.input_length, append_eos=self.sampler.append_eos)
+        form = self.sampler
+        tokens = self.vocabulary.encode_rows(requests, form.input_length, append_eos=form.append_eos)
+        return np.concatenate([tokens, self.store.term_rows(requests, form.terms)], axis=1) if form.terms else tokens
 
     def requests(self, split: str, measured: Measured) -> Requests:
         """Return the queries of a split."""
         test = evaluation_split(self.corpus, split)
-        ids, tokens = self.store.queries(split, self.sampler.input_length, append_eos=self.sampler.append_eos)
+        ids, tokens = self.store.queries(split, **self.sampler.input_form)
         row = {query: number for number, query in enumerate(ids)}
         texts = {query: self.corpus.queries[query] for query in test.qrels}
         return Requests(split=test, tokens=tokens[[row[query] for query in test.qrels]], texts=texts)
@@ -317,7 +357,7 @@ class Documents(Problem):
     def some_requests(self, split: str, most: int) -> Requests:
         """Return at most ``most`` queries, spread over the split as its order may follow the documents."""
         judged = self.corpus.qrels[split]
-        ids, tokens = self.store.queries(split, self.sampler.input_length, append_eos=self.sampler.append_eos)
+        ids, tokens = self.store.queries(split, **self.sampler.input_form)
         chosen = evenly_spread(np.arange(len(ids)), most)
         qrels: Mapping[str, Mapping[str, int]] = {ids[row]: judged[ids[row]] for row in chosen}
         return Requests(split=EvaluationSplit(name=split, qrels=qrels), tokens=tokens[chosen])
@@ -331,9 +371,7 @@ class Documents(Problem):
     def memorisation(self, most: int = _MEMORISED) -> Requests:
         """Return at most ``most`` documents as queries for themselves."""
         documents = np.asarray(evenly_spread(self.store.documents_with_text, most))
-        tokens = self.store.document_inputs(
-            self.sampler.input_length, documents=documents, append_eos=self.sampler.append_eos
-        )
+        tokens = self.store.document_inputs(documents=documents, **self.sampler.input_form)
         return Requests(split=memorisation_split(self.corpus.doc_ids[index] for index in documents), tokens=tokens)
 
     # --- Reports ---
@@ -345,9 +383,17 @@ class Documents(Problem):
         return bm25_answers(self.corpus, self.vocabulary.normalization, requests.split.qrels)
 
     def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
-        """Return the answers of a dual encoder with the run's encoder."""
+        """Return the answers of what the run's plan is made of, and of a dual encoder with the run's encoder."""
+        alone = self.parts.alone(name, self.model.plan, self.store, self.corpus, requests.texts, depth)
         if not measured.dual_encoder:
-            return []
+            return alone
+        if self.model.encoder is not None:
+            raise InputError(
+                "a dual encoder beside a run with a pretrained encoder",
+                file=self.folder,
+                expected="a run from scratch or from T5 weights",
+                fix="leave --dual-encoder out; the report has the encoder's own vectors",
+            )
         from genret_jax.baselines.dual_encoder import train_and_answer, trainer_like
 
         validated = "validation" in self.store.splits

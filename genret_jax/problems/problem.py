@@ -33,6 +33,7 @@ from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
 from genret_jax.inference import node_tree
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.heads import NodeTree
+from genret_jax.models.plan import PlanTables
 from genret_jax.parallel.mesh import logical_axes, param_shardings
 from genret_jax.storage import atomic_folder
 from genret_jax.training import TrainingTask, restore_params
@@ -281,6 +282,11 @@ class Problem(abc.ABC):
         """Whether :meth:`extended` documents change the start of the parameters that others have."""
         return False
 
+    @property
+    def plan_tables(self) -> PlanTables | None:
+        """What the network's plan knows about the docids; None without a plan."""
+        return None
+
     def facts(self) -> Any:
         """Return what a start may ask about the data (:class:`genret_jax.models.start.Start`)."""
         return None
@@ -380,7 +386,8 @@ class Problem(abc.ABC):
     @property
     def training_tree(self) -> NodeTree | None:
         """The docid tree of the documents that training shows; others in it would be learned as never coming."""
-        return node_tree(self.encoded, ~self.later) if self.model.head == "prefix" else None
+        needed = self.model.head == "prefix" or self.model.plan is not None
+        return node_tree(self.encoded, ~self.later) if needed else None
 
     @property
     def evaluation(self) -> Any:

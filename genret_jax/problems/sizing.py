@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from genret_jax.config.experiment import BaseExperiment, Experiment, Recommendation
 from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, QuantisedDocids
+from genret_jax.errors import InputError
 from genret_jax.models.config import ItemInput, T5Config, divisible
+from genret_jax.models.encoders.config import BertConfig
+from genret_jax.models.encoders.sentence import SentenceEncoder
 
 
 def sizes_with_room(strategy: Any, table: DocidTable) -> tuple[int, ...]:
@@ -26,7 +29,8 @@ def document_codec(
 ) -> DocidCodec:
     """Return how the docids of documents become tokens.
 
-    The prefix head writes docids only. T5's head writes text too, so its docid tokens come after those of text.
+    The prefix head, and a decoder behind a pretrained encoder, write docids only. T5's head writes text too, so its
+    docid tokens come after those of text.
 
     Args:
         experiment: The choices.
@@ -36,7 +40,7 @@ def document_codec(
     """
     learned = isinstance(experiment.docids, LearnedDocids)  # the other strategies keep no quantiser for documents
     level_sizes = sizes_with_room(experiment.docids, table) if learned else table.level_sizes
-    if experiment.model.head == "prefix":
+    if experiment.model.head == "prefix" or experiment.encoder is not None:
         nodes: Literal["table", "tokens"] = "tokens" if len(level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=level_sizes, nodes=nodes)
     return DocidCodec(
@@ -67,6 +71,40 @@ def document_network(experiment: Experiment, text_tokens: int, codec: DocidCodec
     # Public weights may have more rows than their vocabulary has tokens.
     least = experiment.model.vocab_size if getattr(experiment.start, "keeps_vocabulary", False) else 0
     return dataclasses.replace(experiment.model, vocab_size=max(least, divisible(codec.vocab_size)))
+
+
+def with_encoder(model: T5Config, encoder: SentenceEncoder, codec: DocidCodec, terms: int) -> T5Config:
+    """Return a network with a pretrained encoder in place of T5's.
+
+    Args:
+        model: The network, sized for the corpus.
+        encoder: The encoder.
+        codec: From :func:`document_codec`.
+        terms: Number of terms of a lexical plan.
+
+    Raises:
+        InputError: If the encoder is of another family.
+    """
+    if not isinstance(encoder.config, BertConfig) or encoder.projection is not None:
+        raise InputError(
+            "a network cannot begin with this encoder: it is a T5, or has a Dense module",
+            expected="an encoder of the BERT family without Dense",
+            fix="use it for vectors only (EncoderVectors), or choose another Experiment.encoder",
+        )
+    bert = dataclasses.replace(encoder.config, dropout_rate=0.0, dtype=model.dtype, remat=model.remat)
+    heads = encoder.config.num_heads
+    plan = model.plan and dataclasses.replace(model.plan, vocabulary=terms if model.plan.terms else 0)
+    return dataclasses.replace(
+        model,
+        vocab_size=bert.vocab_size,
+        decoder_vocab_size=divisible(codec.vocab_size),
+        d_model=bert.d_model,
+        num_heads=heads,
+        d_kv=bert.d_model // heads,
+        encoder=bert,
+        sentence=encoder.form("query"),
+        plan=plan,
+    )
 
 
 def item_network(experiment: Recommendation, codec: DocidCodec, num_nodes: int, docid_length: int) -> T5Config:

@@ -60,7 +60,7 @@ class Retriever(Ranker):
 
     def __init__(self, run: Problem, params: Any):
         run.require_ranks()
-        super().__init__(run.model, run.encoded, params)
+        super().__init__(run.model, run.encoded, params, run.plan_tables)
         self.run = run
 
     @classmethod

@@ -161,10 +161,10 @@ def _answers(
     name, run, depth = opened.name, opened.run, beam or opened.run.evaluation.beam
     found, memory = [], []
     if measured.untrained and opened.leads and (run.experiment.start is not None or remembered is not None):
-        untrained = Ranker(run.model, run.encoded, run.params("start", mesh))
+        untrained = Ranker(run.model, run.encoded, run.params("start", mesh), run.plan_tables)
         system = _system(f"{name}, untrained", run, "start", untrained, requests, depth)
         found.append(_searched(untrained, run, system, requests, depth))
-    ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh))
+    ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
     for suffix, share in run.rankings.items():
         system = _system(f"{name}{suffix}", run, checkpoint, ranker, requests, depth)
         seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None

@@ -242,7 +242,7 @@ def validation_of(run: Problem) -> dict[str, Callable[[Mapping[str, Any], int], 
     if requests is None:
         return {}
     settings, qrels, doc_ids = run.evaluation, requests.split.qrels, run.corpus.doc_ids
-    ranker = Ranker(run.model, run.encoded, {})
+    ranker = Ranker(run.model, run.encoded, {}, run.plan_tables)
 
     def validate(params: Mapping[str, Any], step: int) -> dict[str, float]:
         nonlocal ranker  # on a mesh, the docid index is put there once

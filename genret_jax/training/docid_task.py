@@ -14,6 +14,10 @@ from genret_jax.losses import TokenLoss, cross_entropy, shown_twice, symmetric_d
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import T5, random_variables
+from genret_jax.models.plan import LeftOut
+from genret_jax.training.encoded_pool import STATES, EncodedPool
+from genret_jax.training.left_out import BIAS, TERMS, VECTORS, LeftOutQueries
+from genret_jax.training.planned_docids import PlannedDocids
 from genret_jax.training.step import DeviceBatch
 
 Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
@@ -24,7 +28,8 @@ class DocidTask:
 
     Args:
         config: Configuration of the network.
-        tree: The docid tree of the prefix head; None with the vocabulary head.
+        tree: The docid tree of the prefix head, and of a plan; None with the vocabulary head alone.
+        plan: The docids of the network's plan; None without one.
         loss: Loss of the target tokens; None takes cross-entropy.
         z_loss: Weight of T5X's penalty on the logits' normaliser.
         label_smoothing: Share of the target's probability spread over the vocabulary.
@@ -38,18 +43,19 @@ class DocidTask:
         config: T5Config,
         tree: NodeTree | None,
         *,
+        plan: PlannedDocids | None = None,
         loss: TokenLoss | None = None,
         z_loss: float = 0.0,
         label_smoothing: float = 0.0,
         consistency: float = 0.0,
     ):
-        self.model, self.tree, self.consistency = T5(config), tree, consistency
+        self.model, self.tree, self.plan, self.consistency = T5(config), tree, plan, consistency
         self.token_loss = loss or functools.partial(cross_entropy, z_loss=z_loss, label_smoothing=label_smoothing)
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The docid tree of the prefix head, which the trainer adds to every batch."""
-        return {} if self.tree is None else {"tree": self.tree}
+        """The docid tree and the docids of the plan, which the trainer adds to every batch."""
+        return {name: value for name in ("tree", "plan") if (value := getattr(self, name)) is not None}
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
@@ -68,6 +74,8 @@ class DocidTask:
         rng: jax.Array,
         *,
         tree: NodeTree | None = None,
+        plan: PlannedDocids | None = None,
+        left_out: LeftOut | None = None,
         **packed: Array,
     ) -> Sums:
         """Return the summed loss, the summed weights, and the number of target tokens predicted right.
@@ -80,8 +88,11 @@ class DocidTask:
             targets: Tokens to write.
             weights: Weight of each target, 0 for padding.
             rng: Key for the dropout masks.
-            tree: The docid tree, for the prefix head.
-            **packed: ``histories``, if several share a row of the inputs (:meth:`genret_jax.models.T5.__call__`).
+            tree: The docid tree, for the prefix head and for a plan.
+            plan: The docids of the plan.
+            left_out: What targets of the plan know from the queries themselves.
+            **packed: ``histories``, if several share a row of the inputs, or ``encoded``, if states of the inputs are
+                known (:meth:`genret_jax.models.T5.__call__`).
         """
         shown = {
             "encoder_input_tokens": inputs,
@@ -91,9 +102,16 @@ class DocidTask:
         }
         if self.consistency:
             both = functools.partial(shown_twice, sources=len(inputs))
-            shown, targets, weights = jax.tree.map(both, (shown, targets, weights))
+            shown, targets, weights, left_out = jax.tree.map(both, (shown, targets, weights, left_out))
         rngs = {"dropout": rng}
-        logits: Array = self.model.apply({"params": params}, **shown, tree=tree, deterministic=False, rngs=rngs)
+        apply = functools.partial(self.model.apply, {"params": params}, deterministic=False, rngs=rngs)
+        logits: Array
+        if plan is None:
+            logits = apply(**shown, tree=tree)
+        else:
+            assert tree is not None
+            found, scores = apply(plan.tables, **shown, tree=tree, left_out=left_out, method=T5.planned)
+            logits = plan.guided(found, scores, shown["decoder_prefix_nodes"], tree)
         total, weight = self.token_loss(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         if not self.consistency:
@@ -110,22 +128,40 @@ class RetrievalTask(DocidTask):
     Args:
         config: Configuration of the network.
         sampler: Returns the batch of any step; None to plan steps without running one.
-        tree: The docid tree of the prefix head; None with the vocabulary head.
-        **losses: ``loss``, ``z_loss``, ``label_smoothing`` and ``consistency`` of
+        tree: The docid tree of the prefix head, and of a plan; None with the vocabulary head alone.
+        left_out: What documents know from training queries; None for a plan that knows nothing from them.
+        **losses: ``plan``, ``loss``, ``z_loss``, ``label_smoothing`` and ``consistency`` of
             :class:`~genret_jax.training.docid_task.DocidTask`.
     """
 
-    def __init__(self, config: T5Config, sampler: Sampler | None, tree: NodeTree | None, **losses: Any):
+    def __init__(
+        self,
+        config: T5Config,
+        sampler: Sampler | EncodedPool | None,
+        tree: NodeTree | None,
+        *,
+        left_out: LeftOutQueries | None = None,
+        **losses: Any,
+    ):
         super().__init__(config, tree, **losses)
-        self.sampler = sampler
+        self.sampler, self.left_out = sampler, left_out
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return the examples of a step, or some rows of them."""
         assert self.sampler is not None, "a task without a sampler can only be planned"
-        return self.sampler.batch(step, rows)
+        batch = self.sampler.batch(step, rows)
+        if self.left_out is None:
+            return batch
+        terms = batch["encoder_input_tokens"][:, -self.model.config.plan_terms :]
+        return {**batch, **self.left_out.of(batch["query"], batch["document"], terms)}
 
     def loss(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array) -> Sums:
-        """Return the summed loss, the summed weights, and the number of target tokens predicted right."""
+        """Return the summed loss, the summed weights, and the number of target tokens predicted right.
+
+        Without a decoder, targets are whole docids.
+        """
+        if not self.model.config.num_decoder_layers:
+            return self._planned(params, batch, dropout_rng)
         return self.written(
             params,
             batch["encoder_input_tokens"],
@@ -135,4 +171,33 @@ class RetrievalTask(DocidTask):
             batch["decoder_loss_weights"],
             dropout_rng,
             tree=batch.get("tree"),
+            plan=batch.get("plan"),
+            left_out=_left_out(batch),
+            **_known_states(batch, self.model.config),
         )
+
+    def _planned(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array) -> Sums:
+        inputs, plan = batch["encoder_input_tokens"], batch["plan"]
+        variables, states = {"params": params}, _known_states(batch, self.model.config)
+        encoded = states.get("encoded")
+        if encoded is None:
+            encoded = self.model.apply(variables, inputs, method=T5.encode)
+        given = (encoded, inputs, plan.tables, _left_out(batch), False)
+        scores = self.model.apply(variables, *given, method=T5.plan_scores, rngs={"dropout": dropout_rng})
+        weights = batch["decoder_loss_weights"].max(axis=1)
+        total, right = plan.flat_loss(scores, plan.numbers[batch["docid_row"]], weights)
+        return total, weights.sum(), {"docid_accuracy": right}
+
+
+def _left_out(batch: DeviceBatch) -> LeftOut | None:
+    """Return what the targets of a batch know from their own queries, if that comes with it."""
+    if TERMS not in batch:
+        return None
+    docids = batch["plan"].numbers[batch["docid_row"]]
+    return LeftOut(docids, batch[TERMS], batch.get(VECTORS), batch[BIAS])
+
+
+def _known_states(batch: DeviceBatch, config: T5Config) -> dict[str, Array]:
+    """Return the encoder's states of a batch, if they come with it."""
+    states = batch.get(STATES)
+    return {} if states is None else {"encoded": jnp.asarray(states, config.compute_dtype)}

@@ -71,7 +71,7 @@ class ItemTask(DocidTask):
         tokens: Int[Array, "s l"],
         target: Int[Array, " b"],
         rng: jax.Array,
-        **packed: Array,
+        **packed: Any,
     ) -> Sums:
         """Return the sums of the loss for histories, each with the number of its next item (-1 for none)."""
         targets = batch["tokens"][target]

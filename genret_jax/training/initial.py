@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.text.lsa import lexical, lsa
+from genret_jax.data.text.terms import stop_terms
 from genret_jax.docids import EncodedDocids
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
@@ -49,6 +50,7 @@ class DocumentFacts:
         docids: The docids; None where they are text, or not made yet.
         unseen_split: Qrels split whose documents must not be known to the codes.
         later: Token counts of documents added behind those of the store, scipy CSR [m, v].
+        parts: Has the pretrained encoder and its vectors of the documents, as ``encoder`` and ``document_vectors``.
     """
 
     store: ExampleStore
@@ -56,6 +58,19 @@ class DocumentFacts:
     docids: EncodedDocids | None
     unseen_split: str | None
     later: Any = None
+    parts: Any = None
+
+    def encoder_params(self) -> dict[str, Any]:
+        """Return the parameters of the pretrained encoder."""
+        return dict(self.parts.encoder.params)
+
+    def document_vectors(self) -> Any:
+        """Return the vector that the pretrained encoder gives to each document, [n, d]."""
+        return self.parts.document_vectors
+
+    def stop_terms(self) -> Any:
+        """Return the numbers of the terms of English stop words; none if there are training queries."""
+        return self.store.term_numbers(() if len(self.store.pairs("train")[0]) else stop_terms())
 
     def token_counts(self) -> Any:
         """Return how often each token stands in each stored document, scipy CSR [n, v]."""

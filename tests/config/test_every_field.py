@@ -30,9 +30,10 @@ PLACES = {
     **dict.fromkeys(("Experiment", "Recommendation"), "train.experiment"),
     "VocabularyConfig": "Experiment.vocabulary",
     "EvaluationConfig": "Experiment.evaluation",
-    **dict.fromkeys(("PretrainedStart", "LsaStart"), "Experiment.start"),
+    **dict.fromkeys(("PretrainedStart", "LsaStart", "EncoderStart"), "Experiment.start"),
     "ItemStart": "Recommendation.start",
     "T5Config": "Experiment.model",
+    "PlanConfig": "T5Config.plan",
     "HistoryConfig": "Recommendation.histories",
     "SamplerConfig": "Experiment.sampler",
     "PseudoQueries": "SamplerConfig.pseudo_queries",
@@ -48,6 +49,9 @@ VALUES = {
     **dict.fromkeys(("Experiment.docids", "Recommendation.docids"), "@AtomicDocids()"),
     **dict.fromkeys(("Experiment.vectors", "Recommendation.vectors"), "@NpyVectors()"),
     "Experiment.start": "@LsaStart()",
+    "Experiment.vocabulary": "None",
+    "T5Config.plan": "@PlanConfig()",
+    "TrainerConfig.learning_rates": "(('encoder', 0.0),)",
     "Recommendation.start": "@ItemStart()",
     "VocabularyConfig.kind": "'bytes'",
     "T5Config.activations": "('relu',)",
@@ -59,6 +63,8 @@ VALUES = {
 # What must be bound too, so that the value is accepted.
 PREFIX = {"T5Config.head": "'prefix'"}
 BY_ITEMS = {"HistoryConfig.positions": "'items'"}
+ENCODER = {"Experiment.encoder": "'e'", "Experiment.vocabulary": "None"}
+PLAN = {**ENCODER, "PlanConfig.dense": "True"}
 WHOLE_ITEMS = {
     **PREFIX,
     **BY_ITEMS,
@@ -74,6 +80,14 @@ NEEDS: dict[str, dict[str, str]] = {
     **dict.fromkeys(
         [f"T5Config.{name}" for name in ("shared_codes", "root_lookahead", "lexical_width", "num_nodes")], PREFIX
     ),
+    "Experiment.encoder": {"Experiment.vocabulary": "None"},
+    "Experiment.vocabulary": {"Experiment.encoder": "'e'"},
+    "Experiment.pool": {
+        "Experiment.trainer": "@TrainerConfig()",
+        "TrainerConfig.learning_rates": "(('encoder', 0.0),)",
+    },
+    "T5Config.query_width": ENCODER,
+    **dict.fromkeys(("T5Config.plan", "PlanConfig"), PLAN),
     "NpyDocids.separate": {"NpyDocids.path": "'c.npy'"},
     "EncoderVectors.batch_size": {"EncoderVectors.path": "'e'"},
     "SentenceTransformerVectors.batch_size": {"SentenceTransformerVectors.model": "'m'"},
@@ -82,6 +96,8 @@ NEEDS: dict[str, dict[str, str]] = {
 }
 # The package has no class to bind here: tests/test_extending.py binds a loss, and the data decide about item_input.
 NOTHING_TO_BIND = {"Experiment.loss", "Recommendation.loss", "T5Config.item_input"}
+# Filled in from the encoder's folder, and from the plan.
+NOTHING_TO_BIND |= {"T5Config.encoder", "T5Config.sentence", "SamplerConfig.terms"}
 
 
 def another(hint: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ from genret_jax.models.config import ItemInput
 INTEGERS = [
     "vocab_size", "decoder_vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers",
     "num_decoder_layers", "relative_attention_num_buckets", "relative_attention_max_distance", "adaptive_layers",
-    "adaptive_width", "lexical_width", "num_nodes",
+    "adaptive_width", "lexical_width", "num_nodes", "query_width",
 ]  # fmt: skip
 
 

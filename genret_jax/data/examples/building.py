@@ -9,6 +9,7 @@ import numpy as np
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.shards import WordSequences, WordTable, number_documents, remove_shards
 from genret_jax.data.examples.store import ARRAYS, KIND, VERSION, VOCABULARY, ExampleStore
+from genret_jax.data.text.terms import number_terms
 from genret_jax.data.text.vocabulary import Vocabulary
 from genret_jax.data.text.words import STOP_WORDS
 from genret_jax.docids.codec import DocidCodec, EncodedDocids
@@ -16,6 +17,7 @@ from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError
 from genret_jax.storage import atomic_folder, fingerprint, save_arrays
 
+_BAGS_OF_TERMS = ("term_words", "term_offsets")  # words without stop words, for the set representation
 _SEGMENTATIONS = 8  # most segmentations of a word that are kept, to draw from
 
 
@@ -59,8 +61,10 @@ def build_store(
     arrays |= _query_arrays(corpus, table)
     arrays |= table.segmentations(_SEGMENTATIONS)
     arrays |= _word_arrays(arrays, table)
+    terms, arrays["term_numbers"], arrays["word_term_offsets"] = number_terms(table.words)
     arrays |= _docid_arrays(corpus, encoded)
-    for name, strings in {"doc_id": corpus.doc_ids, "title": corpus.titles, "query_id": [*corpus.queries]}.items():
+    strings_of = {"doc_id": corpus.doc_ids, "title": corpus.titles, "query_id": [*corpus.queries], "term_string": terms}
+    for name, strings in strings_of.items():
         packed = PackedStrings.pack(strings)
         arrays |= {f"{name}_text": packed.text, f"{name}_offsets": packed.offsets}
     details = {
@@ -76,7 +80,9 @@ def build_store(
         "codec": codec.to_json(),
         "decoder_vocabulary_size": codec.vocab_size,
     }
-    details["fingerprint"] = fingerprint(details, *itertools.chain.from_iterable(sorted(arrays.items())))
+    # Terms follow from the words, so stores with and without them are the same store.
+    decisive = {name: array for name, array in arrays.items() if "term_" not in name or name in _BAGS_OF_TERMS}
+    details["fingerprint"] = fingerprint(details, *itertools.chain.from_iterable(sorted(decisive.items())))
     with atomic_folder(folder, replace=replace) as partial:
         vocabulary.save(partial / VOCABULARY)
         save_arrays(partial / ARRAYS, arrays, kind=KIND, version=VERSION, details=details)

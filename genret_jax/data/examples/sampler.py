@@ -123,8 +123,9 @@ class Sampler:
 
         Returns:
             int32 ``encoder_input_tokens`` [b, L] padded with 0, ``decoder_target_tokens``, ``decoder_input_tokens``
-            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where the target is text), ``document`` [b]
-            (index), and float32 ``decoder_loss_weights`` [b, m].
+            (shifted right, 0 first) and ``decoder_prefix_nodes`` [b, m] (0 where the target is text), ``document``
+            [b] (index), ``query`` [b] (index, -1 for none), ``docid_row`` [b] (row of the store's docids), and float32
+            ``decoder_loss_weights`` [b, m].
         """
         numbers = np.arange(self.batch_size)
         random, drawn = self.draw(step, numbers if rows is None else numbers[rows], documents)
@@ -138,6 +139,8 @@ class Sampler:
             "decoder_loss_weights": (targets != PAD).astype(np.float32),
             "decoder_prefix_nodes": nodes,
             "document": drawn.document.astype(np.int32),
+            "query": drawn.query.astype(np.int32),
+            "docid_row": drawn.docid_row.astype(np.int32),
         }
 
     def draw(self, step: int, rows: Rows, documents: Rows | None = None) -> tuple[RowRandom, Drawn]:
@@ -231,7 +234,8 @@ class Sampler:
 
     def _inputs(self, words: Words, alternatives: Words) -> Tokens:
         config = self.config
-        return self.store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+        tokens = self.store.tokens(words, config.input_length, alternatives=alternatives, append_eos=config.append_eos)
+        return np.concatenate([tokens, self.store.terms(words, config.terms)], axis=1) if config.terms else tokens
 
     def _to_queries(self, drawn: Drawn, random: RowRandom) -> tuple[Tokens, Targets, Targets]:
         """Return documents as inputs, and their queries as targets: all words, best segmentations, EOS."""

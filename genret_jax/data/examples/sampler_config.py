@@ -1,7 +1,7 @@
 """Configuration of the sampler: rates, representation, objective and noise of the training examples."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from genret_jax.data.examples.pseudo_queries import PseudoQueries
 from genret_jax.data.examples.span_corruption import SpanCorruption
@@ -34,6 +34,8 @@ class SamplerConfig:
             (doc2query: Nogueira et al. 2019, arXiv 1904.08375): the input is a document, the target a query or
             pseudo-query of it; ``indexing_rate`` must then be 0.
         input_length: Encoder tokens.
+        terms: Terms of an input that a lexical plan reads; they follow its tokens. An experiment fills them in from
+            its ``PlanConfig``.
         target_length: Decoder tokens where the decoder writes text; by default ``input_length``.
         append_eos: End encoder inputs with EOS, as T5 does.
         word_drop: Probability of dropping a word; one word of a row always stays.
@@ -57,6 +59,7 @@ class SamplerConfig:
         "inputs_to_targets", "targets_to_inputs", "bidirectional", "span_corruption", "documents_to_queries"
     ] = "inputs_to_targets"
     input_length: Annotated[int, at_least(2)] = 24
+    terms: Annotated[int, at_least(0)] = 0
     target_length: Annotated[int, at_least(2)] | None = None
     append_eos: bool = False
     word_drop: Annotated[float, from_to(0, 1)] = 0.15
@@ -73,7 +76,14 @@ class SamplerConfig:
         require(self, "indexing_first", apart or not self.indexing_first, "0 unless indexing and others have a rate")
         indexed = self.writes_queries and self.indexing_rate > 0
         require(self, "indexing_rate", not indexed, "0 with objective 'documents_to_queries'")
+        with_terms = not self.decoder_writes_text or not self.terms
+        require(self, "terms", with_terms, "0 with an objective that writes text")
         require(self, "query_word_drop", self.word_drop + self.query_word_drop < 1, "below 1 with word_drop added")
+
+    @property
+    def input_form(self) -> dict[str, Any]:
+        """How texts become inputs, as methods of the example store take it."""
+        return {"length": self.input_length, "append_eos": self.append_eos, "terms": self.terms}
 
     def rates_at(self, step: int) -> tuple[float, float, float]:
         """Return the rates of a step."""

@@ -7,7 +7,7 @@ and representations belong to the sampler (:mod:`genret_jax.data.examples.sample
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Shaped
 
 from genret_jax.data.records import is_present, require_fields
+from genret_jax.data.text.terms import terms_of
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError, nearest
@@ -175,30 +176,34 @@ class ExampleStore:
             start, end = self.array("pair_offsets")[self.splits.index(split) :][:2]
         return tuple(self.array(f"pair_{name}")[start:end] for name in ("query", "document", "grade"))  # type: ignore[return-value]
 
-    def queries(self, split: str, length: int, *, append_eos: bool = False) -> tuple[list[str], Tokens]:
+    def queries(self, split: str, length: int, *, append_eos: bool = False, terms: int = 0) -> tuple[list[str], Tokens]:
         """Return the queries of a split as tokens.
 
         Args:
             split: Name of the qrels split.
             length: Tokens to cut or pad to.
             append_eos: End each with EOS.
+            terms: Number of terms to append to the tokens.
 
         Returns:
             External query ids in the order of the corpus, and their tokens, padded with 0.
         """
         chosen = np.unique(self.pairs(split)[0])
-        return [self.query_ids[int(i)] for i in chosen], self._token_rows("query", chosen, length, append_eos)
+        return [self.query_ids[int(i)] for i in chosen], self._token_rows("query", chosen, length, append_eos, terms)
 
-    def document_inputs(self, length: int, *, documents: Rows | None = None, append_eos: bool = False) -> Tokens:
+    def document_inputs(
+        self, length: int, *, documents: Rows | None = None, append_eos: bool = False, terms: int = 0
+    ) -> Tokens:
         """Return the first tokens of documents, padded with 0; all documents by default.
 
         Args:
             length: Tokens to cut or pad to.
             documents: Indices of the documents.
             append_eos: End each with EOS.
+            terms: Number of terms to append to the tokens.
         """
         chosen = np.arange(self.num_documents) if documents is None else np.asarray(documents)
-        return self._token_rows("document", chosen, length, append_eos)
+        return self._token_rows("document", chosen, length, append_eos, terms)
 
     def token_counts(self) -> Any:
         """Count the tokens of each document, best segmentations: scipy CSR [n, vocabulary size]."""
@@ -208,11 +213,12 @@ class ExampleStore:
         shape = (self.num_documents, len(self.array("word_idf")))
         return self._in_tokens(scipy.sparse.csr_array(bag, shape=shape))
 
-    def training_queries(self, unseen_split: str | None = None) -> tuple[Any, Any]:
+    def training_queries(self, unseen_split: str | None = None, *, terms: bool = False) -> tuple[Any, Any]:
         """Return the tokens and the relevant documents of the training queries.
 
         Args:
             unseen_split: A split whose documents are left out, or None.
+            terms: Count terms instead of tokens.
 
         Returns:
             Counts of the tokens of each query, best segmentations, scipy CSR [q, vocabulary size]; and 1 for each
@@ -230,7 +236,7 @@ class ExampleStore:
         words = scipy.sparse.coo_array((np.ones(len(of_words), np.float32), (of_query, of_words)), shape).tocsr()
         ones = np.ones(len(query), np.float32)
         answers = scipy.sparse.csr_matrix((ones, (document[shown], query)), shape=(self.num_documents, len(chosen)))
-        return self._in_tokens(words), answers
+        return self._in_terms(words) if terms else self._in_tokens(words), answers
 
     def _in_tokens(self, of_words: Any) -> Any:
         """Turn counts of words into counts of tokens."""
@@ -291,18 +297,11 @@ class ExampleStore:
         segments = self.array("word_segments")[np.maximum(words, 0)]
         if alternatives is not None:
             segments = segments + alternatives
-        starts, sizes = self.spans("segment", segments)
-        sizes = np.where(words >= 0, sizes, 0)
-        room = length - append_eos
-        begins = np.cumsum(sizes, axis=1) - sizes  # column of each word's first token
-        sizes = np.clip(room - begins, 0, sizes)
-        out = np.full((len(words), length), PAD, np.int32)
-        row = np.repeat(np.arange(len(words)), sizes.sum(1))
-        out[row, _ranges(begins.ravel(), sizes.ravel())] = self.array("segment_tokens")[
-            _ranges(starts.ravel(), sizes.ravel())
-        ]
+        spans = self.spans("segment", segments)
+        out, count = self._spread("segment_tokens", words, *spans, length - append_eos)
         if append_eos:
-            out[np.arange(len(words)), sizes.sum(1)] = EOS
+            out = np.pad(out, ((0, 0), (0, 1)), constant_values=PAD)
+            out[np.arange(len(words)), count] = EOS
         return out
 
     def segmentation_counts(self, words: Words) -> Words:
@@ -310,14 +309,76 @@ class ExampleStore:
         numbers, segments = np.maximum(words, 0), self.array("word_segments")
         return segments[numbers + 1] - segments[numbers]
 
-    def _token_rows(self, name: str, chosen: Rows, length: int, append_eos: bool) -> Tokens:
-        """Return the first tokens of some documents or queries, padded with 0."""
-        blocks = [np.zeros((0, length), np.int32)]
+    def terms(self, words: Words, width: int) -> Tokens:
+        """Turn rows of words into rows of terms (:mod:`genret_jax.data.text.terms`), padded with 0.
+
+        Args:
+            words: Word numbers; -1 is no word and may be anywhere.
+            width: Columns to cut or pad to.
+        """
+        return self._spread("term_numbers", words, *self.spans("word_term", np.maximum(words, 0)), width)[0]
+
+    def term_rows(self, texts: Sequence[str], width: int) -> Tokens:
+        """Return the terms of texts that need not be in the store, padded with 0; unknown ones are left out."""
+        rows = np.zeros((len(texts), width), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            known = [number for term in terms_of(text) if (number := self._term_number.get(term))][:width]
+            row[: len(known)] = known
+        return rows
+
+    def term_numbers(self, terms: Iterable[str]) -> Int[np.ndarray, " t"]:
+        """Return the numbers of those terms that are known."""
+        return np.array([self._term_number[term] for term in terms if term in self._term_number], np.int64)
+
+    @functools.cached_property
+    def _term_number(self) -> dict[str, int]:
+        strings = PackedStrings(self.array("term_string_text"), self.array("term_string_offsets"))
+        return {term: number for number, term in enumerate(strings, 1)}
+
+    @property
+    def num_terms(self) -> int:
+        """Number of terms, with 0 for padding."""
+        return len(self.array("term_string_offsets"))
+
+    def term_counts(self) -> Any:
+        """Count the terms of each document: scipy CSR [n, number of terms]."""
+        import scipy.sparse
+
+        bag = (self.array("bag_counts").astype(np.float32), self.array("bag_words"), self.array("bag_offsets"))
+        return self._in_terms(scipy.sparse.csr_array(bag, shape=(self.num_documents, len(self.array("word_idf")))))
+
+    def _in_terms(self, of_words: Any) -> Any:
+        """Turn counts of words into counts of terms."""
+        import scipy.sparse
+
+        numbers, offsets = self.array("term_numbers"), self.array("word_term_offsets")
+        shape = (len(offsets) - 1, self.num_terms)
+        word_terms = scipy.sparse.csr_array((np.ones(len(numbers), np.float32), numbers, offsets), shape=shape)
+        counts = scipy.sparse.csr_matrix(of_words @ word_terms)
+        counts.sum_duplicates()
+        return counts
+
+    def _token_rows(self, name: str, chosen: Rows, length: int, append_eos: bool, terms: int) -> Tokens:
+        """Return the first tokens of some documents or queries, padded with 0, and their first terms."""
+        blocks = [np.zeros((0, length + terms), np.int32)]
         for first in range(0, len(chosen), _ROWS_AT_ONCE):
             spans = self.spans(name, chosen[first : first + _ROWS_AT_ONCE])
-            words = self.words(f"{name}_words", *spans, length)  # a word has at least one token
-            blocks.append(self.tokens(words, length, append_eos=append_eos))
+            words = self.words(f"{name}_words", *spans, max(length, 2 * terms))  # a word has at least one token
+            rows = [self.tokens(words, length, append_eos=append_eos)]
+            blocks.append(np.concatenate(rows + ([self.terms(words, terms)] if terms else []), axis=1))
         return np.concatenate(blocks)
+
+    def _spread(
+        self, values: str, words: Words, starts: Words, sizes: Words, width: int
+    ) -> tuple[Tokens, Int[np.ndarray, " b"]]:
+        """Return the values of each row's words side by side, cut or padded to a width, and how many there are."""
+        sizes = np.where(words >= 0, sizes, 0)
+        begins = np.cumsum(sizes, axis=1) - sizes  # column of each word's first value
+        sizes = np.clip(width - begins, 0, sizes)
+        out = np.full((len(words), width), PAD, np.int32)
+        row = np.repeat(np.arange(len(words)), sizes.sum(1))
+        out[row, _ranges(begins.ravel(), sizes.ravel())] = self.array(values)[_ranges(starts.ravel(), sizes.ravel())]
+        return out, sizes.sum(1)
 
 
 def pack_rows(

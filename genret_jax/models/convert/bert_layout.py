@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 from genret_jax.errors import InputError
 from genret_jax.models.convert.huggingface import find_tensors
 from genret_jax.models.convert.stored_arrays import StoredArray
-from genret_jax.models.encoders.bert import BertConfig
+from genret_jax.models.encoders.config import BertConfig
 from genret_jax.storage import read_json
 
 Params = dict[str, Any]

@@ -110,6 +110,8 @@ def require_public_network(config: T5Config) -> None:
         ("decoder_vocab_size", None),
         ("encoder_final_norm", True),
         ("item_input", None),
+        ("encoder", None),
+        ("plan", None),
         ("adaptive_layers", 0),
     ):
         if getattr(config, field) != value:

@@ -9,7 +9,8 @@ import numpy as np
 from genret_jax.errors import InputError
 from genret_jax.models.convert.huggingface import find_tensors
 from genret_jax.models.convert.stored_arrays import path_within
-from genret_jax.models.encoders.pooling import Activation, Pooling, Projection
+from genret_jax.models.encoders.config import Pooling
+from genret_jax.models.encoders.pooling import Activation, Projection
 from genret_jax.models.shapes import shape_difference
 from genret_jax.storage import read_json
 

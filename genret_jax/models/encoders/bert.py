@@ -4,8 +4,7 @@ Both are post-norm Transformers with learned positions. MPNet adds T5's relative
 and has no segments.
 """
 
-import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
+from genret_jax.models.encoders.config import BertConfig
 from genret_jax.models.layers import Dense, Embed, constrain, padding_bias, relative_position_buckets
-from genret_jax.validation import at_least, check_fields, from_to, less_than, more_than, require
 
 _ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -24,56 +23,6 @@ _ACTIVATIONS = {
 }
 _DEVIATION = 0.02  # of random parameters, as in BERT's code
 _INIT = nn.initializers.normal(stddev=_DEVIATION)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig:
-    """Shape of :class:`BertEncoder`; the defaults are MiniLM-L6-H384 (Wang et al. 2020, arXiv 2002.10957).
-
-    Attributes:
-        vocab_size: Rows of the token embedding. Token 0 is padding.
-        d_model: Width of the residual stream.
-        num_heads: Number of attention heads; divides ``d_model``.
-        d_ff: Width of the feed-forward layers.
-        num_layers: Number of layers.
-        positions: Rows of the position embedding; the longest input has ``positions - first_position`` tokens.
-        first_position: Row of the first token; MPNet counts from 2.
-        token_types: Rows of the segment embedding, of which row 0 is added everywhere; MPNet has none.
-        relative_buckets: Rows of the relative position bias that all layers share, up to a distance of 128; 0 for none,
-            as in BERT.
-        activation: ``"gelu"`` (exact), ``"gelu_new"`` (tanh approximation) or ``"relu"``.
-        layer_norm_epsilon: Number added to the variance in layer norm.
-        dropout_rate: Dropout rate of embeddings, attention weights and the output of each sublayer.
-        dtype: Type of the computation; parameters, softmax and norms are always float32.
-        remat: Recompute each layer in the backward pass instead of storing its activations.
-    """
-
-    vocab_size: Annotated[int, from_to(1, (1 << 31) - 1)] = 30522
-    d_model: Annotated[int, from_to(1, 1 << 20)] = 384
-    num_heads: Annotated[int, from_to(1, 1 << 20)] = 12
-    d_ff: Annotated[int, from_to(1, 1 << 20)] = 1536
-    num_layers: Annotated[int, from_to(1, 1000)] = 6
-    positions: Annotated[int, from_to(1, 1 << 20)] = 512
-    first_position: Annotated[int, at_least(0)] = 0
-    token_types: Annotated[int, from_to(0, 1 << 20)] = 2
-    relative_buckets: Annotated[int, from_to(0, 1 << 20)] = 0
-    activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
-    layer_norm_epsilon: Annotated[float, more_than(0)] = 1e-12
-    dropout_rate: Annotated[float, at_least(0), less_than(1)] = 0.1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require(self, "num_heads", self.d_model % self.num_heads == 0, f"a divisor of d_model {self.d_model}")
-        require(self, "first_position", self.first_position < self.positions, f"less than positions {self.positions}")
-        even = self.relative_buckets % 4 == 0
-        require(self, "relative_buckets", even, "a multiple of 4")
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest input."""
-        return self.positions - self.first_position
 
 
 class BertNorm(nn.Module):

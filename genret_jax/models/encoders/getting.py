@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -83,6 +84,24 @@ def find_encoder(name_or_path: str | os.PathLike[str]) -> Path:
             fix=f"run 'genret encoder get {name_or_path}', or give the path of its folder",
         )
     return folder
+
+
+def copy_encoder(name_or_path: str | os.PathLike[str], folder: Path) -> None:
+    """Copy the files of an encoder that are read, so that a run is complete without the folder that it came from.
+
+    Args:
+        name_or_path: As for :func:`find_encoder`.
+        folder: Folder to make.
+
+    Raises:
+        InputError: As :func:`find_encoder`.
+    """
+    found = find_encoder(name_or_path)
+    with atomic_folder(folder) as partial:
+        for file in sorted([*found.glob("*"), *found.glob("*/*")]):
+            if file.is_file() and file.suffix in (".json", ".safetensors"):
+                (partial / file.relative_to(found)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, partial / file.relative_to(found))
 
 
 def get_encoder(name: str, out: str | os.PathLike[str] | None = None, *, say: Say | None = None) -> Path:

@@ -12,11 +12,12 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from genret_jax.models.config import T5Config
-from genret_jax.models.encoders.bert import BertConfig, BertEncoder
+from genret_jax.models.encoders.bert import BertEncoder
+from genret_jax.models.encoders.config import BertConfig, Pooling
 from genret_jax.models.layers import project
 from genret_jax.models.network import T5
+from genret_jax.models.query import pooled_states
 
-Pooling = Literal["mean", "cls", "max"]
 Activation = Literal["identity", "tanh"]
 
 
@@ -72,15 +73,8 @@ def pooled(
         pooling: ``"mean"`` or ``"max"`` of the states, or the state of the first token (``"cls"``).
         normalize: Scale vectors to length 1.
     """
-    states = encoded(params, jnp.asarray(tokens), config).astype(jnp.float32)
-    kept = (tokens > 0)[..., None]
-    if pooling == "cls":
-        vectors = states[:, 0]
-    elif pooling == "max":
-        vectors = jnp.where(kept, states, -jnp.inf).max(1)
-    else:
-        vectors = jnp.where(kept, states, 0.0).sum(1) / jnp.maximum(kept.sum(1), 1)
-    vectors = jnp.where(kept.any(1), vectors, 0.0)
+    tokens = jnp.asarray(tokens)
+    vectors = pooled_states(encoded(params, tokens, config), tokens, pooling, normalize=False)
     if projection is not None:
         vectors = project(vectors, projection.kernel)
         vectors = vectors + jnp.broadcast_to(projection.bias, vectors.shape)

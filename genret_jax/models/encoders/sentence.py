@@ -20,9 +20,9 @@ from genret_jax.models.convert.sentence_modules import (
     read_tokenizer,
 )
 from genret_jax.models.convert.t5_encoder import read_t5_encoder
-from genret_jax.models.encoders.bert import BertConfig
+from genret_jax.models.encoders.config import BertConfig, Pooling, SentenceForm
 from genret_jax.models.encoders.getting import find_encoder
-from genret_jax.models.encoders.pooling import Pooling, Projection, pooled
+from genret_jax.models.encoders.pooling import Projection, pooled
 from genret_jax.storage import read_json
 from genret_jax.validation import at_least, check_fields
 
@@ -98,6 +98,19 @@ class SentenceEncoder:
             role: ``"query"`` or ``"passage"``; None adds nothing.
         """
         return self._padded(list(self._rows(texts, role)))
+
+    def form(self, role: str | None = None) -> SentenceForm:
+        """Return how a text becomes an input, and the states one vector, for a network that has this encoder.
+
+        Args:
+            role: As in :meth:`tokens`.
+        """
+        self.tokenizer.no_truncation()
+        around = self.tokenizer.encode("").ids
+        prompt = self.tokenizer.encode(self.prompts.get(role, "") if role else "", add_special_tokens=False).ids
+        exchange = {self.pad: 0, 0: self.pad}
+        first, last = ([exchange.get(token, token) for token in part] for part in (around[:-1] + prompt, around[-1:]))
+        return SentenceForm(first_tokens=tuple(first), last_token=(last or [0])[0], pooling=self.pooling)
 
     def vectors(
         self, texts: Sequence[str], role: str | None = None, *, batch_size: int = 32, progress: bool = False

@@ -70,6 +70,7 @@ class RetrievalModel(models.EncoderDecoderModel):
         default_decoder_params: Any = None,
     ):
         store = ExampleStore.open(examples)
+        _check_network(config)
         _check_vocabulary(config, store)
         self.consistency = consistency
         check_consistency(self, config.dropout_rate)
@@ -342,6 +343,15 @@ def docid_index(store: ExampleStore, vocab_size: int) -> DocidIndex:
     """Build the index of a store's docids; documents are numbered as in the store."""
     documents = np.repeat(np.arange(store.num_documents), np.diff(store.array("docid_offsets")))
     return DocidIndex.build(store.array("docid_tokens"), store.array("docid_lengths"), documents, vocab_size=vocab_size)
+
+
+def _check_network(config: T5Config) -> None:
+    if config.encoder is not None or config.plan is not None:
+        raise InputError(
+            "a network with a pretrained encoder or a plan under t5x",
+            expected="T5Config.encoder and T5Config.plan of None: t5x gives the loss no tables of the corpus",
+            fix="train it with 'genret train', which runs on the same meshes",
+        )
 
 
 def _check_vocabulary(config: T5Config, store: ExampleStore) -> None:

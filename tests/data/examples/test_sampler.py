@@ -99,6 +99,8 @@ def test_shapes_and_types(store: ExampleStore, config: SamplerConfig) -> None:
         "decoder_target_tokens": ((16, sampler.decoder_length), "int32"),
         "decoder_input_tokens": ((16, sampler.decoder_length), "int32"),
         "decoder_loss_weights": ((16, sampler.decoder_length), "float32"),
+        "query": ((16,), "int32"),
+        "docid_row": ((16,), "int32"),
         "decoder_prefix_nodes": ((16, sampler.decoder_length), "int32"),
         "document": ((16,), "int32"),
     }

@@ -1,5 +1,8 @@
 """Sentence encoders read from folders give the vectors of sentence-transformers."""
 
+import hashlib
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +12,10 @@ from support.encoder_folders import ENCODERS, TEXTS, change, copy_encoder, remov
 
 from genret_jax.cli import main
 from genret_jax.data.corpus import read_beir
+from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
 from genret_jax.docids import DocidTable
-from genret_jax.models.encoders.bert import BertConfig, BertEncoder
+from genret_jax.models.encoders.bert import BertEncoder
+from genret_jax.models.encoders.config import BertConfig
 from genret_jax.models.encoders.pooling import encoded
 from genret_jax.models.encoders.sentence import EncoderVectors, SentenceEncoder
 
@@ -121,3 +126,45 @@ def test_rematerialisation_and_dropout():
     rngs = {"dropout": jax.random.key(0)}
     dropped = BertEncoder(encoder.config).apply({"params": encoder.params}, tokens, False, rngs=rngs)
     assert np.abs(np.asarray(dropped - states)).max() > 0.1
+
+
+def test_the_command_shows_an_encoder(tmp_path, capsys):
+    folder = copy_encoder("mpnet", tmp_path / "encoder")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert main(["encoder", "show", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{folder}\n  network     mpnet, ")
+    assert "  licence     not named; see its source\n  source      not recorded\n" in shown
+    assert f"  sha256      {digest} (recorded, with nothing to compare it with)\n" in shown
+    assert main(["encoder", "show", "--json", str(folder)]) == 0
+    described = json.loads(capsys.readouterr().out)
+    size = sum(leaf.size for leaf in jax.tree.leaves(SentenceEncoder.load(folder).params))
+    assert (described["parameters"], described["sha256"]) == (size, digest)
+
+
+@pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
+def test_a_downloaded_encoder_is_found_by_its_name(tiny_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "genret" / "encoders").mkdir(parents=True)
+    folder = copy_encoder("bert", tmp_path / "genret" / "encoders" / "gte-small")
+    corpus = read_beir(tiny_corpus)
+    by_name, by_path = (EncoderVectors(path=path).vectors(corpus) for path in ("gte-small", str(folder)))
+    np.testing.assert_array_equal(by_name, by_path)
+    missing = ["docids", "build", "--corpus", str(tiny_corpus), "--out", str(tmp_path / "docids")]
+    assert main([*missing, "--vectors", "encoder:e5-small-v2"]) == 2
+    assert "next: run 'genret encoder get e5-small-v2'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("role", ["query", None])
+def test_words_between_the_tokens_of_the_form_are_the_tokens_of_the_text(name, role):
+    """A network tokenises word by word and adds the prompt and the special tokens on the device."""
+    encoder = SentenceEncoder.load(ENCODERS / name)
+    form, vocabulary = encoder.form(role), EncoderVocabulary(encoder.tokenizer, pad=encoder.pad)
+    for text in TEXTS:
+        expected = encoder.tokens([text], role)[0]
+        expected = expected[expected > 0].tolist()
+        found = [*form.first_tokens, *vocabulary.encode(text), form.last_token]
+        assert found == expected or (
+            len(expected) == encoder.max_length and found[: len(expected) - 1] == expected[:-1]
+        )

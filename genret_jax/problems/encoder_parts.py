@@ -1,0 +1,201 @@
+"""The parts of a run folder that runs with a pretrained encoder have: the encoder, its vectors, and the plan's words.
+
+    encoder/         the encoder's own files, so that the run is complete without the folder they came from
+    vectors/         its vectors of the documents
+    query_vectors/   its vectors of the training queries
+    lexical/         the weights of terms in documents, with the settings that were chosen
+    pool/            encoder states of training examples, where they are computed once
+
+Each is made when it is first asked for, unless it is there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int
+
+from genret_jax.baselines.plan_kinds import vectors_alone, words_alone
+from genret_jax.config.experiment import Experiment
+from genret_jax.data.corpus import Corpus
+from genret_jax.data.examples.sampler import Sampler
+from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.text.lexical import (
+    QueryMeans,
+    Settings,
+    choose_beside_vectors,
+    choose_settings,
+    lexical_documents,
+)
+from genret_jax.evaluation.compare import SystemRun
+from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.getting import copy_encoder
+from genret_jax.models.encoders.sentence import SentenceEncoder
+from genret_jax.parallel.coordination import from_first
+from genret_jax.problems.problem import make
+from genret_jax.storage import load_arrays, save_arrays
+from genret_jax.training.encoded_pool import EncodedPool, is_current, write_pool
+from genret_jax.training.left_out import LeftOutQueries
+from genret_jax.training.planned_docids import PlanDocuments
+
+ENCODER, VECTORS, QUERY_VECTORS, LEXICAL, POOL = "encoder", "vectors", "query_vectors", "lexical", "pool"
+
+
+class EncoderParts:
+    """These parts of one run folder.
+
+    Args:
+        folder: The run folder.
+        experiment: Every choice that made it; its ``encoder`` may be None, and then only terms are weighed.
+    """
+
+    def __init__(self, folder: Path, experiment: Experiment):
+        self._folder, self._experiment = folder, experiment
+
+    def copy_encoder(self, like: Path | None) -> None:
+        """Copy the encoder into the run folder, if the experiment has one."""
+        name = self._experiment.encoder
+        if name is not None:
+            make(self._folder / ENCODER, lambda path: copy_encoder(name, path), like)
+
+    @functools.cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The encoder."""
+        return SentenceEncoder.load(self._folder / ENCODER)
+
+    def documents(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
+        """Return the encoder's vectors of the documents, float16; they are computed if they are not there."""
+        texts = [corpus.document_text(index) for index in range(len(corpus))]
+        return self._vectors(VECTORS, lambda: self.encoder.vectors(texts, "passage", progress=True))
+
+    @property
+    def document_vectors(self) -> Float[np.ndarray, "n d"]:
+        """The encoder's vectors of the documents, float16, of a prepared run."""
+        return self._vectors(VECTORS, None)
+
+    def query_vectors(self, store: ExampleStore, corpus: Corpus | None = None) -> Float[np.ndarray, "q d"]:
+        """Return the encoder's vectors of the training queries, float16, in the order of the store.
+
+        Args:
+            store: The example store.
+            corpus: Has the texts of the queries; None for a prepared run.
+        """
+
+        def encode() -> np.ndarray:
+            assert corpus is not None
+            texts = [corpus.queries[store.query_ids[int(number)]] for number in self._queries(store)]
+            return self.encoder.vectors(texts, "query", progress=True)
+
+        return self._vectors(QUERY_VECTORS, encode if corpus is not None else None)
+
+    def _vectors(self, part: str, compute: Callable[[], np.ndarray] | None) -> np.ndarray:
+        path = self._folder / part
+        if compute is not None:
+            make(path, lambda path: save_arrays(path, {part: compute().astype(np.float16)}, kind=part, version=1))
+        return load_arrays(path, kind=part, version=1)[0][part]
+
+    def weigh_terms(self, store: ExampleStore, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
+        """Write the weights of terms in documents, chosen on training queries that are left out."""
+        plan = self._experiment.model.plan
+        if plan is None or not plan.terms:
+            return
+
+        def write(path: Path) -> None:
+            given, seed = self._counts(store), self._experiment.docid_seed
+            settings = choose_settings(*given, seed)
+            if plan.dense:
+                vectors = {"documents": self.documents(corpus), "asked": self.query_vectors(store, corpus)}
+                settings = choose_beside_vectors(settings, *given, seed, **vectors)
+            found = lexical_documents(*given, settings=settings)
+            arrays = {name: getattr(found.weights, name) for name in ("data", "indices", "indptr")}
+            details = {"settings": dataclasses.asdict(settings)}
+            save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=1, details=details)
+
+        make(self._folder / LEXICAL, write, like)
+        log(f"lexical     {self._lexical[1].describe()}")
+
+    def plan_documents(self, kinds: Any, store: ExampleStore) -> PlanDocuments:
+        """Return what a plan of these kinds (``T5Config.plan``) knows about the documents."""
+        fields: dict[str, Any] = {}
+        if kinds.dense:
+            weight = self._lexical[1].vector_weight if kinds.terms else 0.0
+            fields["vectors"] = self._means(store).rows(weight) if weight else self.document_vectors
+        if kinds.terms:
+            arrays = self._lexical[0]
+            csr = tuple(arrays[name] for name in ("data", "indices", "indptr"))
+            fields["weights"] = scipy.sparse.csr_matrix(csr, shape=(store.num_documents, kinds.vocabulary))
+            fields["bias"] = arrays["bias"]
+        return PlanDocuments(**fields)
+
+    def left_out(self, kinds: Any, store: ExampleStore) -> LeftOutQueries | None:
+        """Return what documents know from training queries; None where they know nothing."""
+        if kinds is None or not kinds.terms or not len(self._queries(store)):
+            return None
+        return LeftOutQueries(
+            *self._counts(store),
+            numbers=self._queries(store),
+            settings=self._lexical[1],
+            means=self._means(store) if kinds.dense else None,
+        )
+
+    def alone(
+        self, name: str, kinds: Any, store: ExampleStore, corpus: Corpus, queries: Mapping[str, str], depth: int
+    ) -> list[SystemRun]:
+        """Return the answers of each kind of scores of a plan by itself, before training.
+
+        Args:
+            name: Name of the run in a report.
+            kinds: ``T5Config.plan``; None for no answers.
+            store: The example store.
+            corpus: The documents.
+            queries: Query id to text.
+            depth: Results per query.
+        """
+        if kinds is None or not queries:
+            return []
+
+        def encode(texts: list[str]) -> np.ndarray:
+            return self.encoder.vectors(texts, "query")
+
+        found = [vectors_alone(f"{name}, encoder alone", encode, self.document_vectors, corpus.doc_ids, queries, depth)]
+        if kinds.terms:
+            documents = lexical_documents(*self._counts(store), settings=self._lexical[1])
+            terms = functools.partial(store.term_rows, width=kinds.terms)
+            found.append(words_alone(f"{name}, words alone", terms, documents, corpus.doc_ids, queries, depth))
+        return found
+
+    def pool(self, sampler: Sampler, model: T5Config) -> EncodedPool:
+        """Return the pool of encoded examples, made anew where texts or weights have changed."""
+        folder, params = self._folder / POOL, {"encoder": self.encoder.params}
+
+        def write() -> None:
+            if not is_current(folder, sampler, params):
+                write_pool(folder, sampler, self._experiment.pool, params, model)
+
+        from_first(write)
+        return EncodedPool(folder, seed=sampler.seed, batch_size=sampler.batch_size)
+
+    @functools.cached_property
+    def _lexical(self) -> tuple[Mapping[str, np.ndarray], Settings]:
+        arrays, manifest = load_arrays(self._folder / LEXICAL, kind=LEXICAL, version=1)
+        return arrays, Settings(**manifest["settings"])
+
+    def _counts(self, store: ExampleStore) -> tuple[Any, Any, Any]:
+        """Return the terms of documents and of training queries, and which documents answer these."""
+        return store.term_counts(), *store.training_queries(self._unseen, terms=True)
+
+    def _means(self, store: ExampleStore) -> QueryMeans:
+        return QueryMeans(self._counts(store)[2], self.document_vectors, self.query_vectors(store))
+
+    def _queries(self, store: ExampleStore) -> Int[np.ndarray, " q"]:
+        """Return the numbers of the training queries, in the order of the rows of the store's counts."""
+        query, document, _ = store.pairs("train")
+        return np.unique(query[np.isin(document, store.hidden_documents(self._unseen), invert=True)])
+
+    @property
+    def _unseen(self) -> str | None:
+        return self._experiment.sampler.unseen_split

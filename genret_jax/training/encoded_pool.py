@@ -1,0 +1,99 @@
+"""A pool of training examples whose encoder states are computed once, for runs that keep the encoder as it is."""
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from genret_jax.data.examples.sampler import Sampler
+from genret_jax.errors import InputError
+from genret_jax.models.config import T5Config
+from genret_jax.models.network import T5
+from genret_jax.storage import fingerprint, load_arrays, save_arrays
+
+KIND, VERSION = "encoded_pool", 1
+STATES = "encoder_states"
+MOST_BYTES = 4 << 30
+
+
+class EncodedPool:
+    """Draws batches from a fixed pool of examples, in another order every time it has been through them.
+
+    Args:
+        folder: From :func:`write_pool`.
+        seed: Seed of the order.
+        batch_size: Rows of a batch.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, seed: int, batch_size: int):
+        arrays, _ = load_arrays(folder, kind=KIND, version=VERSION)
+        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self._seed, self.batch_size, self._count = seed, batch_size, len(self._arrays[STATES])
+
+    def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
+        """Return the examples of a step, or some rows of them, with their ``encoder_states`` in float16."""
+        numbers = step * self.batch_size + (np.arange(self.batch_size) if rows is None else rows)
+        rounds, places = np.divmod(numbers, self._count)
+        chosen = np.array([self._order(int(turn))[place] for turn, place in zip(rounds, places, strict=True)])
+        return {name: array[chosen] for name, array in self._arrays.items()}
+
+    @functools.lru_cache(maxsize=3)  # noqa: B019  a pool lives as long as its run
+    def _order(self, turn: int) -> Int[np.ndarray, " n"]:
+        return np.random.default_rng([self._seed, turn]).permutation(self._count)
+
+
+def write_pool(folder: Path, sampler: Sampler, count: int, params: Mapping[str, Any], config: T5Config) -> None:
+    """Draw examples, encode them, and write both.
+
+    Args:
+        folder: Folder to make.
+        sampler: Draws the examples, as for the first steps of a run.
+        count: Number of examples, rounded up to whole batches.
+        params: Parameters of the network; only those of the encoder are read.
+        config: The network.
+
+    Raises:
+        InputError: If the states would take more than 4 GiB, or the disk is full.
+    """
+    from tqdm import tqdm
+
+    steps = -(-count // sampler.batch_size)
+    first = sampler.batch(0)
+    encode = jax.jit(functools.partial(T5(config).apply, method=T5.encode))
+    of_encoder = {"params": {"encoder": jax.device_put(params["encoder"])}}
+    shape = jax.eval_shape(encode, of_encoder, first["encoder_input_tokens"]).shape
+    needed = 2 * steps * int(np.prod(shape))
+    if needed > MOST_BYTES:
+        fit = MOST_BYTES // (2 * int(np.prod(shape[1:])))
+        raise InputError(
+            f"encoder states of {count:,} examples take {needed / 2**30:.1f} GiB",
+            expected=f"at most {MOST_BYTES >> 30} GiB, which {fit:,} examples take",
+            fix=f"set Experiment.pool to at most {fit:,}",
+        )
+    parts: dict[str, list[np.ndarray]] = {}
+    for step in tqdm(range(steps), desc="encoding examples", unit="batch", leave=False, delay=2):
+        batch = first if step == 0 else sampler.batch(step)
+        states = np.asarray(encode(of_encoder, batch["encoder_input_tokens"]), np.float16)
+        for name, array in {**batch, STATES: states}.items():
+            parts.setdefault(name, []).append(array)
+    arrays = {name: np.concatenate(part) for name, part in parts.items()}
+    save_arrays(folder, arrays, kind=KIND, version=VERSION, replace=True, details={"made_of": made_of(sampler, params)})
+
+
+def made_of(sampler: Sampler, params: Mapping[str, Any]) -> str:
+    """Return a fingerprint of what decides a pool: texts, how they are drawn, and the weights of the encoder."""
+    weights = [np.asarray(leaf) for leaf in jax.tree.leaves(params["encoder"])]
+    return fingerprint(sampler.store.fingerprint, repr(sampler.config), sampler.seed, sampler.batch_size, *weights)
+
+
+def is_current(folder: Path, sampler: Sampler, params: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds a pool of these texts and weights."""
+    try:
+        return load_arrays(folder, kind=KIND, version=VERSION)[1].get("made_of") == made_of(sampler, params)
+    except InputError:
+        return False

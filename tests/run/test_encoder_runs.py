@@ -1,0 +1,221 @@
+"""Runs that begin with a pretrained encoder: prepared, trained, searched and opened again."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from support.encoder_folders import ENCODERS, copy_encoder
+from support.tiny_run import tiny_experiment, write_tiny_corpus
+
+from genret_jax import Retriever
+from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.text.lexical import LexicalDocuments, lexical_documents
+from genret_jax.docids import ResidualKMeans
+from genret_jax.errors import InputError
+from genret_jax.inference import Ranker
+from genret_jax.models.config import PlanConfig
+from genret_jax.models.encoder_start import EncoderStart, codewords
+from genret_jax.problems import Measured
+from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run
+from genret_jax.training import AdamW, Constant
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
+DOCIDS = ResidualKMeans(levels=3, codebook=4)
+FROZEN = (("encoder", 0.0),)
+MODEL = {"encoder_final_norm": True, "root_lookahead": False, "lexical_width": 0, "num_nodes": 0}
+
+
+def experiment(corpus, *, plan=None, layers=0, start=None, encoder="bert", rates=FROZEN, steps=4, **fields):
+    model = {"head": "vocabulary", "num_decoder_layers": layers, "plan": plan, "dropout_rate": 0.0}
+    given = tiny_experiment(corpus, docids=DOCIDS, start=None)
+    trainer = dataclasses.replace(given.trainer, learning_rates=rates, steps=steps, checkpoint_every=2)
+    changed = {
+        "model": dataclasses.replace(given.model, **MODEL | model),
+        "encoder": str(ENCODERS / encoder),
+        "vectors": None,
+        "vocabulary": None,
+        "trainer": trainer,
+        "start": start or EncoderStart(),
+        "sampler": SamplerConfig(input_length=12),
+    }
+    return dataclasses.replace(given, **changed, **fields)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_tiny_corpus(tmp_path_factory.mktemp("encoder") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def planned(corpus, tmp_path_factory):
+    """A run with every kind of plan and a decoder."""
+    folder = tmp_path_factory.mktemp("planned") / "run"
+    plan = PlanConfig(codes=True, dense=True, terms=8)
+    return train_run(experiment(corpus, plan=plan, layers=1), folder)
+
+
+def test_a_trained_run_is_searched_from_its_folder_alone(planned, tmp_path):
+    moved = shutil.copytree(planned.folder, tmp_path / "elsewhere")
+    found = Retriever.load(moved).search(planned.corpus.document_text(3), k=5)
+    assert found[0].doc_id == "d3"
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_training_resumes_and_leaves_a_frozen_encoder_as_it_was(planned):
+    longer = dataclasses.replace(planned.experiment, trainer=dataclasses.replace(planned.experiment.trainer, steps=6))
+    run = train_run(longer, planned.folder)
+    start, end = run.params("start"), run.params("last")
+    jax.tree.map(np.testing.assert_array_equal, start["encoder"], end["encoder"])
+    assert np.abs(end["plan"]["codes"] - start["plan"]["codes"]).max() > 0
+
+
+def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
+    start = EncoderStart(lexical_scale=0.5, dense_scale=10.0)
+    run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True, terms=8), start=start), tmp_path / "run")[0]
+    ranker = Ranker(run.model, run.encoded, run.params("start"), run.plan_tables)
+    requests = run.some_requests("test", 50)
+    found = ranker.rank(requests.tokens, beam=8)
+    texts = [run.corpus.queries[query] for query in requests.split.qrels]
+    vectors = run.parts.encoder.vectors(texts, "query")
+    store, settings = run.store, run.parts._lexical[1]
+    lexical: LexicalDocuments = lexical_documents(
+        store.term_counts(), *store.training_queries(terms=True), settings=settings
+    )
+    terms = store.term_rows(texts, 8)
+    counts = np.stack([np.bincount(row[row > 0], minlength=store.num_terms) for row in terms])
+    scores = 0.5 * (counts @ lexical.weights.T.toarray() + lexical.bias)
+    scores = scores + 10 * vectors @ np.asarray(run.parts.plan_documents(run.model.plan, store).vectors).T
+    expected = np.argsort(-scores, axis=1)[:, :8]
+    for row in range(len(texts)):
+        np.testing.assert_allclose(scores[row, found.documents[row]], scores[row, expected[row]], atol=0.05)
+
+
+@pytest.mark.parametrize("encoder", ["bert", "mpnet"])
+def test_without_a_plan_the_untrained_search_adds_inner_products_of_codewords(corpus, tmp_path, encoder):
+    """The additive quantised retriever: state = the query's vector, output rows = codewords, silent branches."""
+    start = EncoderStart(code_scale=7.0, residual_scale=0.0)
+    run = prepare_only(experiment(corpus, layers=1, start=start, encoder=encoder), tmp_path / "run")[0]
+    ranker = Ranker(run.model, run.encoded, run.params("start"))
+    requests = run.some_requests("test", 50)
+    found = ranker.rank(requests.tokens, beam=64)
+    texts = [run.corpus.queries[query] for query in requests.split.qrels]
+    vectors = run.parts.encoder.vectors(texts, "query")
+    tokens = run.encoded.tokens
+    rows = codewords(tokens, np.asarray(run.parts.document_vectors, np.float32), run.model.output_vocab_size)
+    exact = 7.0 * vectors @ np.where((tokens > 0)[..., None], rows[tokens], 0).sum(axis=1).T
+    for query, documents in enumerate(found.documents):
+        kept = documents >= 0
+        assert kept.sum() == len(run.corpus)
+        ranked = exact[query, documents[kept]]
+        assert (np.diff(ranked) < 1e-3).all()
+        # The scores differ from the sums by the normalisers of the steps, which all docids share.
+        shift = found.scores[query, kept] - ranked
+        np.testing.assert_allclose(shift, shift[0], atol=2e-3)
+
+
+def test_a_pool_of_encoded_examples_trains_like_its_texts(corpus, tmp_path):
+    plan = PlanConfig(dense=True, terms=8)
+    pooled = train_run(experiment(corpus, plan=plan, pool=64), tmp_path / "pooled")
+    task = pooled.task()
+    batch = task.batch(1)
+    assert batch["encoder_states"].dtype == np.float16
+    key, params = jax.random.key(0), pooled.params("start")
+    batch = jax.device_put(batch)
+    with_states = task.loss(params, {**batch, **task.arrays}, key)[0]
+    without = {name: array for name, array in batch.items() if name != "encoder_states"}
+    np.testing.assert_allclose(with_states, task.loss(params, {**without, **task.arrays}, key)[0], rtol=1e-3)
+    seen = [tuple(row) for step in range(4) for row in task.batch(step)["encoder_input_tokens"]]
+    again = [tuple(row) for step in range(4, 8) for row in task.batch(step)["encoder_input_tokens"]]
+    assert sorted(seen) == sorted(again)
+    assert seen != again
+
+
+def test_a_pool_of_other_texts_is_made_again(corpus, tmp_path):
+    run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True), pool=64), tmp_path / "run")[0]
+    first = run.task().batch(0)["encoder_states"]
+    manifest = run.folder / "pool" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"made_of": "', '"made_of": "0'))
+    np.testing.assert_array_equal(run.task().batch(0)["encoder_states"], first)
+    assert '"made_of": "0' not in manifest.read_text()
+
+
+def test_a_pool_needs_a_frozen_encoder_and_little_space(corpus, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"Experiment\.pool is 9; expected 0 unless TrainerConfig\.learning_rates"):
+        experiment(corpus, plan=PlanConfig(dense=True), pool=9, rates=())
+    monkeypatch.setattr("genret_jax.training.encoded_pool.MOST_BYTES", 1 << 14)
+    run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True), pool=64), tmp_path / "run")[0]
+    with pytest.raises(InputError, match=r"encoder states of 64 examples take .* GiB"):
+        run.task()
+
+
+def test_the_upper_layers_alone_are_trained(corpus, tmp_path):
+    rates = (("encoder", 0.0), ("encoder/layers_1", 0.5))
+    run = train_run(experiment(corpus, plan=PlanConfig(dense=True), rates=rates, steps=2), tmp_path / "run")
+    start, end = run.params("start")["encoder"], run.params("last")["encoder"]
+    assert np.abs(end["layers_1"]["wi"]["map"]["kernel"] - start["layers_1"]["wi"]["map"]["kernel"]).max() > 0
+    jax.tree.map(np.testing.assert_array_equal, start["layers_0"], end["layers_0"])
+
+
+def test_an_example_is_trained_without_what_its_document_knows_from_it(planned):
+    """The change of a target's score is that of a plan made without the query."""
+    store, parts = planned.store, planned.parts
+    left_out = parts.left_out(planned.model.plan, store)
+    counts, queries, answers = parts._counts(store)
+    document, query = (index[5] for index in answers.nonzero())
+    terms = store.term_rows([planned.corpus.queries[store.query_ids[int(query)]]], 8)
+    found = left_out.of(np.array([query]), np.array([document]), terms)
+    fewer = answers.tolil()
+    fewer[document, query] = 0
+    settings = parts._lexical[1]
+    with_it, without = (lexical_documents(counts, queries, a, settings=settings) for a in (answers, fewer.tocsr()))
+    change = (without.weights - with_it.weights)[document].toarray().ravel()
+    np.testing.assert_allclose(found["left_out_terms"][0], np.where(terms[0] > 0, change[terms[0]], 0), atol=2e-3)
+    assert found["left_out_bias"][0] == without.bias[document]
+    nobody = left_out.of(np.array([-1]), np.array([document]), terms)
+    assert not nobody["left_out_terms"].any()
+
+
+def test_encoders_that_cannot_begin_a_network(corpus, tmp_path):
+    with pytest.raises(InputError, match="it is a T5, or has a Dense module"):
+        prepare_only(experiment(corpus, plan=PlanConfig(dense=True), encoder="t5"), tmp_path / "t5")
+    broken = copy_encoder("bert", tmp_path / "broken")
+    (broken / "1_Pooling" / "config.json").unlink()
+    given = dataclasses.replace(experiment(corpus, plan=PlanConfig(dense=True)), encoder=str(broken))
+    with pytest.raises(InputError, match="1_Pooling"):
+        prepare_only(given, tmp_path / "run")
+    missing = dataclasses.replace(given, encoder=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="this is not a folder"):
+        prepare_only(missing, tmp_path / "other")
+
+
+def test_a_run_is_opened_again_with_its_own_encoder(planned):
+    run = open_run(planned.folder)
+    assert run.model.encoder == planned.model.encoder
+    assert run.experiment.start == planned.experiment.start
+
+
+def test_a_report_shows_what_the_plan_is_made_of(planned, tmp_path):
+    report = evaluate_runs([planned.folder], tmp_path / "report")
+    found = {m.system: m.metrics["mrr@10"].mean for m in report.measurements if m.split == "test"}
+    name = planned.folder.name
+    assert {f"{name}, encoder alone", f"{name}, words alone", f"{name}, untrained", name} < set(found)
+    assert found[f"{name}, words alone"] > 0.5
+    details = next(system.details for system in report.systems if system.name == name)
+    assert details["beside exhaustive search (13 queries)"].startswith("100.0% of the true best 10 found")
+    with pytest.raises(InputError, match="a dual encoder beside a run with a pretrained encoder"):
+        evaluate_runs([planned.folder], tmp_path / "other", measured=Measured(dual_encoder=True))
+
+
+def test_the_start_is_kept_where_training_finds_nothing_better(corpus, tmp_path):
+    given = experiment(corpus, plan=PlanConfig(dense=True, terms=8), hold_out=0.3)
+    spoiling = dataclasses.replace(
+        given.trainer,
+        optimizer=AdamW(learning_rate=Constant(rate=3.0)),
+        clip_norm=None,
+        evaluate_at_start=True,
+        best_metric="validation/mrr@10",
+    )
+    run = train_run(dataclasses.replace(given, trainer=spoiling), tmp_path / "run")
+    jax.tree.map(np.testing.assert_allclose, run.params("best"), run.params("start"))
