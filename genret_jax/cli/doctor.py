@@ -29,6 +29,7 @@ CORE = (
     "sentencepiece",
     "joblib",
     "safetensors",
+    "snowballstemmer",
     "tokenizers",
     "tensorstore",
     "tqdm",

@@ -33,7 +33,7 @@ _POSTINGS_AT_ONCE = 1 << 14
 @typing.no_type_check
 @struct.dataclass
 class PlanTables:
-    """What a plan knows about the docids, numbered as in the docid index; None where its kind is not used.
+    """The facts of a plan about the docids, numbered as in the docid index; None where its kind is not used.
 
     Attributes:
         codes: int32 [n, m]; the decoder's tokens of each docid, padded with 0.
@@ -73,7 +73,7 @@ class PlanTables:
 @typing.no_type_check
 @struct.dataclass
 class LeftOut:
-    """What the target of each example knows from the example's own query, to be added to the target's score.
+    """Changes of each target's score that leave out what the target knows from the example's own query.
 
     The lexical weights of a document hold the words of its training queries, and its vector may hold theirs. In
     training, the target would be found by its own query. Leaving that out also shows how a document without queries

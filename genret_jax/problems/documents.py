@@ -221,7 +221,7 @@ class Documents(Problem):
 
     @functools.cached_property
     def plan_tables(self) -> PlanTables | None:
-        """What the network's plan knows about the docids; None without a plan."""
+        """The facts of the network's plan about the docids; None without a plan."""
         plan = self.model.plan
         if plan is None:
             return None

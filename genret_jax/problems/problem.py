@@ -284,7 +284,7 @@ class Problem(abc.ABC):
 
     @property
     def plan_tables(self) -> PlanTables | None:
-        """What the network's plan knows about the docids; None without a plan."""
+        """The facts of the network's plan about the docids; None without a plan."""
         return None
 
     def facts(self) -> Any:

@@ -20,7 +20,7 @@ from genret_jax.models.plan import PlanTables
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanDocuments:
-    """What a plan knows about each document; None where its kind is not used.
+    """The facts of a plan about each document; None where its kind is not used.
 
     Attributes:
         vectors: [n, d]; a vector of each document.

@@ -121,7 +121,7 @@ def test_a_pool_of_encoded_examples_trains_like_its_texts(corpus, tmp_path):
     task = pooled.task()
     batch = task.batch(1)
     assert batch["encoder_states"].dtype == np.float16
-    key, params = jax.random.key(0), pooled.params("start")
+    key, params = jax.random.key(0), jax.device_put(pooled.params("start"))
     batch = jax.device_put(batch)
     with_states = task.loss(params, {**batch, **task.arrays}, key)[0]
     without = {name: array for name, array in batch.items() if name != "encoder_states"}

@@ -48,7 +48,7 @@ def test_learns_logs_evaluates_and_keeps_the_best(tiny_config, records, tmp_path
 
 
 def test_low_is_good_in_mode_min_and_unknown_values_are_never_best(tiny_config, tmp_path):
-    scores = {0: -5.0, 2: None, 4: 3.0, 6: float("nan"), 8: 2.0, 10: 4.0, 12: 2.0}
+    scores = {0: 5.0, 2: None, 4: 3.0, 6: float("nan"), 8: 2.0, 10: 4.0, 12: 2.0}
     config = tiny_config(
         evaluate_every=2, evaluate_at_start=True, checkpoint_every=None, best_metric="dev/loss", best_mode="min"
     )
