@@ -120,7 +120,7 @@ class Ranker:
         differs = without is not None or (allowed is not None and len(allowed) > 1)
         shared = None if allowed is None or differs else allow(self.index, allowed)
         batches = list(_batches(tokens, batch_size, widths))
-        for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False):
+        for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False, delay=2):
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(rows) - 1).bit_length())
             size += -size % (1 if self._mesh is None else self._mesh.shape[DATA])

@@ -24,13 +24,7 @@ from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.text.lexical import (
-    QueryMeans,
-    Settings,
-    choose_beside_vectors,
-    choose_settings,
-    lexical_documents,
-)
+from genret_jax.data.text.lexical import QueryMeans, Settings, choose_settings, lexical_documents
 from genret_jax.evaluation.compare import SystemRun
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.getting import copy_encoder
@@ -106,23 +100,23 @@ class EncoderParts:
 
         def write(path: Path) -> None:
             given, seed = self._counts(store), self._experiment.docid_seed
-            settings = choose_settings(*given, seed)
+            vectors = None
             if plan.dense:
-                vectors = {"documents": self.documents(corpus), "asked": self.query_vectors(store, corpus)}
-                settings = choose_beside_vectors(settings, *given, seed, **vectors)
-            found = lexical_documents(*given, settings=settings)
+                vectors = QueryMeans(given[2], self.documents(corpus), self.query_vectors(store, corpus))
+            settings = choose_settings(*given, seed=seed, vectors=vectors)
+            found = lexical_documents(*given, settings)
             arrays = {name: getattr(found.weights, name) for name in ("data", "indices", "indptr")}
             details = {"settings": dataclasses.asdict(settings)}
-            save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=1, details=details)
+            save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=2, details=details)
 
         make(self._folder / LEXICAL, write, like)
-        log(f"lexical     {self._lexical[1].describe()}")
+        log(f"plan        {self.settings.describe(vectors=plan.dense)}")
 
     def plan_documents(self, kinds: Any, store: ExampleStore) -> PlanDocuments:
         """Return what a plan of these kinds (``T5Config.plan``) knows about the documents."""
         fields: dict[str, Any] = {}
         if kinds.dense:
-            weight = self._lexical[1].vector_weight if kinds.terms else 0.0
+            weight = self.settings.vector_weight
             fields["vectors"] = self._means(store).rows(weight) if weight else self.document_vectors
         if kinds.terms:
             arrays = self._lexical[0]
@@ -138,7 +132,7 @@ class EncoderParts:
         return LeftOutQueries(
             *self._counts(store),
             numbers=self._queries(store),
-            settings=self._lexical[1],
+            settings=self.settings,
             means=self._means(store) if kinds.dense else None,
         )
 
@@ -163,7 +157,8 @@ class EncoderParts:
 
         found = [vectors_alone(f"{name}, encoder alone", encode, self.document_vectors, corpus.doc_ids, queries, depth)]
         if kinds.terms:
-            documents = lexical_documents(*self._counts(store), settings=self._lexical[1])
+            given = self._counts(store)
+            documents = lexical_documents(*given, choose_settings(*given, seed=self._experiment.docid_seed))
             terms = functools.partial(store.term_rows, width=kinds.terms)
             found.append(words_alone(f"{name}, words alone", terms, documents, corpus.doc_ids, queries, depth))
         return found
@@ -181,8 +176,14 @@ class EncoderParts:
 
     @functools.cached_property
     def _lexical(self) -> tuple[Mapping[str, np.ndarray], Settings]:
-        arrays, manifest = load_arrays(self._folder / LEXICAL, kind=LEXICAL, version=1)
+        arrays, manifest = load_arrays(self._folder / LEXICAL, kind=LEXICAL, version=2)
         return arrays, Settings(**manifest["settings"])
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the plan's sum of words and vectors; the usual ones without words."""
+        plan = self._experiment.model.plan
+        return self._lexical[1] if plan is not None and plan.terms else Settings()
 
     def _counts(self, store: ExampleStore) -> tuple[Any, Any, Any]:
         """Return the terms of documents and of training queries, and which documents answer these."""

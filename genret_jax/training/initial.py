@@ -50,7 +50,7 @@ class DocumentFacts:
         docids: The docids; None where they are text, or not made yet.
         unseen_split: Qrels split whose documents must not be known to the codes.
         later: Token counts of documents added behind those of the store, scipy CSR [m, v].
-        parts: Has the pretrained encoder and its vectors of the documents, as ``encoder`` and ``document_vectors``.
+        parts: Has the pretrained ``encoder``, its ``document_vectors``, and the ``settings`` of the plan's sum.
     """
 
     store: ExampleStore
@@ -67,6 +67,10 @@ class DocumentFacts:
     def document_vectors(self) -> Any:
         """Return the vector that the pretrained encoder gives to each document, [n, d]."""
         return self.parts.document_vectors
+
+    def cosine_points(self) -> float:
+        """Return the BM25 points that a product of vectors counts for, as chosen on training queries."""
+        return float(self.parts.settings.cosine_points)
 
     def stop_terms(self) -> Any:
         """Return the numbers of the terms of English stop words; none if there are training queries."""

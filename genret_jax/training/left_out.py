@@ -63,6 +63,6 @@ class LeftOutQueries:
         found = {TERMS: np.where(there, self._changes[at], np.float32(0))}
         found[BIAS] = np.where(known, self._bias[pair], np.float32(0))
         if self._means is not None and self._weight:
-            change = self._means.change(self._document[pair], self._query[pair], self._weight)
+            change = self._weight * self._means.change(self._document[pair], self._query[pair])
             found[VECTORS] = np.where(known[:, None], change, 0).astype(np.float16)
         return found

@@ -80,9 +80,7 @@ def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
     texts = [run.corpus.queries[query] for query in requests.split.qrels]
     vectors = run.parts.encoder.vectors(texts, "query")
     store, settings = run.store, run.parts._lexical[1]
-    lexical: LexicalDocuments = lexical_documents(
-        store.term_counts(), *store.training_queries(terms=True), settings=settings
-    )
+    lexical: LexicalDocuments = lexical_documents(store.term_counts(), *store.training_queries(terms=True), settings)
     terms = store.term_rows(texts, 8)
     counts = np.stack([np.bincount(row[row > 0], minlength=store.num_terms) for row in terms])
     scores = 0.5 * (counts @ lexical.weights.T.toarray() + lexical.bias)
@@ -169,7 +167,7 @@ def test_an_example_is_trained_without_what_its_document_knows_from_it(planned):
     fewer = answers.tolil()
     fewer[document, query] = 0
     settings = parts._lexical[1]
-    with_it, without = (lexical_documents(counts, queries, a, settings=settings) for a in (answers, fewer.tocsr()))
+    with_it, without = (lexical_documents(counts, queries, a, settings) for a in (answers, fewer.tocsr()))
     change = (without.weights - with_it.weights)[document].toarray().ravel()
     np.testing.assert_allclose(found["left_out_terms"][0], np.where(terms[0] > 0, change[terms[0]], 0), atol=2e-3)
     assert found["left_out_bias"][0] == without.bias[document]

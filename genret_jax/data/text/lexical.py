@@ -1,4 +1,4 @@
-"""BM25 tuned to a corpus, alone and beside vectors: constants and the use of training queries.
+"""BM25 tuned to a corpus, alone and beside vectors: its constants, the use of training queries, the weight of vectors.
 
 They are chosen on training queries that are left out one after the other; no other queries are read.
 """
@@ -10,21 +10,23 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-from genret_jax.data.text.lsa import bm25, bm25_idf, votes_of_left_out
+from genret_jax.data.text.lsa import bm25, bm25_idf
 
-_LEFT_OUT, _AT_ONCE = 500, 100  # queries to leave out, and those that are scored at once against all documents
+_MOST_LEFT_OUT, _AT_ONCE = 500, 100  # queries to leave out, and those that are scored at once against all documents
+_SCORES = 1 << 24  # of documents for left-out queries; more documents mean fewer queries
 _CONSTANTS = ((0.6, 0.4), (0.9, 0.4), (0.9, 0.6), (1.2, 0.4), (1.2, 0.75), (1.8, 0.75))
 _USUAL = (1.2, 0.6)  # without training queries
-_QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0)
-_BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_VECTOR_WEIGHTS = (0.0, 0.05, 0.15, 0.5)
-#: BM25 points that a cosine of 1 counts for; of 10, 15, 20, 30, this was best or near on four collections.
-COSINE_POINTS = 20.0
+_QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+_BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_VECTOR_WEIGHTS = (0.0, 0.15, 0.5, 1.0)
+#: Of 10, 15, 20, 30, this was best or near on four collections without any training.
+_USUAL_POINTS = 20.0
+_POINTS = (5.0, 10.0, 20.0, 40.0, 80.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of a tuned BM25.
+    """Settings of a tuned BM25, and of its sum with vectors.
 
     Attributes:
         k1: Saturation of term frequency.
@@ -32,6 +34,7 @@ class Settings:
         query_weight: Terms of a document that a term of a training query it answers counts for.
         bonus: Score added to documents without training queries, which lack the words that others got from theirs.
         vector_weight: Share of the mean vector of its training queries that is added to the vector of a document.
+        cosine_points: BM25 points that an inner product of 1 between the vectors of query and document counts for.
     """
 
     k1: float = _USUAL[0]
@@ -39,13 +42,22 @@ class Settings:
     query_weight: float = 0.0
     bonus: float = 0.0
     vector_weight: float = 0.0
+    cosine_points: float = _USUAL_POINTS
 
-    def describe(self) -> str:
-        """Return the settings in one line."""
-        parts = [f"BM25, k1 {self.k1:g}, b {self.b:g}", f"words of training queries × {self.query_weight:g}"]
-        parts += [f"their vectors × {self.vector_weight:g}", f"bonus {self.bonus:g} for documents without"]
-        used = self.query_weight or self.vector_weight or self.bonus
-        return ", ".join(parts if used else parts[:1])
+    def describe(self, *, vectors: bool = False) -> str:
+        """Return the settings in one line.
+
+        Args:
+            vectors: Whether they are those of a sum with vectors.
+        """
+        parts = [f"BM25, k1 {self.k1:g}, b {self.b:g}"]
+        if vectors:
+            parts.append(f"+ {self.cosine_points:g} × cosine")
+        if self.query_weight or self.vector_weight or self.bonus:
+            parts.append(f"words of training queries × {self.query_weight:g}")
+            parts += [f"their vectors × {self.vector_weight:g}"] if vectors else []
+            parts.append(f"bonus {self.bonus:g} for documents without")
+        return ", ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,82 +75,6 @@ class LexicalDocuments:
     settings: Settings
 
 
-def lexical_documents(
-    counts: Any, queries: Any, answers: Any, *, seed: int = 0, settings: Settings | None = None
-) -> LexicalDocuments:
-    """Weigh the terms of documents by BM25, with the idf of documents and queries.
-
-    Args:
-        counts: Occurrences of each term in each document, scipy CSR [n, t].
-        queries: Occurrences of each term in each training query, scipy CSR [q, t].
-        answers: One where a document answers a query, scipy CSR [n, q].
-        seed: Seed of the sample of held-out queries.
-        settings: The settings; chosen on held-out queries by default.
-    """
-    settings = settings or choose_settings(counts, queries, answers, seed)
-    asked = np.asarray(answers.sum(axis=1)).ravel() > 0
-    whole = scipy.sparse.csr_matrix(counts + settings.query_weight * (answers @ queries))
-    weights = bm25(whole, bm25_idf(counts, queries), k1=settings.k1, b=settings.b)
-    bias = np.where(asked, 0.0, settings.bonus).astype(np.float32)
-    return LexicalDocuments(weights=weights, bias=bias, settings=settings)
-
-
-def choose_settings(counts: Any, queries: Any, answers: Any, seed: int) -> Settings:
-    """Choose the settings with the highest mean reciprocal rank among ten for training queries that are left out.
-
-    A training query helps to find its document for other queries; but documents without training queries then lose
-    against those with some. Left-out queries over-represent the second case: a document with a single query has none
-    left once that is left out. So the mean over documents with further queries and the mean over those without are
-    weighted by the share of such documents in the corpus.
-
-    Args:
-        counts: As for :func:`lexical_documents`, like all that follow.
-        queries: Training queries.
-        answers: What they answer.
-        seed: Seed of the sample.
-    """
-    document, query = answers.nonzero()
-    if not len(document):
-        return Settings()
-    drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
-    left_out = _LeftOut(counts, queries, answers, document[drawn], query[drawn])
-    weights = _QUERY_WEIGHTS if left_out.again.any() else (0.0,)
-    best = max((left_out.best_bonus(Settings(query_weight=weight)) for weight in weights), key=lambda found: found[0])
-    tried = (dataclasses.replace(best[1], k1=k1, b=b) for k1, b in _CONSTANTS)
-    return max([best, *map(left_out.best_bonus, tried)], key=lambda found: found[0])[1]
-
-
-def choose_beside_vectors(
-    settings: Settings,
-    counts: Any,
-    queries: Any,
-    answers: Any,
-    seed: int,
-    *,
-    documents: Float[np.ndarray, "n d"],
-    asked: Float[np.ndarray, "q d"],
-) -> Settings:
-    """Choose the bonus and the weight of queries' vectors for the sum of BM25 and :data:`COSINE_POINTS` × cosine.
-
-    Args:
-        settings: The other settings.
-        counts: As for :func:`lexical_documents`, like the next three.
-        queries: Training queries.
-        answers: What they answer.
-        seed: Seed of the sample.
-        documents: Vectors of the documents, of length 1.
-        asked: Vectors of the training queries, of length 1.
-    """
-    document, query = answers.nonzero()
-    if not len(document):
-        return settings
-    drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
-    left_out = _LeftOut(counts, queries, answers, document[drawn], query[drawn])
-    tried = (dataclasses.replace(settings, vector_weight=weight) for weight in _VECTOR_WEIGHTS)
-    vectors = QueryMeans(answers, documents, asked)
-    return max((left_out.best_bonus(one, vectors) for one in tried), key=lambda found: found[0])[1]
-
-
 class QueryMeans:
     """Mean vectors of the training queries of documents, with and without one of them.
 
@@ -153,78 +89,34 @@ class QueryMeans:
         self.sums = np.asarray(answers @ self.asked, np.float32)
         self.counts = np.asarray(answers.sum(axis=1), np.float32).reshape(-1, 1)
 
+    @property
+    def means(self) -> Float[np.ndarray, "n d"]:
+        """The mean vectors; zero for documents without queries."""
+        return self.sums / np.maximum(self.counts, 1)
+
     def rows(self, weight: float) -> Float[np.ndarray, "n d"]:
         """Return the vectors of documents with a share of their queries' mean."""
-        return self.documents + weight * self.sums / np.maximum(self.counts, 1)
+        return self.documents + weight * self.means
 
-    def change(
-        self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"], weight: float
-    ) -> Float[np.ndarray, "p d"]:
-        """Return the change of each document's row when one of its queries is left out."""
+    def change(self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]) -> Float[np.ndarray, "p d"]:
+        """Return the change of each document's mean when one of its queries is left out."""
         sums, counts = self.sums[document], self.counts[document]
-        return weight * ((sums - self.asked[query]) / np.maximum(counts - 1, 1) - sums / np.maximum(counts, 1))
+        return (sums - self.asked[query]) / np.maximum(counts - 1, 1) - sums / np.maximum(counts, 1)
 
 
-class _LeftOut:
-    """Training queries that are left out, one after the other.
+def lexical_documents(counts: Any, queries: Any, answers: Any, settings: Settings) -> LexicalDocuments:
+    """Weigh the terms of documents by BM25, with the idf of documents and queries.
 
-    Attributes:
-        again: Whether the document of each query has other queries.
+    Args:
+        counts: Occurrences of each term in each document, scipy CSR [n, t].
+        queries: Occurrences of each term in each training query, scipy CSR [q, t].
+        answers: One where a document answers a query, scipy CSR [n, q].
+        settings: The settings, from :func:`choose_settings`.
     """
-
-    def __init__(
-        self, counts: Any, queries: Any, answers: Any, document: Int[np.ndarray, " q"], query: Int[np.ndarray, " q"]
-    ):
-        self._counts, self._answers, self._document, self._query = counts, answers, document, query
-        self._asked, self._idf = queries[query], bm25_idf(counts, queries)
-        self._from_queries = answers @ queries
-        number = np.asarray(answers.sum(axis=1)).ravel()
-        self.again: Bool[np.ndarray, " q"] = number[document] > 1
-        self._without = number == 0
-        self._votes = votes_of_left_out(self.again, float(np.mean(number > 0)))
-
-    def best_bonus(self, settings: Settings, vectors: QueryMeans | None = None) -> tuple[float, Settings]:
-        """Return the value of settings with their best bonus, and these settings; with vectors, that of the sum."""
-        constants, weight = {"k1": settings.k1, "b": settings.b}, settings.query_weight
-        whole = scipy.sparse.csr_matrix(self._counts + weight * self._from_queries)
-        usual = float(whole.sum()) / whole.shape[0]
-        weighted = bm25(whole, self._idf, **constants).T.tocsc()
-        reduced = _without(whole, self._document, self._asked, weight, self._idf, usual, constants)
-        own = np.asarray(reduced.multiply(self._asked).sum(axis=1)).ravel()
-        used = weight or settings.vector_weight
-        bonuses = np.array(_BONUSES if used else (0.0,), np.float32)
-        values = np.zeros(len(bonuses))
-        if vectors is not None:
-            asked, rows_of = vectors.asked[self._query], vectors.rows(settings.vector_weight)
-            mine_alone = rows_of[self._document] + vectors.change(self._document, self._query, settings.vector_weight)
-            own = own + COSINE_POINTS * np.sum(asked * mine_alone, axis=1)
-        for first in range(0, len(own), _AT_ONCE):
-            rows = slice(first, first + _AT_ONCE)
-            others = np.asarray((self._asked[rows] @ weighted).todense())
-            if vectors is not None:
-                others += COSINE_POINTS * asked[rows] @ rows_of.T
-            others[self._answers[:, self._query[rows]].T.nonzero()] = -np.inf
-            for number, bonus in enumerate(bonuses):
-                mine = own[rows] + np.where(self.again[rows], 0, bonus)
-                rank = 1 + np.sum(others + bonus * self._without[None] > mine[:, None], axis=1)
-                values[number] += np.sum(self._votes[rows] * np.where(rank <= 10, 1 / rank, 0.0))
-        best = int(np.argmax(values))
-        return float(values[best]), dataclasses.replace(settings, bonus=float(bonuses[best]))
-
-
-def _without(
-    whole: Any,
-    document: Int[np.ndarray, " p"],
-    asked: Any,
-    weight: float,
-    idf: Float[np.ndarray, " t"],
-    usual: float,
-    constants: dict[str, float],
-) -> Any:
-    """Return the weights of documents without the words of one of their queries, a row for each pair."""
-    without = scipy.sparse.csr_matrix(whole[document] - weight * asked)
-    without.data = np.maximum(without.data, 0)  # rounding
-    return bm25(without, idf, usual_length=usual, **constants)
+    unasked = np.asarray(answers.sum(axis=1)).ravel() == 0
+    bias = np.where(unasked, settings.bonus, 0.0).astype(np.float32)
+    weights = _Words(counts, queries, answers, settings).weights()
+    return LexicalDocuments(weights=weights, bias=bias, settings=settings)
 
 
 def changes_without(
@@ -243,12 +135,158 @@ def changes_without(
         changes of the bias.
     """
     document, query = answers.nonzero()
-    asked, idf, weight = queries[query], bm25_idf(counts, queries), settings.query_weight
-    constants = {"k1": settings.k1, "b": settings.b}
-    whole = scipy.sparse.csr_matrix(counts + weight * (answers @ queries))
-    usual = float(whole.sum()) / whole.shape[0]
-    reduced = _without(whole, document, asked, weight, idf, usual, constants)
-    change = scipy.sparse.csr_matrix((reduced - bm25(whole, idf, **constants)[document]).multiply(asked > 0))
+    words = _Words(counts, queries, answers, settings)
+    lost = words.without(document, query) - words.weights()[document]
+    change = scipy.sparse.csr_matrix(lost.multiply(queries[query] > 0))
     change.sort_indices()
     alone = np.asarray(answers.sum(axis=1)).ravel()[document] == 1
     return document, query, change, np.where(alone, settings.bonus, 0.0).astype(np.float32)
+
+
+def choose_settings(
+    counts: Any, queries: Any, answers: Any, *, seed: int, vectors: QueryMeans | None = None
+) -> Settings:
+    """Choose the settings with the highest mean reciprocal rank among ten for training queries that are left out.
+
+    A training query helps to find its document for other queries; but documents without training queries then lose
+    against those with some. How much that matters depends on which documents later queries ask for. If they recur as
+    the training queries do, the share of documents that nobody has asked for is that of the left-out queries whose
+    document has no other one (Good 1953, "The Population Frequencies of Species"). If all documents are asked for
+    alike, it is the share of documents without training queries. The choice weighs left-out queries by the mean of
+    both shares.
+
+    Args:
+        counts: As for :func:`lexical_documents`, like the next two.
+        queries: Training queries.
+        answers: What they answer.
+        seed: Seed of the sample of queries that are left out.
+        vectors: Vectors of documents and queries, to choose the settings of a sum with them; None for BM25 alone.
+
+    Returns:
+        The settings; the usual ones if there are no training queries.
+    """
+    if not answers.nnz:
+        return Settings()
+    left_out = _LeftOut(counts, queries, answers, seed, vectors)
+    weights = _QUERY_WEIGHTS if left_out.again.any() else (0.0,)
+    first = max((left_out.best(Settings(query_weight=weight)) for weight in weights), key=_value)
+    tried = (left_out.best(dataclasses.replace(first[1], k1=k1, b=b)) for k1, b in _CONSTANTS)
+    best = max([first, *tried], key=_value)[1]
+    if vectors is None:
+        return best
+    # Vectors may do what the words of training queries did, so their weight is chosen again.
+    tried = (left_out.best(dataclasses.replace(best, query_weight=one), beside_vectors=True) for one in weights)
+    return max(tried, key=_value)[1]
+
+
+def _value(found: tuple[float, Settings]) -> float:
+    return found[0]
+
+
+class _Words:
+    """The words of documents with those of their training queries."""
+
+    def __init__(self, counts: Any, queries: Any, answers: Any, settings: Settings):
+        self._whole = scipy.sparse.csr_matrix(counts + settings.query_weight * (answers @ queries))
+        self._queries, self._weight, self._idf = queries, settings.query_weight, bm25_idf(counts, queries)
+        usual = float(self._whole.sum()) / max(self._whole.shape[0], 1)
+        self._constants = {"usual_length": usual, "k1": settings.k1, "b": settings.b}
+
+    def weights(self) -> Any:
+        """Return the weights of all documents, CSR [n, t]."""
+        return bm25(self._whole, self._idf, **self._constants)
+
+    def without(self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]) -> Any:
+        """Return the weights of documents without the words of one of their queries, a row for each pair."""
+        without = scipy.sparse.csr_matrix(self._whole[document] - self._weight * self._queries[query])
+        without.data = np.maximum(without.data, 0)  # rounding
+        return bm25(without, self._idf, **self._constants)
+
+
+class _LeftOut:
+    """Training queries that are left out, one after the other.
+
+    Attributes:
+        again: Whether the document of each query has other queries.
+    """
+
+    def __init__(self, counts: Any, queries: Any, answers: Any, seed: int, vectors: QueryMeans | None):
+        self._given, self._vectors = (counts, queries, answers), vectors
+        document, query = answers.nonzero()
+        number = np.asarray(answers.sum(axis=1)).ravel()
+        most = int(np.clip(_SCORES // len(number), _AT_ONCE, _MOST_LEFT_OUT))
+        drawn = np.random.default_rng(seed).permutation(len(query))[:most]
+        self._document, self._query = document[drawn], query[drawn]
+        self._groups = np.flatnonzero(number > 0), np.flatnonzero(number == 0)
+        self.again: Bool[np.ndarray, " p"] = number[self._document] > 1
+        recurring = float(np.mean(number[document] > 1))
+        self._votes = _votes(self.again, (recurring + float(np.mean(number > 0))) / 2)
+
+    def best(self, settings: Settings, *, beside_vectors: bool = False) -> tuple[float, Settings]:
+        """Return the value of settings with their best bonus, and these settings.
+
+        Args:
+            settings: The other settings.
+            beside_vectors: Choose also the points and the weight of vectors.
+        """
+        sums: list[tuple[float, float]] = [(0.0, 0.0)]
+        if beside_vectors:
+            weights = _VECTOR_WEIGHTS if self.again.any() else (0.0,)
+            sums = [(points, weight) for points in _POINTS for weight in weights]
+        words = _Words(*self._given, settings)
+        by_term = words.weights().T.tocsc()
+        values = np.zeros((len(sums), len(_BONUSES)))
+        for first in range(0, len(self._query), _AT_ONCE):
+            document, query = (one[first : first + _AT_ONCE] for one in (self._document, self._query))
+            asked = self._given[1][query]
+            others = np.asarray((asked @ by_term).todense(), np.float32)
+            others[self._given[2][:, query].T.nonzero()] = -np.inf
+            own = np.asarray(words.without(document, query).multiply(asked).sum(axis=1)).ravel()
+            products = self._products(document, query) if beside_vectors else None
+            for number, (points, weight) in enumerate(sums):
+                of_others, mine = others, own
+                if products is not None:
+                    with_documents, with_means, ours, our_means = products
+                    of_others = others + np.float32(points) * (with_documents + np.float32(weight) * with_means)
+                    mine = own + points * (ours + weight * our_means)
+                values[number] += self._reciprocal_ranks(of_others, mine, slice(first, first + _AT_ONCE))
+        best, bonus = np.unravel_index(np.argmax(values), values.shape)
+        chosen = dataclasses.replace(settings, bonus=_BONUSES[bonus])
+        if beside_vectors:
+            points, weight = sums[best]
+            chosen = dataclasses.replace(chosen, cosine_points=points, vector_weight=weight)
+        return float(values[best, bonus]), chosen
+
+    def _products(
+        self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]
+    ) -> tuple[Float[np.ndarray, "p n"], Float[np.ndarray, "p n"], Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+        """Return the inner products of queries with all documents and their means, and with their own left out."""
+        vectors = self._vectors
+        assert vectors is not None
+        asked = vectors.asked[query]
+        own = vectors.means[document] + vectors.change(document, query)
+        ours, our_means = (np.sum(asked * rows, axis=1) for rows in (vectors.documents[document], own))
+        return asked @ vectors.documents.T, asked @ vectors.means.T, ours, our_means
+
+    def _reciprocal_ranks(
+        self, others: Float[np.ndarray, "p n"], own: Float[np.ndarray, " p"], rows: slice
+    ) -> list[float]:
+        """Return the weighted sum of the reciprocal ranks of left-out documents for each bonus; ties count against."""
+        # Ranks beyond 10 do not count, so the best ten of either group are enough.
+        asked, unasked = (_best_ten(others[:, group]) for group in self._groups)
+        found = []
+        for bonus in _BONUSES:
+            mine = own + np.where(self.again[rows], 0, bonus)
+            rank = 1 + np.sum(asked >= mine[:, None], axis=1) + np.sum(unasked + bonus >= mine[:, None], axis=1)
+            found.append(float(np.sum(self._votes[rows] * np.where(rank <= 10, 1 / rank, 0.0))))
+        return found
+
+
+def _best_ten(scores: Float[np.ndarray, "p n"]) -> Float[np.ndarray, "p t"]:
+    return -np.partition(-scores, 10, axis=1)[:, :10] if scores.shape[1] > 10 else scores
+
+
+def _votes(again: Bool[np.ndarray, " p"], recurring: float) -> Float[np.ndarray, " p"]:
+    """Return the weight of each left-out query, so that those of documents with other queries weigh ``recurring``."""
+    of_again, of_alone = recurring / max(again.sum(), 1), (1 - recurring) / max((~again).sum(), 1)
+    return np.where(again, of_again, of_alone)

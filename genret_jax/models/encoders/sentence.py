@@ -132,7 +132,7 @@ class SentenceEncoder:
         params, projection = jax.device_put((self.params, self.projection))
         how = {"config": self.config, "pooling": self.pooling, "normalize": self.normalize}
         starts = range(0, len(rows), batch_size)
-        for start in tqdm(starts, desc="encoding", unit="batch", disable=not progress, leave=False):
+        for start in tqdm(starts, desc="encoding", unit="batch", disable=not progress, leave=False, delay=2):
             batch = order[start : start + batch_size]
             tokens = self._padded([rows[index] for index in batch])
             full = np.pad(tokens, ((0, batch_size - len(batch)), (0, 0)))  # the last batch compiles nothing

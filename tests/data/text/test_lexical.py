@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from genret_jax.data.text.lexical import Settings, choose_settings, lexical_documents
+from genret_jax.data.text import lexical
+from genret_jax.data.text.lexical import QueryMeans, Settings, choose_settings, lexical_documents
 from genret_jax.data.text.lsa import bm25, bm25_idf
 from genret_jax.data.text.terms import number_terms, stop_terms, terms_of
 
@@ -18,8 +19,9 @@ NO_QUERIES, NO_ANSWERS = csr(np.zeros((0, 4))), csr(np.zeros((4, 0)))
 
 
 def test_without_training_queries_it_is_plain_bm25():
-    found = lexical_documents(COUNTS, NO_QUERIES, NO_ANSWERS)
-    assert found.settings == Settings()
+    settings = choose_settings(COUNTS, NO_QUERIES, NO_ANSWERS, seed=0)
+    assert settings == Settings()
+    found = lexical_documents(COUNTS, NO_QUERIES, NO_ANSWERS, settings)
     expected = bm25(COUNTS, bm25_idf(COUNTS), k1=1.2, b=0.6)
     np.testing.assert_allclose(found.weights.toarray(), expected.toarray())
     assert not found.bias.any()
@@ -28,7 +30,7 @@ def test_without_training_queries_it_is_plain_bm25():
 def test_training_queries_count_as_text_of_their_documents():
     queries, answers = csr([[0, 0, 0, 1]]), csr([[1], [0], [0], [0]])
     settings = Settings(k1=0.9, b=0.0, query_weight=0.5, bonus=2.0)
-    found = lexical_documents(COUNTS, queries, answers, settings=settings)
+    found = lexical_documents(COUNTS, queries, answers, settings)
     idf = bm25_idf(COUNTS, queries)
     np.testing.assert_allclose(found.weights[0, 3], idf[3] * 0.5 / (0.5 + 0.9), rtol=1e-6)
     assert found.bias.tolist() == [0, 2, 2, 2]
@@ -69,6 +71,77 @@ def test_a_document_that_loses_its_only_query_does_not_count_as_asked():
     queries = csr(np.eye(documents, 2 * documents + 1, documents + 1))  # words that no document has
     answers = csr(np.eye(documents))
     assert choose_settings(counts, queries, answers, seed=0).query_weight == 0.0
+
+
+def vectors_of(counts, queries, answers, *, noise, seed=1):
+    """Return vectors that tell which document a query asks for, but for noise."""
+    random = np.random.default_rng(seed)
+    documents = random.normal(size=(counts.shape[0], 16))
+    asked = answers.T @ documents + noise * random.normal(size=(queries.shape[0], 16))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, asked)]
+    return QueryMeans(answers, *unit)
+
+
+def test_vectors_count_for_more_the_better_they_are():
+    counts, queries, answers = world(helpful=False)
+    given = counts, queries[::-1], answers  # words of other documents
+    good, useless = (
+        choose_settings(*given, seed=0, vectors=vectors_of(*given, noise=noise)).cosine_points for noise in (0.5, 100.0)
+    )
+    assert good > useless == 5.0
+
+
+def test_vectors_of_training_queries_count_where_queries_recur():
+    """Queries of a document resemble each other, not the document."""
+    counts, queries, answers = world(helpful=False)
+    random = np.random.default_rng(0)
+    documents, topics = random.normal(size=(2, counts.shape[0], 16))
+    asked = answers.T @ topics + 0.3 * random.normal(size=(queries.shape[0], 16))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, asked)]
+    found = choose_settings(counts, queries, answers, seed=0, vectors=QueryMeans(answers, *unit))
+    assert found.vector_weight >= 0.5
+
+
+def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
+    """Choosing must score each left-out query against weights that are made without it."""
+    counts, queries, answers = world(helpful=True)
+    vectors = vectors_of(counts, queries, answers, noise=1.0)
+    settings = Settings(k1=0.9, b=0.4, query_weight=0.5)
+    left_out = lexical._LeftOut(counts, queries, answers, 0, vectors)
+    value, chosen = left_out.best(settings, beside_vectors=True)
+    kept = np.ones(queries.shape[0], bool)
+    expected, points, weight = 0.0, np.float32(chosen.cosine_points), chosen.vector_weight
+    unasked = np.asarray(answers.sum(axis=1)).ravel() == 0
+    whole = lexical_documents(counts, queries, answers, settings).weights
+    for document, query, vote in zip(left_out._document, left_out._query, left_out._votes, strict=True):
+        kept[:] = True
+        kept[query] = False
+        idf, usual = bm25_idf(counts, queries), float((counts + 0.5 * (answers @ queries)).sum()) / len(unasked)
+        own = scipy.sparse.csr_matrix((counts + 0.5 * (answers[:, kept] @ queries[kept]))[document])
+        mine = (bm25(own, idf, usual_length=usual, k1=0.9, b=0.4) @ queries[query].T).toarray().item()
+        asked = vectors.asked[query]
+        mean = answers[document][:, kept] @ vectors.asked[kept] / max(answers[document][:, kept].sum(), 1)
+        mine += points * float(asked @ (vectors.documents[document] + weight * mean.ravel()))
+        mine += chosen.bonus * (answers[document][:, kept].sum() == 0)
+        others = (whole @ queries[query].T).toarray().ravel() + points * (vectors.rows(weight) @ asked)
+        others += chosen.bonus * unasked
+        others[answers[:, [query]].nonzero()[0]] = -np.inf
+        rank = 1 + np.sum(others >= mine)
+        expected += vote / rank if rank <= 10 else 0.0
+    np.testing.assert_allclose(value, expected, rtol=1e-3)
+
+
+def test_queries_weigh_as_they_recur_and_as_documents_do():
+    """Half of the left-out queries have a document with others, three quarters of the documents have some."""
+    counts, queries = csr(np.eye(8, 20, 1)), csr(np.eye(8, 20, 9))
+    answers = csr(np.zeros((8, 8)))
+    answers = answers.tolil()
+    for query, document in enumerate([0, 0, 1, 1, 2, 3, 4, 5]):
+        answers[document, query] = 1
+    left_out = lexical._LeftOut(counts, queries, answers.tocsr(), 0, None)
+    assert left_out.again.sum() == 4
+    np.testing.assert_allclose(left_out._votes[left_out.again].sum(), (0.5 + 0.75) / 2)
+    np.testing.assert_allclose(left_out._votes.sum(), 1.0)
 
 
 @pytest.mark.parametrize(
