@@ -216,6 +216,10 @@ def test_encoders_that_cannot_begin_a_network(corpus, tmp_path):
     given = dataclasses.replace(experiment(corpus, plan=PlanConfig(dense=True)), encoder=str(broken))
     with pytest.raises(InputError, match="1_Pooling"):
         prepare_only(given, tmp_path / "run")
+    long = experiment(corpus, plan=PlanConfig(dense=True))
+    long = dataclasses.replace(long, sampler=SamplerConfig(input_length=40))
+    with pytest.raises(InputError, match=r"SamplerConfig\.input_length is 40; expected at most 3\d: the encoder"):
+        prepare_only(long, tmp_path / "long")
     missing = dataclasses.replace(given, encoder=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="this is not a folder"):
         prepare_only(missing, tmp_path / "other")
