@@ -130,7 +130,7 @@ class T5Config:
         root_lookahead: Score a first code by the children of the node that it leads to, not by that node alone; for
             ``head="prefix"`` (:class:`genret_jax.models.heads.PrefixHead`).
         lexical_width: Width of a second vector that is compared with each output row: the normalised sum of the input
-            tokens' vectors in a separate table; for ``head="prefix"``. 0 turns it off.
+            tokens' vectors in a separate table; for ``head="prefix"`` without a plan. 0 turns it off.
         lexical_dropout: Share of training examples that are trained without the lexical vector.
         num_nodes: Rows of the tables with one row per node of the docid tree, for the prefix head and for whole items.
             At least the number of nodes; more rows leave room for new documents. 0 as long as the docids are unknown;
@@ -209,6 +209,8 @@ class T5Config:
         form = self.item_input
         summed = form is None or not (form.causal or form.whole)
         require(self, "lexical_width", summed or not self.lexical_width, "0 with causal or whole items")
+        alone = self.plan is None or not self.lexical_width
+        require(self, "lexical_width", alone, "0 with a plan, whose PlanConfig.terms compares words")
         needs_nodes |= form is not None and form.whole
         self._check_vector()
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)

@@ -110,6 +110,24 @@ class NodeTree:
         edges = start + jnp.arange(window, dtype=jnp.int32).reshape((1,) * nodes.ndim + (-1,))
         return jnp.minimum(edges, len(self.child_nodes) - 1), edges < end
 
+    def by_token(
+        self, scores: Float[Array, "b q f"], edges: Int[Array, "b q f"], exists: Bool[Array, "b q f"], vocab_size: int
+    ) -> Float[Array, "b q v"]:
+        """Move scores of children to the tokens that lead to them; all other tokens get :data:`IMPOSSIBLE`.
+
+        Args:
+            scores: Score of the child at the end of each edge.
+            edges: Edges of each position's node, from :meth:`edges_of`.
+            exists: Which of them exist.
+            vocab_size: Number of tokens.
+        """
+        # Edges that do not exist get distinct tokens past the vocabulary, which the scatter drops.
+        beyond = vocab_size + jnp.arange(edges.shape[2])[None, None]
+        tokens = jnp.where(exists, self.child_tokens[edges], beyond)
+        b, q = jnp.arange(edges.shape[0])[:, None, None], jnp.arange(edges.shape[1])[None, :, None]
+        empty = jnp.full((*edges.shape[:2], vocab_size), IMPOSSIBLE, jnp.float32)
+        return empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+
 
 def _fanouts(offsets: np.ndarray, children: np.ndarray) -> tuple[int, ...]:
     """Return the largest number of edges of a node at each depth but the last, which has only leaves."""
@@ -309,19 +327,15 @@ class PrefixHead(nn.Module):
         window: int,
     ) -> Float[Array, "b q v"]:
         vocab_size = self.config.output_vocab_size
-        empty = jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
         if window == 0:
-            return empty
+            return jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
         edges, exists = tree.edges_of(nodes, window)
         children = tree.child_nodes[edges]  # --> [b, q, fanout]
         scores = _scores_of(hidden, self.output_nodes, children)
         if lexical is not None:  # all beams of a query share the lexical vector
             together = children.reshape(len(nodes), 1, -1)
             scores += _scores_of(lexical[:, None], self.lexical_nodes, together).reshape(children.shape)
-        # Edges that do not exist get distinct tokens past the vocabulary, which the scatter drops.
-        tokens = jnp.where(exists, tree.child_tokens[edges], vocab_size + jnp.arange(window)[None, None])
-        b, q = jnp.arange(nodes.shape[0])[:, None, None], jnp.arange(nodes.shape[1])[None, :, None]
-        logits = empty.at[b, q, tokens].set(scores, mode="drop", unique_indices=True)
+        logits = tree.by_token(scores, edges, exists, vocab_size)
         shared = self._of_codes(hidden)
         return logits if shared is None else logits + shared
 

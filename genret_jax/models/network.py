@@ -29,6 +29,7 @@ from genret_jax.models.layers import (
 )
 from genret_jax.models.plan import DocidPlan, LeftOut, PlanTables
 from genret_jax.models.query import QueryVector, query_terms, source_tokens
+from genret_jax.models.silent_decoder import SilentDecoder
 
 Cache = dict[str, Any]
 # Names of the parameters that have one row per node of the docid tree.
@@ -105,17 +106,16 @@ class Decoder(nn.Module):
         config: The network's shape.
         embedding: The decoder's token embedding. The prefix head has input vectors of its own: there it is None, or
             the whole items whose vectors the head shares.
+        query_vector: Returns the vectors of the sources, with which every position begins; None without
+            ``T5Config.sentence``.
     """
 
     config: T5Config
     embedding: Embed | WholeItems | None
+    query_vector: QueryVector | None
 
     def setup(self) -> None:
         """Declare the layers, their position bias and the head."""
-        if self.config.sentence is not None:
-            self.query_vector = QueryVector(self.config)
-        if not self.config.num_decoder_layers:
-            return
         layer = nn.remat(DecoderLayer, static_argnums=(5,)) if self.config.remat else DecoderLayer
         self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
         if self.config.item_input is not None:
@@ -143,8 +143,6 @@ class Decoder(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "b m v"]:
         """Return the logits of whole target sequences; the arguments are those of :class:`T5`."""
-        if not self.config.num_decoder_layers:
-            return jnp.zeros((*tokens.shape, self.config.output_vocab_size))
         x = self.states(encoded, encoder_input_tokens, tokens, nodes, deterministic, histories)
         logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
         return constrain(logits, "batch", "length", "vocab")
@@ -160,8 +158,8 @@ class Decoder(nn.Module):
     ) -> Float[Array, "b m d"]:
         """Return the decoder's states, which the head compares with its rows; the arguments are those of a call."""
         x = self.head.embed(tokens, nodes)
-        if (vectors := self.vectors(encoded, encoder_input_tokens, deterministic)) is not None:
-            x += jnp.repeat(self._as_input(vectors), len(tokens) // len(encoded), axis=0)
+        if (query := self._query_input(encoded, encoder_input_tokens, deterministic)) is not None:
+            x += jnp.repeat(query, len(tokens) // len(encoded), axis=0)
         x = self.dropout(x, deterministic=deterministic)
         length = tokens.shape[1]
         bias = self.relpos_bias(length) + causal_bias(length)
@@ -184,17 +182,13 @@ class Decoder(nn.Module):
         logits: Array = self.head.logits(self._scaled(states), None, None, columns=columns)
         return logits
 
-    def vectors(
+    def _query_input(
         self, encoded: Float[Array, "s l d"], encoder_input_tokens: Int[Array, "s t"], deterministic: bool = True
-    ) -> Float[Array, "s d"] | None:
-        """Return the vectors of the sources; None without ``T5Config.sentence``."""
-        if self.config.sentence is None:
+    ) -> Float[Array, "s 1 d"] | None:
+        """Return the vectors of the sources, which have length 1, at the scale of the decoder's states; or None."""
+        if self.query_vector is None:
             return None
-        found: Array = self.query_vector(encoded, source_tokens(self.config, encoder_input_tokens), deterministic)
-        return found
-
-    def _as_input(self, vectors: Float[Array, "s d"]) -> Float[Array, "s 1 d"]:
-        """Return vectors of length 1 at the scale of the decoder's states."""
+        vectors: Array = self.query_vector(encoded, encoder_input_tokens, deterministic)
         return (vectors * self.config.d_model**0.5).astype(self.config.compute_dtype)[:, None]
 
     def _cross_bias(
@@ -216,7 +210,6 @@ class Decoder(nn.Module):
         """
         if not self.config.lexical_width:
             return None
-        tokens = tokens[:, : tokens.shape[1] - self.config.plan_terms]
         total = jnp.sum(self.lexical_embedder(tokens) * (tokens > 0)[..., None], axis=1)
         if not deterministic:
             chance = 1 - self.config.lexical_dropout
@@ -233,8 +226,6 @@ class Decoder(nn.Module):
             ``position``: number of positions decoded so far. It is None before the first step. None is part of the
             pytree's structure, so the first step, in which all beams are at the root, compiles to its own program.
         """
-        if not self.config.num_decoder_layers:
-            return {"beams": {}, "shared": {}, "position": None}
         shape = (encoded.shape[0], 1, length, self.config.num_heads, self.config.d_kv)
         empty = jnp.zeros(shape, self.config.compute_dtype)
         cross = {
@@ -243,12 +234,11 @@ class Decoder(nn.Module):
         beams: dict[str, Any] = {name: {"key": empty, "value": empty} for name in cross}
         if layers := self.config.adaptive_layers:
             beams["adaptive"] = {f"layers_{i}": {"key": empty, "value": empty} for i in range(layers)}
-        vectors = self.vectors(encoded, encoder_input_tokens)
         return {
             "beams": beams,
             "shared": {
                 "layers": cross,
-                "vectors": None if vectors is None else self._as_input(vectors),
+                "query": self._query_input(encoded, encoder_input_tokens),
                 "bias": self._cross_bias(encoder_input_tokens),
                 "lexical": self._lexical(encoder_input_tokens, True),
             },
@@ -275,9 +265,6 @@ class Decoder(nn.Module):
         Returns:
             Logits in float32, and the cache of the next step.
         """
-        if not self.config.num_decoder_layers:
-            width = self.config.output_vocab_size if columns is None else columns[1]
-            return jnp.zeros((*tokens.shape, width)), cache
         at_root = cache["position"] is None
         position, shared = 0 if at_root else cache["position"], cache["shared"]
         state, beams = self._next_positions(tokens, nodes, cache, position, 1)
@@ -298,8 +285,6 @@ class Decoder(nn.Module):
         Returns:
             Logits in float32.
         """
-        if not self.config.num_decoder_layers:
-            return jnp.zeros((*tokens.shape, self.config.output_vocab_size))
         flat = tokens.reshape(len(tokens), -1)
         flat_nodes = None if nodes is None else nodes.reshape(flat.shape)
         state, _ = self._next_positions(flat, flat_nodes, cache, cache["position"], tokens.shape[2])
@@ -317,8 +302,8 @@ class Decoder(nn.Module):
         """Return the states of the ``new`` positions of every beam that follow the cached ones, and the grown cache."""
         bias = later_rows(self.relpos_bias(cache["beams"]["layers_0"]["key"].shape[2]), position, new)
         x, beams = self.head.embed(tokens, nodes), {}
-        if (vectors := cache["shared"]["vectors"]) is not None:
-            x += vectors
+        if (query := cache["shared"]["query"]) is not None:
+            x += query
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"
             own, cross = cache["beams"][name], cache["shared"]["layers"][name]
@@ -361,11 +346,11 @@ def with_nodes(params: Mapping[str, Any], num_nodes: int) -> dict[str, Any]:
 
 
 def _of_decoder(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the method of :class:`T5` that calls a method of its decoder with the same arguments."""
+    """Return the method of :class:`T5` that calls its decoder's method of this name with the same arguments."""
 
     @functools.wraps(method)
     def call(self: "T5", *args: Any, **options: Any) -> Any:
-        return method(self.decoder, *args, **options)
+        return getattr(self.decoder, method.__name__)(*args, **options)
 
     return call
 
@@ -380,28 +365,36 @@ class T5(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        """Declare the embeddings and the two stacks."""
+        """Declare the embeddings, the two stacks, the query's vector and the plan."""
         config = self.config
-        deviation = config.d_model**-0.5 if config.ties_items else 1.0
-        decoder_embedding = None
-        if config.encoder is None:
-            self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype, deviation)
-            decoder_embedding = self.token_embedder if config.head == "vocabulary" else None
-        if config.head == "vocabulary" and config.decoder_vocab_size is not None:
-            self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
-            decoder_embedding = self.decoder_token_embedder
-        if config.plan is not None:
-            self.plan = DocidPlan(config)
         self.encoder: Any
+        source: Embed | WholeItems | None = None
         if config.encoder is not None:
             self.encoder = BertEncoder(config.encoder)
-            self.decoder = Decoder(config, decoder_embedding)
-            return
-        source: Embed | WholeItems = self.token_embedder
-        if config.item_input is not None and config.item_input.whole:
-            source = self.items = WholeItems(config, self.token_embedder)
-        self.encoder = T5Encoder(config, source)
-        self.decoder = Decoder(config, source if config.ties_items else decoder_embedding)
+        else:
+            deviation = config.d_model**-0.5 if config.ties_items else 1.0
+            source = self.token_embedder = Embed(config.vocab_size, config.d_model, config.compute_dtype, deviation)
+            if config.item_input is not None and config.item_input.whole:
+                source = self.items = WholeItems(config, self.token_embedder)
+            self.encoder = T5Encoder(config, source)
+        self.query_vector = None if config.sentence is None else QueryVector(config)
+        self.decoder: Any
+        if config.num_decoder_layers:
+            self.decoder = Decoder(config, self._decoder_embedding(source), self.query_vector)
+        else:
+            self.decoder = SilentDecoder(config)
+        if config.plan is not None:
+            self.plan = DocidPlan(config)
+
+    def _decoder_embedding(self, source: Embed | WholeItems | None) -> Embed | WholeItems | None:
+        """Return the decoder's embedding, declaring its own if it has one; ``source`` is the encoder's."""
+        config = self.config
+        if config.head == "prefix":
+            return source if config.ties_items else None
+        if config.decoder_vocab_size is None:
+            return self.token_embedder
+        self.decoder_token_embedder = Embed(config.decoder_vocab_size, config.d_model, config.compute_dtype)
+        return self.decoder_token_embedder
 
     def __call__(
         self,
@@ -446,10 +439,7 @@ class T5(nn.Module):
         self,
         tables: PlanTables,
         encoder_input_tokens: Int[Array, "b t"],
-        decoder_input_tokens: Int[Array, "b m"],
-        decoder_prefix_nodes: Int[Array, "b m"] | None = None,
-        tree: NodeTree | None = None,
-        *,
+        *targets: Any,
         left_out: LeftOut | None = None,
         deterministic: bool = True,
         encoded: Float[Array, "b l d"] | None = None,
@@ -458,18 +448,16 @@ class T5(nn.Module):
 
         Args:
             tables: The docids.
-            encoder_input_tokens: As in a call, like the next three.
-            decoder_input_tokens: Targets.
-            decoder_prefix_nodes: Nodes of the targets.
-            tree: Docid tree.
+            encoder_input_tokens: Sources, as in a call.
+            *targets: Target tokens, their nodes and the docid tree, as in a call.
             left_out: What the targets know from the queries themselves, to be left out of their scores.
             deterministic: Turn dropout off.
             encoded: States of the sources, where they are known.
         """
-        source, target = encoder_input_tokens, (decoder_input_tokens, decoder_prefix_nodes, tree)
-        encoded = self.encode(source, deterministic=deterministic) if encoded is None else encoded
-        logits = self.decoder(encoded, source, *target, deterministic)
-        return logits, self.plan_scores(encoded, source, tables, left_out, deterministic)
+        if encoded is None:
+            encoded = self.encode(encoder_input_tokens, deterministic=deterministic)
+        logits = self(encoder_input_tokens, *targets, deterministic=deterministic, encoded=encoded)
+        return logits, self.plan_scores(encoded, encoder_input_tokens, tables, left_out, deterministic)
 
     def plan_scores(
         self,
@@ -488,9 +476,9 @@ class T5(nn.Module):
             left_out: As in :meth:`planned`.
             deterministic: Turn dropout off.
         """
-        vectors = self.decoder.vectors(encoded, encoder_input_tokens, deterministic)
-        if vectors is None:  # lexical scores need none
-            vectors = jnp.zeros((len(encoded), 1))
+        vectors = jnp.zeros((len(encoded), 1))  # lexical scores read none
+        if self.query_vector is not None:
+            vectors = self.query_vector(encoded, encoder_input_tokens, deterministic)
         scores: Array = self.plan(vectors, query_terms(self.config, encoder_input_tokens), plan, left_out)
         return scores
 
@@ -502,12 +490,8 @@ class T5(nn.Module):
         histories: Int[Array, "s n"] | None = None,
     ) -> Float[Array, "s l d"]:
         """Return the encoder's output; the vectors at padding (token 0) are meaningless."""
-        tokens = source_tokens(self.config, encoder_input_tokens)
-        if self.config.encoder is not None:
-            states: Array = self.encoder(tokens, deterministic)
-            return states.astype(self.config.compute_dtype)
-        encoded: Array = self.encoder(tokens, deterministic, histories)
-        return encoded
+        encoded: Array = self.encoder(source_tokens(self.config, encoder_input_tokens), deterministic, histories)
+        return encoded.astype(self.config.compute_dtype)
 
     states = _of_decoder(Decoder.states)
     read = _of_decoder(Decoder.read)

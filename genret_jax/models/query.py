@@ -73,18 +73,18 @@ class QueryVector(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "b l d"], tokens: Int[Array, "b l"], deterministic: bool = True
+        self, states: Float[Array, "b l d"], inputs: Int[Array, "b i"], deterministic: bool = True
     ) -> Float[Array, "b d"]:
         """Return the vectors of queries, in float32.
 
         Args:
             states: States of the encoder.
-            tokens: The encoder's tokens, padded with 0.
+            inputs: The network's, from which these states come.
             deterministic: Turn dropout off.
         """
         form = self.config.sentence
         assert form is not None
-        vectors = pooled_states(states, tokens, form.pooling, normalize=True)
+        vectors = pooled_states(states, source_tokens(self.config, inputs), form.pooling, normalize=True)
         if self.config.query_width:
             hidden = Dense(self.config.query_width, ("embed", "mlp"), name="wi")(_INPUT_SCALE * vectors)
             out = Dense(self.config.d_model, ("mlp", "embed"), kernel_init=nn.initializers.zeros, name="wo")

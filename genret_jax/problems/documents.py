@@ -99,7 +99,7 @@ class Documents(Problem):
         Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
         model = document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)
         if experiment.encoder is not None:
-            model = with_encoder(model, self.parts.encoder, codec, store.num_terms)
+            model = with_encoder(model, self.parts.encoder, codec, store.num_terms, experiment.sampler.input_length)
         return Setup(
             name=corpus.name,
             codec=codec,

@@ -32,7 +32,7 @@ from genret_jax.models.encoders.sentence import SentenceEncoder
 from genret_jax.parallel.coordination import from_first
 from genret_jax.problems.problem import make
 from genret_jax.storage import load_arrays, save_arrays
-from genret_jax.training.encoded_pool import EncodedPool, is_current, write_pool
+from genret_jax.training.encoded_pool import EncodedPool, is_current, pool_fingerprint, write_pool
 from genret_jax.training.left_out import LeftOutQueries
 from genret_jax.training.planned_docids import PlanDocuments
 
@@ -164,12 +164,14 @@ class EncoderParts:
         return found
 
     def pool(self, sampler: Sampler, model: T5Config) -> EncodedPool:
-        """Return the pool of encoded examples, made anew where texts or weights have changed."""
-        folder, params = self._folder / POOL, {"encoder": self.encoder.params}
+        """Return the pool of encoded examples, made anew where what it is made of has changed."""
+        folder = self._folder / POOL
 
         def write() -> None:
-            if not is_current(folder, sampler, params):
-                write_pool(folder, sampler, self._experiment.pool, params, model)
+            given = (sampler, self._experiment.pool, {"encoder": self.encoder.params}, model)
+            made_of = pool_fingerprint(*given)
+            if not is_current(folder, made_of):
+                write_pool(folder, *given, made_of=made_of)
 
         from_first(write)
         return EncodedPool(folder, seed=sampler.seed, batch_size=sampler.batch_size)

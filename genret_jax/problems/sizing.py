@@ -73,7 +73,9 @@ def document_network(experiment: Experiment, text_tokens: int, codec: DocidCodec
     return dataclasses.replace(experiment.model, vocab_size=max(least, divisible(codec.vocab_size)))
 
 
-def with_encoder(model: T5Config, encoder: SentenceEncoder, codec: DocidCodec, terms: int) -> T5Config:
+def with_encoder(
+    model: T5Config, encoder: SentenceEncoder, codec: DocidCodec, terms: int, input_length: int
+) -> T5Config:
     """Return a network with a pretrained encoder in place of T5's.
 
     Args:
@@ -81,15 +83,26 @@ def with_encoder(model: T5Config, encoder: SentenceEncoder, codec: DocidCodec, t
         encoder: The encoder.
         codec: From :func:`document_codec`.
         terms: Number of terms of a lexical plan.
+        input_length: Tokens of the longest text (``SamplerConfig.input_length``).
 
     Raises:
-        InputError: If the encoder is of another family.
+        InputError: If the encoder is of another family, or has too few positions.
     """
     if not isinstance(encoder.config, BertConfig) or encoder.projection is not None:
         raise InputError(
             "a network cannot begin with this encoder: it is a T5, or has a Dense module",
             expected="an encoder of the BERT family without Dense",
             fix="use it for vectors only (EncoderVectors), or choose another Experiment.encoder",
+        )
+    form, positions = encoder.form("query"), encoder.config.max_length
+    around = len(form.first_tokens) + (form.last_token > 0)
+    room = positions - around
+    if input_length > room:
+        raise InputError(
+            f"SamplerConfig.input_length is {input_length:,}",
+            expected=f"at most {room:,}: the encoder has {positions:,} positions, and its special tokens and prompt "
+            f"take {around:,}",
+            fix=f"set SamplerConfig.input_length to {room:,} or less",
         )
     bert = dataclasses.replace(encoder.config, dropout_rate=0.0, dtype=model.dtype, remat=model.remat)
     heads = encoder.config.num_heads
@@ -102,7 +115,7 @@ def with_encoder(model: T5Config, encoder: SentenceEncoder, codec: DocidCodec, t
         num_heads=heads,
         d_kv=bert.d_model // heads,
         encoder=bert,
-        sentence=encoder.form("query"),
+        sentence=form,
         plan=plan,
     )
 

@@ -94,24 +94,20 @@ class DocidTask:
             **packed: ``histories``, if several share a row of the inputs, or ``encoded``, if states of the inputs are
                 known (:meth:`genret_jax.models.T5.__call__`).
         """
-        shown = {
-            "encoder_input_tokens": inputs,
-            "decoder_input_tokens": shifted,
-            "decoder_prefix_nodes": nodes,
-            **packed,
-        }
+        shown = (inputs, shifted, nodes)
         if self.consistency:
             both = functools.partial(shown_twice, sources=len(inputs))
-            shown, targets, weights, left_out = jax.tree.map(both, (shown, targets, weights, left_out))
+            given = (shown, packed, targets, weights, left_out)
+            shown, packed, targets, weights, left_out = jax.tree.map(both, given)
         rngs = {"dropout": rng}
         apply = functools.partial(self.model.apply, {"params": params}, deterministic=False, rngs=rngs)
         logits: Array
         if plan is None:
-            logits = apply(**shown, tree=tree)
+            logits = apply(*shown, tree, **packed)
         else:
             assert tree is not None
-            found, scores = apply(plan.tables, **shown, tree=tree, left_out=left_out, method=T5.planned)
-            logits = plan.guided(found, scores, shown["decoder_prefix_nodes"], tree)
+            found, scores = apply(plan.tables, *shown, tree, **packed, left_out=left_out, method=T5.planned)
+            logits = plan.guided(found, scores, shown[2], tree)
         total, weight = self.token_loss(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
         if not self.consistency:

@@ -47,7 +47,9 @@ class EncodedPool:
         return np.random.default_rng([self._seed, turn]).permutation(self._count)
 
 
-def write_pool(folder: Path, sampler: Sampler, count: int, params: Mapping[str, Any], config: T5Config) -> None:
+def write_pool(
+    folder: Path, sampler: Sampler, count: int, params: Mapping[str, Any], config: T5Config, *, made_of: str
+) -> None:
     """Draw examples, encode them, and write both.
 
     Args:
@@ -56,6 +58,7 @@ def write_pool(folder: Path, sampler: Sampler, count: int, params: Mapping[str, 
         count: Number of examples, rounded up to whole batches.
         params: Parameters of the network; only those of the encoder are read.
         config: The network.
+        made_of: From :func:`pool_fingerprint`; stored, so that the pool is known again.
 
     Raises:
         InputError: If the states would take more than 4 GiB, or the disk is full.
@@ -75,25 +78,35 @@ def write_pool(folder: Path, sampler: Sampler, count: int, params: Mapping[str, 
             expected=f"at most {MOST_BYTES >> 30} GiB, which {fit:,} examples take",
             fix=f"set Experiment.pool to at most {fit:,}",
         )
+    states = np.empty((steps * shape[0], *shape[1:]), np.float16)  # the one large array, so it exists once
     parts: dict[str, list[np.ndarray]] = {}
     for step in tqdm(range(steps), desc="encoding examples", unit="batch", leave=False, delay=2):
         batch = first if step == 0 else sampler.batch(step)
-        states = np.asarray(encode(of_encoder, batch["encoder_input_tokens"]), np.float16)
-        for name, array in {**batch, STATES: states}.items():
+        states[step * shape[0] : (step + 1) * shape[0]] = encode(of_encoder, batch["encoder_input_tokens"])
+        for name, array in batch.items():
             parts.setdefault(name, []).append(array)
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    save_arrays(folder, arrays, kind=KIND, version=VERSION, replace=True, details={"made_of": made_of(sampler, params)})
+    arrays = {name: np.concatenate(part) for name, part in parts.items()} | {STATES: states}
+    save_arrays(folder, arrays, kind=KIND, version=VERSION, replace=True, details={"made_of": made_of})
 
 
-def made_of(sampler: Sampler, params: Mapping[str, Any]) -> str:
-    """Return a fingerprint of what decides a pool: texts, how they are drawn, and the weights of the encoder."""
+def pool_fingerprint(sampler: Sampler, count: int, params: Mapping[str, Any], config: T5Config) -> str:
+    """Return a fingerprint of what decides a pool: its examples, and how an encoder reads them.
+
+    Args:
+        sampler: As of :func:`write_pool`, like the other arguments.
+        count: Number of examples.
+        params: Parameters of the network.
+        config: The network.
+    """
+    examples = (sampler.store.fingerprint, repr(sampler.config), sampler.seed, sampler.batch_size, count)
+    reading = (repr(config.encoder), repr(config.sentence), config.plan_terms)
     weights = [np.asarray(leaf) for leaf in jax.tree.leaves(params["encoder"])]
-    return fingerprint(sampler.store.fingerprint, repr(sampler.config), sampler.seed, sampler.batch_size, *weights)
+    return fingerprint(*examples, *reading, *weights)
 
 
-def is_current(folder: Path, sampler: Sampler, params: Mapping[str, Any]) -> bool:
-    """Return whether a folder holds a pool of these texts and weights."""
+def is_current(folder: Path, made_of: str) -> bool:
+    """Return whether a folder holds the pool with this :func:`pool_fingerprint`."""
     try:
-        return load_arrays(folder, kind=KIND, version=VERSION)[1].get("made_of") == made_of(sampler, params)
+        return load_arrays(folder, kind=KIND, version=VERSION)[1].get("made_of") == made_of
     except InputError:
         return False

@@ -147,17 +147,15 @@ class PlannedDocids:
             tree: The docid tree.
         """
         plan = Plan.of(scores, self.shown[None])
-        parts, (batch, length, vocab) = [], logits.shape
+        parts, (_, length, vocab_size) = [], logits.shape
         for begin, end, window in [(0, 1, tree.root_fanout), *depth_windows(tree.fanouts, length)]:
-            empty = jnp.full((batch, end - begin, vocab), IMPOSSIBLE, jnp.float32)
+            at = slice(begin, end)
             if not window:
-                parts.append(empty)
+                parts.append(jnp.full_like(logits[:, at], IMPOSSIBLE))
                 continue
-            edges, exists = tree.edges_of(nodes[:, begin:end], window)
+            edges, exists = tree.edges_of(nodes[:, at], window)
             children = tree.child_nodes[edges]  # --> [b, q, f]
             mass = plan.of_ranges(self.first[children], self.stop[children])
-            tokens = jnp.where(exists, tree.child_tokens[edges], vocab + jnp.arange(window)[None, None])
-            own = jnp.take_along_axis(logits[:, begin:end], jnp.minimum(tokens, vocab - 1), axis=-1)
-            b, q = jnp.arange(batch)[:, None, None], jnp.arange(end - begin)[None, :, None]
-            parts.append(empty.at[b, q, tokens].set(own + mass, mode="drop", unique_indices=True))
+            own = jnp.take_along_axis(logits[:, at], tree.child_tokens[edges], axis=-1)
+            parts.append(tree.by_token(own + mass, edges, exists, vocab_size))
         return jnp.concatenate(parts, axis=1)

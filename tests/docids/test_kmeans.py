@@ -4,6 +4,7 @@ import pytest
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from genret_jax.docids.kmeans import KMeans
+from genret_jax.docids.strategies.residual import residual_kmeans
 from genret_jax.errors import InputError
 
 
@@ -90,6 +91,26 @@ def test_the_seed_decides():
     results = [KMeans(clusters=9).fit(vectors, seed) for seed in (5, 5, 6)]
     np.testing.assert_array_equal(results[0].labels, results[1].labels)
     assert not np.array_equal(results[0].labels, results[2].labels)
+
+
+@pytest.mark.parametrize(("far_off", "better"), [(0, "split"), (8, "plain")])
+def test_residuals_are_split_where_that_leaves_less_over(far_off, better):
+    """Sixteen groups in much noise, where k-means++ takes single vectors for groups; or a few vectors far off."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((1000, 256)) * np.exp(0.3 * random.standard_normal((1000, 1)))
+    vectors += 8 * np.eye(256)[random.integers(0, 16, 1000)]
+    vectors[:far_off] *= 10
+    vectors = vectors.astype(np.float32)
+    for seed in range(3):
+        of_level = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        found = {"plain": KMeans(clusters=16), "split": KMeans(clusters=16, splitting=25)}
+        found = {name: kmeans.fit(vectors, of_level) for name, kmeans in found.items()}
+        left = {name: clustering.distances.sum() for name, clustering in found.items()}
+        assert (np.bincount(found["plain"].labels) == 1).any()
+        assert min(left, key=left.get) == better
+        codes, codebooks = residual_kmeans(vectors, 1, 16, seed)
+        np.testing.assert_array_equal(codes[:, 0], found[better].labels)
+        np.testing.assert_array_equal(codebooks, found[better].centroids)
 
 
 def test_one_cluster_is_refused():

@@ -128,6 +128,15 @@ def test_statics_of_the_tree():
     assert len(jax.tree.leaves(tree)) == 6
 
 
+def test_scores_of_children_go_to_their_tokens():
+    tree = tree_of({0: [(2, 1), (4, 2)], 1: [(3, 3)], 2: [(1, 4), (3, 5), (5, 6)]})
+    edges, exists = tree.edges_of(jnp.array([[1, 2]]), 3)
+    assert exists.tolist() == [[[True, False, False], [True, True, True]]]
+    found = tree.by_token(jnp.array([[[0.5, 8, 9], [1, 2, 3]]]), edges, exists, 6)
+    x = IMPOSSIBLE
+    assert found.tolist() == [[[x, x, x, 0.5, x, x], [x, 1, x, 2, x, 3]]]
+
+
 def test_atomic_docids_never_gather_their_siblings():
     size = 5000
     tree = tree_of({0: [(token + 2, token + 1) for token in range(size)]})

@@ -10,7 +10,7 @@ from support.encoder_folders import ENCODERS, copy_encoder
 from support.tiny_run import tiny_experiment, write_tiny_corpus
 
 from genret_jax import Retriever
-from genret_jax.data.examples.sampler import SamplerConfig
+from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, lexical_documents
 from genret_jax.docids import ResidualKMeans
 from genret_jax.errors import InputError
@@ -18,8 +18,10 @@ from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
 from genret_jax.models.encoder_start import EncoderStart, codewords
 from genret_jax.problems import Measured
+from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run
 from genret_jax.training import AdamW, Constant
+from genret_jax.training.encoded_pool import pool_fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
 DOCIDS = ResidualKMeans(levels=3, codebook=4)
@@ -139,6 +141,35 @@ def test_a_pool_of_other_texts_is_made_again(corpus, tmp_path):
     assert '"made_of": "0' not in manifest.read_text()
 
 
+def test_a_pool_of_another_size_or_form_of_texts_is_made_again(corpus, tmp_path):
+    run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True), pool=64), tmp_path / "run")[0]
+    sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=16)
+
+    def stored(count, model=run.model):
+        parts = EncoderParts(run.folder, dataclasses.replace(run.experiment, pool=count))
+        parts.pool(sampler, model)
+        return np.load(run.folder / "pool" / "encoder_states.npy")
+
+    larger, smaller = stored(64), stored(32)
+    assert (len(larger), len(smaller)) == (64, 32)
+    np.testing.assert_array_equal(smaller, larger[:32])
+    form = dataclasses.replace(run.model.sentence, first_tokens=())
+    shorter = stored(32, dataclasses.replace(run.model, sentence=form))
+    assert shorter.shape[1] == smaller.shape[1] - len(run.model.sentence.first_tokens)
+
+
+def test_a_pool_does_not_depend_on_what_the_encoder_does_not_read(corpus, tmp_path):
+    run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True), pool=64), tmp_path / "run")[0]
+    sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=16)
+    params, model = run.params("start"), run.model
+    first = pool_fingerprint(sampler, 64, params, model)
+    assert pool_fingerprint(sampler, 64, params, dataclasses.replace(model, query_width=8)) == first
+    changed = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, activation="relu"))
+    assert pool_fingerprint(sampler, 64, params, changed) != first
+    other = params | {"encoder": jax.tree.map(lambda leaf: leaf + 1, params["encoder"])}
+    assert pool_fingerprint(sampler, 64, other, model) != first
+
+
 def test_a_pool_needs_a_frozen_encoder_and_little_space(corpus, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"Experiment\.pool is 9; expected 0 unless TrainerConfig\.learning_rates"):
         experiment(corpus, plan=PlanConfig(dense=True), pool=9, rates=())
@@ -183,6 +214,10 @@ def test_encoders_that_cannot_begin_a_network(corpus, tmp_path):
     given = dataclasses.replace(experiment(corpus, plan=PlanConfig(dense=True)), encoder=str(broken))
     with pytest.raises(InputError, match="1_Pooling"):
         prepare_only(given, tmp_path / "run")
+    long = experiment(corpus, plan=PlanConfig(dense=True))
+    long = dataclasses.replace(long, sampler=SamplerConfig(input_length=40))
+    with pytest.raises(InputError, match=r"SamplerConfig\.input_length is 40; expected at most 3\d: the encoder"):
+        prepare_only(long, tmp_path / "long")
     missing = dataclasses.replace(given, encoder=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="this is not a folder"):
         prepare_only(missing, tmp_path / "other")

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from support.tiny_model import tiny_t5
 
 from genret_jax.decoding import TrieConstraint
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.inference import docid_index, node_tree, search_tokens
-from genret_jax.models.config import PlanConfig, T5Config
+from genret_jax.models.config import PlanConfig
 from genret_jax.models.encoders.config import BertConfig, SentenceForm
 from genret_jax.models.network import T5, random_variables
 from genret_jax.training.planned_docids import PlanDocuments, PlannedDocids, docid_numbers
@@ -29,16 +30,10 @@ def world(head="vocabulary", shared=0):
     )
     codec = DocidCodec(first_token=2, level_sizes=(7, 6, 6))
     encoded = codec.encode(table)
-    shape = T5Config(
+    shape = tiny_t5(
         vocab_size=40,
         decoder_vocab_size=VOCAB,
         d_model=WIDTH,
-        d_kv=8,
-        num_heads=2,
-        d_ff=32,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        dropout_rate=0.0,
         head=head,
         num_nodes=encoded.tree.num_nodes if head == "prefix" else 0,
         encoder=BertConfig(

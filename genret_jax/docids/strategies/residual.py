@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from genret_jax.docids.kmeans import KMeans
+from genret_jax.docids.kmeans import Clustering, KMeans
 from genret_jax.docids.quantiser import ReconstructingQuantiser
 from genret_jax.docids.strategies.quantised import QuantisedDocids
 from genret_jax.docids.streaming import in_pieces, quantise, sample
 from genret_jax.validation import at_least
 
-_SPLITTING = 25  # iterations of k-means; of 16 codebooks of sentence embeddings, the error falls by a third
+_SPLITTING = 25  # iterations of k-means that may split clusters
 
 
 class ResidualQuantiser(ReconstructingQuantiser):
@@ -84,8 +84,21 @@ def residual_kmeans(
     """
     residual, columns, codebooks = np.array(vectors), [], []
     for level_seed in np.random.SeedSequence(seed).generate_state(levels).tolist():
-        clustering = KMeans(clusters=codebook, splitting=_SPLITTING).fit(residual, level_seed)
+        clustering = _clustered(residual, codebook, level_seed)
         residual -= clustering.centroids[0][clustering.labels]
         columns.append(clustering.labels)
         codebooks.append(clustering.centroids[0])
     return np.stack(columns, 1), np.stack(codebooks)
+
+
+def _clustered(residual: Float32[np.ndarray, "n d"], codebook: int, seed: int) -> Clustering:
+    """Cluster residuals by k-means; where it leaves clusters of one vector, also with splitting. Keep the better one.
+
+    Splitting moves the centroids of such clusters into large ones. That leaves less over where all residuals are far
+    from each other, and more where only a few of them are far from the others.
+    """
+    plain = KMeans(clusters=codebook).fit(residual, seed)
+    if not np.any(np.bincount(plain.labels) == 1):
+        return plain
+    split = KMeans(clusters=codebook, splitting=_SPLITTING).fit(residual, seed)
+    return min(plain, split, key=lambda found: found.distances.sum(dtype=np.float64))

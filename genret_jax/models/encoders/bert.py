@@ -116,8 +116,12 @@ class BertEncoder(nn.Module):
         self.layers = [layer(config) for _ in range(config.num_layers)]
         self.dropout = nn.Dropout(rate=config.dropout_rate)
 
-    def __call__(self, tokens: Int[Array, "b l"], deterministic: bool = True) -> Float[Array, "b l d"]:
+    def __call__(
+        self, tokens: Int[Array, "b l"], deterministic: bool = True, histories: None = None
+    ) -> Float[Array, "b l d"]:
         """Encode token sequences, padded with 0; the vectors at padding are meaningless.
+
+        T5's encoder has ``histories``; this one reads no items, so there are none.
 
         Raises:
             ValueError: If they are longer than the position embedding.
