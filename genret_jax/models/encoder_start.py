@@ -26,8 +26,9 @@ class EncoderStart:
 
     Args:
         code_scale: Factor of the inner products of queries and codewords.
-        dense_scale: Factor of the inner products of queries and documents in a dense plan. None takes the lexical scale
-            times the BM25 points that were chosen for such a product on training queries, or 20 without any.
+        dense_scale: Factor of the inner products of queries and documents in a dense plan; beside words they are in
+            units of the highest lexical score. None takes the weight that was chosen on training queries, or 1 without
+            any; without words, 10.
         lexical_scale: Factor of the BM25 scores in a lexical plan.
         stop_word_weight: Factor of the weights of English stop words in a lexical plan without training queries, whose
             frequencies tell more.
@@ -56,7 +57,8 @@ class EncoderStart:
             scale = 0.0 if config.plan is not None else self.code_scale * config.d_model**-0.5
             self._start_decoder(changed, config, scale * words, scale * facts.docids.node_means(vectors))
         if config.plan is not None:
-            dense_scale = self.lexical_scale * facts.cosine_points() if self.dense_scale is None else self.dense_scale
+            dense_scale = facts.cosine_weight() if config.plan.terms else 10.0
+            dense_scale = dense_scale if self.dense_scale is None else self.dense_scale
             self._start_plan(changed["plan"], words, dense_scale, facts.stop_terms())
         return changed
 

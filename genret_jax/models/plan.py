@@ -6,6 +6,9 @@ Three kinds of scores add up. Each begins as a ranking that needs no training:
   as the inner products of an additive quantiser.
 * *lexical*: the weights of the query's terms in the document. It begins as BM25.
 * *dense*: the inner product of the query's vector with one vector per document, the encoder's own at the start.
+  Beside words it counts in units of the highest lexical score that a document could have for the query. So neither
+  side drowns the other, however long queries are and however many documents there are (Bruch et al. 2023, "An Analysis
+  of Fusion Functions for Hybrid Retrieval", arXiv 2210.11934, section 4).
 
 :class:`genret_jax.decoding.Plan` folds the scores into every step of a search. PAG (Zeng et al. 2024, arXiv 2404.14600)
 plans by lexical codes, RPG (Hou et al. 2025, arXiv 2506.05781) by parallel codes.
@@ -26,6 +29,8 @@ from jaxtyping import Array, Float, Int
 from genret_jax.models.config import T5Config
 from genret_jax.models.layers import project
 
+#: The unit of inner products, in BM25 points, for a query whose words no document has.
+LEAST_UNIT = 1.0
 # Postings that are added up in one pass of the loop over a batch's postings.
 _POSTINGS_AT_ONCE = 1 << 14
 
@@ -40,6 +45,7 @@ class PlanTables:
         vectors: [n, d] in bfloat16 or float32; a vector of each docid.
         postings: int32 [p]; the docids that each term occurs in, one term after the other.
         weights: float32 [p]; the weight of the term in that docid.
+        highest: float32 [t]; the highest weight of each term in any docid.
         offsets: int32 [t + 1]; where the postings of each term begin; term 0 is padding and has none.
         bias: float32 [n]; added to the lexical score of each docid.
     """
@@ -49,6 +55,7 @@ class PlanTables:
     postings: Any = None
     weights: Any = None
     offsets: Any = None
+    highest: Any = None
     bias: Any = None
 
     @classmethod
@@ -57,7 +64,7 @@ class PlanTables:
         number, one = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.float32)
         offsets = jnp.zeros(2, jnp.int32)
         vectors = jnp.zeros((1, config.d_model), jnp.float32)
-        return cls(number[None], vectors, number, one, offsets, one)
+        return cls(number[None], vectors, number, one, offsets, one, one)
 
     @property
     def num_docids(self) -> int:
@@ -148,17 +155,20 @@ class DocidPlan(nn.Module):
             logits = logits.at[:, 0].set(0.0)  # padding of shorter docids
             levels = (jnp.take(logits, codes, axis=1, mode="clip") for codes in tables.codes.T)
             scores += sum(levels)
-        if kinds.dense:
-            rows = tables.vectors
-            products = jnp.einsum("bd,nd->bn", vectors.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
-            scores += self.dense_scale * products
-            if left_out is not None and left_out.vectors is not None:
-                change += self.dense_scale * jnp.sum(vectors * left_out.vectors.astype(jnp.float32), axis=1)
+        unit: Array = jnp.ones(len(vectors))
         if kinds.terms:
             weights = self.lexical_scale * jnp.exp(jnp.take(self.term_weights, terms, mode="clip")) * (terms > 0)
             scores += lexical_scores(weights, terms, tables) + self.lexical_scale * tables.bias[None]
+            highest = jnp.sum(weights * jnp.take(tables.highest, terms, mode="clip"), axis=1)
+            unit = jnp.maximum(highest, self.lexical_scale * LEAST_UNIT)
             if left_out is not None:
                 change += jnp.sum(weights * left_out.terms, axis=1) + self.lexical_scale * left_out.bias
+        if kinds.dense:
+            rows, factor = tables.vectors, self.dense_scale * unit
+            products = jnp.einsum("bd,nd->bn", vectors.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
+            scores += factor[:, None] * products
+            if left_out is not None and left_out.vectors is not None:
+                change += factor * jnp.sum(vectors * left_out.vectors.astype(jnp.float32), axis=1)
         return scores if left_out is None else scores.at[jnp.arange(len(scores)), left_out.docid].add(change)
 
 

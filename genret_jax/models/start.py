@@ -93,8 +93,8 @@ class EncodedFacts(StartFacts, Protocol):
     def document_vectors(self) -> Float[np.ndarray, "n d"]:
         """Return the vector that the encoder gives to each document."""
 
-    def cosine_points(self) -> float:
-        """Return the BM25 points that an inner product of 1 between a query and a document counts for."""
+    def cosine_weight(self) -> float:
+        """Return the weight of vectors in a sum with words."""
 
     def stop_terms(self) -> Int[np.ndarray, " s"]:
         """Return the terms whose weights a lexical plan lowers; none where training queries tell their weights."""

@@ -68,9 +68,9 @@ class DocumentFacts:
         """Return the vector that the pretrained encoder gives to each document, [n, d]."""
         return self.parts.document_vectors
 
-    def cosine_points(self) -> float:
-        """Return the BM25 points that a product of vectors counts for, as chosen on training queries."""
-        return float(self.parts.settings.cosine_points)
+    def cosine_weight(self) -> float:
+        """Return the weight of vectors in a sum with words, as chosen on training queries."""
+        return float(self.parts.settings.cosine_weight)
 
     def stop_terms(self) -> Any:
         """Return the numbers of the terms of English stop words; none if there are training queries."""

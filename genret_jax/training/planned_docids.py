@@ -65,6 +65,7 @@ class PlanDocuments:
             fields["postings"] = jnp.asarray(np.append(by_term.indices, 0), jnp.int32)
             fields["weights"] = jnp.asarray(np.append(by_term.data, 0.0), jnp.float32)
             fields["offsets"] = jnp.asarray(by_term.indptr, jnp.int32)
+            fields["highest"] = jnp.asarray(by_term.max(axis=0).toarray().ravel(), jnp.float32)
         return PlanTables(**fields)
 
 

@@ -27,6 +27,7 @@ def tables_of(weights, **more):
         postings=jnp.append(weights.indices, 0).astype(jnp.int32),
         weights=jnp.append(weights.data, 0.0),
         offsets=jnp.asarray(weights.indptr, jnp.int32),
+        highest=jnp.asarray(weights.max(axis=0).toarray().ravel()),
         bias=jnp.zeros(DOCIDS),
         **more,
     )
@@ -75,7 +76,8 @@ def test_the_kinds_of_a_plan_add_up(weights):
     logits = np.where(np.arange(TOKENS) > 0, vectors @ params["codes"], 0)
     counts = np.stack([np.bincount(row, np.exp(term_weights[row]) * (row > 0), TERMS) for row in np.asarray(terms)])
     lexical = counts @ weights.toarray().T + bias[None]
-    expected = 1.5 * vectors @ rows.T + logits[:, codes].sum(axis=2) + 0.7 * lexical
+    highest = counts @ weights.toarray().max(axis=0)
+    expected = 1.5 * 0.7 * highest[:, None] * (vectors @ rows.T) + logits[:, codes].sum(axis=2) + 0.7 * lexical
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

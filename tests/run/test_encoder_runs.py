@@ -74,7 +74,7 @@ def test_training_resumes_and_leaves_a_frozen_encoder_as_it_was(planned):
 
 
 def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
-    start = EncoderStart(lexical_scale=0.5, dense_scale=10.0)
+    start = EncoderStart(lexical_scale=0.5)
     run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True, terms=8), start=start), tmp_path / "run")[0]
     ranker = Ranker(run.model, run.encoded, run.params("start"), run.plan_tables)
     requests = run.some_requests("test", 50)
@@ -86,7 +86,9 @@ def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
     terms = store.term_rows(texts, 8)
     counts = np.stack([np.bincount(row[row > 0], minlength=store.num_terms) for row in terms])
     scores = 0.5 * (counts @ lexical.weights.T.toarray() + lexical.bias)
-    scores = scores + 10 * vectors @ np.asarray(run.parts.plan_documents(run.model.plan, store).vectors).T
+    factor = np.maximum(0.5 * counts @ lexical.weights.max(axis=0).toarray().ravel(), 0.5) * settings.cosine_weight
+    rows = np.asarray(run.parts.plan_documents(run.model.plan, store).vectors)
+    scores = scores + factor[:, None] * vectors @ rows.T
     expected = np.argsort(-scores, axis=1)[:, :8]
     for row in range(len(texts)):
         np.testing.assert_allclose(scores[row, found.documents[row]], scores[row, expected[row]], atol=0.05)

@@ -19,9 +19,8 @@ _USUAL = (1.2, 0.6)  # without training queries
 _QUERY_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _VECTOR_WEIGHTS = (0.0, 0.15, 0.5, 1.0)
-#: Of 10, 15, 20, 30, this was best or near on four collections without any training.
-_USUAL_POINTS = 20.0
-_POINTS = (5.0, 10.0, 20.0, 40.0, 80.0)
+_COSINE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+_LEAST_UNIT = 1.0  # the unit of cosines for a query whose words no document has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,8 @@ class Settings:
         query_weight: Terms of a document that a term of a training query it answers counts for.
         bonus: Score added to documents without training queries, which lack the words that others got from theirs.
         vector_weight: Share of the mean vector of its training queries that is added to the vector of a document.
-        cosine_points: BM25 points that an inner product of 1 between the vectors of query and document counts for.
+        cosine_weight: Weight of the inner product of the vectors of query and document, in units of the highest BM25
+            score that a document could have for the query. The usual one weighs both alike.
     """
 
     k1: float = _USUAL[0]
@@ -42,7 +42,7 @@ class Settings:
     query_weight: float = 0.0
     bonus: float = 0.0
     vector_weight: float = 0.0
-    cosine_points: float = _USUAL_POINTS
+    cosine_weight: float = 1.0
 
     def describe(self, *, vectors: bool = False) -> str:
         """Return the settings in one line.
@@ -52,7 +52,7 @@ class Settings:
         """
         parts = [f"BM25, k1 {self.k1:g}, b {self.b:g}"]
         if vectors:
-            parts.append(f"+ {self.cosine_points:g} × cosine")
+            parts.append(f"+ {self.cosine_weight:g} × cosine in units of the highest BM25 score")
         if self.query_weight or self.vector_weight or self.bonus:
             parts.append(f"words of training queries × {self.query_weight:g}")
             parts += [f"their vectors × {self.vector_weight:g}"] if vectors else []
@@ -117,6 +117,28 @@ def lexical_documents(counts: Any, queries: Any, answers: Any, settings: Setting
     bias = np.where(unasked, settings.bonus, 0.0).astype(np.float32)
     weights = _Words(counts, queries, answers, settings).weights()
     return LexicalDocuments(weights=weights, bias=bias, settings=settings)
+
+
+def highest_weights(weights: Any) -> Float[np.ndarray, " t"]:
+    """Return the highest weight of each term in any document.
+
+    Args:
+        weights: Of terms in documents, scipy CSR [n, t].
+    """
+    return np.asarray(weights.max(axis=0).todense(), np.float32).ravel()
+
+
+def cosine_units(queries: Any, highest: Float[np.ndarray, " t"]) -> Float[np.ndarray, " q"]:
+    """Return the BM25 points that an inner product of 1 counts for at a weight of 1, for each query.
+
+    That is the highest score that a document could have if it had every word of the query at its highest weight, and at
+    least 1 (Bruch et al. 2023, arXiv 2210.11934, section 4, the theoretical maximum).
+
+    Args:
+        queries: Occurrences of each term in each query, scipy CSR [q, t].
+        highest: From :func:`highest_weights`.
+    """
+    return np.maximum(np.asarray(queries @ highest, np.float32).ravel(), np.float32(_LEAST_UNIT))
 
 
 def changes_without(
@@ -227,14 +249,15 @@ class _LeftOut:
 
         Args:
             settings: The other settings.
-            beside_vectors: Choose also the points and the weight of vectors.
+            beside_vectors: Choose also the weight of cosines and that of the vectors of training queries.
         """
         sums: list[tuple[float, float]] = [(0.0, 0.0)]
         if beside_vectors:
             weights = _VECTOR_WEIGHTS if self.again.any() else (0.0,)
-            sums = [(points, weight) for points in _POINTS for weight in weights]
+            sums = [(cosine, weight) for cosine in _COSINE_WEIGHTS for weight in weights]
         words = _Words(*self._given, settings)
-        by_term = words.weights().T.tocsc()
+        by_document = words.weights()
+        by_term, highest = by_document.T.tocsc(), highest_weights(by_document)
         values = np.zeros((len(sums), len(_BONUSES)))
         for first in range(0, len(self._query), _AT_ONCE):
             document, query = (one[first : first + _AT_ONCE] for one in (self._document, self._query))
@@ -243,18 +266,20 @@ class _LeftOut:
             others[self._given[2][:, query].T.nonzero()] = -np.inf
             own = np.asarray(words.without(document, query).multiply(asked).sum(axis=1)).ravel()
             products = self._products(document, query) if beside_vectors else None
-            for number, (points, weight) in enumerate(sums):
+            unit = cosine_units(asked, highest)
+            for number, (cosine, weight) in enumerate(sums):
                 of_others, mine = others, own
                 if products is not None:
                     with_documents, with_means, ours, our_means = products
-                    of_others = others + np.float32(points) * (with_documents + np.float32(weight) * with_means)
-                    mine = own + points * (ours + weight * our_means)
+                    factor = np.float32(cosine) * unit
+                    of_others = others + factor[:, None] * (with_documents + np.float32(weight) * with_means)
+                    mine = own + factor * (ours + weight * our_means)
                 values[number] += self._reciprocal_ranks(of_others, mine, slice(first, first + _AT_ONCE))
         best, bonus = np.unravel_index(np.argmax(values), values.shape)
         chosen = dataclasses.replace(settings, bonus=_BONUSES[bonus])
         if beside_vectors:
-            points, weight = sums[best]
-            chosen = dataclasses.replace(chosen, cosine_points=points, vector_weight=weight)
+            cosine, weight = sums[best]
+            chosen = dataclasses.replace(chosen, cosine_weight=cosine, vector_weight=weight)
         return float(values[best, bonus]), chosen
 
     def _products(

@@ -86,9 +86,9 @@ def test_vectors_count_for_more_the_better_they_are():
     counts, queries, answers = world(helpful=False)
     given = counts, queries[::-1], answers  # words of other documents
     good, useless = (
-        choose_settings(*given, seed=0, vectors=vectors_of(*given, noise=noise)).cosine_points for noise in (0.5, 100.0)
+        choose_settings(*given, seed=0, vectors=vectors_of(*given, noise=noise)).cosine_weight for noise in (0.5, 100.0)
     )
-    assert good > useless == 5.0
+    assert good > useless == 0.0
 
 
 def test_vectors_of_training_queries_count_where_queries_recur():
@@ -110,7 +110,7 @@ def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
     left_out = lexical._LeftOut(counts, queries, answers, 0, vectors)
     value, chosen = left_out.best(settings, beside_vectors=True)
     kept = np.ones(queries.shape[0], bool)
-    expected, points, weight = 0.0, np.float32(chosen.cosine_points), chosen.vector_weight
+    expected, weight = 0.0, chosen.vector_weight
     unasked = np.asarray(answers.sum(axis=1)).ravel() == 0
     whole = lexical_documents(counts, queries, answers, settings).weights
     for document, query, vote in zip(left_out._document, left_out._query, left_out._votes, strict=True):
@@ -120,6 +120,7 @@ def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
         own = scipy.sparse.csr_matrix((counts + 0.5 * (answers[:, kept] @ queries[kept]))[document])
         mine = (bm25(own, idf, usual_length=usual, k1=0.9, b=0.4) @ queries[query].T).toarray().item()
         asked = vectors.asked[query]
+        points = max(1.0, (whole.max(axis=0).toarray() @ queries[query].T.toarray()).item()) * chosen.cosine_weight
         mean = answers[document][:, kept] @ vectors.asked[kept] / max(answers[document][:, kept].sum(), 1)
         mine += points * float(asked @ (vectors.documents[document] + weight * mean.ravel()))
         mine += chosen.bonus * (answers[document][:, kept].sum() == 0)
