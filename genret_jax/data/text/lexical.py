@@ -272,7 +272,7 @@ class _LeftOut:
                 if products is not None:
                     with_documents, with_means, ours, our_means = products
                     factor = np.float32(cosine) * unit
-                    of_others = others + factor[:, None] * (with_documents + np.float32(weight) * with_means)
+                    mine = (own + factor * (ours + weight * our_means)).astype(np.float32)
                     mine = own + factor * (ours + weight * our_means)
                 values[number] += self._reciprocal_ranks(of_others, mine, slice(first, first + _AT_ONCE))
         best, bonus = np.unravel_index(np.argmax(values), values.shape)
