@@ -116,11 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: _run(arguments))
 
 
-def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that choose an experiment: ``--recipe``, ``--gin-file``, ``--gin`` and ``--allow-import``."""
-    parser.add_argument(
-        "--recipe", metavar="NAME", help=f"shipped recipe, see 'genret recipes' (default: {DEFAULT_RECIPE})"
-    )
+def experiment_options(parser: argparse.ArgumentParser, default: str = DEFAULT_RECIPE) -> None:
+    """Declare the options that choose an experiment: ``--recipe``, ``--gin-file``, ``--gin`` and ``--allow-import``.
+
+    Args:
+        parser: Gets the options.
+        default: What is said about the default recipe.
+    """
+    parser.add_argument("--recipe", metavar="NAME", help=f"shipped recipe, see 'genret recipes' (default: {default})")
     parser.add_argument(
         "--gin-file", action="append", default=[], metavar="FILE", help="gin file; may be repeated, later ones win"
     )

@@ -77,7 +77,11 @@ _KINDS = {
                 "default": 0.0,
                 "metavar": "SHARE",
                 "help": "share of the training queries to hold out as split 'validation' (default: 0)",
-            }
+            },
+            "--whole": {
+                "action": "store_true",
+                "help": "whole docstrings for people to search, also those of modules in C, and no queries",
+            },
         },
     ),
     "nq": _Kind(

@@ -1,8 +1,10 @@
 """``genret train``: from a corpus and a gin file to a trained run folder."""
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 from genret_jax.cli import chosen_experiment, exit_code_of, experiment_options
 from genret_jax.errors import InputError
@@ -13,10 +15,14 @@ HELP = "prepare a run folder and train in it, or go on where it was stopped"
 _EPILOG = """
 example:
   genret corpus python-docs --out corpus
+  genret encoder get all-MiniLM-L6-v2
   genret train --corpus corpus --run runs/first
   genret train --recipe atomic --corpus corpus --run runs/second --steps 2000
   genret train --recipe tiger --corpus shop --run runs/shop --seeds 0 1 2
   srun genret train --cluster slurm --corpus corpus --run runs/third
+
+Without --recipe and --gin-file, a run folder that has been begun goes on as it is configured; a new one gets the recipe
+and the settings that fit the corpus, on a pretrained encoder if one has been fetched.
 
 'genret recipes' lists the recipes. A gin file is looked up here, then among the shipped ones. --gin.NAME=VALUE sets a
 macro or a parameter, as in t5x: --gin.Experiment.codec=text. A run that was stopped goes on from its last checkpoint; a
@@ -31,7 +37,7 @@ When one of them is lost, the others exit with 75 within a minute; start all of 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
-    experiment_options(parser)
+    experiment_options(parser, "what fits the corpus")
     parser.add_argument("--corpus", metavar="DIR", help="folder with the data; sets the gin macro CORPUS")
     parser.add_argument("--run", metavar="DIR", help="run folder; sets the gin macro RUN")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps; sets the gin macro STEPS")
@@ -108,12 +114,27 @@ def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
     return supervised(cluster, in_child)
 
 
+def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
+    if args.recipe or args.gin_file:
+        given = {"CORPUS": args.corpus, "RUN": args.run, "STEPS": args.steps, "docids": args.docids}
+        return chosen_experiment(args, given)
+    from genret_jax.config.gin_files import command_line_binding
+    from genret_jax.run.defaults import default_experiment
+
+    run, experiment = default_experiment(
+        args.corpus,
+        args.run,
+        bindings=[command_line_binding(text) for text in args.gin],
+        steps=args.steps,
+        allow_imports=args.allow_import,
+    )
+    return run, experiment if args.docids is None else dataclasses.replace(experiment, docids=args.docids)
+
+
 def _train(args: argparse.Namespace) -> int:
     from genret_jax.run.training import prepare_only, train_run, train_seeds
 
-    run, experiment = chosen_experiment(
-        args, {"CORPUS": args.corpus, "RUN": args.run, "STEPS": args.steps, "docids": args.docids}
-    )
+    run, experiment = _experiment(args)
     if args.prepare_only:
         prepare_only(experiment, run, args.seeds or (), allow_imports=args.allow_import)
     elif args.seeds:

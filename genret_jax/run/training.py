@@ -21,6 +21,7 @@ from genret_jax.models.start import source_of
 from genret_jax.parallel.agreement import code_fingerprint, require_agreement
 from genret_jax.parallel.coordination import from_first, is_first
 from genret_jax.problems import Problem, say
+from genret_jax.run.defaults import default_experiment
 from genret_jax.run.folder import LOCK, SEED_FOLDER, SETTINGS, new_or_untouched, open_run, prepare
 from genret_jax.storage import fingerprint, folder_lock, remove_partial
 from genret_jax.training import SeedRun, TrainerConfig
@@ -35,21 +36,22 @@ def train(
     corpus: str | os.PathLike[str],
     run: str | os.PathLike[str],
     *,
-    recipe: str = "semantic",
+    recipe: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Train a shipped recipe on a corpus, or go on where that was stopped.
+    """Train on a corpus, or go on where that was stopped.
 
     Example:
-        >>> run = genret_jax.train("my-corpus", "runs/mine", recipe="semantic", steps=900)
+        >>> run = genret_jax.train("my-corpus", "runs/mine")
         >>> genret_jax.Retriever(run, run.params()).search("your query")
 
     Args:
         corpus: Folder with the data, as the recipe expects it.
         run: The run folder.
-        recipe: Name of a shipped recipe (``genret recipes`` lists them), or a gin file.
+        recipe: Name of a shipped recipe (``genret recipes`` lists them), or a gin file. None goes on with what the run
+            folder holds, or chooses what fits the corpus (:func:`genret_jax.run.defaults.choose`).
         steps: Training steps; the recipe's when left out.
         seed: Seed of the run; the recipe's when left out.
         overrides: Parameters to change, by their gin names: ``{"AdamW.b2": 0.99}``.
@@ -61,8 +63,10 @@ def train(
         InputError: As :func:`train_run`; if there is no such recipe or parameter.
         KeyboardInterrupt: As :func:`train_run`.
     """
-    experiment = recipe_experiment(recipe, os.fspath(corpus), steps=steps, seed=seed, overrides=overrides or {})
-    return train_run(experiment, run)
+    given: dict[str, Any] = {"steps": steps, "seed": seed, "overrides": overrides or {}}
+    if recipe is None:
+        return train_run(default_experiment(corpus, run, **given)[1], run)
+    return train_run(recipe_experiment(recipe, os.fspath(corpus), **given), run)
 
 
 def train_run(

@@ -18,6 +18,7 @@ from genret_jax.storage import fingerprint, load_arrays, save_arrays
 
 KIND, VERSION = "encoded_pool", 1
 STATES = "encoder_states"
+_STATE = "state"  # the row of each example among the states of distinct inputs
 MOST_BYTES = 4 << 30
 
 
@@ -33,14 +34,16 @@ class EncodedPool:
     def __init__(self, folder: str | os.PathLike[str], *, seed: int, batch_size: int):
         arrays, _ = load_arrays(folder, kind=KIND, version=VERSION)
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        self._seed, self.batch_size, self._count = seed, batch_size, len(self._arrays[STATES])
+        self._states, self._state = self._arrays.pop(STATES), self._arrays.pop(_STATE)
+        self._seed, self.batch_size, self._count = seed, batch_size, len(self._state)
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return the examples of a step, or some rows of them, with their ``encoder_states`` in float16."""
         numbers = step * self.batch_size + (np.arange(self.batch_size) if rows is None else rows)
         rounds, places = np.divmod(numbers, self._count)
         chosen = np.array([self._order(int(turn))[place] for turn, place in zip(rounds, places, strict=True)])
-        return {name: array[chosen] for name, array in self._arrays.items()}
+        found = {name: array[chosen] for name, array in self._arrays.items()}
+        return {**found, STATES: self._states[self._state[chosen]]}
 
     @functools.lru_cache(maxsize=3)  # noqa: B019  a pool lives as long as its run
     def _order(self, turn: int) -> Int[np.ndarray, " n"]:
@@ -50,7 +53,7 @@ class EncodedPool:
 def write_pool(
     folder: Path, sampler: Sampler, count: int, params: Mapping[str, Any], config: T5Config, *, made_of: str
 ) -> None:
-    """Draw examples, encode them, and write both.
+    """Draw examples, encode their texts, each once, and write both.
 
     Args:
         folder: Folder to make.
@@ -65,27 +68,27 @@ def write_pool(
     """
     from tqdm import tqdm
 
-    steps = -(-count // sampler.batch_size)
-    first = sampler.batch(0)
+    batches = [sampler.batch(step) for step in range(-(-count // sampler.batch_size))]
+    arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    inputs, state = np.unique(arrays["encoder_input_tokens"], axis=0, return_inverse=True)
     encode = jax.jit(functools.partial(T5(config).apply, method=T5.encode))
     of_encoder = {"params": {"encoder": jax.device_put(params["encoder"])}}
-    shape = jax.eval_shape(encode, of_encoder, first["encoder_input_tokens"]).shape
-    needed = 2 * steps * int(np.prod(shape))
+    shape = jax.eval_shape(encode, of_encoder, inputs[:1]).shape[1:]
+    needed = 2 * len(inputs) * int(np.prod(shape))
     if needed > MOST_BYTES:
-        fit = MOST_BYTES // (2 * int(np.prod(shape[1:])))
+        fit = count * MOST_BYTES // needed
         raise InputError(
             f"encoder states of {count:,} examples take {needed / 2**30:.1f} GiB",
-            expected=f"at most {MOST_BYTES >> 30} GiB, which {fit:,} examples take",
+            expected=f"at most {MOST_BYTES >> 30} GiB, which about {fit:,} examples take",
             fix=f"set Experiment.pool to at most {fit:,}",
         )
-    states = np.empty((steps * shape[0], *shape[1:]), np.float16)  # the one large array, so it exists once
-    parts: dict[str, list[np.ndarray]] = {}
-    for step in tqdm(range(steps), desc="encoding examples", unit="batch", leave=False, delay=2):
-        batch = first if step == 0 else sampler.batch(step)
-        states[step * shape[0] : (step + 1) * shape[0]] = encode(of_encoder, batch["encoder_input_tokens"])
-        for name, array in batch.items():
-            parts.setdefault(name, []).append(array)
-    arrays = {name: np.concatenate(part) for name, part in parts.items()} | {STATES: states}
+    states = np.empty((len(inputs), *shape), np.float16)  # the one large array, so it exists once
+    size = sampler.batch_size
+    for start in tqdm(range(0, len(inputs), size), desc="encoding examples", unit="batch", leave=False, delay=2):
+        some = inputs[start : start + size]
+        full = np.pad(some, ((0, size - len(some)), (0, 0)))  # the last batch compiles nothing
+        states[start : start + size] = encode(of_encoder, full)[: len(some)]
+    arrays |= {STATES: states, _STATE: state.reshape(-1).astype(np.int32)}
     save_arrays(folder, arrays, kind=KIND, version=VERSION, replace=True, details={"made_of": made_of})
 
 

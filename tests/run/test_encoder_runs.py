@@ -1,9 +1,11 @@
 """Runs that begin with a pretrained encoder: prepared, trained, searched and opened again."""
 
 import dataclasses
+import functools
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.encoder_folders import ENCODERS, copy_encoder
@@ -17,6 +19,7 @@ from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
 from genret_jax.models.encoder_start import EncoderStart, codewords
+from genret_jax.models.network import T5
 from genret_jax.problems import Measured
 from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run
@@ -147,17 +150,34 @@ def test_a_pool_of_another_size_or_form_of_texts_is_made_again(corpus, tmp_path)
     run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True), pool=64), tmp_path / "run")[0]
     sampler = Sampler(run.store, run.sampler, seed=run.seed, batch_size=16)
 
-    def stored(count, model=run.model):
+    def stored(count, model=run.model, name="encoder_input_tokens"):
         parts = EncoderParts(run.folder, dataclasses.replace(run.experiment, pool=count))
         parts.pool(sampler, model)
-        return np.load(run.folder / "pool" / "encoder_states.npy")
+        return np.load(run.folder / "pool" / f"{name}.npy")
 
     larger, smaller = stored(64), stored(32)
     assert (len(larger), len(smaller)) == (64, 32)
     np.testing.assert_array_equal(smaller, larger[:32])
     form = dataclasses.replace(run.model.sentence, first_tokens=())
-    shorter = stored(32, dataclasses.replace(run.model, sentence=form))
-    assert shorter.shape[1] == smaller.shape[1] - len(run.model.sentence.first_tokens)
+    states = stored(32, name="encoder_states")
+    shorter = stored(32, dataclasses.replace(run.model, sentence=form), name="encoder_states")
+    assert shorter.shape[1] == states.shape[1] - len(run.model.sentence.first_tokens)
+
+
+def test_a_text_that_is_drawn_again_is_encoded_once(corpus, tmp_path):
+    sampler = SamplerConfig(indexing_rate=0.0, pseudo_query_rate=0.0, word_drop=0.0, query_word_drop=0.0)
+    given = dataclasses.replace(experiment(corpus, plan=PlanConfig(dense=True), pool=640), sampler=sampler)
+    run = prepare_only(given, tmp_path / "run")[0]
+    drawn = Sampler(run.store, run.sampler, seed=run.seed, batch_size=16)
+    pool = run.parts.pool(drawn, run.model)
+    states = np.load(run.folder / "pool" / "encoder_states.npy")
+    inputs = {tuple(row) for step in range(40) for row in drawn.batch(step)["encoder_input_tokens"]}
+    assert len(states) == len(inputs) < 100
+    encode = functools.partial(T5(run.model).apply, {"params": run.params("start")}, method=T5.encode)
+    for step in (0, 7, 45):
+        batch = pool.batch(step)
+        expected = encode(jnp.asarray(batch["encoder_input_tokens"]))
+        np.testing.assert_allclose(batch["encoder_states"], expected, atol=2e-3)
 
 
 def test_a_pool_does_not_depend_on_what_the_encoder_does_not_read(corpus, tmp_path):

@@ -4,12 +4,18 @@ A docstring with a summary and a body (PEP 257) becomes a document and a query. 
 are the title, the body is the text, and the summary, which the text leaves out, is the query. The title has separate
 words because a plain tokenizer takes ``most_common`` for one word, which would make baselines look weaker than they
 are. Sources are parsed and never imported, so no code of the library runs, and parts for other systems are included.
+
+For people who search, there are also the whole docstrings, without queries. These include summaries without a body and
+the docstrings of modules in C, which only Python itself can read.
 """
 
 import ast
+import importlib
+import inspect
 import os
 import platform
 import re
+import sys
 import sysconfig
 import tokenize
 import warnings
@@ -38,6 +44,7 @@ _PUBLIC_NAMES = {
     "_pydatetime": "datetime",
     "_pydecimal": "decimal",
     "_pyio": "io",
+    "posix": "os",
     "posixpath": "os.path",
 }
 
@@ -56,7 +63,9 @@ class Entry(NamedTuple):
     body: str
 
 
-def python_docs(library: str | os.PathLike[str] | None = None, *, validation: float = 0.0) -> Corpus:
+def python_docs(
+    library: str | os.PathLike[str] | None = None, *, validation: float = 0.0, whole: bool = False
+) -> Corpus:
     """Read the documentation of public modules, classes, functions and methods from source files.
 
     Documents are ordered by name. A hash of the document's id puts its summary into split ``test`` (a fifth),
@@ -65,21 +74,24 @@ def python_docs(library: str | os.PathLike[str] | None = None, *, validation: fl
     Args:
         library: Folder of Python sources; by default the standard library of the running Python.
         validation: Share of the training summaries to hold out as split ``validation``, from 0 to below 1.
+        whole: Return whole docstrings, also those of the running Python's modules in C, and no queries.
 
     Raises:
-        InputError: If the sources are missing or cannot be read, or have no documentation.
+        InputError: If the sources are missing or cannot be read, or have no documentation; for ``validation`` with
+            ``whole``.
     """
     if not 0 <= validation < 1:
         raise InputError(f"a validation share of {validation}", expected="a number from 0 to below 1", fix="try 0.1")
+    if whole and validation:
+        raise InputError(
+            "a validation share of whole docstrings", expected="0: they have no queries", fix="leave it out"
+        )
     root = Path(library if library is not None else sysconfig.get_path("stdlib"))
+    if whole:
+        return _whole_docstrings(root, in_c=library is None)
     entries = _without_duplicates(sorted(read_entries(root)))
     if not entries:
-        raise InputError(
-            "no Python sources with documentation",
-            file=root,
-            expected="the .py files of a standard library",
-            fix="run a Python that has them (embeddable builds keep only compiled code), or use your own corpus",
-        )
+        raise _nothing(root)
     qrels: dict[str, dict[str, dict[str, int]]] = {}
     for entry in entries:
         split = _split_of(entry.name, validation)
@@ -91,7 +103,70 @@ def python_docs(library: str | os.PathLike[str] | None = None, *, validation: fl
         texts=tuple(entry.body for entry in entries),
         queries={_query_id(entry): entry.summary for entry in entries},
         qrels=qrels,
-        source=f"standard library of Python {platform.python_version()}" if library is None else os.fspath(library),
+        source=_source(library),
+    )
+
+
+def _whole_docstrings(root: Path, *, in_c: bool) -> Corpus:
+    """Return the docstrings of public objects; in C, of those whose modules are parts of the running Python."""
+    found = {name: docstring for trees in _trees(root) for name, docstring in _docstrings(*trees)}
+    for name, docstring in _docstrings_in_c(root) if in_c else ():
+        found.setdefault(name, docstring)
+    texts = {name: text for name, docstring in sorted(found.items()) if (text := valid_unicode(docstring).strip())}
+    if not texts:
+        raise _nothing(root)
+    return Corpus(
+        name="python-docs-whole",
+        doc_ids=tuple(texts),
+        titles=tuple(map(_title, texts)),
+        texts=tuple(texts.values()),
+        source=_source(None if in_c else root),
+    )
+
+
+def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+    for name, node in _documented(tree, module):
+        yield name, ast.get_docstring(node) or ""
+
+
+def _docstrings_in_c(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the docstrings of public functions and classes in C, under the names by which users import them."""
+    compiled = {name for name in sys.stdlib_module_names if not _has_source(root, name)}
+    public = [name for name in compiled if not _is_private(name) and name not in _SKIPPED]
+    # Where users find it, its module, and, of a single member, its name there and for users.
+    places: list[tuple[str, str, str, str]] = [(_PUBLIC_NAMES.get(name, name), name, "", "") for name in public]
+    for tree, module in _trees(root):
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module in compiled and node.level == 0:
+                taken = [alias for alias in node.names if alias.name != "*"]
+                places += [(module, str(node.module), alias.name, alias.asname or alias.name) for alias in taken]
+    for place, name, member, shown in sorted(places):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                read = importlib.import_module(name)
+        except ImportError:  # of another system
+            continue
+        for each, called in [(member, shown)] if member else [(each, each) for each in dir(read)]:
+            value = getattr(read, each, None)
+            if (inspect.isbuiltin(value) or inspect.isclass(value)) and not _is_private(called):
+                yield f"{place}.{called}", inspect.getdoc(value) or ""
+
+
+def _has_source(root: Path, module: str) -> bool:
+    return (root / f"{module}.py").is_file() or (root / module).is_dir()
+
+
+def _source(library: str | os.PathLike[str] | None) -> str:
+    return f"standard library of Python {platform.python_version()}" if library is None else os.fspath(library)
+
+
+def _nothing(root: Path) -> InputError:
+    return InputError(
+        "no Python sources with documentation",
+        file=root,
+        expected="the .py files of a standard library",
+        fix="run a Python that has them (embeddable builds keep only compiled code), or use your own corpus",
     )
 
 
@@ -112,6 +187,14 @@ def _split_of(name: str, validation: float) -> str:
 
 def read_entries(root: Path) -> Iterator[Entry]:
     """Yield the public objects below a folder whose docstrings have a summary and a body."""
+    for tree, module in _trees(root):
+        for name, docstring in _docstrings(tree, module):
+            if (entry := _entry(name, docstring)) is not None:
+                yield entry
+
+
+def _trees(root: Path) -> Iterator[tuple[ast.Module, str]]:
+    """Yield the parsed modules below a folder, with the names by which users import them."""
     for path, module in _modules(root):
         try:
             with tokenize.open(path) as handle, warnings.catch_warnings():
@@ -121,10 +204,7 @@ def read_entries(root: Path) -> Iterator[Entry]:
             continue  # dangling links, templates, and files for other versions of Python
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", file=path, fix="check its permissions") from None
-        for name, node in _documented(tree, module):
-            entry = _entry(name, ast.get_docstring(node) or "")
-            if entry is not None:
-                yield entry
+        yield tree, module
 
 
 def _modules(root: Path) -> Iterator[tuple[Path, str]]:

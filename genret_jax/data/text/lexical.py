@@ -264,16 +264,17 @@ class _LeftOut:
             asked = self._given[1][query]
             others = np.asarray((asked @ by_term).todense(), np.float32)
             others[self._given[2][:, query].T.nonzero()] = -np.inf
-            own = np.asarray(words.without(document, query).multiply(asked).sum(axis=1)).ravel()
+            own = np.asarray(words.without(document, query).multiply(asked).sum(axis=1), np.float32).ravel()
             products = self._products(document, query) if beside_vectors else None
             unit = cosine_units(asked, highest)
             for number, (cosine, weight) in enumerate(sums):
-                of_others, mine = others, own
+                of_others: Any = others
+                mine: Any = own
                 if products is not None:
                     with_documents, with_means, ours, our_means = products
                     factor = np.float32(cosine) * unit
-                    mine = (own + factor * (ours + weight * our_means)).astype(np.float32)
-                    mine = own + factor * (ours + weight * our_means)
+                    of_others = others + factor[:, None] * (with_documents + np.float32(weight) * with_means)
+                    mine = own + factor * (ours + np.float32(weight) * our_means)
                 values[number] += self._reciprocal_ranks(of_others, mine, slice(first, first + _AT_ONCE))
         best, bonus = np.unravel_index(np.argmax(values), values.shape)
         chosen = dataclasses.replace(settings, bonus=_BONUSES[bonus])

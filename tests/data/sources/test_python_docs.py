@@ -169,6 +169,28 @@ def test_splits_depend_on_the_name_alone(tmp_path):
     assert 70 <= sum(split == "validation" for split in held_out.values()) <= 130  # a quarter of the other 400
 
 
+def test_whole_docstrings_are_there_for_people_who_search(tmp_path):
+    source = documented("area", "Measure.", "Give the area.") + "def side():\n    '''One line only.'''\n"
+    files = {"shapes.py": source, "uses_c.py": "from math import sqrt, hypot as _hypot\n"}
+    corpus = python_docs(write(tmp_path, files), whole=True)
+    assert dict(zip(corpus.doc_ids, corpus.texts, strict=True)) == {
+        "shapes.area": "Measure.\n\nGive the area.",
+        "shapes.side": "One line only.",
+    }
+    assert not corpus.queries
+    assert not corpus.qrels
+    with pytest.raises(InputError, match="a validation share of whole docstrings"):
+        python_docs(tmp_path, whole=True, validation=0.1)
+
+
+def test_what_people_search_for_in_this_python_is_there():
+    corpus = python_docs(whole=True)
+    wanted = {"csv.reader", "os.path.join", "os.getcwd", "threading.Thread.join", "math.sqrt", "time.sleep"}
+    assert wanted <= set(corpus.doc_ids)
+    assert not [name for name in corpus.doc_ids if name.startswith(("random.sqrt", "posix."))]
+    assert corpus.texts[corpus.document_index["math.sqrt"]] == "Return the square root of x."
+
+
 def test_nothing_to_read_is_refused(tmp_path):
     with pytest.raises(InputError, match="no Python sources with documentation"):
         python_docs(tmp_path)

@@ -1,0 +1,162 @@
+"""The configuration that ``genret train`` takes where none is named: the run's own, or one that fits the corpus."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genret_jax.config.experiment import BaseExperiment
+from genret_jax.config.gin_files import experiment_from_gin, recipe_file, require_set_once
+from genret_jax.data.corpus import Corpus, read_beir
+from genret_jax.data.splits import evenly_spread
+from genret_jax.data.text.terms import terms_of
+from genret_jax.errors import InputError
+from genret_jax.models.encoders.getting import find_encoder
+from genret_jax.models.encoders.sentence import SentenceEncoder
+from genret_jax.problems import say
+from genret_jax.run.folder import RECORD, run_folders
+
+ENCODER = "all-MiniLM-L6-v2"
+FROM_ENCODER, FROM_SCRATCH = "pretrained", "semantic"
+
+_BATCH, _ROUNDS = 64, 3  # queries of a step, and how often training goes through all of them
+_LEAST_STEPS, _MOST_STEPS = 60, 6000
+_CHECKS = 6  # validations and checkpoints of a run
+_SAMPLE = 5000  # queries whose lengths are looked at
+_LONGEST = 0.99  # share of the queries that must fit
+_USUAL_LENGTH = 64  # of queries, in tokens and in words, where none are there to be looked at
+_POOL_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A recipe and what is set in it for a corpus.
+
+    Attributes:
+        recipe: Short name of a shipped recipe.
+        settings: Gin name to value.
+        why: One line for the person who trains.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    why: str
+
+
+def default_experiment(
+    corpus: str | os.PathLike[str] | None,
+    run: str | os.PathLike[str] | None,
+    *,
+    bindings: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    allow_imports: Sequence[str] = (),
+) -> tuple[str, BaseExperiment]:
+    """Return the run folder and the experiment where no recipe and no gin file is named.
+
+    A run folder that has been begun goes on with its own configuration. A new one gets the one of :func:`choose`, which
+    is printed with its reasons.
+
+    Args:
+        corpus: Folder with the data.
+        run: The run folder.
+        bindings: Gin lines that win over the choice.
+        overrides: The same as values, by their gin names.
+        steps: Training steps; those of the choice when left out.
+        seed: Seed of the run; that of the recipe when left out.
+        allow_imports: Modules outside genret_jax that a record may import.
+
+    Raises:
+        InputError: If the corpus cannot be read, no folder is given, or a binding does not fit.
+    """
+    bindings = [*bindings, *(f"{name} = {value!r}" for name, value in (overrides or {}).items())]
+    if (record := _record(run)) is not None:
+        _, experiment = experiment_from_gin([os.fspath(record)], bindings, allow_imports=allow_imports)
+        changed: dict[str, Any] = {
+            name: value for name, value in {"steps": steps, "seed": seed}.items() if value is not None
+        }
+        trainer = dataclasses.replace(experiment.trainer, **changed)
+        source = experiment.corpus if corpus is None else os.fspath(corpus)
+        return os.fspath(run or ""), dataclasses.replace(experiment, corpus=source, trainer=trainer)
+    folders = {"CORPUS": corpus, "RUN": run}
+    given: dict[str, Any] = {name: os.fspath(folder) for name, folder in folders.items() if folder is not None}
+    given |= {"STEPS": steps, "SEED": seed}
+    bindings += [f"{name} = {value!r}" for name, value in given.items() if value is not None]
+    require_set_once(bindings)
+    if corpus is None:  # an error, unless a binding names it
+        return experiment_from_gin([recipe_file(FROM_SCRATCH)], bindings, allow_imports=allow_imports)
+    choice = choose(corpus)
+    say(f"recipe      {choice.recipe}: {choice.why}")
+    chosen = [f"{name} = {value!r}" for name, value in choice.settings.items()]
+    return experiment_from_gin([recipe_file(choice.recipe)], [*chosen, *bindings], allow_imports=allow_imports)
+
+
+def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:
+    """Choose a recipe for a corpus, and the settings that depend on its size, its queries and their lengths.
+
+    A pretrained encoder is used where it has been downloaded. Nothing is read of queries but the training queries.
+
+    Args:
+        corpus: Folder of documents.
+        encoder: Name of the encoder, or its folder.
+
+    Raises:
+        InputError: If the corpus cannot be read.
+    """
+    try:
+        folder = find_encoder(encoder)
+    except InputError:
+        why = f"no pretrained encoder is here; 'genret encoder get {encoder}' fetches one, with which a run finds more"
+        return Choice(recipe=FROM_SCRATCH, settings={}, why=why)
+    data = read_beir(corpus)
+    queries = [data.queries[query] for query in data.qrels.get("train", {})]
+    tokens, words = _lengths(SentenceEncoder.load(folder), queries)
+    steps = int(np.clip(-(-_ROUNDS * len(queries) // _BATCH), _LEAST_STEPS, _MOST_STEPS))
+    settings = {
+        "ENCODER": encoder,
+        "STEPS": steps,
+        "TrainerConfig.evaluate_every": -(-steps // _CHECKS),
+        "TrainerConfig.checkpoint_every": -(-steps // _CHECKS),
+        "SamplerConfig.input_length": tokens,
+        "PlanConfig.terms": words,
+        "ResidualKMeans.codebook": _codebook(len(data)),
+    }
+    state_bytes = 2 * (tokens + 2) * 384
+    if len(queries) * state_bytes <= _POOL_BYTES:
+        settings["Experiment.pool"] = steps * _BATCH
+    why = f"{encoder} is here; {_described(data, queries)}, inputs of {tokens} tokens"
+    return Choice(recipe=FROM_ENCODER, settings=settings, why=why)
+
+
+def _lengths(encoder: SentenceEncoder, queries: Sequence[str]) -> tuple[int, int]:
+    """Return the tokens and the terms that nearly all training queries fit in, in steps of 16."""
+    if not queries:
+        return _USUAL_LENGTH, _USUAL_LENGTH
+    some = [queries[index] for index in evenly_spread(np.arange(len(queries)), _SAMPLE)]
+    around = len(encoder.form("query").first_tokens) + 1
+    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1) - around, _LONGEST)
+    terms = np.quantile([len(terms_of(query)) for query in some], _LONGEST)
+    fit = (max(32, 16 * int(np.ceil(value / 16))) for value in (tokens, terms))
+    return min(next(fit), encoder.max_length - around), next(fit)
+
+
+def _codebook(documents: int) -> int:
+    """Return codes for each of two levels, so that a code divides what is below it as it divides the corpus."""
+    return int(np.clip(2 ** np.ceil(np.log2(documents) / 2), 8, 1024))
+
+
+def _described(corpus: Corpus, queries: Sequence[str]) -> str:
+    asked = f"{len(queries):,} training queries" if queries else "no training queries"
+    return f"{len(corpus):,} documents, {asked}"
+
+
+def _record(run: str | os.PathLike[str] | None) -> Path | None:
+    """Return the record of a run folder that has been begun, or of one of its seeds."""
+    if run is None:
+        return None
+    records = [folder / RECORD for folder in run_folders(run)]
+    return next((record for record in records if record.is_file()), None)
