@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from genret_jax.evaluation.metrics import (
     evaluate_queries,
     paired_bootstraps,
 )
+from genret_jax.evaluation.render import metric_title
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
 from genret_jax.evaluation.trec import Qrels, Run
 
@@ -149,29 +150,37 @@ def compare(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     reference: str | None = None,
+    baselines: Collection[str] = (),
+    primary: str = "mrr@10",
     budget: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Measure systems on splits and their parts.
+    """Measure systems on splits and their parts, and compare them with one of them.
 
     Args:
         dataset: The documents or items that were searched.
-        answers: Splits, each with the answers of the systems.
+        answers: Splits, each with the answers of the systems. The first one chooses the reference.
         ks: Cutoffs.
-        reference: Name of the system to compare the others with, on the splits that it answered.
+        reference: Name of the system to compare the others with, on the splits that it answered. By default it is the
+            best of ``baselines``. That one is chosen on the queries of the comparison itself, where luck favours it:
+            this makes the comparison harder for the other systems, not easier.
+        baselines: Names of the systems that may be the reference by default.
+        primary: Metric that chooses the best baseline. If one of them has too few results for it, the largest smaller
+            cutoff that all of them have.
         budget: Training steps, seconds and the like, for the report.
         environment: Versions and hardware, for the report.
-        notes: Sentences for the reader; the notes of the splits come before them.
+        notes: Sentences for the reader; a sentence about the reference and the notes of the splits come before them.
 
     Raises:
-        InputError: If two systems on a split have one name, one name is given to different systems, or two splits or
-            parts of them have one name.
+        InputError: If two systems on a split have one name, one name is given to different systems, two splits or parts
+            of them have one name, or there is no system with the name of the reference.
     """
     splits: list[Split] = []
     measurements: list[Measurement] = []
     systems: dict[str, System] = {}
-    for split, runs in answers:
+    about_reference: list[str] = []
+    for number, (split, runs) in enumerate(answers):
         metrics = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
         means, metrics_of_means = _means_over_seeds(runs, metrics)
         metrics |= metrics_of_means
@@ -180,6 +189,8 @@ def compare(
         for run in rows:
             if systems.setdefault(run.system.name, run.system) != run.system:
                 raise InputError(f"two different systems are called '{run.system.name}'", fix="rename one")
+        if number == 0:
+            reference, about_reference = _chosen_reference(reference, metrics, baselines, primary, split.name)
         for part in (None, *split.parts):
             queries = split.qrels if part is None else split.parts[part]
             described = _describe(split, queries, part)
@@ -193,12 +204,36 @@ def compare(
         splits=tuple(splits),
         systems=tuple(systems.values()),
         measurements=tuple(measurements),
-        reference=reference if reference in systems else None,
+        reference=reference,
         confidence=CONFIDENCE,
         budget=dict(budget or {}),
         environment=dict(environment or {}),
-        notes=(*split_notes, *notes),
+        notes=(*about_reference, *split_notes, *notes),
     )
+
+
+def require_row(name: str, names: Iterable[str]) -> None:
+    """Check the name of the row that others are to be compared with.
+
+    Args:
+        name: The name.
+        names: Names of the rows.
+
+    Raises:
+        InputError: If no row has this name.
+    """
+    known = list(names)
+    if name not in known:
+        raise InputError(
+            f"no row of the report is called '{name}'",
+            expected=f"one of {', '.join(known)}",
+            fix=nearest(name, known) or "choose one of them, or the best baseline by leaving the name out",
+        )
+
+
+def mean_name(name: str, seeds: int) -> str:
+    """Return the name of the row with the mean over some seeds of a system."""
+    return f"{name}, mean of {seeds} seeds"
 
 
 def require_unique(names: Iterable[str], kind: str, reserved: Iterable[str] = ()) -> None:
@@ -235,7 +270,7 @@ def _means_over_seeds(
         found = [metrics[run.system.name] for run in seeds]
         common = [metric for metric in found[0].values if all(metric in other.values for other in found)]
         system = System(
-            name=f"{name}, mean of {len(seeds)} seeds",
+            name=mean_name(name, len(seeds)),
             description=f"mean of {', '.join(run.system.name for run in seeds)}; the interval is that of the mean",
         )
         means[system.name] = QueryMetrics(
@@ -247,6 +282,42 @@ def _means_over_seeds(
         depth = min(run.depth for run in seeds)
         rows.append(SystemRun(system=system, run={}, depth=depth, milliseconds_per_query=time))
     return rows, means
+
+
+def _chosen_reference(
+    asked: str | None,
+    metrics: Mapping[str, QueryMetrics],
+    baselines: Collection[str],
+    primary: str,
+    split: str,
+) -> tuple[str | None, list[str]]:
+    """Return the system to compare with, by default the best baseline, and a sentence that says so.
+
+    Args:
+        asked: Its name, if it is not to be the best baseline.
+        metrics: Metrics of the systems on the split that chooses it.
+        baselines: Names of the baselines.
+        primary: Metric that chooses it.
+        split: Name of the split.
+    """
+    if asked is not None:
+        require_row(asked, metrics)
+    candidates = {name: metrics[name].values for name in metrics if name in baselines}
+    shared = [name for name in _at_smaller_cutoffs(primary) if all(name in found for found in candidates.values())]
+    if not candidates or not shared:
+        return asked, []
+    best = max(candidates, key=lambda name: float(candidates[name][shared[0]].mean()))
+    by = f"the best baseline on '{split}' by {metric_title(shared[0])}"
+    if asked is None:
+        return best, [f"Differences are against '{best}', {by}; it was chosen on the same queries."]
+    also = f"which is {by}" if asked == best else f"as was asked for; {by} is '{best}'"
+    return asked, [f"Differences are against '{asked}', {also}."]
+
+
+def _at_smaller_cutoffs(metric: str) -> list[str]:
+    """Return a metric and the same at smaller cutoffs, down to Hits@1, which MRR and NDCG are at 1."""
+    family, k = metric.split("@")
+    return [*(f"{family}@{cutoff}" for cutoff in range(int(k), 1, -1)), "hits@1"]
 
 
 def _describe(split: EvaluationSplit, query_ids: Iterable[str], part: str | None) -> Split:

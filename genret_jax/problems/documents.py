@@ -49,7 +49,6 @@ class Documents(Problem):
     experiment_class = Experiment
     kind = "documents"
     request = (str, "query", "search")
-    reference = "BM25"
     baseline_names = BM25_NAMES
     measures = frozenset({"bm25", "untrained", "dual_encoder"})
 

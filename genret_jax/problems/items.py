@@ -80,7 +80,7 @@ class Items(Problem):
     experiment_class = Recommendation
     kind = "items"
     request = (History, "history", "recommend")
-    reference = "item neighbours"
+    primary_metric = "ndcg@10"
     baseline_names = frozenset({"popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax"})
     measures = frozenset({"untrained", "sasrec", "exclude_history"})
 
@@ -377,7 +377,7 @@ class Items(Problem):
         popularity, neighbours = Popularity(data, cold=cold), ItemNeighbours(data, cold=cold)
         simple: list[tuple[Any, System]] = [
             (popularity, System(name="popularity", description=popularity.description)),
-            (neighbours, System(name=self.reference, description=neighbours.config.describe())),
+            (neighbours, System(name="item neighbours", description=neighbours.config.describe())),
         ]
         excluded = measured.exclude_history
         found = [answers_of(ranks, data, split, named, depth, exclude_history=excluded) for ranks, named in simple]

@@ -1,8 +1,10 @@
 """Evaluate trained runs beside what a user would pick instead, on the same data and requests."""
 
+import collections
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from jax.sharding import Mesh
 
 from genret_jax.data.splits import evenly_spread
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import SystemRun, compare, require_unique, timed_search
+from genret_jax.evaluation.compare import SystemRun, compare, mean_name, require_row, require_unique, timed_search
 from genret_jax.evaluation.environment import environment
+from genret_jax.evaluation.external import external_answers
 from genret_jax.evaluation.plot import plot_run
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report, System, file_names
@@ -49,6 +52,25 @@ class _Opened:
     leads: bool
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row that a run has in a report.
+
+    Attributes:
+        name: Its name.
+        checkpoint: The checkpoint that is searched with.
+        share: Share of results that are new documents; None ranks all by their scores.
+        seed_of: Name that the seeds of one system share, or None.
+        remembers: Whether it is also asked for documents by their own texts.
+    """
+
+    name: str
+    checkpoint: str | int
+    share: float | None = None
+    seed_of: str | None = None
+    remembers: bool = False
+
+
 def evaluate_runs(
     runs: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
@@ -58,9 +80,15 @@ def evaluate_runs(
     beam: int | None = None,
     mesh: Mesh | None = None,
     measured: Measured | None = None,
+    external: Mapping[str, str | os.PathLike[str]] | None = None,
+    baseline: str | None = None,
     allow_imports: Sequence[str] = (),
 ) -> Report:
     """Measure runs on the same data and write a folder with the report.
+
+    The report compares every row with one of them, query by query. By default that is the best baseline: neither a run
+    nor its untrained network. It is chosen on the queries of the report, where luck favours it, which makes the
+    comparison harder for the runs, not easier.
 
     Args:
         runs: Run folders, or folders of seeds. The report calls each by its folder's name.
@@ -71,6 +99,9 @@ def evaluate_runs(
         beam: Beams of the search; by default the run's own.
         mesh: Devices to search on, as for :meth:`genret_jax.Retriever.load`; None for one.
         measured: Systems to measure beside the runs.
+        external: Rankings of other systems, TREC run files by the names that the report calls them by. They count as
+            baselines.
+        baseline: Name of the row to compare the others with; the best baseline by default.
         allow_imports: Modules outside genret_jax that the runs' configurations may import.
 
     Returns:
@@ -78,7 +109,8 @@ def evaluate_runs(
 
     Raises:
         InputError: If the runs cannot be compared, the split is missing, ``measured`` asks for something that has no
-            meaning for this kind of data, or ``out`` holds something else.
+            meaning for this kind of data, a ranking cannot be used, a name is taken or unknown, or ``out`` holds
+            something else.
     """
     if beam is not None and beam < 1:
         raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another beam")
@@ -93,11 +125,20 @@ def evaluate_runs(
     folder = report_folder(runs[0], split) if out is None else Path(out)
     _check_out(folder)
     requests, remembered = first.requests(split, measured), first.memorisation()
-    depth = beam or first.evaluation.beam
-    found, memory = first.baselines(requests, depth, measured), []
+    for each in opened:  # a checkpoint that cannot be read is found before a baseline is trained
+        each.run.params(checkpoint, mesh)
+    rows = {each.name: _rows(each, checkpoint, measured, remembers=remembered is not None) for each in opened}
+    beside, notes = _external(external or {}, requests, first, [row.name for part in rows.values() for row in part])
+    found, memory = first.baselines(requests, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
+    own = {each.name: _own_baselines(each, requests, beam, measured) for each in opened}
+    baselines = [answered.system.name for answered in (*found, *itertools.chain(*own.values()))]
+    names = [*baselines, *_names(itertools.chain(*rows.values()))]
+    require_unique(names, "rows of the report")
+    if baseline is not None:
+        require_row(baseline, names)
     for each in opened:
-        answers, remembers = _answers(each, requests, remembered, checkpoint, beam, mesh, measured)
-        found += answers
+        answers, remembers = _answers(each, rows[each.name], requests, remembered, beam, mesh)
+        found += own[each.name] + answers
         memory += remembers
     report = compare(
         Dataset(
@@ -107,10 +148,12 @@ def evaluate_runs(
             kind=first.kind,
         ),
         [(requests.split, found), *([(remembered.split, memory)] if remembered else [])],
-        reference=first.reference,
+        reference=baseline,
+        baselines=baselines,
+        primary=first.primary_metric,
         budget={each.name: _budget(each.run) for each in opened},
         environment=environment(),
-        notes=_starts(opened, measured),
+        notes=[*notes, *_starts(opened, measured)],
     )
     _write(folder, report, requests, found, opened)
     return report
@@ -148,33 +191,74 @@ def _require_meaning(first: Problem, measured: Measured) -> None:
             )
 
 
+def _rows(opened: _Opened, checkpoint: str | int, measured: Measured, *, remembers: bool) -> list[_Row]:
+    """Return the rows of a run, before anything is searched."""
+    name, run, rows = opened.name, opened.run, []
+    if measured.untrained and opened.leads and (run.experiment.start is not None or remembers):
+        rows = [_Row(name=f"{name}, untrained", checkpoint="start")]
+    for suffix, share in run.rankings.items():
+        seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None
+        remembers_too = remembers and share is None
+        row = _Row(name=f"{name}{suffix}", checkpoint=checkpoint, share=share, seed_of=seed_of, remembers=remembers_too)
+        rows.append(row)
+    return rows
+
+
+def _names(rows: Iterable[_Row]) -> list[str]:
+    """Return the names of rows, and of the means over seeds among them."""
+    rows = list(rows)
+    seeds = collections.Counter(row.seed_of for row in rows if row.seed_of is not None)
+    return [*(row.name for row in rows), *(mean_name(name, count) for name, count in seeds.items() if count > 1)]
+
+
+def _external(
+    files: Mapping[str, str | os.PathLike[str]], requests: Requests, first: Problem, rows: Sequence[str]
+) -> tuple[list[SystemRun], list[str]]:
+    """Read the rankings of other systems, and return them with sentences about them."""
+    taken = {name.casefold() for name in (*rows, *first.baseline_names)}
+    found, notes = [], list[str]()
+    for name, path in files.items():
+        if name.casefold() in taken:
+            raise InputError(
+                f"the name '{name}' is taken by another row of the report",
+                file=path,
+                fix="give the ranking another name",
+            )
+        taken.add(name.casefold())
+        known = first.corpus.document_index
+        answers, about = external_answers(name, path, requests.split, known, requests.without)
+        found.append(answers)
+        notes += about
+    return found, notes
+
+
+def _own_baselines(opened: _Opened, requests: Requests, beam: int | None, measured: Measured) -> list[SystemRun]:
+    """Return the answers of what is measured beside a run, once for all its seeds."""
+    if not opened.leads:
+        return []
+    return opened.run.baselines_of_run(opened.name, requests, beam or opened.run.evaluation.beam, measured)
+
+
 def _answers(
     opened: _Opened,
+    rows: Sequence[_Row],
     requests: Requests,
     remembered: Requests | None,
-    checkpoint: str | int,
     beam: int | None,
     mesh: Mesh | None,
-    measured: Measured,
 ) -> tuple[list[SystemRun], list[SystemRun]]:
-    """Search with a run and what is measured beside it: the split, and documents for themselves."""
-    name, run, depth = opened.name, opened.run, beam or opened.run.evaluation.beam
+    """Search with a run: the split, and documents for themselves."""
+    run, depth = opened.run, beam or opened.run.evaluation.beam
     found, memory = [], []
-    if measured.untrained and opened.leads and (run.experiment.start is not None or remembered is not None):
-        untrained = Ranker(run.model, run.encoded, run.params("start", mesh), run.plan_tables)
-        system = _system(f"{name}, untrained", run, "start", untrained, requests, depth)
-        found.append(_searched(untrained, run, system, requests, depth))
-    ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
-    for suffix, share in run.rankings.items():
-        system = _system(f"{name}{suffix}", run, checkpoint, ranker, requests, depth)
-        seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None
-        found.append(_searched(ranker, run, system, requests, depth, share=share, seed_of=seed_of))
-        if remembered is not None and share is None:
-            beams = min(depth, _MEMORISATION_BEAM)
-            answers = _ranked(ranker, run, remembered, beams, None)
-            memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=seed_of))
-    if opened.leads:
-        found += run.baselines_of_run(name, requests, depth, measured)
+    for checkpoint, together in itertools.groupby(rows, key=lambda row: row.checkpoint):
+        ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
+        for row in together:
+            system = _system(row.name, run, checkpoint, ranker, requests, depth)
+            found.append(_searched(ranker, run, system, requests, depth, share=row.share, seed_of=row.seed_of))
+            if remembered is not None and row.remembers:
+                beams = min(depth, _MEMORISATION_BEAM)
+                answers = _ranked(ranker, run, remembered, beams, None)
+                memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=row.seed_of))
     return found, memory
 
 

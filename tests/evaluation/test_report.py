@@ -62,6 +62,53 @@ def test_systems_are_measured_on_the_whole_and_its_parts():
     assert report.ratio("ours", "test, unseen", "hits@1") is None  # the reference found nothing
 
 
+def test_the_reference_is_the_best_baseline():
+    baselines = [system_run("popularity", {}), system_run("BM25", HALF), system_run("dense", PERFECT)]
+    ours = system_run("ours", PERFECT | {"q0": ranking("x")})
+    report = compare(DATASET, [(FOUR, [*baselines, ours])], baselines=["popularity", "BM25", "dense"], notes=["Last."])
+    assert report.reference == "dense"
+    assert report.find("ours", "test").versus_reference["mrr@10"].mean == -0.25
+    assert report.find("ours", "test, unseen").versus_reference["mrr@10"].mean == 0
+    assert report.find("dense", "test").versus_reference == {}
+    about = "Differences are against 'dense', the best baseline on 'test' by MRR@10; it was chosen on the same queries."
+    assert report.notes == (about, "Last.")
+    assert about in markdown(report)
+    only_weaker = compare(DATASET, [(FOUR, [*baselines, ours])], baselines=["popularity", "BM25"])
+    assert only_weaker.reference == "BM25"  # a run is no baseline, however good
+    assert compare(DATASET, [(FOUR, [ours])]).reference is None
+
+
+def test_the_metric_that_chooses_the_reference():
+    """'late' finds more, and 'first' finds it earlier."""
+    late = system_run("late", {f"q{i}": ranking("x", "y", f"d{i}") for i in range(4)})
+    first = system_run("first", {f"q{i}": ranking(f"d{i}" if i < 2 else "x") for i in range(4)})
+    both = ["late", "first"]
+    assert compare(DATASET, [(FOUR, [late, first])], baselines=both, primary="mrr@10").reference == "first"
+    assert compare(DATASET, [(FOUR, [late, first])], baselines=both, primary="recall@10").reference == "late"
+    # With four results nothing is known at 10, so that both are judged at what both have.
+    shallow = dataclasses.replace(first, depth=4)
+    report = compare(DATASET, [(FOUR, [late, shallow])], baselines=both, primary="recall@10")
+    assert report.reference == "first"
+    assert "by Hits@1" in report.notes[0]
+    five = dataclasses.replace(first, depth=5)
+    assert "by Recall@5" in compare(DATASET, [(FOUR, [late, five])], baselines=both, primary="recall@10").notes[0]
+
+
+def test_another_reference_may_be_asked_for():
+    rows = [system_run("BM25", HALF), system_run("dense", PERFECT), system_run("ours", HALF)]
+    report = compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="ours")
+    assert report.find("dense", "test").versus_reference["hits@1"].mean == 0.5
+    assert report.notes == (
+        "Differences are against 'ours', as was asked for; the best baseline on 'test' by MRR@10 is 'dense'.",
+    )
+    report = compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="dense")
+    assert report.notes == ("Differences are against 'dense', which is the best baseline on 'test' by MRR@10.",)
+    with pytest.raises(InputError) as error:
+        compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="dens")
+    assert "no row of the report is called 'dens'; expected one of BM25, dense, ours" in str(error.value)
+    assert "did you mean 'dense'?" in str(error.value)
+
+
 def test_names_of_a_report_are_unique():
     with pytest.raises(InputError, match="called 'BM25'"):
         compare(DATASET, [(FOUR, [system_run("BM25", HALF), system_run("BM25", PERFECT)])], reference="BM25")

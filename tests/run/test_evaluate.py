@@ -45,7 +45,12 @@ def test_the_report_has_every_system_on_every_split(evaluated):
     assert report.find("run", "test").metrics == report.find("second", "test").metrics
     assert report.find("run", "memorisation").metrics["hits@1"].mean > 0.5
     assert report.budget["run"]["steps"] == 30
-    assert report.reference == ("BM25" if HAS_BM25 else None)
+    if HAS_BM25:
+        of_baselines = {name: report.find(name, "test").metrics["mrr@10"].mean for name in bm25}
+        assert of_baselines[report.reference] == max(of_baselines.values())
+        assert report.find("run", "test").versus_reference
+    else:
+        assert report.reference is None
     assert Report.load(folder / "report.json") == report
 
 
@@ -154,6 +159,42 @@ def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):
     with pytest.warns(UserWarning, match="neither title nor text"):
         prepare(experiment, tmp_path / "another", log=lambda line: None)
     assert "a run of another corpus; expected the corpus of" in refused([tiny_run, tmp_path / "another"])
+
+
+def test_a_ranking_of_another_system_is_a_row_like_any_other(evaluated, tiny_run, tmp_path):
+    whole, folder = evaluated
+    lines = (folder / "run.run").read_text().splitlines()
+    (tmp_path / "same.run").write_text("\n".join(lines))
+    first = lines[0].split()[0]
+    (tmp_path / "less.run").write_text("\n".join(line for line in lines if line.split()[0] != first))
+    files = {"same": tmp_path / "same.run", "less": tmp_path / "less.run"}
+    report = evaluate_runs([tiny_run], tmp_path / "report", measured=NO_BASELINES, external=files)
+    assert [system.name for system in report.systems] == ["same", "less", "run"]
+    assert report.find("same", "test").metrics == whole.find("run", "test").metrics
+    assert report.reference == "same"  # the best of the two, which are baselines
+    assert report.find("run", "test").versus_reference["mrr@10"].mean == 0
+    assert report.find("less", "test").versus_reference["hits@10"].mean < 0
+    assert "'less' has no results for 1 of 13 requests, which count as 0." in report.notes
+    assert read_run(tmp_path / "report" / "less.run") == read_run(tmp_path / "less.run")
+    chosen = evaluate_runs(
+        [tiny_run], tmp_path / "report", measured=NO_BASELINES, external=files, baseline="less", checkpoint="start"
+    )
+    assert chosen.reference == "less"
+
+
+def test_names_of_rankings_and_of_the_baseline(evaluated, tiny_run, tmp_path, monkeypatch):
+    file = evaluated[1] / "run.run"
+    monkeypatch.setattr("genret_jax.run.evaluate._answers", None)  # nothing is searched before names are known
+    for name in ("run", "Run", "bm25", "run, untrained"):
+        with pytest.raises(InputError, match=f"the name '{name}' is taken by another row"):
+            evaluate_runs([tiny_run], tmp_path / "out", measured=Measured(bm25=False), external={name: file})
+    with pytest.raises(InputError) as error:
+        evaluate_runs(
+            [tiny_run], tmp_path / "out", measured=Measured(bm25=False), external={"other": file}, baseline="othr"
+        )
+    assert "no row of the report is called 'othr'; expected one of other, run, untrained, run" in str(error.value)
+    assert "did you mean 'other'?" in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_with_the_name_of_a_baseline_is_refused(tiny_run, tmp_path):
