@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, Sy
 from genret_jax.evaluation.trec import Qrels, Run
 
 MEMORISATION = "memorisation"
+_Found = TypeVar("_Found")
 _TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
 
 
@@ -118,12 +119,12 @@ class SystemRun:
 
 
 def timed_search(
-    search: Callable[[Mapping[str, str], int], Run],
+    search: Callable[[Mapping[str, str], int], _Found],
     queries: Mapping[str, str],
     depth: int,
     *,
     compiles_anew: bool = False,
-) -> tuple[Run, float]:
+) -> tuple[_Found, float]:
     """Search all queries, then search some of them again to measure the time without compilation.
 
     Args:
@@ -133,7 +134,7 @@ def timed_search(
         compiles_anew: ``search`` compiles for each number of queries, so it is called once more before the timing.
 
     Returns:
-        The run, and milliseconds per query.
+        The run, or what else ``search`` returns, and milliseconds per query.
     """
     run = search(queries, depth)
     again = dict(list(queries.items())[:_TIMED_QUERIES])
