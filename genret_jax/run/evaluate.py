@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,20 +125,25 @@ def evaluate_runs(
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
     _check_out(folder)
-    requests, remembered = first.requests(split, measured), first.memorisation()
+    requests = {each.name: each.run.requests(split, measured) for each in opened}  # every run has its own tokens
+    asked = next(iter(requests.values()))
+    for each in opened:
+        _require_same(asked, requests[each.name], each, first)
+    remembered = _common({each.name: each.run.memorisation() for each in opened})
     for each in opened:  # a checkpoint that cannot be read is found before a baseline is trained
         each.run.params(checkpoint, mesh)
-    rows = {each.name: _rows(each, checkpoint, measured, remembers=remembered is not None) for each in opened}
-    beside, notes = _external(external or {}, requests, first, [row.name for part in rows.values() for row in part])
-    found, memory = first.baselines(requests, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
-    own = {each.name: _own_baselines(each, requests, beam, measured) for each in opened}
+    rows = {each.name: _rows(each, checkpoint, measured, remembers=each.name in remembered) for each in opened}
+    beside, notes = _external(external or {}, asked, first, [row.name for part in rows.values() for row in part])
+    found, memory = first.baselines(asked, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
+    own = {each.name: _own_baselines(each, requests[each.name], beam, measured) for each in opened}
     baselines = [answered.system.name for answered in (*found, *itertools.chain(*own.values()))]
     names = [*baselines, *_names(itertools.chain(*rows.values()))]
     require_unique(names, "rows of the report")
     if baseline is not None:
         require_row(baseline, names)
     for each in opened:
-        answers, remembers = _answers(each, rows[each.name], requests, remembered, beam, mesh)
+        both = requests[each.name], remembered.get(each.name)
+        answers, remembers = _answers(each, rows[each.name], *both, beam, mesh)
         found += own[each.name] + answers
         memory += remembers
     report = compare(
@@ -147,7 +153,7 @@ def evaluate_runs(
             fingerprint=first.fingerprints["corpus"],
             kind=first.kind,
         ),
-        [(requests.split, found), *([(remembered.split, memory)] if remembered else [])],
+        [(asked.split, found), *[(both.split, memory) for both in itertools.islice(remembered.values(), 1)]],
         reference=baseline,
         baselines=baselines,
         primary=first.primary_metric,
@@ -155,7 +161,7 @@ def evaluate_runs(
         environment=environment(),
         notes=[*notes, *_starts(opened, measured)],
     )
-    _write(folder, report, requests, found, opened)
+    _write(folder, report, asked, found, opened)
     return report
 
 
@@ -189,6 +195,41 @@ def _require_meaning(first: Problem, measured: Measured) -> None:
                 expected=f"some of {', '.join(sorted(first.measures))}",
                 fix="leave it out",
             )
+
+
+def _require_same(asked: Requests, own: Requests, opened: _Opened, first: Problem) -> None:
+    """Refuse a run whose split has other judgements than that of the first run, such as another held-out share."""
+    if own.split.qrels != asked.split.qrels:
+        raise InputError(
+            f"other requests in the split '{asked.split.name}'",
+            file=opened.run.folder,
+            expected=f"those of {first.folder}",
+            fix="evaluate the runs one by one",
+        )
+
+
+def _common(remembered: Mapping[str, Requests | None]) -> dict[str, Requests]:
+    """Return for each run the documents as requests for themselves that all runs can be asked for.
+
+    Runs with another vocabulary may have words for other documents.
+    """
+    found = {name: requests for name, requests in remembered.items() if requests is not None}
+    if not found:
+        return {}
+    in_all = functools.reduce(lambda a, b: a & b, (set(requests.split.qrels) for requests in found.values()))
+    return {name: _only(requests, [d for d in requests.split.qrels if d in in_all]) for name, requests in found.items()}
+
+
+def _only(requests: Requests, names: Iterable[str]) -> Requests:
+    """Return some of the requests."""
+    row, names = {name: number for number, name in enumerate(requests.split.qrels)}, list(names)
+    rows = [row[name] for name in names]
+    return dataclasses.replace(
+        requests,
+        split=dataclasses.replace(requests.split, qrels={name: requests.split.qrels[name] for name in names}),
+        tokens=requests.tokens[rows],
+        without=None if requests.without is None else requests.without[rows],
+    )
 
 
 def _rows(opened: _Opened, checkpoint: str | int, measured: Measured, *, remembers: bool) -> list[_Row]:
@@ -283,21 +324,13 @@ def _searched(
     share: float | None = None,
     seed_of: str | None = None,
 ) -> SystemRun:
-    row = {name: number for number, name in enumerate(requests.split.qrels)}
 
     def search(asked: Mapping[str, str], depth: int) -> Ranking:
-        rows = [row[name] for name in asked]
-        part = dataclasses.replace(
-            requests,
-            split=dataclasses.replace(requests.split, qrels={name: requests.split.qrels[name] for name in asked}),
-            tokens=requests.tokens[rows],
-            without=None if requests.without is None else requests.without[rows],
-        )
-        return _ranked(ranker, run, part, depth, share)
+        return _ranked(ranker, run, _only(requests, asked), depth, share)
 
-    say(f"searching {len(row):,} requests: {system.name}")
     # Of inputs with several widths, the timed part is searched in batches of other sizes.
-    asked = dict.fromkeys(row, "")
+    asked = dict.fromkeys(requests.split.qrels, "")
+    say(f"searching {len(asked):,} requests: {system.name}")
     answers, milliseconds = timed_search(search, asked, depth, compiles_anew=bool(requests.widths))
     return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)
 

@@ -219,6 +219,25 @@ def test_a_run_without_the_split_says_which_there_are(tmp_path):
     assert "expected one of train, validation" in str(error.value)
 
 
+def test_runs_with_other_vocabularies_are_asked_in_their_own_tokens(tiny_run, tiny_corpus, tmp_path):
+    given = tiny_experiment(tiny_corpus, docids=AtomicDocids(), vocabulary=VocabularyConfig(kind="bytes"))
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(given, tmp_path / "bytes", log=lambda line: None)
+    shutil.copytree(tiny_run, tmp_path / "second")
+    # The bytes have never been trained; what they find does not matter here.
+    runs = [tmp_path / "bytes", tmp_path / "second"]
+    both = evaluate_runs(runs, tmp_path / "report", checkpoint="start", measured=NO_BASELINES)
+    alone = evaluate_runs(runs[1:], tmp_path / "report", checkpoint="start", measured=NO_BASELINES)
+    for split in ("test", "memorisation"):
+        assert both.find("second", split).metrics == alone.find("second", split).metrics
+    held_out = dataclasses.replace(given, hold_out=0.5)
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(held_out, tmp_path / "held out", log=lambda line: None)
+    runs = [tmp_path / "held out", tmp_path / "second"]
+    with pytest.raises(InputError, match=r"second: other requests in the split 'validation'; expected .*held"):
+        evaluate_runs(runs, tmp_path / "out", split="validation", measured=NO_BASELINES, checkpoint="start")
+
+
 def test_documents_without_words_are_not_asked_for(evaluated):
     _, folder = evaluated
     assert EMPTY not in {line.split()[0] for line in (folder / "qrels.txt").read_text().splitlines()}
