@@ -344,6 +344,7 @@ def train_and_answer(
         )
         for index in (encoder.exact_index, hnsw)
     )
+    effort = {"efSearch": hnsw.config.effort(depth)}
     recall = {"share of the exact 10 best found": recall_of_exact(found, exact, 10)}
     return [
         SystemRun(
@@ -354,7 +355,13 @@ def train_and_answer(
         )
         for title, text, details, answers, time in (
             (f"{name}, dual encoder", f"{about}, exact search", size, exact, exact_time),
-            (f"{name}, dual encoder, HNSW", f"{about}, {hnsw.describe(depth)}", graph_size | recall, found, hnsw_time),
+            (
+                f"{name}, dual encoder, HNSW",
+                f"{about}, {hnsw.describe()}",
+                graph_size | effort | recall,
+                found,
+                hnsw_time,
+            ),
         )
     ]
 

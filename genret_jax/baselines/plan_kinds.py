@@ -122,7 +122,7 @@ def vectors_alone(
     if not has_faiss():
         return found
     graph = HnswIndex(np.asarray(vectors, np.float32))
-    about = f"the pretrained encoder's vectors in float32, untrained, {graph.describe(depth)}"
+    about = f"the pretrained encoder's vectors in float32, untrained, {graph.describe()}"
     system = System(name=f"{name}, HNSW", description=about, details={"efSearch": graph.config.effort(depth)})
     approximate = _nearest(system, graph, queries, doc_ids, depth)
     recall = {"share of the exact 10 best found": recall_of_exact(approximate.run, found[0].run, 10)}

@@ -116,12 +116,9 @@ class HnswIndex:
         finally:
             faiss.omp_set_num_threads(threads)
 
-    def describe(self, k: int) -> str:
-        """Return one line about a search for k results, for a report."""
-        config = self.config
-        return (
-            f"FAISS HNSW, M {config.neighbours}, efConstruction {config.ef_construction}, efSearch {config.effort(k)}"
-        )
+    def describe(self) -> str:
+        """Return one line about the graph, for a report."""
+        return f"FAISS HNSW, M {self.config.neighbours}, efConstruction {self.config.ef_construction}"
 
     @property
     def num_bytes(self) -> int:

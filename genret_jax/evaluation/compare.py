@@ -270,9 +270,13 @@ def _means_over_seeds(
             continue
         found = [metrics[run.system.name] for run in seeds]
         common = [metric for metric in found[0].values if all(metric in other.values for other in found)]
+        details = [run.system.details for run in seeds]
         system = System(
             name=mean_name(name, len(seeds)),
             description=f"mean of {', '.join(run.system.name for run in seeds)}; the interval is that of the mean",
+            details={
+                key: value for key, value in details[0].items() if all(other.get(key) == value for other in details)
+            },
         )
         means[system.name] = QueryMetrics(
             query_ids=found[0].query_ids,

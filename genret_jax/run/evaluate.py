@@ -7,13 +7,10 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from genret_jax.data.splits import evenly_spread
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun, compare, mean_name, require_row, require_unique, timed_search
 from genret_jax.evaluation.environment import environment
@@ -25,12 +22,11 @@ from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
 from genret_jax.inference import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
+from genret_jax.run.description import budget, description, details
 from genret_jax.run.folder import open_run, run_folders
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 
-# The beam search is compared with the exhaustive one on this many requests, unless there are more docids than this.
-_EXHAUSTIVE_REQUESTS, _EXHAUSTIVE_DOCIDS = 32, 10_000
 _MEMORISATION_BEAM = 10
 
 Ranking = dict[str, list[tuple[str, float]]]
@@ -157,7 +153,7 @@ def evaluate_runs(
         reference=baseline,
         baselines=baselines,
         primary=first.primary_metric,
-        budget={each.name: _budget(each.run) for each in opened},
+        budget={each.name: budget(each.run) for each in opened},
         environment=environment(),
         notes=[*notes, *_starts(opened, measured)],
     )
@@ -293,25 +289,15 @@ def _answers(
     found, memory = [], []
     for checkpoint, together in itertools.groupby(rows, key=lambda row: row.checkpoint):
         ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
+        about, facts = description(run, checkpoint), details(run, ranker, requests, depth)
         for row in together:
-            system = _system(row.name, run, checkpoint, ranker, requests, depth)
+            system = System(name=row.name, description=about, details=facts)
             found.append(_searched(ranker, run, system, requests, depth, share=row.share, seed_of=row.seed_of))
             if remembered is not None and row.remembers:
                 beams = min(depth, _MEMORISATION_BEAM)
                 answers = _ranked(ranker, run, remembered, beams, None)
                 memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=row.seed_of))
     return found, memory
-
-
-def _system(name: str, run: Problem, checkpoint: str | int, ranker: Ranker, requests: Requests, depth: int) -> System:
-    which = "before its first step" if checkpoint == "start" else f"checkpoint '{checkpoint}'"
-    details = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(ranker.params)),
-        "beams": depth,
-        **_codebooks(run.table.strategy),
-        **_beside_exhaustive(ranker, requests, depth),
-    }
-    return System(name=name, description=f"{run.table.strategy['name']} docids, {which}", details=details)
 
 
 def _searched(
@@ -351,41 +337,6 @@ def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share:
     if share is not None:  # the order is not that of the scores, by which a run file is read
         scores = np.broadcast_to(-np.arange(scores.shape[1], dtype=np.float32), scores.shape)
     return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, ranked.documents.tolist(), scores.tolist())
-
-
-def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
-    """Describe how codebooks were used while docids were learned, where they were."""
-    levels: dict[int, list[Mapping[str, Any]]] = {}
-    for at in strategy.get("course", []):
-        levels.setdefault(at["level"], []).append(at)
-    described = {}
-    for level, course in levels.items():
-        used = ", ".join(f"{at['perplexity']:.1f}" for at in course)
-        last = course[-1]
-        described[f"codebook {level}"] = (
-            f"perplexity {used} of {last['size']} while it was learned, {last['used']} codes used, "
-            f"{last['prefixes']:,} docids of {last['rows']:,} documents so far"
-        )
-    return described
-
-
-def _beside_exhaustive(ranker: Ranker, requests: Requests, depth: int) -> dict[str, str]:
-    """Describe how far the beam search is from scoring every docid, for requests that are texts."""
-    if ranker.index.num_docids > _EXHAUSTIVE_DOCIDS or not requests.texts:
-        return {}
-    chosen = requests.tokens[evenly_spread(np.arange(len(requests.tokens)), _EXHAUSTIVE_REQUESTS)]
-    shares = ranker.beside_exhaustive(chosen, beam=depth)
-    described = f"{shares['found']:.1%} of the true best 10 found, {shares['certified']:.0%} of queries certified"
-    return {f"beside exhaustive search ({len(chosen)} queries)": described}
-
-
-def _budget(run: Problem) -> dict[str, Any]:
-    """Return the steps, seed and seconds of training, from its log."""
-    records = read_metrics(run.folder)
-    steps = max((record["step"] for record in records), default=0)
-    rates = [record["steps_per_second"] for record in records if record.get("steps_per_second")]
-    seconds = {"training seconds": round(steps / float(np.median(rates)))} if rates else {}
-    return {"steps": steps, "seed": run.seed, **seconds}
 
 
 def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:

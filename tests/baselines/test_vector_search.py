@@ -66,8 +66,8 @@ def test_hnsw_finds_nearly_all_and_repeats_itself():
     assert shared > 0.97
     np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5)
     np.testing.assert_array_equal(HnswIndex(DOCUMENTS, HnswConfig(ef_search=64)).search(QUERIES, 10)[1], found)
-    assert index.describe(10) == "FAISS HNSW, M 32, efConstruction 80, efSearch 64"
-    assert index.describe(100) == "FAISS HNSW, M 32, efConstruction 80, efSearch 100"
+    assert index.describe() == "FAISS HNSW, M 32, efConstruction 80"
+    assert [index.config.effort(results) for results in (10, 100)] == [64, 100]
 
 
 def test_less_effort_finds_less():

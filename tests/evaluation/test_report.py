@@ -19,7 +19,7 @@ from genret_jax.evaluation.compare import (
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import Difference, Interval
 from genret_jax.evaluation.render import markdown, terminal
-from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, file_names
+from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, cost, file_names
 
 
 def ranking(*documents):
@@ -259,7 +259,11 @@ SHOWN = Report(
     ),
     systems=(
         System(name="BM25", description="bm25s, Lucene variant"),
-        System(name="ours | atomic", description="atomic docids", details={"parameters": 1234567, "beams": 20}),
+        System(
+            name="ours | atomic",
+            description="atomic docids",
+            details={**cost(num_bytes=2155 * 13, documents=2155, parameters=1234567), "beams": 20},
+        ),
     ),
     measurements=(
         Measurement(
@@ -292,10 +296,10 @@ MARKDOWN = """\
 
 ## test: 432 queries, one relevant document each
 
-| system         |    Hits@1 |  Hits@100 | ms/query |
-| -------------- | --------: | --------: | -------: |
-| BM25           | 42.1 ±2.0 | 96.0 ±2.0 |      0.5 |
-| ours \\| atomic | 50.0 ±2.0 |         – |     12.3 |
+| system         |    Hits@1 |  Hits@100 |
+| -------------- | --------: | --------: |
+| BM25           | 42.1 ±2.0 | 96.0 ±2.0 |
+| ours \\| atomic | 50.0 ±2.0 |         – |
 
 | against BM25   |            Hits@1 |
 | -------------- | ----------------: |
@@ -307,19 +311,27 @@ MARKDOWN = """\
 | ------ | ---------: |
 | BM25   |  70.0 ±2.0 |
 
+## Cost of a search
+
+| system         | bytes/document | parameters | ms/query |
+| -------------- | -------------: | ---------: | -------: |
+| BM25           |              – |          – |      0.5 |
+| ours \\| atomic |             13 |  1,234,567 |     12.3 |
+
 ## How to read this
 
 - Values are per cent; ± is half the width of the 95% bootstrap interval over queries.
 - With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 - Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
-- Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
+- Against BM25: difference in points, paired by query, and (×) the ratio of the two values.
+- Bytes/document: memory that grows with the documents (postings, vectors, docid index, plan, rows of a network).
 - –: not measured; a metric at k needs at least k results per query.
 - Trained on two cores.
 
 ## Systems
 
 - **BM25**: bm25s, Lucene variant
-- **ours | atomic**: atomic docids; parameters 1,234,567; beams 20
+- **ours | atomic**: atomic docids; beams 20
 
 ## Budget, versions and hardware
 
@@ -334,10 +346,10 @@ toy: 2,155 documents, from folders/toy
 
 test: 432 queries, one relevant document each
 
-system            Hits@1   Hits@100  ms/query
-─────────────  ─────────  ─────────  ────────
-BM25           42.1 ±2.0  96.0 ±2.0       0.5
-ours | atomic  50.0 ±2.0          –      12.3
+system            Hits@1   Hits@100
+─────────────  ─────────  ─────────
+BM25           42.1 ±2.0  96.0 ±2.0
+ours | atomic  50.0 ±2.0          –
 
 against BM25              Hits@1
 ─────────────  ─────────────────
@@ -349,13 +361,46 @@ system  Recall@100
 ──────  ──────────
 BM25     70.0 ±2.0
 
+cost of a search
+
+system         bytes/document  parameters  ms/query
+─────────────  ──────────────  ──────────  ────────
+BM25                        –           –       0.5
+ours | atomic              13   1,234,567      12.3
+
 Values are per cent; ± is half the width of the 95% bootstrap interval over queries.
 With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
-Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
+Against BM25: difference in points, paired by query, and (×) the ratio of the two values.
+Bytes/document: memory that grows with the documents (postings, vectors, docid index, plan, rows of a network).
 –: not measured; a metric at k needs at least k results per query.
 Trained on two cores.
 """
+
+
+def test_a_report_without_costs_has_no_table_of_them():
+    unknown = tuple(dataclasses.replace(row, milliseconds_per_query=None) for row in SHOWN.measurements)
+    plain = dataclasses.replace(
+        SHOWN, systems=(System(name="BM25"), System(name="ours | atomic")), measurements=unknown
+    )
+    for text in (markdown(plain), terminal(plain)):
+        assert "cost of a search" not in text.lower()
+        assert "ytes/document" not in text
+
+
+def test_the_mean_of_seeds_has_what_they_share():
+    seeds = [
+        SystemRun(
+            system=System(name=f"run, seed {seed}", details={"parameters": 9, "beams": 5, "recall": seed}),
+            run=HALF,
+            depth=5,
+            seed_of="run",
+        )
+        for seed in (0, 1)
+    ]
+    report = compare(DATASET, [(FOUR, seeds)])
+    assert report.systems[-1].name == "run, mean of 2 seeds"
+    assert report.systems[-1].details == {"parameters": 9, "beams": 5}
 
 
 def test_the_page_to_the_letter():

@@ -166,6 +166,12 @@ def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys)
     ndcg = {name: report.find(name, "test").metrics["ndcg@10"].mean for name in names[:-1]}
     assert ndcg[report.reference] == max(ndcg.values())
     assert f"'{report.reference}', the best baseline on 'test' by NDCG@10" in " ".join(shown.split())
+    assert "bytes/item  parameters  ms/user" in shown
+    by_name = {system.name: system.details for system in report.systems}
+    assert all(details["bytes per document"] > 0 for details in by_name.values())
+    assert [details["parameters"] > 0 for details in by_name.values()] == [False, False, True, True, True]
+    assert by_name["popularity"]["bytes per document"] == 8
+    assert set(by_name["run"]["bytes per document by part"]) == {"docid index"}
     measured = report.find("run", "test")
     assert report.dataset.kind == "items"
     assert measured.depth == 10

@@ -241,10 +241,23 @@ def test_a_report_shows_what_the_plan_is_made_of(planned, tmp_path):
     if has_faiss():
         hnsw = systems[f"{name}, encoder alone, HNSW"]
         assert hnsw.details["efSearch"] == 64
-        assert "efSearch 64" in hnsw.description
         assert hnsw.details["share of the exact 10 best found"] > 0.9
     details = next(system.details for system in report.systems if system.name == name)
     assert details["beside exhaustive search (13 queries)"].startswith("100.0% of the true best 10 found")
+    known = {system: row.details["bytes per document"] for system, row in systems.items()}
+    width = planned.model.d_model
+    assert known[f"{name}, encoder alone"] == 2 * width  # float16
+    assert known[f"{name}, encoder alone, HNSW"] > 4 * width
+    both = known[f"{name}, words alone"] + known[f"{name}, encoder alone"]
+    assert known[f"{name}, sum of both"] == pytest.approx(both, abs=0.1)
+    parts = systems[name].details["bytes per document by part"]
+    assert list(parts) == ["docid index", "plan"]
+    assert parts["plan"] == pytest.approx(planned.plan_tables.num_bytes / 41, abs=0.1)
+    assert known[name] == pytest.approx(sum(parts.values()), abs=0.1)
+    assert systems[f"{name}, words alone"].details["parameters"] == 0
+    assert 0 < systems[f"{name}, encoder alone"].details["parameters"] < systems[name].details["parameters"]
+    about = "residual docids, plan of words, vectors and codes, 1 decoder layer, checkpoint 'best'"
+    assert systems[name].description == about
     with pytest.raises(InputError, match="a dual encoder beside a run with a pretrained encoder"):
         evaluate_runs([planned.folder], tmp_path / "other", measured=Measured(dual_encoder=True))
 

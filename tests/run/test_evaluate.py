@@ -130,7 +130,7 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_
     for checkpoint in ("best", "start"):
         report = evaluate_runs([tiny_run], out, checkpoint=checkpoint, measured=NO_BASELINES)
         assert Report.load(out / "report.json") == report
-    assert report.systems[0].description == "semantic docids, before its first step"
+    assert report.systems[0].description == "semantic docids, a vector per prefix of codes, before its first step"
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("mine")
