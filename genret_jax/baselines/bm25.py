@@ -1,6 +1,7 @@
 """BM25 by bm25s: search by shared words, without any training."""
 
 import dataclasses
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -132,6 +133,7 @@ def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
             f"BM25 needs {error.name}, which is not installed",
             fix="pip install 'genret_jax[baselines]', or evaluate without BM25",
         ) from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets its own to DEBUG, and shows it where others log
     return bm25s, Stemmer.Stemmer("english") if config.stemmer else None
 
 

@@ -33,6 +33,11 @@ def test_scores_are_lucenes_formula():
     assert found["q2"][0] == ("d1", pytest.approx(both))
 
 
+def test_it_logs_nothing(caplog):
+    Bm25(ANIMALS)
+    assert caplog.records == []
+
+
 def test_postings_are_counted():
     bm25 = Bm25(ANIMALS)
     # Six pairs of a word and its document, a float32 and an int32 each; the rest is where each word begins.
