@@ -314,7 +314,7 @@ def _chosen_reference(
     best = max(candidates, key=lambda name: float(candidates[name][shared[0]].mean()))
     by = f"the best baseline on '{split}' by {metric_title(shared[0])}"
     if asked is None:
-        return best, [f"Differences are against '{best}', {by}; it was chosen on the same queries."]
+        return best, [f"Differences are against '{best}', {by}; it was chosen on '{split}' itself."]
     also = f"which is {by}" if asked == best else f"as was asked for; {by} is '{best}'"
     return asked, [f"Differences are against '{asked}', {also}."]
 
