@@ -120,7 +120,7 @@ def evaluate_runs(
     require_unique([each.name for each in opened], "runs", first.baseline_names)
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
-    _check_out(folder)
+    _check_out(folder, external or {})
     requests = {each.name: each.run.requests(split, measured) for each in opened}  # every run has its own tokens
     asked = next(iter(requests.values()))
     for each in opened:
@@ -348,8 +348,15 @@ def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:
     ]
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, external: Mapping[str, str | os.PathLike[str]]) -> None:
     """Refuse to replace anything but a report, before any search is made for it."""
+    for path in external.values():
+        if out.resolve() in Path(path).resolve().parents:
+            raise InputError(
+                "a ranking inside the folder of the report, which is replaced",
+                file=path,
+                fix="move the ranking, or choose another folder for the report",
+            )
     if out.exists() and not (out.is_dir() and ((out / "report.json").is_file() or not any(out.iterdir()))):
         raise InputError(
             "there is something else than a report",

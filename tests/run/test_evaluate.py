@@ -176,6 +176,10 @@ def test_a_ranking_of_another_system_is_a_row_like_any_other(evaluated, tiny_run
     assert report.find("less", "test").versus_reference["hits@10"].mean < 0
     assert "'less' has no results for 1 of 13 requests, which count as 0." in report.notes
     assert read_run(tmp_path / "report" / "less.run") == read_run(tmp_path / "less.run")
+    inside = {"same": tmp_path / "report" / "same.run"}
+    with pytest.raises(InputError, match=r"same\.run: a ranking inside the folder of the report, which is replaced"):
+        evaluate_runs([tiny_run], tmp_path / "report", measured=NO_BASELINES, external=inside)
+    assert inside["same"].is_file()
     chosen = evaluate_runs(
         [tiny_run], tmp_path / "report", measured=NO_BASELINES, external=files, baseline="less", checkpoint="start"
     )
