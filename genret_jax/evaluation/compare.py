@@ -18,7 +18,7 @@ from genret_jax.evaluation.metrics import (
     evaluate_queries,
     paired_bootstraps,
 )
-from genret_jax.evaluation.render import metric_title
+from genret_jax.evaluation.reference import chosen_reference
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
 from genret_jax.evaluation.trec import Qrels, Run
 
@@ -191,7 +191,7 @@ def compare(
             if systems.setdefault(run.system.name, run.system) != run.system:
                 raise InputError(f"two different systems are called '{run.system.name}'", fix="rename one")
         if number == 0:
-            reference, about_reference = _chosen_reference(reference, metrics, baselines, primary, split.name)
+            reference, about_reference = chosen_reference(reference, metrics, baselines, primary, split.name)
         for part in (None, *split.parts):
             queries = split.qrels if part is None else split.parts[part]
             described = _describe(split, queries, part)
@@ -211,25 +211,6 @@ def compare(
         environment=dict(environment or {}),
         notes=(*about_reference, *split_notes, *notes),
     )
-
-
-def require_row(name: str, names: Iterable[str]) -> None:
-    """Check the name of the row that others are to be compared with.
-
-    Args:
-        name: The name.
-        names: Names of the rows.
-
-    Raises:
-        InputError: If no row has this name.
-    """
-    known = list(names)
-    if name not in known:
-        raise InputError(
-            f"no row of the report is called '{name}'",
-            expected=f"one of {', '.join(known)}",
-            fix=nearest(name, known) or "choose one of them, or the best baseline by leaving the name out",
-        )
 
 
 def mean_name(name: str, seeds: int) -> str:
@@ -287,42 +268,6 @@ def _means_over_seeds(
         depth = min(run.depth for run in seeds)
         rows.append(SystemRun(system=system, run={}, depth=depth, milliseconds_per_query=time))
     return rows, means
-
-
-def _chosen_reference(
-    asked: str | None,
-    metrics: Mapping[str, QueryMetrics],
-    baselines: Collection[str],
-    primary: str,
-    split: str,
-) -> tuple[str | None, list[str]]:
-    """Return the system to compare with, by default the best baseline, and a sentence that says so.
-
-    Args:
-        asked: Its name, if it is not to be the best baseline.
-        metrics: Metrics of the systems on the split that chooses it.
-        baselines: Names of the baselines.
-        primary: Metric that chooses it.
-        split: Name of the split.
-    """
-    if asked is not None:
-        require_row(asked, metrics)
-    candidates = {name: metrics[name].values for name in metrics if name in baselines}
-    shared = [name for name in _at_smaller_cutoffs(primary) if all(name in found for found in candidates.values())]
-    if not candidates or not shared:
-        return asked, []
-    best = max(candidates, key=lambda name: float(candidates[name][shared[0]].mean()))
-    by = f"the best baseline on '{split}' by {metric_title(shared[0])}"
-    if asked is None:
-        return best, [f"Differences are against '{best}', {by}; it was chosen on '{split}' itself."]
-    also = f"which is {by}" if asked == best else f"as was asked for; {by} is '{best}'"
-    return asked, [f"Differences are against '{asked}', {also}."]
-
-
-def _at_smaller_cutoffs(metric: str) -> list[str]:
-    """Return a metric and the same at smaller cutoffs, down to Hits@1, which MRR and NDCG are at 1."""
-    family, k = metric.split("@")
-    return [*(f"{family}@{cutoff}" for cutoff in range(int(k), 1, -1)), "hits@1"]
 
 
 def _describe(split: EvaluationSplit, query_ids: Iterable[str], part: str | None) -> Split:

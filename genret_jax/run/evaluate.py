@@ -1,21 +1,20 @@
 """Evaluate trained runs beside what a user would pick instead, on the same data and requests."""
 
-import collections
 import dataclasses
-import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import SystemRun, compare, mean_name, require_row, require_unique, timed_search
+from genret_jax.evaluation.compare import SystemRun, compare, require_unique, timed_search
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.external import external_answers
 from genret_jax.evaluation.plot import plot_run
+from genret_jax.evaluation.reference import require_row
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report, System, file_names
 from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
@@ -23,49 +22,13 @@ from genret_jax.inference import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
 from genret_jax.run.description import budget, description, details
-from genret_jax.run.folder import open_run, run_folders
+from genret_jax.run.rows import Opened, Row, common, names_of, only, open_all, require_same, rows_of
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 
 _MEMORISATION_BEAM = 10
 
 Ranking = dict[str, list[tuple[str, float]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    """A run in a report.
-
-    Attributes:
-        name: Name in the report.
-        run: The run.
-        seed_of: Name of the folder of seeds that it is one of, or None.
-        leads: Whether it is no seed, or the first: systems beside it stand for all seeds.
-    """
-
-    name: str
-    run: Problem
-    seed_of: str | None
-    leads: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A row that a run has in a report.
-
-    Attributes:
-        name: Its name.
-        checkpoint: The checkpoint that is searched with.
-        share: Share of results that are new documents; None ranks all by their scores.
-        seed_of: Name that the seeds of one system share, or None.
-        remembers: Whether it is also asked for documents by their own texts.
-    """
-
-    name: str
-    checkpoint: str | int
-    share: float | None = None
-    seed_of: str | None = None
-    remembers: bool = False
 
 
 def evaluate_runs(
@@ -111,7 +74,7 @@ def evaluate_runs(
     """
     if beam is not None and beam < 1:
         raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another beam")
-    opened = _open_all(runs, allow_imports)
+    opened = open_all(runs, allow_imports)
     first, measured = opened[0].run, measured or Measured()
     for other in opened:
         first.require_comparable(other.run)
@@ -124,16 +87,16 @@ def evaluate_runs(
     requests = {each.name: each.run.requests(split, measured) for each in opened}  # every run has its own tokens
     asked = next(iter(requests.values()))
     for each in opened:
-        _require_same(asked, requests[each.name], each, first)
-    remembered = _common({each.name: each.run.memorisation() for each in opened})
+        require_same(asked, requests[each.name], each, first)
+    remembered = common({each.name: each.run.memorisation() for each in opened})
     for each in opened:  # a checkpoint that cannot be read is found before a baseline is trained
         each.run.params(checkpoint, mesh)
-    rows = {each.name: _rows(each, checkpoint, measured, remembers=each.name in remembered) for each in opened}
+    rows = {each.name: rows_of(each, checkpoint, measured, remembers=each.name in remembered) for each in opened}
     beside, notes = _external(external or {}, asked, first, [row.name for part in rows.values() for row in part])
     found, memory = first.baselines(asked, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
     own = {each.name: _own_baselines(each, requests[each.name], beam, measured) for each in opened}
     baselines = [answered.system.name for answered in (*found, *itertools.chain(*own.values()))]
-    names = [*baselines, *_names(itertools.chain(*rows.values()))]
+    names = [*baselines, *names_of(itertools.chain(*rows.values()))]
     require_unique(names, "rows of the report")
     if baseline is not None:
         require_row(baseline, names)
@@ -166,21 +129,6 @@ def report_folder(run: str | os.PathLike[str], split: str) -> Path:
     return Path(run) / "reports" / split
 
 
-def _open_all(runs: Sequence[str | os.PathLike[str]], allow_imports: Sequence[str]) -> list[_Opened]:
-    opened: dict[str, _Opened] = {}
-    for given in runs:
-        name = Path(given).resolve().name
-        folders = run_folders(given)
-        for number, folder in enumerate(folders):
-            run = open_run(folder, allow_imports=allow_imports)
-            seed_of = name if len(folders) > 1 else None
-            named = name if seed_of is None else f"{name}, seed {run.seed}"
-            if named in opened:
-                raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
-            opened[named] = _Opened(name=named, run=run, seed_of=seed_of, leads=number == 0)
-    return list(opened.values())
-
-
 def _require_meaning(first: Problem, measured: Measured) -> None:
     for field in dataclasses.fields(Measured):
         asked = getattr(measured, field.name) != field.default
@@ -191,61 +139,6 @@ def _require_meaning(first: Problem, measured: Measured) -> None:
                 expected=f"some of {', '.join(sorted(first.measures))}",
                 fix="leave it out",
             )
-
-
-def _require_same(asked: Requests, own: Requests, opened: _Opened, first: Problem) -> None:
-    """Refuse a run whose split has other judgements than that of the first run, such as another held-out share."""
-    if own.split.qrels != asked.split.qrels:
-        raise InputError(
-            f"other requests in the split '{asked.split.name}'",
-            file=opened.run.folder,
-            expected=f"those of {first.folder}",
-            fix="evaluate the runs one by one",
-        )
-
-
-def _common(remembered: Mapping[str, Requests | None]) -> dict[str, Requests]:
-    """Return for each run the documents as requests for themselves that all runs can be asked for.
-
-    Runs with another vocabulary may have words for other documents.
-    """
-    found = {name: requests for name, requests in remembered.items() if requests is not None}
-    if not found:
-        return {}
-    in_all = functools.reduce(lambda a, b: a & b, (set(requests.split.qrels) for requests in found.values()))
-    return {name: _only(requests, [d for d in requests.split.qrels if d in in_all]) for name, requests in found.items()}
-
-
-def _only(requests: Requests, names: Iterable[str]) -> Requests:
-    """Return some of the requests."""
-    row, names = {name: number for number, name in enumerate(requests.split.qrels)}, list(names)
-    rows = [row[name] for name in names]
-    return dataclasses.replace(
-        requests,
-        split=dataclasses.replace(requests.split, qrels={name: requests.split.qrels[name] for name in names}),
-        tokens=requests.tokens[rows],
-        without=None if requests.without is None else requests.without[rows],
-    )
-
-
-def _rows(opened: _Opened, checkpoint: str | int, measured: Measured, *, remembers: bool) -> list[_Row]:
-    """Return the rows of a run, before anything is searched."""
-    name, run, rows = opened.name, opened.run, []
-    if measured.untrained and opened.leads and (run.experiment.start is not None or remembers):
-        rows = [_Row(name=f"{name}, untrained", checkpoint="start")]
-    for suffix, share in run.rankings.items():
-        seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None
-        remembers_too = remembers and share is None
-        row = _Row(name=f"{name}{suffix}", checkpoint=checkpoint, share=share, seed_of=seed_of, remembers=remembers_too)
-        rows.append(row)
-    return rows
-
-
-def _names(rows: Iterable[_Row]) -> list[str]:
-    """Return the names of rows, and of the means over seeds among them."""
-    rows = list(rows)
-    seeds = collections.Counter(row.seed_of for row in rows if row.seed_of is not None)
-    return [*(row.name for row in rows), *(mean_name(name, count) for name, count in seeds.items() if count > 1)]
 
 
 def _external(
@@ -269,7 +162,7 @@ def _external(
     return found, notes
 
 
-def _own_baselines(opened: _Opened, requests: Requests, beam: int | None, measured: Measured) -> list[SystemRun]:
+def _own_baselines(opened: Opened, requests: Requests, beam: int | None, measured: Measured) -> list[SystemRun]:
     """Return the answers of what is measured beside a run, once for all its seeds."""
     if not opened.leads:
         return []
@@ -277,8 +170,8 @@ def _own_baselines(opened: _Opened, requests: Requests, beam: int | None, measur
 
 
 def _answers(
-    opened: _Opened,
-    rows: Sequence[_Row],
+    opened: Opened,
+    rows: Sequence[Row],
     requests: Requests,
     remembered: Requests | None,
     beam: int | None,
@@ -312,7 +205,7 @@ def _searched(
 ) -> SystemRun:
 
     def search(asked: Mapping[str, str], depth: int) -> Ranking:
-        return _ranked(ranker, run, _only(requests, asked), depth, share)
+        return _ranked(ranker, run, only(requests, asked), depth, share)
 
     # Of inputs with several widths, the timed part is searched in batches of other sizes.
     asked = dict.fromkeys(requests.split.qrels, "")
@@ -339,7 +232,7 @@ def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share:
     return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, ranked.documents.tolist(), scores.tolist())
 
 
-def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:
+def _starts(opened: Sequence[Opened], measured: Measured) -> list[str]:
     """Explain the rows of untrained networks."""
     starts = {source_of(each.run.experiment.start): None for each in opened if each.run.experiment.start is not None}
     return [
@@ -366,9 +259,7 @@ def _check_out(out: Path, external: Mapping[str, str | os.PathLike[str]]) -> Non
         )
 
 
-def _write(
-    out: Path, report: Report, requests: Requests, found: Sequence[SystemRun], opened: Sequence[_Opened]
-) -> None:
+def _write(out: Path, report: Report, requests: Requests, found: Sequence[SystemRun], opened: Sequence[Opened]) -> None:
     with atomic_folder(out, replace=True) as folder:
         report.save(folder / "report.json")
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")
