@@ -57,6 +57,6 @@ def require_row(name: str, names: Iterable[str]) -> None:
     if name not in known:
         raise InputError(
             f"no row of the report is called '{name}'",
-            expected=f"one of {', '.join(known)}",
+            expected="one of " + ", ".join(f"'{one}'" for one in known),  # they have commas of their own
             fix=nearest(name, known) or "choose one of them, or the best baseline by leaving the name out",
         )

@@ -47,7 +47,7 @@ def test_prints_a_table_and_keeps_the_report_in_the_run(tiny_run, tmp_path, caps
         (["--run", "RUN", "--compare", "=FILE"], "--compare =FILE; expected --compare NAME=FILE"),
         (["--run", "RUN", "--compare", "a=x", "--compare", "a=y"], "--compare gives the name 'a' twice"),
         (["--run", "RUN", "--compare", "SPLADE=nowhere.run"], "nowhere.run: the file is missing"),
-        (["--run", "RUN", "--baseline", "mime"], "no row of the report is called 'mime'; expected one of mine"),
+        (["--run", "RUN", "--baseline", "mime"], "no row of the report is called 'mime'; expected one of 'mine'"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(tiny_run, tmp_path, capsys, arguments, message):

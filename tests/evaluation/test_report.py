@@ -105,7 +105,7 @@ def test_another_reference_may_be_asked_for():
     assert report.notes == ("Differences are against 'dense', which is the best baseline on 'test' by MRR@10.",)
     with pytest.raises(InputError) as error:
         compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="dens")
-    assert "no row of the report is called 'dens'; expected one of BM25, dense, ours" in str(error.value)
+    assert "no row of the report is called 'dens'; expected one of 'BM25', 'dense', 'ours'" in str(error.value)
     assert "did you mean 'dense'?" in str(error.value)
 
 

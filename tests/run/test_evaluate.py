@@ -196,7 +196,7 @@ def test_names_of_rankings_and_of_the_baseline(evaluated, tiny_run, tmp_path, mo
         evaluate_runs(
             [tiny_run], tmp_path / "out", measured=Measured(bm25=False), external={"other": file}, baseline="othr"
         )
-    assert "no row of the report is called 'othr'; expected one of other, run, untrained, run" in str(error.value)
+    assert "no row of the report is called 'othr'; expected one of 'other', 'run, untrained', 'run'" in str(error.value)
     assert "did you mean 'other'?" in str(error.value)
     assert not (tmp_path / "out").exists()
 
