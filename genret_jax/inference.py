@@ -72,6 +72,14 @@ class Ranker:
         """Parameters of the model, on the device."""
         return self._params
 
+    @property
+    def docid_bytes(self) -> dict[str, int]:
+        """Size of what a search keeps in memory about the docids, beside the parameters, by part."""
+        parts = {"docid index": self.index, "docid tree": self._tree, "plan": self._plan}
+        if self._model.adaptive_layers:
+            parts["vectors of prefixes"] = self._network()[0]["decoder"]["prefix_head"]
+        return {name: sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
+
     def with_params(self: _R, params: Mapping[str, Any]) -> _R:
         """Return the same with other parameters; on the same devices nothing is compiled anew."""
         other = copy.copy(self)

@@ -213,7 +213,7 @@ def tuned_graph(documents: int, queries: int, dimensions: int) -> Graph:
     links = index._index.hnsw
     size = vectors.nbytes + 4 * links.neighbors.size() + 8 * links.offsets.size() + 4 * links.levels.size()
     described = {
-        "index": index.description,
+        "index": f"{index.describe()}, efSearch {index.config.effort(RESULTS)}",
         "dimensions": dimensions,
         "recall_at_10": round(recall, 4),
         "build_seconds": round(seconds, 1),

@@ -23,13 +23,18 @@ def merged(reports: Sequence[Report], notes: Sequence[str] = ()) -> Report:
     """Join reports of one corpus; what an earlier report has measured, a later one does not replace.
 
     Raises:
-        InputError: If they are of different corpora, or of different training.
+        InputError: If they are of different corpora, of different training, or compare with different systems.
     """
     first = reports[0]
+    references = dict.fromkeys(str(report.reference) for report in reports)
+    if len(references) > 1:
+        raise InputError(
+            f"reports that compare with different systems: {', '.join(references)}",
+            fix=f"evaluate again with --baseline '{next(iter(references))}' on each split",
+        )
     splits, systems, measured, budget = {}, {}, {}, dict(first.budget)
     for report in reports:
-        same = (report.dataset, report.reference) == (first.dataset, first.reference)
-        if not same or any(budget.get(run, took) != took for run, took in report.budget.items()):
+        if report.dataset != first.dataset or any(budget.get(run, took) != took for run, took in report.budget.items()):
             raise InputError("reports of different corpora or runs", fix="evaluate the same runs on each split")
         budget |= report.budget
         splits |= {split.name: split for split in report.splits if split.name not in splits}

@@ -248,3 +248,6 @@ def test_reports_of_two_splits_become_one(repository):
     second["budget"] = {"atomic": {"steps": 3}}
     with pytest.raises(InputError, match="different corpora or runs"):
         merged([Report.from_json(first), Report.from_json(second)])
+    second["reference"] = "atomic"
+    with pytest.raises(InputError, match="compare with different systems: BM25, atomic; next: evaluate again with"):
+        merged([Report.from_json(first), Report.from_json(second)])

@@ -1,6 +1,7 @@
 """BM25 by bm25s: search by shared words, without any training."""
 
 import dataclasses
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -12,7 +13,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.text.words import normalized_words, spaced
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun, timed_search
-from genret_jax.evaluation.report import System
+from genret_jax.evaluation.report import System, cost
 from genret_jax.evaluation.trec import rankings_by_id
 from genret_jax.validation import at_least, check_fields, from_to
 
@@ -68,6 +69,11 @@ class Bm25:
             raise InputError("no document with a word to index", expected="documents with text")
         self._index = self._bm25s.BM25(method="lucene", k1=self.config.k1, b=self.config.b, backend="numpy")
         self._index.index(tokens, show_progress=False, create_empty_token=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the postings, without the words."""
+        return sum(int(self._index.scores[name].nbytes) for name in ("data", "indices", "indptr"))
 
     def search(self, queries: Mapping[str, str], k: int) -> dict[str, list[tuple[str, float]]]:
         """Rank documents for queries.
@@ -127,6 +133,7 @@ def _import_bm25s(config: Bm25Config) -> tuple[Any, Any]:
             f"BM25 needs {error.name}, which is not installed",
             fix="pip install 'genret_jax[baselines]', or evaluate without BM25",
         ) from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets its own to DEBUG, and shows it where others log
     return bm25s, Stemmer.Stemmer("english") if config.stemmer else None
 
 
@@ -154,7 +161,8 @@ def bm25_answers(corpus: Corpus, normalization: str, query_ids: Collection[str])
         bm25 = Bm25(searched, config)
         queries = {query: searched.queries[query] for query in query_ids}
         answers, milliseconds = timed_search(bm25.search, queries, BM25_DEPTH)
-        system = System(name=name, description=f"{bm25.config.describe()}, {about}")
+        details = cost(num_bytes=bm25.num_bytes, documents=len(searched))
+        system = System(name=name, description=f"{bm25.config.describe()}, {about}", details=details)
         systems.append(SystemRun(system=system, run=answers, depth=BM25_DEPTH, milliseconds_per_query=milliseconds))
     return systems
 

@@ -35,6 +35,11 @@ class Popularity:
         _, item = training_items(interactions, cold)
         self.counts: Int64[np.ndarray, " n"] = np.bincount(item, minlength=len(interactions.items))
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the counts."""
+        return int(self.counts.nbytes)
+
     def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
         """Return the k most frequent items and how often each occurs, the same for each history."""
         best = np.argsort(-self.counts, kind="stable")[:k].astype(np.int32)
@@ -96,6 +101,11 @@ class ItemNeighbours:
     def history_length(self) -> int:
         """Number of last items of a history that count."""
         return self.config.last_items
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the similarities."""
+        return sum(int(getattr(self._similarity, name).nbytes) for name in ("data", "indices", "indptr"))
 
     def rank(self, histories: Int32[np.ndarray, "q l"], k: int) -> Ranked:
         """Return the k items with the highest summed similarity, which is 0 for an item that is similar to none."""

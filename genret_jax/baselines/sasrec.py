@@ -22,7 +22,7 @@ from genret_jax.data.examples.history_examples import EvenSampler, PackedHistori
 from genret_jax.data.interactions import Interactions
 from genret_jax.evaluation.compare import SystemRun
 from genret_jax.evaluation.recommendation import answers_of, measure
-from genret_jax.evaluation.report import System
+from genret_jax.evaluation.report import System, cost
 from genret_jax.losses import sampled_binary_cross_entropy, tied_softmax_cross_entropy
 from genret_jax.training import AdamW, LinearWarmupLinearDecay, TrainerConfig, restore_params, train
 from genret_jax.validation import at_least, check_fields, less_than, require
@@ -400,7 +400,12 @@ def train_and_answer(
     trainer = trainer_for(config, interactions, seed)
     trained = SasRec.train(interactions, config, trainer, folder, cold=cold)
     name = "SASRec, sampled BCE" if loss == "bce" else "SASRec, full softmax"
-    details = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)), "steps": trainer.steps}
+    size = cost(
+        num_bytes=int(trained.params["items"].nbytes),  # the vectors of the items
+        documents=len(interactions.items),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
+    )
+    details = size | {"steps": trainer.steps}
     system = System(name=name, description=config.describe(), details=details)
     return answers_of(trained, interactions, split, system, depth, exclude_history=exclude_history)
 

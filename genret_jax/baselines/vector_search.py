@@ -1,6 +1,7 @@
 """Search of unit vectors by inner product: exact on the device, or approximate by FAISS's HNSW graph."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -21,16 +22,19 @@ Found = tuple[Float32[np.ndarray, "q k"], Int32[np.ndarray, "q k"]]
 
 
 class ExactIndex:
-    """Exact search, which computes every inner product.
+    """Exact search, which computes every inner product in float32.
 
     Args:
-        vectors: Document vectors, [n, d].
+        vectors: Document vectors, [n, d]; they are kept in their own type.
     """
 
-    description = "exact search"
-
-    def __init__(self, vectors: Float32[np.ndarray, "n d"]):
+    def __init__(self, vectors: Float[np.ndarray, "n d"]):
         self._vectors = jnp.asarray(vectors)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the vectors."""
+        return int(self._vectors.nbytes)
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
         """Return similarities and positions of the k nearest; of equal ones the first documents."""
@@ -61,7 +65,7 @@ def _nearest(
     queries: Float[Array, "q d"], documents: Float[Array, "n d"], *, k: int
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     # The highest precision: an accelerator's default would make the exact ranking an approximate one.
-    similarity = jnp.einsum("qd,nd->qn", queries, documents, precision=jax.lax.Precision.HIGHEST)
+    similarity = jnp.einsum("qd,nd->qn", queries, documents.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
     best, found = jax.lax.top_k(similarity, k)
     return best, found
 
@@ -82,6 +86,10 @@ class HnswConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def effort(self, k: int) -> int:
+        """Return the efSearch of a search for k results."""
+        return max(self.ef_search, k)
 
 
 class HnswIndex:
@@ -108,17 +116,20 @@ class HnswIndex:
         finally:
             faiss.omp_set_num_threads(threads)
 
+    def describe(self) -> str:
+        """Return one line about the graph, for a report."""
+        return f"FAISS HNSW, M {self.config.neighbours}, efConstruction {self.config.ef_construction}"
+
     @property
-    def description(self) -> str:
-        """One line for a report."""
-        config = self.config
-        return (
-            f"FAISS HNSW, M {config.neighbours}, efConstruction {config.ef_construction}, efSearch {config.ef_search}"
-        )
+    def num_bytes(self) -> int:
+        """Size of the vectors, in float32, and of the graph."""
+        graph = self._index.hnsw
+        links = 4 * graph.neighbors.size() + 8 * graph.offsets.size() + 4 * graph.levels.size()
+        return int(4 * self._index.d * self._documents + links)
 
     def search(self, queries: Float32[np.ndarray, "q d"], k: int) -> Found:
         """Return similarities and positions of approximately the k nearest; efSearch is at least k."""
-        self._index.hnsw.efSearch = max(self.config.ef_search, k)
+        self._index.hnsw.efSearch = self.config.effort(k)
         scores, found = self._index.search(np.ascontiguousarray(queries), min(k, self._documents))
         return scores, found.astype(np.int32)
 
@@ -160,6 +171,11 @@ def recall_of_exact(
         if wanted:
             shares.append(len(wanted & {document for document, _ in approximate.get(query, ())[:k]}) / len(wanted))
     return float(np.mean(shares)) if shares else 1.0
+
+
+def has_faiss() -> bool:
+    """Return whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
 
 
 def _import_faiss() -> Any:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from genret_jax.evaluation.metrics import (
     evaluate_queries,
     paired_bootstraps,
 )
+from genret_jax.evaluation.reference import chosen_reference
 from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System
 from genret_jax.evaluation.trec import Qrels, Run
 
 MEMORISATION = "memorisation"
+_Found = TypeVar("_Found")
 _TIMED_QUERIES = 256  # enough for a steady time, few enough to search twice
 
 
@@ -117,12 +119,12 @@ class SystemRun:
 
 
 def timed_search(
-    search: Callable[[Mapping[str, str], int], Run],
+    search: Callable[[Mapping[str, str], int], _Found],
     queries: Mapping[str, str],
     depth: int,
     *,
     compiles_anew: bool = False,
-) -> tuple[Run, float]:
+) -> tuple[_Found, float]:
     """Search all queries, then search some of them again to measure the time without compilation.
 
     Args:
@@ -132,7 +134,7 @@ def timed_search(
         compiles_anew: ``search`` compiles for each number of queries, so it is called once more before the timing.
 
     Returns:
-        The run, and milliseconds per query.
+        The run, or what else ``search`` returns, and milliseconds per query.
     """
     run = search(queries, depth)
     again = dict(list(queries.items())[:_TIMED_QUERIES])
@@ -149,29 +151,37 @@ def compare(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     reference: str | None = None,
+    baselines: Collection[str] = (),
+    primary: str = "mrr@10",
     budget: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Measure systems on splits and their parts.
+    """Measure systems on splits and their parts, and compare them with one of them.
 
     Args:
         dataset: The documents or items that were searched.
-        answers: Splits, each with the answers of the systems.
+        answers: Splits, each with the answers of the systems. The first one chooses the reference.
         ks: Cutoffs.
-        reference: Name of the system to compare the others with, on the splits that it answered.
+        reference: Name of the system to compare the others with, on the splits that it answered. By default it is the
+            best of ``baselines``. That one is chosen on the queries of the comparison itself, where luck favours it:
+            this makes the comparison harder for the other systems, not easier.
+        baselines: Names of the systems that may be the reference by default.
+        primary: Metric that chooses the best baseline. If one of them has too few results for it, the largest smaller
+            cutoff that all of them have.
         budget: Training steps, seconds and the like, for the report.
         environment: Versions and hardware, for the report.
-        notes: Sentences for the reader; the notes of the splits come before them.
+        notes: Sentences for the reader; a sentence about the reference and the notes of the splits come before them.
 
     Raises:
-        InputError: If two systems on a split have one name, one name is given to different systems, or two splits or
-            parts of them have one name.
+        InputError: If two systems on a split have one name, one name is given to different systems, two splits or parts
+            of them have one name, or there is no system with the name of the reference.
     """
     splits: list[Split] = []
     measurements: list[Measurement] = []
     systems: dict[str, System] = {}
-    for split, runs in answers:
+    about_reference: list[str] = []
+    for number, (split, runs) in enumerate(answers):
         metrics = {run.system.name: evaluate_queries(split.qrels, run.run, ks, run.depth) for run in runs}
         means, metrics_of_means = _means_over_seeds(runs, metrics)
         metrics |= metrics_of_means
@@ -180,6 +190,8 @@ def compare(
         for run in rows:
             if systems.setdefault(run.system.name, run.system) != run.system:
                 raise InputError(f"two different systems are called '{run.system.name}'", fix="rename one")
+        if number == 0:
+            reference, about_reference = chosen_reference(reference, metrics, baselines, primary, split.name)
         for part in (None, *split.parts):
             queries = split.qrels if part is None else split.parts[part]
             described = _describe(split, queries, part)
@@ -193,12 +205,17 @@ def compare(
         splits=tuple(splits),
         systems=tuple(systems.values()),
         measurements=tuple(measurements),
-        reference=reference if reference in systems else None,
+        reference=reference,
         confidence=CONFIDENCE,
         budget=dict(budget or {}),
         environment=dict(environment or {}),
-        notes=(*split_notes, *notes),
+        notes=(*about_reference, *split_notes, *notes),
     )
+
+
+def mean_name(name: str, seeds: int) -> str:
+    """Return the name of the row with the mean over some seeds of a system."""
+    return f"{name}, mean of {seeds} seeds"
 
 
 def require_unique(names: Iterable[str], kind: str, reserved: Iterable[str] = ()) -> None:
@@ -234,9 +251,13 @@ def _means_over_seeds(
             continue
         found = [metrics[run.system.name] for run in seeds]
         common = [metric for metric in found[0].values if all(metric in other.values for other in found)]
+        details = [run.system.details for run in seeds]
         system = System(
-            name=f"{name}, mean of {len(seeds)} seeds",
+            name=mean_name(name, len(seeds)),
             description=f"mean of {', '.join(run.system.name for run in seeds)}; the interval is that of the mean",
+            details={
+                key: value for key, value in details[0].items() if all(other.get(key) == value for other in details)
+            },
         )
         means[system.name] = QueryMetrics(
             query_ids=found[0].query_ids,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from genret_jax.data.text.words import printable
 from genret_jax.evaluation.metrics import Interval
-from genret_jax.evaluation.report import Measurement, Report, Split
+from genret_jax.evaluation.report import BYTES_PER_DOCUMENT, PARAMETERS, Measurement, Report, Split
 
 Table = Sequence[Sequence[str]]  # the first row is the header, the first column has the names
 
@@ -56,6 +56,8 @@ def markdown(report: Report) -> str:
     for split in report.splits:
         parts.append(f"## {_split_line(report, split)}")
         parts += [_markdown_table(table) for table in _tables(report, split, _layout(report).columns)]
+    if costs := _cost_table(report):
+        parts += ["## Cost of a search", _markdown_table(costs)]
     parts.append("## How to read this")
     parts.append("\n".join(f"- {line}" for line in _legend(report)))
     if report.systems:
@@ -79,6 +81,8 @@ def terminal(report: Report, width: int = 120) -> str:
     for split in report.splits:
         tables = [_plain_table(table) for table in _tables(report, split, _layout(report).brief)]
         parts.append("\n\n".join([_split_line(report, split), *tables]))
+    if costs := _cost_table(report):
+        parts += ["cost of a search", _plain_table(costs)]
     parts.append("\n".join(textwrap.fill(line, width) for line in _legend(report)))
     return printable("\n\n".join(parts) + "\n")
 
@@ -117,10 +121,6 @@ def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]
     shown = _shown(columns, rows, split)
     scores = [["system", *map(metric_title, shown)]]
     scores += [[row.system, *(_value_of(row.metrics.get(name), layout) for name in shown)] for row in rows]
-    if any(row.milliseconds_per_query is not None for row in rows):
-        times = [row.milliseconds_per_query for row in rows]
-        cells = [f"ms/{layout.asking[0]}", *(_ABSENT if time is None else f"{time:.3g}" for time in times)]
-        scores = [[*line, cell] for line, cell in zip(scores, cells, strict=True)]
     compared = [row for row in rows if row.versus_reference]
     shown = _shown(layout.compared, rows, split)
     differences = [[f"against {report.reference}", *map(metric_title, shown)]]
@@ -130,6 +130,38 @@ def _tables(report: Report, split: Split, columns: Sequence[str]) -> list[Table]
         times_reference = ["" if ratio is None else f" ({ratio:.2f}×)" for ratio in ratios]
         differences.append([row.system, *(cell + text for cell, text in zip(cells, times_reference, strict=True))])
     return [scores, differences] if compared else [scores]
+
+
+def _cost_table(report: Report) -> Table:
+    """Return what a search of each system costs, as far as that is known; empty where nothing is.
+
+    The time is that on the first split that the system answered.
+    """
+    layout = _layout(report)
+    columns: dict[str, list[int | float | None]] = {
+        f"bytes/{layout.answer}": [system.details.get(BYTES_PER_DOCUMENT) for system in report.systems],
+        "parameters": [system.details.get(PARAMETERS) for system in report.systems],
+        f"ms/{layout.asking[0]}": [_milliseconds(report, system.name) for system in report.systems],
+    }
+    known = {title: cells for title, cells in columns.items() if any(cell is not None for cell in cells)}
+    if not known:
+        return []
+    rows = [["system", *known]]
+    for number, system in enumerate(report.systems):
+        if any(cells[number] is not None for cells in known.values()):
+            rows.append([system.name, *(_amount(cells[number]) for cells in known.values())])
+    return rows
+
+
+def _milliseconds(report: Report, system: str) -> float | None:
+    times = (row.milliseconds_per_query for row in report.measurements if row.system == system)
+    return next((time for time in times if time is not None), None)
+
+
+def _amount(value: int | float | None) -> str:
+    if value is None:
+        return _ABSENT
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _shown(names: Sequence[str], rows: Sequence[Measurement], split: Split) -> list[str]:
@@ -155,8 +187,12 @@ def _legend(report: Report) -> list[str]:
         lines.append(f"Hits@k: any relevant {answer} found; Recall@k: the fraction of them found; NDCG: linear gains.")
     if report.reference:
         lines.append(
-            f"Against {report.reference}: difference in points, paired by {one}, and (×) the value divided by "
-            f"{report.reference}'s."
+            f"Against {report.reference}: difference in points, paired by {one}, and (×) the ratio of the two values."
+        )
+    if any(BYTES_PER_DOCUMENT in system.details for system in report.systems):
+        lines.append(
+            f"Bytes/{answer}: memory that grows with the {answer}s "
+            "(postings, vectors, docid index, plan, rows of a network)."
         )
     tables = [_tables(report, split, _layout(report).columns)[0] for split in report.splits]
     if any(_ABSENT in row for table in tables for row in table):
@@ -167,7 +203,8 @@ def _legend(report: Report) -> list[str]:
 def _system_lines(report: Report) -> list[str]:
     lines = []
     for system in report.systems:
-        details = [f"{name} {_value(value)}" for name, value in system.details.items()]
+        shown = {name: value for name, value in system.details.items() if name not in (PARAMETERS, BYTES_PER_DOCUMENT)}
+        details = [f"{name} {_value(value)}" for name, value in shown.items()]
         facts = "; ".join([*([system.description] if system.description else []), *details])
         lines.append(f"**{system.name}**{': ' + facts if facts else ''}")
     return lines

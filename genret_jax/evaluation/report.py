@@ -16,6 +16,8 @@ from genret_jax.evaluation.metrics import Difference, Interval
 from genret_jax.storage import read_json, write_json
 
 KIND, VERSION = "evaluation_report", 1
+#: Details of a system that are shown as a table of their own, beside the time of a query.
+PARAMETERS, BYTES_PER_DOCUMENT = "parameters", "bytes per document"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,18 @@ class Report:
             return cls.from_json(value)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"a damaged report ({error})", file=path, fix="run 'genret evaluate' again") from None
+
+
+def cost(*, num_bytes: int, documents: int, parameters: int = 0) -> dict[str, Any]:
+    """Return the details of a system that tell what its search costs.
+
+    Args:
+        num_bytes: Memory that holds what the search knows about documents: postings, vectors, an index, rows of a
+            network that are those of single documents.
+        documents: Number of documents.
+        parameters: Parameters of the network that reads queries; 0 without one.
+    """
+    return {PARAMETERS: parameters, BYTES_PER_DOCUMENT: round(num_bytes / documents, 1)}
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:

@@ -11,19 +11,21 @@ import math
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from genret_jax.data.qrels import HIGHEST_GRADE
 from genret_jax.data.records import read_lines
-from genret_jax.errors import InputError
+from genret_jax.errors import InputError, nearest
 from genret_jax.storage import atomic_file
 
 Ranking = Sequence[tuple[str, float]]
 Run = Mapping[str, Ranking]
 Qrels = Mapping[str, Mapping[str, int]]
+
+_FEW = 20_000  # most ids that a misspelt one is compared with
 
 # All white space of Unicode is below U+3001. A byte order mark would be lost at the start of a file.
 _SPACES = [*filter(str.isspace, map(chr, range(0x3001))), "\ufeff"]
@@ -142,17 +144,24 @@ def write_run(path: str | os.PathLike[str], run: Run, tag: str = "genret") -> No
             )
 
 
-def read_run(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, float]]]:
+def read_run(
+    path: str | os.PathLike[str], *, known: Collection[str] | None = None
+) -> dict[str, list[tuple[str, float]]]:
     """Read a run file of this package or of another tool; ids are decoded (:func:`original_id`).
 
     Results are ordered by score, equal scores by rank. A byte order mark at the start of the file is ignored.
+
+    Args:
+        path: The file.
+        known: Ids of the documents that may occur; by default any.
 
     Returns:
         Query id to (document id, score) pairs from best to worst.
 
     Raises:
         InputError: If the file cannot be read; or, with the line number, if a line has other fields, a score is not
-            finite, a query has a document twice, or ranks and scores of a query disagree.
+            finite, a document is not among the known ones, a query has a document twice, or ranks and scores of a
+            query disagree.
     """
     found: dict[str, dict[str, tuple[float, int, int]]] = {}
     for line, text in read_lines(Path(path)):
@@ -165,8 +174,17 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, float]]]
             raise InputError(
                 f"'{text.strip()[:80]}'", file=path, line=line, expected="'query Q0 document rank score tag'"
             )
+        identifier = original_id(document)
+        if known is not None and identifier not in known:
+            raise InputError(
+                f"the corpus has no '{identifier}'",
+                file=path,
+                line=line,
+                expected="ids of the corpus that is evaluated",
+                fix=(nearest(identifier, known) if len(known) <= _FEW else "") or "check that it ranks this corpus",
+            )
         results = found.setdefault(original_id(query), {})
-        if results.setdefault(original_id(document), result) is not result:
+        if results.setdefault(identifier, result) is not result:
             raise InputError(f"document '{document}' again for query '{query}'", file=path, line=line)
     return {query: _in_order(query, results, path) for query, results in found.items()}
 

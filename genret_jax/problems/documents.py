@@ -49,7 +49,6 @@ class Documents(Problem):
     experiment_class = Experiment
     kind = "documents"
     request = (str, "query", "search")
-    reference = "BM25"
     baseline_names = BM25_NAMES
     measures = frozenset({"bm25", "untrained", "dual_encoder"})
 
@@ -383,8 +382,11 @@ class Documents(Problem):
         return bm25_answers(self.corpus, self.vocabulary.normalization, requests.split.qrels)
 
     def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
-        """Return the answers of what the run's plan is made of, and of a dual encoder with the run's encoder."""
-        alone = self.parts.alone(name, self.model.plan, self.store, self.corpus, requests.texts, depth)
+        """Return the answers of what the run's plan is made of, or of a dual encoder with the run's encoder."""
+        alone = []
+        if (plan := self.model.plan) is not None:
+            stop_terms = self.facts().stop_terms()
+            alone = self.parts.alone(name, plan, self.store, self.corpus, requests.texts, depth, stop_terms)
         if not measured.dual_encoder:
             return alone
         if self.model.encoder is not None:

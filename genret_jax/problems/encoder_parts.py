@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from genret_jax.baselines.plan_kinds import vectors_alone, words_alone
+from genret_jax.baselines.plan_kinds import EncodedQueries, Words, sum_of_both, vectors_alone, words_alone
 from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
@@ -137,31 +137,51 @@ class EncoderParts:
         )
 
     def alone(
-        self, name: str, kinds: Any, store: ExampleStore, corpus: Corpus, queries: Mapping[str, str], depth: int
+        self,
+        name: str,
+        kinds: Any,
+        store: ExampleStore,
+        corpus: Corpus,
+        queries: Mapping[str, str],
+        depth: int,
+        stop_terms: Int[np.ndarray, " s"],
     ) -> list[SystemRun]:
-        """Return the answers of each kind of scores of a plan by itself, before training.
+        """Return the answers of words and vectors, each by itself and added up, without a plan's network.
 
         Args:
             name: Name of the run in a report.
-            kinds: ``T5Config.plan``; None for no answers.
+            kinds: ``T5Config.plan``.
             store: The example store.
             corpus: The documents.
-            queries: Query id to text.
+            queries: Query id to text; empty for no answers.
             depth: Results per query.
+            stop_terms: Terms that the start gives a weight of their own.
         """
-        if kinds is None or not queries:
+        if not queries:
             return []
-
-        def encode(texts: list[str]) -> np.ndarray:
-            return self.encoder.vectors(texts, "query")
-
-        found = [vectors_alone(f"{name}, encoder alone", encode, self.document_vectors, corpus.doc_ids, queries, depth)]
-        if kinds.terms:
-            given = self._counts(store)
-            documents = lexical_documents(*given, choose_settings(*given, seed=self._experiment.docid_seed))
-            terms = functools.partial(store.term_rows, width=kinds.terms)
-            found.append(words_alone(f"{name}, words alone", terms, documents, corpus.doc_ids, queries, depth))
-        return found
+        ids, vectors, settings = corpus.doc_ids, self.document_vectors, self.settings
+        encoded = EncodedQueries(queries, lambda texts: self.encoder.vectors(texts, "query"), self.encoder.params)
+        of_vectors = vectors_alone(f"{name}, encoder alone", encoded, vectors, ids, depth)
+        if not kinds.terms:
+            return of_vectors
+        given = self._counts(store)
+        factors = np.ones(store.num_terms, np.float32)
+        factors[stop_terms] = getattr(self._experiment.start, "stop_word_weight", 1.0)
+        by_themselves = choose_settings(*given, seed=self._experiment.docid_seed)
+        alone, whole = (
+            Words(
+                terms=functools.partial(store.term_rows, width=kinds.terms),
+                documents=lexical_documents(*given, chosen),
+                factors=factors,
+            )
+            for chosen in (by_themselves, settings)
+        )
+        rows = self._means(store).rows(settings.vector_weight) if settings.vector_weight else vectors
+        return [
+            words_alone(f"{name}, words alone", alone, ids, queries, depth),
+            *of_vectors,
+            sum_of_both(f"{name}, sum of both", whole, encoded, rows, ids, depth),
+        ]
 
     def pool(self, sampler: Sampler, model: T5Config) -> EncodedPool:
         """Return the pool of encoded examples, made anew where what it is made of has changed."""

@@ -31,7 +31,7 @@ from genret_jax.docids import (
 from genret_jax.errors import InputError, nearest
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
 from genret_jax.evaluation.recommendation import answers_of, recommendation_split
-from genret_jax.evaluation.report import System
+from genret_jax.evaluation.report import System, cost
 from genret_jax.problems.problem import QUANTISER, History, Measured, Problem, Requests, Setup, say
 from genret_jax.problems.sizing import item_network, sizes_with_room
 from genret_jax.storage import load_arrays, save_arrays
@@ -80,7 +80,7 @@ class Items(Problem):
     experiment_class = Recommendation
     kind = "items"
     request = (History, "history", "recommend")
-    reference = "item neighbours"
+    primary_metric = "ndcg@10"
     baseline_names = frozenset({"popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax"})
     measures = frozenset({"untrained", "sasrec", "exclude_history"})
 
@@ -375,12 +375,15 @@ class Items(Problem):
         """Return popularity, item neighbours and, if wanted, SASRec."""
         data, cold, split = self.interactions, self.later, requests.split.name
         popularity, neighbours = Popularity(data, cold=cold), ItemNeighbours(data, cold=cold)
-        simple: list[tuple[Any, System]] = [
-            (popularity, System(name="popularity", description=popularity.description)),
-            (neighbours, System(name=self.reference, description=neighbours.config.describe())),
+        simple: list[tuple[Any, str, str]] = [
+            (popularity, "popularity", popularity.description),
+            (neighbours, "item neighbours", neighbours.config.describe()),
         ]
-        excluded = measured.exclude_history
-        found = [answers_of(ranks, data, split, named, depth, exclude_history=excluded) for ranks, named in simple]
+        excluded, found = measured.exclude_history, []
+        for ranks, name, about in simple:
+            details = cost(num_bytes=ranks.num_bytes, documents=len(data.items))
+            system = System(name=name, description=about, details=details)
+            found.append(answers_of(ranks, data, split, system, depth, exclude_history=excluded))
         for loss in ("bce", "cross_entropy") if measured.sasrec else ():
             from genret_jax.baselines.sasrec import train_and_answer
 

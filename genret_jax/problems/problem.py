@@ -81,7 +81,7 @@ class Measured:
     """Systems that a report measures beside the trained runs.
 
     Attributes:
-        bm25: Documents: BM25 by bm25s, the reference of the paired differences.
+        bm25: Documents: BM25 by bm25s, in several forms.
         untrained: Each run's network before its first step, where it starts from the data.
         dual_encoder: Documents: a dual encoder with each run's encoder, trained for as many steps, searched exactly and
             by HNSW.
@@ -128,8 +128,8 @@ class Problem(abc.ABC):
     kind: ClassVar[str]
     #: Type of a request, what to call it, and the command and method that take it.
     request: ClassVar[tuple[type, str, str]] = (str, "query", "search")
-    #: Baseline with which a report compares the other systems.
-    reference: ClassVar[str] = ""
+    #: Metric by which a report chooses the best baseline, with which it compares the other systems.
+    primary_metric: ClassVar[str] = "mrr@10"
     #: Names of the baselines in a report, which no run may have.
     baseline_names: ClassVar[frozenset[str]] = frozenset()
     #: Fields of :class:`Measured` that have a meaning for this problem.

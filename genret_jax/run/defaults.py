@@ -10,7 +10,7 @@ import numpy as np
 
 from genret_jax.config.experiment import BaseExperiment
 from genret_jax.config.gin_files import experiment_from_gin, recipe_file, require_set_once
-from genret_jax.data.corpus import Corpus, read_beir
+from genret_jax.data.corpus import read_beir
 from genret_jax.data.splits import evenly_spread
 from genret_jax.data.text.terms import terms_of
 from genret_jax.errors import InputError
@@ -114,21 +114,27 @@ def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:
         return Choice(recipe=FROM_SCRATCH, settings={}, why=why)
     data = read_beir(corpus)
     queries = [data.queries[query] for query in data.qrels.get("train", {})]
-    tokens, words = _lengths(SentenceEncoder.load(folder), queries)
-    steps = int(np.clip(-(-_ROUNDS * len(queries) // _BATCH), _LEAST_STEPS, _MOST_STEPS))
-    settings = {
+    read = SentenceEncoder.load(folder)
+    tokens, words = _lengths(read, queries)
+    settings: dict[str, Any] = {
         "ENCODER": encoder,
-        "STEPS": steps,
-        "TrainerConfig.evaluate_every": -(-steps // _CHECKS),
-        "TrainerConfig.checkpoint_every": -(-steps // _CHECKS),
+        "STEPS": 0,
         "SamplerConfig.input_length": tokens,
         "PlanConfig.terms": words,
         "ResidualKMeans.codebook": _codebook(len(data)),
     }
-    state_bytes = 2 * (tokens + 2) * 384
-    if len(queries) * state_bytes <= _POOL_BYTES:
+    if not queries:
+        why = f"{len(data):,} documents without training queries are found untrained, by BM25 and {encoder}"
+        return Choice(recipe=FROM_ENCODER, settings=settings, why=why)
+    steps = int(np.clip(-(-_ROUNDS * len(queries) // _BATCH), _LEAST_STEPS, _MOST_STEPS))
+    every = -(-steps // _CHECKS)
+    settings |= {"STEPS": steps, "TrainerConfig.evaluate_every": every, "TrainerConfig.checkpoint_every": every}
+    if len(queries) * 2 * (tokens + 2) * read.width <= _POOL_BYTES:
         settings["Experiment.pool"] = steps * _BATCH
-    why = f"{encoder} is here; {_described(data, queries)}, inputs of {tokens} tokens"
+    why = (
+        f"{encoder} is here; {len(data):,} documents, {len(queries):,} training queries, so {steps:,} steps on inputs "
+        f"of {tokens} tokens"
+    )
     return Choice(recipe=FROM_ENCODER, settings=settings, why=why)
 
 
@@ -147,11 +153,6 @@ def _lengths(encoder: SentenceEncoder, queries: Sequence[str]) -> tuple[int, int
 def _codebook(documents: int) -> int:
     """Return codes for each of two levels, so that a code divides what is below it as it divides the corpus."""
     return int(np.clip(2 ** np.ceil(np.log2(documents) / 2), 8, 1024))
-
-
-def _described(corpus: Corpus, queries: Sequence[str]) -> str:
-    asked = f"{len(queries):,} training queries" if queries else "no training queries"
-    return f"{len(corpus):,} documents, {asked}"
 
 
 def _record(run: str | os.PathLike[str] | None) -> Path | None:

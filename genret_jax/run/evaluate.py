@@ -1,52 +1,34 @@
 """Evaluate trained runs beside what a user would pick instead, on the same data and requests."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from genret_jax.data.splits import evenly_spread
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import SystemRun, compare, require_unique, timed_search
 from genret_jax.evaluation.environment import environment
+from genret_jax.evaluation.external import external_answers
 from genret_jax.evaluation.plot import plot_run
+from genret_jax.evaluation.reference import require_row
 from genret_jax.evaluation.render import markdown
 from genret_jax.evaluation.report import Dataset, Report, System, file_names
 from genret_jax.evaluation.trec import rankings_by_id, write_qrels, write_run
 from genret_jax.inference import Ranker
 from genret_jax.models.start import source_of
 from genret_jax.problems import Measured, Problem, Requests, say
-from genret_jax.run.folder import open_run, run_folders
+from genret_jax.run.description import budget, description, details
+from genret_jax.run.rows import Opened, Row, common, names_of, only, open_all, require_same, rows_of
 from genret_jax.storage import atomic_folder
 from genret_jax.training import read_metrics
 
-# The beam search is compared with the exhaustive one on this many requests, unless there are more docids than this.
-_EXHAUSTIVE_REQUESTS, _EXHAUSTIVE_DOCIDS = 32, 10_000
 _MEMORISATION_BEAM = 10
 
 Ranking = dict[str, list[tuple[str, float]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    """A run in a report.
-
-    Attributes:
-        name: Name in the report.
-        run: The run.
-        seed_of: Name of the folder of seeds that it is one of, or None.
-        leads: Whether it is no seed, or the first: systems beside it stand for all seeds.
-    """
-
-    name: str
-    run: Problem
-    seed_of: str | None
-    leads: bool
 
 
 def evaluate_runs(
@@ -58,9 +40,15 @@ def evaluate_runs(
     beam: int | None = None,
     mesh: Mesh | None = None,
     measured: Measured | None = None,
+    external: Mapping[str, str | os.PathLike[str]] | None = None,
+    baseline: str | None = None,
     allow_imports: Sequence[str] = (),
 ) -> Report:
     """Measure runs on the same data and write a folder with the report.
+
+    The report compares every row with one of them, query by query. By default that is the best baseline: neither a run
+    nor its untrained network. It is chosen on the queries of the report, where luck favours it, which makes the
+    comparison harder for the runs, not easier.
 
     Args:
         runs: Run folders, or folders of seeds. The report calls each by its folder's name.
@@ -71,6 +59,9 @@ def evaluate_runs(
         beam: Beams of the search; by default the run's own.
         mesh: Devices to search on, as for :meth:`genret_jax.Retriever.load`; None for one.
         measured: Systems to measure beside the runs.
+        external: Rankings of other systems, TREC run files by the names that the report calls them by. They count as
+            baselines.
+        baseline: Name of the row to compare the others with; the best baseline by default.
         allow_imports: Modules outside genret_jax that the runs' configurations may import.
 
     Returns:
@@ -78,11 +69,12 @@ def evaluate_runs(
 
     Raises:
         InputError: If the runs cannot be compared, the split is missing, ``measured`` asks for something that has no
-            meaning for this kind of data, or ``out`` holds something else.
+            meaning for this kind of data, a ranking cannot be used, a name is taken or unknown, or ``out`` holds
+            something else.
     """
     if beam is not None and beam < 1:
         raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another beam")
-    opened = _open_all(runs, allow_imports)
+    opened = open_all(runs, allow_imports)
     first, measured = opened[0].run, measured or Measured()
     for other in opened:
         first.require_comparable(other.run)
@@ -91,13 +83,27 @@ def evaluate_runs(
     require_unique([each.name for each in opened], "runs", first.baseline_names)
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
-    _check_out(folder)
-    requests, remembered = first.requests(split, measured), first.memorisation()
-    depth = beam or first.evaluation.beam
-    found, memory = first.baselines(requests, depth, measured), []
+    _check_out(folder, external or {})
+    requests = {each.name: each.run.requests(split, measured) for each in opened}  # every run has its own tokens
+    asked = next(iter(requests.values()))
     for each in opened:
-        answers, remembers = _answers(each, requests, remembered, checkpoint, beam, mesh, measured)
-        found += answers
+        require_same(asked, requests[each.name], each, first)
+    remembered = common({each.name: each.run.memorisation() for each in opened})
+    for each in opened:  # a checkpoint that cannot be read is found before a baseline is trained
+        each.run.params(checkpoint, mesh)
+    rows = {each.name: rows_of(each, checkpoint, measured, remembers=each.name in remembered) for each in opened}
+    beside, notes = _external(external or {}, asked, first, [row.name for part in rows.values() for row in part])
+    found, memory = first.baselines(asked, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
+    own = {each.name: _own_baselines(each, requests[each.name], beam, measured) for each in opened}
+    baselines = [answered.system.name for answered in (*found, *itertools.chain(*own.values()))]
+    names = [*baselines, *names_of(itertools.chain(*rows.values()))]
+    require_unique(names, "rows of the report")
+    if baseline is not None:
+        require_row(baseline, names)
+    for each in opened:
+        both = requests[each.name], remembered.get(each.name)
+        answers, remembers = _answers(each, rows[each.name], *both, beam, mesh)
+        found += own[each.name] + answers
         memory += remembers
     report = compare(
         Dataset(
@@ -106,34 +112,21 @@ def evaluate_runs(
             fingerprint=first.fingerprints["corpus"],
             kind=first.kind,
         ),
-        [(requests.split, found), *([(remembered.split, memory)] if remembered else [])],
-        reference=first.reference,
-        budget={each.name: _budget(each.run) for each in opened},
+        [(asked.split, found), *[(both.split, memory) for both in itertools.islice(remembered.values(), 1)]],
+        reference=baseline,
+        baselines=baselines,
+        primary=first.primary_metric,
+        budget={each.name: budget(each.run) for each in opened},
         environment=environment(),
-        notes=_starts(opened, measured),
+        notes=[*notes, *_starts(opened, measured)],
     )
-    _write(folder, report, requests, found, opened)
+    _write(folder, report, asked, found, opened)
     return report
 
 
 def report_folder(run: str | os.PathLike[str], split: str) -> Path:
     """Return where a report lies by default."""
     return Path(run) / "reports" / split
-
-
-def _open_all(runs: Sequence[str | os.PathLike[str]], allow_imports: Sequence[str]) -> list[_Opened]:
-    opened: dict[str, _Opened] = {}
-    for given in runs:
-        name = Path(given).resolve().name
-        folders = run_folders(given)
-        for number, folder in enumerate(folders):
-            run = open_run(folder, allow_imports=allow_imports)
-            seed_of = name if len(folders) > 1 else None
-            named = name if seed_of is None else f"{name}, seed {run.seed}"
-            if named in opened:
-                raise InputError("two runs have the same folder name", fix="rename one: the report calls runs by it")
-            opened[named] = _Opened(name=named, run=run, seed_of=seed_of, leads=number == 0)
-    return list(opened.values())
 
 
 def _require_meaning(first: Problem, measured: Measured) -> None:
@@ -148,45 +141,56 @@ def _require_meaning(first: Problem, measured: Measured) -> None:
             )
 
 
+def _external(
+    files: Mapping[str, str | os.PathLike[str]], requests: Requests, first: Problem, rows: Sequence[str]
+) -> tuple[list[SystemRun], list[str]]:
+    """Read the rankings of other systems, and return them with sentences about them."""
+    taken = {name.casefold() for name in (*rows, *first.baseline_names)}
+    found, notes = [], list[str]()
+    for name, path in files.items():
+        if name.casefold() in taken:
+            raise InputError(
+                f"the name '{name}' is taken by another row of the report",
+                file=path,
+                fix="give the ranking another name",
+            )
+        taken.add(name.casefold())
+        known = first.corpus.document_index
+        answers, about = external_answers(name, path, requests.split, known, requests.without)
+        found.append(answers)
+        notes += about
+    return found, notes
+
+
+def _own_baselines(opened: Opened, requests: Requests, beam: int | None, measured: Measured) -> list[SystemRun]:
+    """Return the answers of what is measured beside a run, once for all its seeds."""
+    if not opened.leads:
+        return []
+    return opened.run.baselines_of_run(opened.name, requests, beam or opened.run.evaluation.beam, measured)
+
+
 def _answers(
-    opened: _Opened,
+    opened: Opened,
+    rows: Sequence[Row],
     requests: Requests,
     remembered: Requests | None,
-    checkpoint: str | int,
     beam: int | None,
     mesh: Mesh | None,
-    measured: Measured,
 ) -> tuple[list[SystemRun], list[SystemRun]]:
-    """Search with a run and what is measured beside it: the split, and documents for themselves."""
-    name, run, depth = opened.name, opened.run, beam or opened.run.evaluation.beam
+    """Search with a run: the split, and documents for themselves."""
+    run, depth = opened.run, beam or opened.run.evaluation.beam
     found, memory = [], []
-    if measured.untrained and opened.leads and (run.experiment.start is not None or remembered is not None):
-        untrained = Ranker(run.model, run.encoded, run.params("start", mesh), run.plan_tables)
-        system = _system(f"{name}, untrained", run, "start", untrained, requests, depth)
-        found.append(_searched(untrained, run, system, requests, depth))
-    ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
-    for suffix, share in run.rankings.items():
-        system = _system(f"{name}{suffix}", run, checkpoint, ranker, requests, depth)
-        seed_of = f"{opened.seed_of}{suffix}" if opened.seed_of else None
-        found.append(_searched(ranker, run, system, requests, depth, share=share, seed_of=seed_of))
-        if remembered is not None and share is None:
-            beams = min(depth, _MEMORISATION_BEAM)
-            answers = _ranked(ranker, run, remembered, beams, None)
-            memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=seed_of))
-    if opened.leads:
-        found += run.baselines_of_run(name, requests, depth, measured)
+    for checkpoint, together in itertools.groupby(rows, key=lambda row: row.checkpoint):
+        ranker = Ranker(run.model, run.encoded, run.params(checkpoint, mesh), run.plan_tables)
+        about, facts = description(run, checkpoint), details(run, ranker, requests, depth)
+        for row in together:
+            system = System(name=row.name, description=about, details=facts)
+            found.append(_searched(ranker, run, system, requests, depth, share=row.share, seed_of=row.seed_of))
+            if remembered is not None and row.remembers:
+                beams = min(depth, _MEMORISATION_BEAM)
+                answers = _ranked(ranker, run, remembered, beams, None)
+                memory.append(SystemRun(system=system, run=answers, depth=beams, seed_of=row.seed_of))
     return found, memory
-
-
-def _system(name: str, run: Problem, checkpoint: str | int, ranker: Ranker, requests: Requests, depth: int) -> System:
-    which = "before its first step" if checkpoint == "start" else f"checkpoint '{checkpoint}'"
-    details = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(ranker.params)),
-        "beams": depth,
-        **_codebooks(run.table.strategy),
-        **_beside_exhaustive(ranker, requests, depth),
-    }
-    return System(name=name, description=f"{run.table.strategy['name']} docids, {which}", details=details)
 
 
 def _searched(
@@ -199,21 +203,13 @@ def _searched(
     share: float | None = None,
     seed_of: str | None = None,
 ) -> SystemRun:
-    row = {name: number for number, name in enumerate(requests.split.qrels)}
 
     def search(asked: Mapping[str, str], depth: int) -> Ranking:
-        rows = [row[name] for name in asked]
-        part = dataclasses.replace(
-            requests,
-            split=dataclasses.replace(requests.split, qrels={name: requests.split.qrels[name] for name in asked}),
-            tokens=requests.tokens[rows],
-            without=None if requests.without is None else requests.without[rows],
-        )
-        return _ranked(ranker, run, part, depth, share)
+        return _ranked(ranker, run, only(requests, asked), depth, share)
 
-    say(f"searching {len(row):,} requests: {system.name}")
     # Of inputs with several widths, the timed part is searched in batches of other sizes.
-    asked = dict.fromkeys(row, "")
+    asked = dict.fromkeys(requests.split.qrels, "")
+    say(f"searching {len(asked):,} requests: {system.name}")
     answers, milliseconds = timed_search(search, asked, depth, compiles_anew=bool(requests.widths))
     return SystemRun(system=system, run=answers, depth=depth, milliseconds_per_query=milliseconds, seed_of=seed_of)
 
@@ -236,42 +232,7 @@ def _ranked(ranker: Ranker, run: Problem, requests: Requests, depth: int, share:
     return rankings_by_id(requests.split.qrels, run.corpus.doc_ids, ranked.documents.tolist(), scores.tolist())
 
 
-def _codebooks(strategy: Mapping[str, Any]) -> dict[str, str]:
-    """Describe how codebooks were used while docids were learned, where they were."""
-    levels: dict[int, list[Mapping[str, Any]]] = {}
-    for at in strategy.get("course", []):
-        levels.setdefault(at["level"], []).append(at)
-    described = {}
-    for level, course in levels.items():
-        used = ", ".join(f"{at['perplexity']:.1f}" for at in course)
-        last = course[-1]
-        described[f"codebook {level}"] = (
-            f"perplexity {used} of {last['size']} while it was learned, {last['used']} codes used, "
-            f"{last['prefixes']:,} docids of {last['rows']:,} documents so far"
-        )
-    return described
-
-
-def _beside_exhaustive(ranker: Ranker, requests: Requests, depth: int) -> dict[str, str]:
-    """Describe how far the beam search is from scoring every docid, for requests that are texts."""
-    if ranker.index.num_docids > _EXHAUSTIVE_DOCIDS or not requests.texts:
-        return {}
-    chosen = requests.tokens[evenly_spread(np.arange(len(requests.tokens)), _EXHAUSTIVE_REQUESTS)]
-    shares = ranker.beside_exhaustive(chosen, beam=depth)
-    described = f"{shares['found']:.1%} of the true best 10 found, {shares['certified']:.0%} of queries certified"
-    return {f"beside exhaustive search ({len(chosen)} queries)": described}
-
-
-def _budget(run: Problem) -> dict[str, Any]:
-    """Return the steps, seed and seconds of training, from its log."""
-    records = read_metrics(run.folder)
-    steps = max((record["step"] for record in records), default=0)
-    rates = [record["steps_per_second"] for record in records if record.get("steps_per_second")]
-    seconds = {"training seconds": round(steps / float(np.median(rates)))} if rates else {}
-    return {"steps": steps, "seed": run.seed, **seconds}
-
-
-def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:
+def _starts(opened: Sequence[Opened], measured: Measured) -> list[str]:
     """Explain the rows of untrained networks."""
     starts = {source_of(each.run.experiment.start): None for each in opened if each.run.experiment.start is not None}
     return [
@@ -280,8 +241,15 @@ def _starts(opened: Sequence[_Opened], measured: Measured) -> list[str]:
     ]
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, external: Mapping[str, str | os.PathLike[str]]) -> None:
     """Refuse to replace anything but a report, before any search is made for it."""
+    for path in external.values():
+        if out.resolve() in Path(path).resolve().parents:
+            raise InputError(
+                "a ranking inside the folder of the report, which is replaced",
+                file=path,
+                fix="move the ranking, or choose another folder for the report",
+            )
     if out.exists() and not (out.is_dir() and ((out / "report.json").is_file() or not any(out.iterdir()))):
         raise InputError(
             "there is something else than a report",
@@ -291,9 +259,7 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _write(
-    out: Path, report: Report, requests: Requests, found: Sequence[SystemRun], opened: Sequence[_Opened]
-) -> None:
+def _write(out: Path, report: Report, requests: Requests, found: Sequence[SystemRun], opened: Sequence[Opened]) -> None:
     with atomic_folder(out, replace=True) as folder:
         report.save(folder / "report.json")
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")

@@ -217,7 +217,7 @@ class TrainerConfig:
     """Length of a run, size of its batches, mesh of devices, and when to log, evaluate and save.
 
     Attributes:
-        steps: Updates in the whole run; a resumed run goes on to this number.
+        steps: Updates in the whole run; a resumed run goes on to this number. With 0 the run is its start.
         batch_size: Rows in the task's batches, over all devices.
         gradient_accumulation: Parts in which a batch is computed, one after the other, to save memory; the update is
             that of the whole batch.
@@ -243,7 +243,7 @@ class TrainerConfig:
         tensorboard: Write TensorBoard event files beside metrics.jsonl.
     """
 
-    steps: Annotated[int, at_least(1)]
+    steps: Annotated[int, at_least(0)]
     batch_size: Annotated[int, at_least(1)]
     gradient_accumulation: Annotated[int, at_least(1)] = 1
     optimizer: Optimizer = dataclasses.field(default_factory=AdamW)

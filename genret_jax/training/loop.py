@@ -321,8 +321,10 @@ class _Loop:
 
     def advance(self, tasks: Sequence[TrainingTask], interruption: Interruption) -> None:
         """Make the remaining steps."""
-        if self.step == 0 and self._config.evaluate_at_start and self._evaluate():
-            self._save()  # training may find nothing better than the start
+        if self.step == 0:
+            improved = self._config.evaluate_at_start and self._evaluate()
+            if improved or not self._config.steps:
+                self._save()  # training may find nothing better than the start
         in_flight: dict[str, Any] | None = None
         stop = AgreedStop(self._start.mesh)
         with Prefetcher(tasks, self._config, self._start.mesh, start=self.step) as dispatches:

@@ -33,6 +33,18 @@ def test_scores_are_lucenes_formula():
     assert found["q2"][0] == ("d1", pytest.approx(both))
 
 
+def test_it_logs_nothing(caplog):
+    Bm25(ANIMALS)
+    assert caplog.records == []
+
+
+def test_postings_are_counted():
+    bm25 = Bm25(ANIMALS)
+    # Six pairs of a word and its document, a float32 and an int32 each; the rest is where each word begins.
+    begins = bm25.num_bytes - 6 * (4 + 4)
+    assert begins in (4 * 5, 8 * 5)
+
+
 def test_defaults_are_those_of_bm25s():
     found = Bm25(ANIMALS).search({"q": "dog"}, k=1)
     assert found == {"q": [("d1", pytest.approx(lucene(1, 1, 3, k1=1.5, b=0.75)))]}

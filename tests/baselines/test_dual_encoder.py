@@ -207,7 +207,10 @@ def test_an_encoder_is_trained_from_the_start_of_a_generative_model(store, tmp_p
     assert exact.system.name == "topics, dual encoder"
     assert hnsw.system.name == "topics, dual encoder, HNSW"
     assert "M 32" in hnsw.system.description
-    assert "efSearch 64" in hnsw.system.description
+    assert hnsw.system.details["efSearch"] == 64
+    assert exact.system.details["parameters"] == hnsw.system.details["parameters"] > 0
+    width = NETWORK.d_model * 4
+    assert hnsw.system.details["bytes per document"] > exact.system.details["bytes per document"] == width
     assert hnsw.system.details["share of the exact 10 best found"] > 0.9
     assert set(exact.run) == set(queries)
     assert exact.milliseconds_per_query > 0

@@ -23,6 +23,20 @@ def test_exact_search_is_a_sort():
     np.testing.assert_allclose(scores, np.sort(similarity, axis=1)[:, ::-1][:, :7], atol=1e-6)
 
 
+def test_vectors_are_kept_in_their_type_and_multiplied_in_float32():
+    half = DOCUMENTS.astype(np.float16)
+    index, wide = ExactIndex(half), ExactIndex(half.astype(np.float32))
+    for kept, widened in zip(index.search(QUERIES, 7), wide.search(QUERIES, 7), strict=True):
+        np.testing.assert_array_equal(kept, widened)
+    assert (index.num_bytes, wide.num_bytes) == (500 * 16 * 2, 500 * 16 * 4)
+
+
+def test_the_graph_costs_at_least_its_vectors_and_lowest_links():
+    index = HnswIndex(DOCUMENTS, HnswConfig(neighbours=8))
+    lowest = 500 * (16 * 4 + 2 * 8 * 4)
+    assert lowest < index.num_bytes < 1.5 * lowest
+
+
 def test_exact_search_in_blocks_is_the_same(monkeypatch):
     whole = ExactIndex(DOCUMENTS).search(QUERIES, 5)
     monkeypatch.setattr(vector_search, "_SCORES_AT_ONCE", 500 * 7)  # seven queries a block, the last block of five
@@ -52,7 +66,8 @@ def test_hnsw_finds_nearly_all_and_repeats_itself():
     assert shared > 0.97
     np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5)
     np.testing.assert_array_equal(HnswIndex(DOCUMENTS, HnswConfig(ef_search=64)).search(QUERIES, 10)[1], found)
-    assert index.description == "FAISS HNSW, M 32, efConstruction 80, efSearch 64"
+    assert index.describe() == "FAISS HNSW, M 32, efConstruction 80"
+    assert [index.config.effort(results) for results in (10, 100)] == [64, 100]
 
 
 def test_less_effort_finds_less():

@@ -1,6 +1,7 @@
 """``genret evaluate``: prints the table, writes the report, and refuses in one line."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -42,6 +43,11 @@ def test_prints_a_table_and_keeps_the_report_in_the_run(tiny_run, tmp_path, caps
         (["--run", "RUN", "--run", "RUN"], "two runs have the same folder name"),
         (["--run", "RUN", "--out", "RUN"], "there is something else than a report"),
         (["--run", "RUN", "--beam", "many"], "argument --beam: invalid int value: 'many'"),
+        (["--run", "RUN", "--compare", "SPLADE"], "--compare SPLADE; expected --compare NAME=FILE"),
+        (["--run", "RUN", "--compare", "=FILE"], "--compare =FILE; expected --compare NAME=FILE"),
+        (["--run", "RUN", "--compare", "a=x", "--compare", "a=y"], "--compare gives the name 'a' twice"),
+        (["--run", "RUN", "--compare", "SPLADE=nowhere.run"], "nowhere.run: the file is missing"),
+        (["--run", "RUN", "--baseline", "mime"], "no row of the report is called 'mime'; expected one of 'mine'"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(tiny_run, tmp_path, capsys, arguments, message):
@@ -53,6 +59,18 @@ def test_what_cannot_be_evaluated_is_one_line(tiny_run, tmp_path, capsys, argume
     assert lines[0].startswith("genret: error: ")
     assert message in lines[0]
     assert not (mine / "reports").exists()
+
+
+def test_a_ranking_of_another_system_and_a_chosen_baseline(tiny_run, tmp_path, capsys):
+    mine = shutil.copytree(tiny_run, tmp_path / "mine")
+    options = ("--run", mine, "--no-bm25", "--no-untrained")
+    assert genret(capsys, *options)[0] == 0
+    ranking = shutil.copy(mine / "reports" / "test" / "mine.run", tmp_path / "a=b.run")
+    code, out, err = genret(capsys, *options, "--compare", f"my SPLADE={ranking}", "--baseline", "mine")
+    assert code == 0, err
+    assert "against mine" in out
+    assert re.search(r"^my SPLADE +\+0\.0 ±0\.0 \(1\.00×\)", out, re.MULTILINE)
+    assert (mine / "reports" / "test" / "my-splade.run").is_file()
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

@@ -19,7 +19,7 @@ from genret_jax.evaluation.compare import (
 from genret_jax.evaluation.environment import environment
 from genret_jax.evaluation.metrics import Difference, Interval
 from genret_jax.evaluation.render import markdown, terminal
-from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, file_names
+from genret_jax.evaluation.report import Dataset, Measurement, Report, Split, System, cost, file_names
 
 
 def ranking(*documents):
@@ -60,6 +60,53 @@ def test_systems_are_measured_on_the_whole_and_its_parts():
     assert report.find("BM25", "test").versus_reference == {}
     assert report.ratio("ours", "test", "hits@1") == 2
     assert report.ratio("ours", "test, unseen", "hits@1") is None  # the reference found nothing
+
+
+def test_the_reference_is_the_best_baseline():
+    baselines = [system_run("popularity", {}), system_run("BM25", HALF), system_run("dense", PERFECT)]
+    ours = system_run("ours", PERFECT | {"q0": ranking("x")})
+    report = compare(DATASET, [(FOUR, [*baselines, ours])], baselines=["popularity", "BM25", "dense"], notes=["Last."])
+    assert report.reference == "dense"
+    assert report.find("ours", "test").versus_reference["mrr@10"].mean == -0.25
+    assert report.find("ours", "test, unseen").versus_reference["mrr@10"].mean == 0
+    assert report.find("dense", "test").versus_reference == {}
+    about = "Differences are against 'dense', the best baseline on 'test' by MRR@10; it was chosen on 'test' itself."
+    assert report.notes == (about, "Last.")
+    assert about in markdown(report)
+    only_weaker = compare(DATASET, [(FOUR, [*baselines, ours])], baselines=["popularity", "BM25"])
+    assert only_weaker.reference == "BM25"  # a run is no baseline, however good
+    assert compare(DATASET, [(FOUR, [ours])]).reference is None
+
+
+def test_the_metric_that_chooses_the_reference():
+    """'late' finds more, and 'first' finds it earlier."""
+    late = system_run("late", {f"q{i}": ranking("x", "y", f"d{i}") for i in range(4)})
+    first = system_run("first", {f"q{i}": ranking(f"d{i}" if i < 2 else "x") for i in range(4)})
+    both = ["late", "first"]
+    assert compare(DATASET, [(FOUR, [late, first])], baselines=both, primary="mrr@10").reference == "first"
+    assert compare(DATASET, [(FOUR, [late, first])], baselines=both, primary="recall@10").reference == "late"
+    # With four results nothing is known at 10, so that both are judged at what both have.
+    shallow = dataclasses.replace(first, depth=4)
+    report = compare(DATASET, [(FOUR, [late, shallow])], baselines=both, primary="recall@10")
+    assert report.reference == "first"
+    assert "by Hits@1" in report.notes[0]
+    five = dataclasses.replace(first, depth=5)
+    assert "by Recall@5" in compare(DATASET, [(FOUR, [late, five])], baselines=both, primary="recall@10").notes[0]
+
+
+def test_another_reference_may_be_asked_for():
+    rows = [system_run("BM25", HALF), system_run("dense", PERFECT), system_run("ours", HALF)]
+    report = compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="ours")
+    assert report.find("dense", "test").versus_reference["hits@1"].mean == 0.5
+    assert report.notes == (
+        "Differences are against 'ours', as was asked for; the best baseline on 'test' by MRR@10 is 'dense'.",
+    )
+    report = compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="dense")
+    assert report.notes == ("Differences are against 'dense', which is the best baseline on 'test' by MRR@10.",)
+    with pytest.raises(InputError) as error:
+        compare(DATASET, [(FOUR, rows)], baselines=["BM25", "dense"], reference="dens")
+    assert "no row of the report is called 'dens'; expected one of 'BM25', 'dense', 'ours'" in str(error.value)
+    assert "did you mean 'dense'?" in str(error.value)
 
 
 def test_names_of_a_report_are_unique():
@@ -212,7 +259,11 @@ SHOWN = Report(
     ),
     systems=(
         System(name="BM25", description="bm25s, Lucene variant"),
-        System(name="ours | atomic", description="atomic docids", details={"parameters": 1234567, "beams": 20}),
+        System(
+            name="ours | atomic",
+            description="atomic docids",
+            details={**cost(num_bytes=2155 * 13, documents=2155, parameters=1234567), "beams": 20},
+        ),
     ),
     measurements=(
         Measurement(
@@ -245,10 +296,10 @@ MARKDOWN = """\
 
 ## test: 432 queries, one relevant document each
 
-| system         |    Hits@1 |  Hits@100 | ms/query |
-| -------------- | --------: | --------: | -------: |
-| BM25           | 42.1 ±2.0 | 96.0 ±2.0 |      0.5 |
-| ours \\| atomic | 50.0 ±2.0 |         – |     12.3 |
+| system         |    Hits@1 |  Hits@100 |
+| -------------- | --------: | --------: |
+| BM25           | 42.1 ±2.0 | 96.0 ±2.0 |
+| ours \\| atomic | 50.0 ±2.0 |         – |
 
 | against BM25   |            Hits@1 |
 | -------------- | ----------------: |
@@ -260,19 +311,27 @@ MARKDOWN = """\
 | ------ | ---------: |
 | BM25   |  70.0 ±2.0 |
 
+## Cost of a search
+
+| system         | bytes/document | parameters | ms/query |
+| -------------- | -------------: | ---------: | -------: |
+| BM25           |              – |          – |      0.5 |
+| ours \\| atomic |             13 |  1,234,567 |     12.3 |
+
 ## How to read this
 
 - Values are per cent; ± is half the width of the 95% bootstrap interval over queries.
 - With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 - Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
-- Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
+- Against BM25: difference in points, paired by query, and (×) the ratio of the two values.
+- Bytes/document: memory that grows with the documents (postings, vectors, docid index, plan, rows of a network).
 - –: not measured; a metric at k needs at least k results per query.
 - Trained on two cores.
 
 ## Systems
 
 - **BM25**: bm25s, Lucene variant
-- **ours | atomic**: atomic docids; parameters 1,234,567; beams 20
+- **ours | atomic**: atomic docids; beams 20
 
 ## Budget, versions and hardware
 
@@ -287,10 +346,10 @@ toy: 2,155 documents, from folders/toy
 
 test: 432 queries, one relevant document each
 
-system            Hits@1   Hits@100  ms/query
-─────────────  ─────────  ─────────  ────────
-BM25           42.1 ±2.0  96.0 ±2.0       0.5
-ours | atomic  50.0 ±2.0          –      12.3
+system            Hits@1   Hits@100
+─────────────  ─────────  ─────────
+BM25           42.1 ±2.0  96.0 ±2.0
+ours | atomic  50.0 ±2.0          –
 
 against BM25              Hits@1
 ─────────────  ─────────────────
@@ -302,13 +361,46 @@ system  Recall@100
 ──────  ──────────
 BM25     70.0 ±2.0
 
+cost of a search
+
+system         bytes/document  parameters  ms/query
+─────────────  ──────────────  ──────────  ────────
+BM25                        –           –       0.5
+ours | atomic              13   1,234,567      12.3
+
 Values are per cent; ± is half the width of the 95% bootstrap interval over queries.
 With one relevant document Hits@k = Recall@k and NDCG@k = 1 / log2(rank + 1).
 Hits@k: any relevant document found; Recall@k: the fraction of them found; NDCG: linear gains.
-Against BM25: difference in points, paired by query, and (×) the value divided by BM25's.
+Against BM25: difference in points, paired by query, and (×) the ratio of the two values.
+Bytes/document: memory that grows with the documents (postings, vectors, docid index, plan, rows of a network).
 –: not measured; a metric at k needs at least k results per query.
 Trained on two cores.
 """
+
+
+def test_a_report_without_costs_has_no_table_of_them():
+    unknown = tuple(dataclasses.replace(row, milliseconds_per_query=None) for row in SHOWN.measurements)
+    plain = dataclasses.replace(
+        SHOWN, systems=(System(name="BM25"), System(name="ours | atomic")), measurements=unknown
+    )
+    for text in (markdown(plain), terminal(plain)):
+        assert "cost of a search" not in text.lower()
+        assert "ytes/document" not in text
+
+
+def test_the_mean_of_seeds_has_what_they_share():
+    seeds = [
+        SystemRun(
+            system=System(name=f"run, seed {seed}", details={"parameters": 9, "beams": 5, "recall": seed}),
+            run=HALF,
+            depth=5,
+            seed_of="run",
+        )
+        for seed in (0, 1)
+    ]
+    report = compare(DATASET, [(FOUR, seeds)])
+    assert report.systems[-1].name == "run, mean of 2 seeds"
+    assert report.systems[-1].details == {"parameters": 9, "beams": 5}
 
 
 def test_the_page_to_the_letter():

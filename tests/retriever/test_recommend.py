@@ -23,7 +23,7 @@ from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
 from genret_jax.models.initialize import ItemStart
 from genret_jax.models.network import T5
-from genret_jax.problems import problem
+from genret_jax.problems import Measured, problem
 from genret_jax.retriever import Retriever
 from genret_jax.run import evaluate_runs, prepare, train_run
 from genret_jax.training import read_metrics
@@ -163,7 +163,15 @@ def test_a_report_of_all_users_and_of_the_search_a_user_makes(run, shop, capsys)
     report = Report.load(out / "report.json")
     names = ["popularity", "item neighbours", "SASRec, sampled BCE", "SASRec, full softmax", "run"]
     assert [system.name for system in report.systems] == names
-    assert report.reference == "item neighbours"
+    ndcg = {name: report.find(name, "test").metrics["ndcg@10"].mean for name in names[:-1]}
+    assert ndcg[report.reference] == max(ndcg.values())
+    assert f"'{report.reference}', the best baseline on 'test' by NDCG@10" in " ".join(shown.split())
+    assert "bytes/item  parameters  ms/user" in shown
+    by_name = {system.name: system.details for system in report.systems}
+    assert all(details["bytes per document"] > 0 for details in by_name.values())
+    assert [details["parameters"] > 0 for details in by_name.values()] == [False, False, True, True, True]
+    assert by_name["popularity"]["bytes per document"] == 8
+    assert set(by_name["run"]["bytes per document by part"]) == {"docid index"}
     measured = report.find("run", "test")
     assert report.dataset.kind == "items"
     assert measured.depth == 10
@@ -182,6 +190,23 @@ def test_a_report_without_what_users_have_had(run, shop, capsys):
             user, _, item, *_ = line.split()
             history = run.interactions.history(run.interactions.user_index[user])[:-1]
             assert run.corpus.document_index[item] not in history
+
+
+def test_a_ranking_of_items_by_another_system(run, shop):
+    out = shop.parent / "beside"
+    evaluate_runs([run.folder], out, beam=ITEMS, checkpoint="start")
+    file = (out / "popularity.run").rename(shop.parent / "popularity.run")
+    # What users have had is left out of this ranking as it is out of all others.
+    chosen = {"checkpoint": "start", "measured": Measured(exclude_history=True), "beam": ITEMS}
+    report = evaluate_runs([run.folder], out, external={"theirs": file}, **chosen)
+    ours, theirs = (report.find(name, "test") for name in ("popularity", "theirs"))
+    assert theirs.depth < ITEMS
+    assert {"hits@1", "ndcg@5", "ndcg@10"} <= set(theirs.metrics) <= set(ours.metrics)
+    assert all(theirs.metrics[name] == ours.metrics[name] for name in theirs.metrics)
+    wrong = shop.parent / "wrong.run"
+    wrong.write_text("u0 Q0 j7 1 1 t\n")
+    with pytest.raises(InputError, match=r"wrong\.run:1: the corpus has no 'j7'"):
+        evaluate_runs([run.folder], out, external={"theirs": wrong}, **chosen)
 
 
 def test_items_that_come_later_are_recommended_at_once(run, retriever):

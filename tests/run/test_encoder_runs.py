@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.encoder_folders import ENCODERS, copy_encoder
-from support.tiny_run import tiny_experiment, write_tiny_corpus
+from support.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
 
 from genret_jax import Retriever
+from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, lexical_documents
 from genret_jax.docids import ResidualKMeans
@@ -95,6 +96,32 @@ def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
     expected = np.argsort(-scores, axis=1)[:, :8]
     for row in range(len(texts)):
         np.testing.assert_allclose(scores[row, found.documents[row]], scores[row, expected[row]], atol=0.05)
+
+
+@pytest.mark.parametrize("queries", ["with training queries", "without"])
+def test_the_sum_of_both_ranks_as_the_untrained_network_does(queries, tmp_path):
+    """It is computed without the network, so that each of the two checks the other."""
+    topics = tiny_topics()
+    texts = tuple(f"{text} What is the {text.split()[0]}?" if text else "" for text in topics.texts)
+    asked = {query: f"what is the {text}" for query, text in topics.queries.items()}
+    qrels = topics.qrels if queries == "with training queries" else {"test": topics.qrels["test"]}
+    corpus = write_tiny_corpus(
+        tmp_path / "corpus", dataclasses.replace(topics, texts=texts, queries=asked, qrels=qrels)
+    )
+    given = experiment(corpus, plan=PlanConfig(dense=True, terms=8))
+    whole = dataclasses.replace(given, sampler=SamplerConfig(input_length=32))  # no query is cut
+    run = prepare_only(whole, tmp_path / "run")[0]
+    requests = run.requests("test", Measured())
+    words, *_, both = run.baselines_of_run("run", requests, 41, Measured())
+    assert [row.system.name for row in (words, both)] == ["run, words alone", "run, sum of both"]
+    assert ("stop words" in words.system.description) == (queries == "without")
+    found = Ranker(run.model, run.encoded, run.params("start"), run.plan_tables).rank(requests.tokens, beam=8)
+    for query, documents in zip(requests.split.qrels, found.documents, strict=True):
+        ranking = both.run[query]
+        assert len(ranking) == len(run.corpus)
+        scores = dict(ranking)
+        network = [scores[run.corpus.doc_ids[document]] for document in documents]
+        np.testing.assert_allclose(network, [score for _, score in ranking[:8]], atol=0.1)  # bfloat16 of the network
 
 
 @pytest.mark.parametrize("encoder", ["bert", "mpnet"])
@@ -255,10 +282,34 @@ def test_a_report_shows_what_the_plan_is_made_of(planned, tmp_path):
     report = evaluate_runs([planned.folder], tmp_path / "report")
     found = {m.system: m.metrics["mrr@10"].mean for m in report.measurements if m.split == "test"}
     name = planned.folder.name
-    assert {f"{name}, encoder alone", f"{name}, words alone", f"{name}, untrained", name} < set(found)
+    alone = [f"{name}, words alone", f"{name}, encoder alone", f"{name}, encoder alone, HNSW", f"{name}, sum of both"]
+    if not has_faiss():
+        alone.remove(f"{name}, encoder alone, HNSW")
+    assert [*found][-len(alone) - 2 :] == [*alone, f"{name}, untrained", name]
     assert found[f"{name}, words alone"] > 0.5
+    baselines = {system: value for system, value in found.items() if system not in (f"{name}, untrained", name)}
+    assert found[report.reference] == max(baselines.values())
+    systems = {system.name: system for system in report.systems}
+    if has_faiss():
+        hnsw = systems[f"{name}, encoder alone, HNSW"]
+        assert hnsw.details["efSearch"] == 64
+        assert hnsw.details["share of the exact 10 best found"] > 0.9
     details = next(system.details for system in report.systems if system.name == name)
     assert details["beside exhaustive search (13 queries)"].startswith("100.0% of the true best 10 found")
+    known = {system: row.details["bytes per document"] for system, row in systems.items()}
+    width = planned.model.d_model
+    assert known[f"{name}, encoder alone"] == 2 * width  # float16
+    assert known[f"{name}, encoder alone, HNSW"] > 4 * width
+    both = known[f"{name}, words alone"] + known[f"{name}, encoder alone"]
+    assert known[f"{name}, sum of both"] == pytest.approx(both, rel=0.02)  # other weights, as they are tuned together
+    parts = systems[name].details["bytes per document by part"]
+    assert list(parts) == ["docid index", "plan"]
+    assert parts["plan"] == pytest.approx(planned.plan_tables.num_bytes / 41, abs=0.1)
+    assert known[name] == pytest.approx(sum(parts.values()), abs=0.15)  # of figures that are rounded
+    assert systems[f"{name}, words alone"].details["parameters"] == 0
+    assert 0 < systems[f"{name}, encoder alone"].details["parameters"] < systems[name].details["parameters"]
+    about = "residual docids, plan of words, vectors and codes, 1 decoder layer, checkpoint 'best'"
+    assert systems[name].description == about
     with pytest.raises(InputError, match="a dual encoder beside a run with a pretrained encoder"):
         evaluate_runs([planned.folder], tmp_path / "other", measured=Measured(dual_encoder=True))
 

@@ -45,7 +45,12 @@ def test_the_report_has_every_system_on_every_split(evaluated):
     assert report.find("run", "test").metrics == report.find("second", "test").metrics
     assert report.find("run", "memorisation").metrics["hits@1"].mean > 0.5
     assert report.budget["run"]["steps"] == 30
-    assert report.reference == ("BM25" if HAS_BM25 else None)
+    if HAS_BM25:
+        of_baselines = {name: report.find(name, "test").metrics["mrr@10"].mean for name in bm25}
+        assert of_baselines[report.reference] == max(of_baselines.values())
+        assert report.find("run", "test").versus_reference
+    else:
+        assert report.reference is None
     assert Report.load(folder / "report.json") == report
 
 
@@ -125,7 +130,7 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_
     for checkpoint in ("best", "start"):
         report = evaluate_runs([tiny_run], out, checkpoint=checkpoint, measured=NO_BASELINES)
         assert Report.load(out / "report.json") == report
-    assert report.systems[0].description == "semantic docids, before its first step"
+    assert report.systems[0].description == "semantic docids, a vector per prefix of codes, before its first step"
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("mine")
@@ -156,6 +161,46 @@ def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):
     assert "a run of another corpus; expected the corpus of" in refused([tiny_run, tmp_path / "another"])
 
 
+def test_a_ranking_of_another_system_is_a_row_like_any_other(evaluated, tiny_run, tmp_path):
+    whole, folder = evaluated
+    lines = (folder / "run.run").read_text().splitlines()
+    (tmp_path / "same.run").write_text("\n".join(lines))
+    first = lines[0].split()[0]
+    (tmp_path / "less.run").write_text("\n".join(line for line in lines if line.split()[0] != first))
+    files = {"same": tmp_path / "same.run", "less": tmp_path / "less.run"}
+    report = evaluate_runs([tiny_run], tmp_path / "report", measured=NO_BASELINES, external=files)
+    assert [system.name for system in report.systems] == ["same", "less", "run"]
+    assert report.find("same", "test").metrics == whole.find("run", "test").metrics
+    assert report.reference == "same"  # the best of the two, which are baselines
+    assert report.find("run", "test").versus_reference["mrr@10"].mean == 0
+    assert report.find("less", "test").versus_reference["hits@10"].mean < 0
+    assert "'less' has no results for 1 of 13 requests, which count as 0." in report.notes
+    assert read_run(tmp_path / "report" / "less.run") == read_run(tmp_path / "less.run")
+    inside = {"same": tmp_path / "report" / "same.run"}
+    with pytest.raises(InputError, match=r"same\.run: a ranking inside the folder of the report, which is replaced"):
+        evaluate_runs([tiny_run], tmp_path / "report", measured=NO_BASELINES, external=inside)
+    assert inside["same"].is_file()
+    chosen = evaluate_runs(
+        [tiny_run], tmp_path / "report", measured=NO_BASELINES, external=files, baseline="less", checkpoint="start"
+    )
+    assert chosen.reference == "less"
+
+
+def test_names_of_rankings_and_of_the_baseline(evaluated, tiny_run, tmp_path, monkeypatch):
+    file = evaluated[1] / "run.run"
+    monkeypatch.setattr("genret_jax.run.evaluate._answers", None)  # nothing is searched before names are known
+    for name in ("run", "Run", "bm25", "run, untrained"):
+        with pytest.raises(InputError, match=f"the name '{name}' is taken by another row"):
+            evaluate_runs([tiny_run], tmp_path / "out", measured=Measured(bm25=False), external={name: file})
+    with pytest.raises(InputError) as error:
+        evaluate_runs(
+            [tiny_run], tmp_path / "out", measured=Measured(bm25=False), external={"other": file}, baseline="othr"
+        )
+    assert "no row of the report is called 'othr'; expected one of 'other', 'run, untrained', 'run'" in str(error.value)
+    assert "did you mean 'other'?" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_with_the_name_of_a_baseline_is_refused(tiny_run, tmp_path):
     taken = ["bm25", "BM25, raw text"] if HAS_BM25 else ["bm25"]
     for name in taken:
@@ -176,6 +221,25 @@ def test_a_run_without_the_split_says_which_there_are(tmp_path):
         evaluate_runs([tmp_path / "run"], tmp_path / "out", measured=NO_BASELINES)
     assert "no judgements for split 'test'" in str(error.value)
     assert "expected one of train, validation" in str(error.value)
+
+
+def test_runs_with_other_vocabularies_are_asked_in_their_own_tokens(tiny_run, tiny_corpus, tmp_path):
+    given = tiny_experiment(tiny_corpus, docids=AtomicDocids(), vocabulary=VocabularyConfig(kind="bytes"))
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(given, tmp_path / "bytes", log=lambda line: None)
+    shutil.copytree(tiny_run, tmp_path / "second")
+    # The bytes have never been trained; what they find does not matter here.
+    runs = [tmp_path / "bytes", tmp_path / "second"]
+    both = evaluate_runs(runs, tmp_path / "report", checkpoint="start", measured=NO_BASELINES)
+    alone = evaluate_runs(runs[1:], tmp_path / "report", checkpoint="start", measured=NO_BASELINES)
+    for split in ("test", "memorisation"):
+        assert both.find("second", split).metrics == alone.find("second", split).metrics
+    held_out = dataclasses.replace(given, hold_out=0.5)
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        prepare(held_out, tmp_path / "held out", log=lambda line: None)
+    runs = [tmp_path / "held out", tmp_path / "second"]
+    with pytest.raises(InputError, match=r"second: other requests in the split 'validation'; expected .*held"):
+        evaluate_runs(runs, tmp_path / "out", split="validation", measured=NO_BASELINES, checkpoint="start")
 
 
 def test_documents_without_words_are_not_asked_for(evaluated):
