@@ -83,7 +83,7 @@ class Documents(Problem):
         """Write corpus, docids and example store."""
         experiment, corpus = self.experiment, self._with_validation(data, log)
         self._make("corpus", lambda path: write_beir(corpus, path), like)
-        self.parts.copy_encoder(like)
+        self.parts.prepare_encoder(corpus, like)
         splits = "".join(f", {split} {len(qrels):,} queries" for split, qrels in corpus.qrels.items())
         log(f"corpus      {len(corpus):,} documents{splits}")
         table = self._made_docids(corpus, log, like)
@@ -93,7 +93,7 @@ class Documents(Problem):
         vocabulary = store.vocabulary
         log(f"examples    {store.manifest['words']:,} words in {vocabulary.size:,} tokens ({vocabulary.kind})")
         codec = document_codec(experiment, table, vocabulary.size, vocabulary.encode)
-        self.parts.weigh_terms(store, corpus, log, like)
+        self.parts.prepare_plan(store, corpus, log, like)
         # The sampler refuses splits that do not exist.
         Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
         model = document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)
@@ -145,7 +145,7 @@ class Documents(Problem):
     def _vectors(self, corpus: Corpus) -> np.ndarray:
         """Return a vector of each document, from the experiment's source, the encoder, or the words."""
         if self.experiment.vectors is None and self.experiment.encoder is not None:
-            return self.parts.documents(corpus)
+            return self.parts.document_vectors
         return np.asarray((self.experiment.vectors or LsaVectors()).vectors(corpus))
 
     def _learn_docids(self, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:

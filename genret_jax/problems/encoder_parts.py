@@ -50,67 +50,72 @@ class EncoderParts:
     def __init__(self, folder: Path, experiment: Experiment):
         self._folder, self._experiment = folder, experiment
 
-    def copy_encoder(self, like: Path | None) -> None:
-        """Copy the encoder into the run folder, if the experiment has one."""
+    def prepare_encoder(self, corpus: Corpus, like: Path | None) -> None:
+        """Copy the encoder into the run folder and encode the documents, if the experiment has one.
+
+        Args:
+            corpus: The documents.
+            like: Run folder with the same parts, which are copied.
+        """
         name = self._experiment.encoder
-        if name is not None:
-            make(self._folder / ENCODER, lambda path: copy_encoder(name, path), like)
+        if name is None:
+            return
+        make(self._folder / ENCODER, lambda path: copy_encoder(name, path), like)
+
+        def vectors() -> np.ndarray:
+            texts = [corpus.document_text(index) for index in range(len(corpus))]
+            return self.encoder.vectors(texts, "passage", progress=True)
+
+        self._write_vectors(VECTORS, vectors, like)
+
+    def prepare_plan(self, store: ExampleStore, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
+        """Write the weights of terms in documents, chosen on training queries that are left out.
+
+        Args:
+            store: The example store.
+            corpus: Has the texts of the queries.
+            log: Receives a line about the settings.
+            like: Run folder with the same parts, which are copied.
+        """
+        plan = self._experiment.model.plan
+        if plan is None or not plan.terms:
+            return
+
+        def queries() -> np.ndarray:
+            texts = [corpus.queries[store.query_ids[int(number)]] for number in self._queries(store)]
+            return self.encoder.vectors(texts, "query", progress=True)
+
+        def lexical(path: Path) -> None:
+            given, vectors = self._counts(store), self._means(store) if plan.dense else None
+            settings = choose_settings(*given, seed=self._experiment.docid_seed, vectors=vectors)
+            found = lexical_documents(*given, settings)
+            arrays = {name: getattr(found.weights, name) for name in ("data", "indices", "indptr")}
+            details = {"settings": dataclasses.asdict(settings)}
+            save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=2, details=details)
+
+        if plan.dense:
+            self._write_vectors(QUERY_VECTORS, queries, like)
+        make(self._folder / LEXICAL, lexical, like)
+        log(f"plan        {self.settings.describe(vectors=plan.dense)}")
 
     @functools.cached_property
     def encoder(self) -> SentenceEncoder:
         """The encoder."""
         return SentenceEncoder.load(self._folder / ENCODER)
 
-    def documents(self, corpus: Corpus) -> Float[np.ndarray, "n d"]:
-        """Return the encoder's vectors of the documents, float16; they are computed if they are not there."""
-        texts = [corpus.document_text(index) for index in range(len(corpus))]
-        return self._vectors(VECTORS, lambda: self.encoder.vectors(texts, "passage", progress=True))
-
     @property
     def document_vectors(self) -> Float[np.ndarray, "n d"]:
-        """The encoder's vectors of the documents, float16, of a prepared run."""
-        return self._vectors(VECTORS, None)
+        """The encoder's vectors of the documents, float16."""
+        return self._read_vectors(VECTORS)
 
-    def query_vectors(self, store: ExampleStore, corpus: Corpus | None = None) -> Float[np.ndarray, "q d"]:
-        """Return the encoder's vectors of the training queries, float16, in the order of the store.
-
-        Args:
-            store: The example store.
-            corpus: Has the texts of the queries; None for a prepared run.
-        """
-
-        def encode() -> np.ndarray:
-            assert corpus is not None
-            texts = [corpus.queries[store.query_ids[int(number)]] for number in self._queries(store)]
-            return self.encoder.vectors(texts, "query", progress=True)
-
-        return self._vectors(QUERY_VECTORS, encode if corpus is not None else None)
-
-    def _vectors(self, part: str, compute: Callable[[], np.ndarray] | None) -> np.ndarray:
-        path = self._folder / part
-        if compute is not None:
-            make(path, lambda path: save_arrays(path, {part: compute().astype(np.float16)}, kind=part, version=1))
-        return load_arrays(path, kind=part, version=1)[0][part]
-
-    def weigh_terms(self, store: ExampleStore, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
-        """Write the weights of terms in documents, chosen on training queries that are left out."""
-        plan = self._experiment.model.plan
-        if plan is None or not plan.terms:
-            return
-
+    def _write_vectors(self, part: str, compute: Callable[[], np.ndarray], like: Path | None) -> None:
         def write(path: Path) -> None:
-            given, seed = self._counts(store), self._experiment.docid_seed
-            vectors = None
-            if plan.dense:
-                vectors = QueryMeans(given[2], self.documents(corpus), self.query_vectors(store, corpus))
-            settings = choose_settings(*given, seed=seed, vectors=vectors)
-            found = lexical_documents(*given, settings)
-            arrays = {name: getattr(found.weights, name) for name in ("data", "indices", "indptr")}
-            details = {"settings": dataclasses.asdict(settings)}
-            save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=2, details=details)
+            save_arrays(path, {part: compute().astype(np.float16)}, kind=part, version=1)
 
-        make(self._folder / LEXICAL, write, like)
-        log(f"plan        {self.settings.describe(vectors=plan.dense)}")
+        make(self._folder / part, write, like)
+
+    def _read_vectors(self, part: str) -> np.ndarray:
+        return load_arrays(self._folder / part, kind=part, version=1)[0][part]
 
     def plan_documents(self, kinds: Any, store: ExampleStore) -> PlanDocuments:
         """Return what a plan of these kinds (``T5Config.plan``) knows about the documents."""
@@ -212,7 +217,7 @@ class EncoderParts:
         return store.term_counts(), *store.training_queries(self._unseen, terms=True)
 
     def _means(self, store: ExampleStore) -> QueryMeans:
-        return QueryMeans(self._counts(store)[2], self.document_vectors, self.query_vectors(store))
+        return QueryMeans(self._counts(store)[2], self.document_vectors, self._read_vectors(QUERY_VECTORS))
 
     def _queries(self, store: ExampleStore) -> Int[np.ndarray, " q"]:
         """Return the numbers of the training queries, in the order of the rows of the store's counts."""

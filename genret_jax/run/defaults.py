@@ -140,14 +140,18 @@ def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:
 
 def _lengths(encoder: SentenceEncoder, queries: Sequence[str]) -> tuple[int, int]:
     """Return the tokens and the terms that nearly all training queries fit in, in steps of 16."""
-    if not queries:
-        return _USUAL_LENGTH, _USUAL_LENGTH
-    some = [queries[index] for index in evenly_spread(np.arange(len(queries)), _SAMPLE)]
     around = len(encoder.form("query").first_tokens) + 1
-    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1) - around, _LONGEST)
+    most = encoder.max_length - around
+    if not queries:
+        return min(_USUAL_LENGTH, most), _USUAL_LENGTH
+    some = [queries[index] for index in evenly_spread(np.arange(len(queries)), _SAMPLE)]
+    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1), _LONGEST) - around
     terms = np.quantile([len(terms_of(query)) for query in some], _LONGEST)
-    fit = (max(32, 16 * int(np.ceil(value / 16))) for value in (tokens, terms))
-    return min(next(fit), encoder.max_length - around), next(fit)
+    return min(_in_steps(tokens), most), _in_steps(terms)
+
+
+def _in_steps(length: float) -> int:
+    return max(32, 16 * int(np.ceil(length / 16)))
 
 
 def _codebook(documents: int) -> int:

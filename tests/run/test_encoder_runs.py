@@ -325,3 +325,13 @@ def test_the_start_is_kept_where_training_finds_nothing_better(corpus, tmp_path)
     )
     run = train_run(dataclasses.replace(given, trainer=spoiling), tmp_path / "run")
     jax.tree.map(np.testing.assert_allclose, run.params("best"), run.params("start"))
+
+
+def test_seeds_share_what_the_encoder_has_computed(corpus, tmp_path, monkeypatch):
+    given = experiment(corpus, plan=PlanConfig(dense=True, terms=8), steps=1)
+    first, second = prepare_only(given, tmp_path / "runs", seeds=[0, 1])
+    for part in ("vectors", "query_vectors", "lexical"):
+        stored = [sorted((run.folder / part).glob("*.npy")) for run in (first, second)]
+        for one, other in zip(*stored, strict=True):
+            np.testing.assert_array_equal(np.load(one), np.load(other))
+    assert second.task() is not None
