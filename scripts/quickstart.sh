@@ -17,37 +17,38 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 install() {
   local python
   python=$(find_python "${GENRET_PYTHON:-}")
-  make_environment .venv "$python" constraints.txt seqio,baselines,viz
+  make_environment .venv "$python" constraints.txt baselines,viz
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   .venv/bin/genret doctor
 }
 
-corpus() { [ -d $OUT/corpus ] || genret corpus python-docs --out $OUT/corpus; }
+encoder() { genret encoder get all-MiniLM-L6-v2 || echo "going on from scratch: no pretrained encoder could be fetched"; }
 
-docids() {
-  [ -d $OUT/docids ] || genret docids build --corpus $OUT/corpus --out $OUT/docids
-  genret docids inspect $OUT/docids --corpus $OUT/corpus --branches 2
+# Bodies of docstrings, which their summaries ask for; and whole docstrings, for people to search.
+corpora() {
+  [ -d $OUT/corpus ] || genret corpus python-docs --out $OUT/corpus
+  [ -d $OUT/whole ] || genret corpus python-docs --whole --out $OUT/whole
 }
 
-examples() { genret examples show $OUT/semantic/examples --seqio --count 2; }
-
-train() { genret train --recipe "$1" --corpus $OUT/corpus --run "$OUT/$1" "${@:2}"; }
+train() {
+  genret train --corpus $OUT/corpus --run $OUT/run
+  genret docids inspect $OUT/run/docids --corpus $OUT/corpus --branches 2
+}
 
 searches() {
-  local queries="wait until the thread terminates
-list the most common elements and their counts
-send an email message over SMTP"
-  genret search --run $OUT/atomic -k 3 --file - <<<"$queries"
+  local queries="read rows of a csv file
+join two paths
+join a thread"
+  genret search --run $OUT/search -k 3 --file - <<<"$queries"
 }
 
 stage installation install
 export PATH="$ROOT/.venv/bin:$PATH"
 started=$SECONDS
-stage "corpus" corpus
-stage "semantic docids" docids
-stage "training on semantic docids" train semantic --docids $OUT/docids
-stage "its examples, as seqio tasks" examples
-stage "training on atomic docids" train atomic
-stage "evaluation beside BM25" genret evaluate --run $OUT/semantic --run $OUT/atomic --out $OUT/report
+stage "pretrained encoder" encoder
+stage "corpora" corpora
+stage "training" train
+stage "evaluation" genret evaluate --run $OUT/run --out $OUT/report
+stage "an index of whole docstrings" genret train --corpus $OUT/whole --run $OUT/search
 stage "searches" searches
-echo "== quickstart after installation: $((SECONDS - started)) s; try: .venv/bin/genret search --run $OUT/atomic"
+echo "== quickstart after installation: $((SECONDS - started)) s; try: .venv/bin/genret search --run $OUT/search"

@@ -110,6 +110,32 @@ def python_docs(value: Mapping[str, Any]) -> str:
     return table(["", "Hits@1", "Hits@10", "MRR@10"], rows) + f"\n\n{note}"
 
 
+def pretrained(value: Mapping[str, Any]) -> str:
+    """Return a row for each split of each collection: MRR@10 of what the default starts from, and of the default."""
+    columns = {
+        "BM25": "BM25",
+        "BM25, tuned": "pretrained, words alone",
+        "encoder": "pretrained, encoder alone",
+        "sum of both": "pretrained, sum of both",
+    }
+    rows = []
+    for name, found in value["collections"].items():
+        for split, measured in found["splits"].items():
+            systems = measured["systems"]
+            means = [row for row in systems if row.startswith("pretrained, mean of")]
+            ours = means[0] if means else "pretrained"
+            cells = [f"{100 * systems[row]['mrr@10']['mean']:.1f}" for row in columns.values()]
+            mrr = systems[ours]["mrr@10"]
+            trained = f"{100 * mrr['mean']:.1f} ±{50 * (mrr['high'] - mrr['low']):.1f}"
+            rows.append([f"{name.replace('_', '-')}, {split}", f"{found['documents']:,}", *cells, trained])
+    steps = ", ".join(f"{name.replace('_', '-')} {found['steps']:,}" for name, found in value["collections"].items())
+    note = (
+        f"MRR@10; mean of {value['seeds']} seeds where something was trained. Steps: {steps}; 0 where no training "
+        f"queries are. Measured on {machine(value['environment'])}, beside other work."
+    )
+    return table(["", "documents", *columns, "genret train"], rows) + f"\n\n{note}"
+
+
 def recipe(value: Mapping[str, Any]) -> str:
     """Return a table of the scores of the recipe from scratch without each of its parts."""
     rows = []

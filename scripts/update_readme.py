@@ -16,7 +16,7 @@ from typing import Any
 
 from readme_markdown import MISSING
 from readme_quantisers import quantisers
-from readme_scores import cold_start, evaluation, python_docs, recipe, startup
+from readme_scores import cold_start, evaluation, pretrained, python_docs, recipe, startup
 from readme_speed import (
     decoding,
     examples,
@@ -73,6 +73,7 @@ def updated(readme: str, results: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "pretrained": pretrained,
     "python_docs": python_docs,
     "recipe": recipe,
     "xquad": evaluation,
