@@ -114,9 +114,9 @@ def pretrained(value: Mapping[str, Any]) -> str:
     """Return a row for each split of each collection: MRR@10 of what the default starts from, and of the default."""
     columns = {
         "BM25": "BM25",
-        "BM25, tuned": "pretrained, words alone",
-        "encoder": "pretrained, encoder alone",
-        "sum of both": "pretrained, sum of both",
+        "BM25, tuned": ", words alone",
+        "encoder": ", encoder alone",
+        "sum of both": ", sum of both",
     }
     rows = []
     for name, found in value["collections"].items():
@@ -124,7 +124,8 @@ def pretrained(value: Mapping[str, Any]) -> str:
             systems = measured["systems"]
             means = [row for row in systems if row.startswith("pretrained, mean of")]
             ours = means[0] if means else "pretrained"
-            cells = [f"{100 * systems[row]['mrr@10']['mean']:.1f}" for row in columns.values()]
+            starts = [next(row for row in systems if row.endswith(end)) for end in columns.values()]
+            cells = [f"{100 * systems[row]['mrr@10']['mean']:.1f}" for row in starts]
             mrr = systems[ours]["mrr@10"]
             trained = f"{100 * mrr['mean']:.1f} ±{50 * (mrr['high'] - mrr['low']):.1f}"
             rows.append([f"{name.replace('_', '-')}, {split}", f"{found['documents']:,}", *cells, trained])

@@ -11,6 +11,7 @@ import numpy as np
 from genret_jax.config.experiment import BaseExperiment
 from genret_jax.config.gin_files import experiment_from_gin, recipe_file, require_set_once
 from genret_jax.data.corpus import read_beir
+from genret_jax.data.interactions import is_interactions
 from genret_jax.data.splits import evenly_spread
 from genret_jax.data.text.terms import terms_of
 from genret_jax.errors import InputError
@@ -20,7 +21,7 @@ from genret_jax.problems import say
 from genret_jax.run.folder import RECORD, run_folders
 
 ENCODER = "all-MiniLM-L6-v2"
-FROM_ENCODER, FROM_SCRATCH = "pretrained", "semantic"
+FROM_ENCODER, FROM_SCRATCH, OF_ITEMS = "pretrained", "semantic", "tiger"
 
 _BATCH, _ROUNDS = 64, 3  # queries of a step, and how often training goes through all of them
 _LEAST_STEPS, _MOST_STEPS = 60, 6000
@@ -101,12 +102,14 @@ def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:
     A pretrained encoder is used where it has been downloaded. Nothing is read of queries but the training queries.
 
     Args:
-        corpus: Folder of documents.
+        corpus: Folder of documents, or of items with histories.
         encoder: Name of the encoder, or its folder.
 
     Raises:
         InputError: If the corpus cannot be read.
     """
+    if is_interactions(corpus):
+        return Choice(recipe=OF_ITEMS, settings={}, why="the folder has items and users' histories")
     try:
         folder = find_encoder(encoder)
     except InputError:

@@ -10,6 +10,8 @@ from support.tiny_run import tiny_topics, write_tiny_corpus
 
 import genret_jax
 from genret_jax import Retriever
+from genret_jax.data.interactions import write_interactions
+from genret_jax.data.sources.toy_items import toy_items
 from genret_jax.errors import InputError
 from genret_jax.models.encoders.getting import cache_folder
 from genret_jax.run import open_run
@@ -81,6 +83,11 @@ def test_a_run_goes_on_as_it_was_configured(tmp_path, fetched, monkeypatch):
     assert (run, experiment.corpus, experiment.docids.levels) == (os.fspath(folder), os.fspath(moved), 3)
     assert (experiment.trainer.steps, experiment.trainer.seed) == (7, 3)
     assert default_experiment(None, folder)[1] == open_run(folder).experiment
+
+
+def test_a_shop_gets_a_recipe_for_items(tmp_path):
+    write_interactions(toy_items(), tmp_path / "shop")
+    assert choose(tmp_path / "shop").recipe == "tiger"
 
 
 def test_without_a_corpus_there_is_nothing_to_choose(tmp_path):
