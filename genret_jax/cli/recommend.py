@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genret_jax.cli import opened_with, search_options
+from genret_jax.cli.compiled import keep_compiled
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             expected="ids of items, --user, or --file",
             fix="give one of them",
         )
+    keep_compiled()
     retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(History)
     if args.add or args.add_vectors:

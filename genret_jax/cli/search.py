@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genret_jax.cli import opened_with, search_options
+from genret_jax.cli.compiled import keep_compiled
 from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
 
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")
+    keep_compiled()
     retriever = Retriever.load(args.run, **opened_with(args))
     retriever.run.require_request(str)  # before anybody is asked for a query
     if args.add:
