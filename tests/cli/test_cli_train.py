@@ -133,7 +133,7 @@ def test_docids_of_another_corpus(place, capsys, tmp_path):
         (["--gin.TrainerConfig.batch_size='many'"], "TrainerConfig.batch_size is 'many'; expected int"),
         (["--gin.Experiment.codec=text"], "Experiment.codec is 'text'; expected 'per_level' with the prefix head"),
         (["--gin.STEPS"], "--gin.STEPS; expected --gin.NAME=VALUE"),
-        (["--steps", "0"], "--steps 0; expected at least 1; next: change --steps"),
+        (["--steps", "-1"], "--steps -1; expected 0 or more; next: change --steps"),
         (["--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
         (["--gin_file=runs/dsi_atomic_from_scrach.gin"], "did you mean 'runs/dsi_atomic_from_scratch.gin'?"),
         (["--corpos", "x"], "no option --corpos; did you mean '--corpus'?"),

@@ -196,7 +196,7 @@ def test_trains_outside_the_main_thread(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"steps": 0}, "steps"),
+        ({"steps": -1}, "steps"),
         ({"keep": 0}, "keep"),
         ({"batch_size": 10, "gradient_accumulation": 4}, "gradient_accumulation"),
         ({"average_decay": 1.0}, "average_decay"),

@@ -123,7 +123,7 @@ def highest_weights(weights: Any) -> Float[np.ndarray, " t"]:
     """Return the highest weight of each term in any document.
 
     Args:
-        weights: Of terms in documents, scipy CSR [n, t].
+        weights: Scipy CSR [n, t] of terms in documents.
     """
     return np.asarray(weights.max(axis=0).todense(), np.float32).ravel()
 
