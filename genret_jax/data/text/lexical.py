@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from genret_jax.data.text.lsa import bm25, bm25_idf
 
 _MOST_LEFT_OUT, _AT_ONCE = 500, 100  # queries to leave out, and those that are scored at once against all documents
+_FEW = 20  # left-out queries of documents with others that are too few to judge by
 _SCORES = 1 << 24  # of documents for left-out queries; more documents mean fewer queries
 _CONSTANTS = ((0.6, 0.4), (0.9, 0.4), (0.9, 0.6), (1.2, 0.4), (1.2, 0.75), (1.8, 0.75))
 _USUAL = (1.2, 0.6)  # without training queries
@@ -175,7 +176,8 @@ def choose_settings(
     the training queries do, the share of documents that nobody has asked for is that of the left-out queries whose
     document has no other one (Good 1953, "The Population Frequencies of Species"). If all documents are asked for
     alike, it is the share of documents without training queries. The choice weighs left-out queries by the mean of
-    both shares.
+    both shares. Where hardly a document has several queries, all left-out queries stand for such documents too, without
+    the bonus: one query each does not say that nobody asks for these documents again.
 
     Args:
         counts: As for :func:`lexical_documents`, like the next two.
@@ -302,9 +304,12 @@ class _LeftOut:
         asked, unasked = (_best_ten(others[:, group]) for group in self._groups)
         found = []
         for bonus in _BONUSES:
-            mine = own + np.where(self.again[rows], 0, bonus)
-            rank = 1 + np.sum(asked >= mine[:, None], axis=1) + np.sum(unasked + bonus >= mine[:, None], axis=1)
-            found.append(float(np.sum(self._votes[rows] * np.where(rank <= 10, 1 / rank, 0.0))))
+            value = 0.0
+            for votes, gain in zip(self._votes, (0.0, bonus), strict=True):
+                mine = own[:, None] + gain
+                rank = 1 + np.sum(asked >= mine, axis=1) + np.sum(unasked + bonus >= mine, axis=1)
+                value += float(np.sum(votes[rows] * np.where(rank <= 10, 1 / rank, 0.0)))
+            found.append(value)
         return found
 
 
@@ -312,7 +317,8 @@ def _best_ten(scores: Float[np.ndarray, "p n"]) -> Float[np.ndarray, "p t"]:
     return -np.partition(-scores, 10, axis=1)[:, :10] if scores.shape[1] > 10 else scores
 
 
-def _votes(again: Bool[np.ndarray, " p"], recurring: float) -> Float[np.ndarray, " p"]:
-    """Return the weight of each left-out query, so that those of documents with other queries weigh ``recurring``."""
-    of_again, of_alone = recurring / max(again.sum(), 1), (1 - recurring) / max((~again).sum(), 1)
-    return np.where(again, of_again, of_alone)
+def _votes(again: Bool[np.ndarray, " p"], recurring: float) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """Return the weights of left-out queries as those of documents with other queries, and of documents without."""
+    with_others = again if again.sum() >= _FEW else np.ones_like(again)
+    of_again = np.where(with_others, recurring / max(with_others.sum(), 1), 0.0)
+    return of_again, np.where(again, 0.0, (1 - recurring) / max((~again).sum(), 1))

@@ -113,7 +113,7 @@ def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
     expected, weight = 0.0, chosen.vector_weight
     unasked = np.asarray(answers.sum(axis=1)).ravel() == 0
     whole = lexical_documents(counts, queries, answers, settings).weights
-    for document, query, vote in zip(left_out._document, left_out._query, left_out._votes, strict=True):
+    for document, query, vote in zip(left_out._document, left_out._query, sum(left_out._votes), strict=True):
         kept[:] = True
         kept[query] = False
         idf, usual = bm25_idf(counts, queries), float((counts + 0.5 * (answers @ queries)).sum()) / len(unasked)
@@ -132,17 +132,35 @@ def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
     np.testing.assert_allclose(value, expected, rtol=1e-3)
 
 
-def test_queries_weigh_as_they_recur_and_as_documents_do():
+def test_queries_weigh_as_they_recur_and_as_documents_do(monkeypatch):
     """Half of the left-out queries have a document with others, three quarters of the documents have some."""
     counts, queries = csr(np.eye(8, 20, 1)), csr(np.eye(8, 20, 9))
-    answers = csr(np.zeros((8, 8)))
-    answers = answers.tolil()
-    for query, document in enumerate([0, 0, 1, 1, 2, 3, 4, 5]):
-        answers[document, query] = 1
-    left_out = lexical._LeftOut(counts, queries, answers.tocsr(), 0, None)
+    answers = np.zeros((8, 8))
+    answers[[0, 0, 1, 1, 2, 3, 4, 5], np.arange(8)] = 1
+    monkeypatch.setattr(lexical, "_FEW", 4)
+    left_out = lexical._LeftOut(counts, queries, csr(answers), 0, None)
     assert left_out.again.sum() == 4
-    np.testing.assert_allclose(left_out._votes[left_out.again].sum(), (0.5 + 0.75) / 2)
-    np.testing.assert_allclose(left_out._votes.sum(), 1.0)
+    of_again, of_alone = left_out._votes
+    assert not of_again[~left_out.again].any()
+    assert not of_alone[left_out.again].any()
+    np.testing.assert_allclose([of_again.sum(), of_alone.sum()], [(0.5 + 0.75) / 2, 1 - (0.5 + 0.75) / 2])
+
+
+def test_one_query_each_does_not_say_that_nobody_asks_again():
+    """Half of the documents have one query each: a high bonus would find only the others."""
+    counts, queries, answers = world(helpful=False)
+    first = np.unique(answers.tocsc().indices, return_index=True)[1]
+    given = counts, queries[first], csr(answers.toarray()[:, first])
+    assert given[2].sum(axis=1).max() == 1
+    left_out = lexical._LeftOut(*given, 0, None)
+    assert not left_out.again.any()
+    np.testing.assert_allclose([votes.sum() for votes in left_out._votes], [0.25, 0.75])
+    # The bonus lets the document win as one without queries, and lose as one with some.
+    others = np.where(np.diff(given[2].indptr) > 0, 0.0, 1.0)[None].astype(np.float32)
+    values = left_out._reciprocal_ranks(others, np.array([1.5]), slice(0, 1))
+    whole = sum(votes[0] for votes in left_out._votes)
+    np.testing.assert_allclose(values[0], whole)
+    np.testing.assert_allclose(values[-1], left_out._votes[1][0])
 
 
 @pytest.mark.parametrize(
