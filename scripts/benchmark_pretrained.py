@@ -68,6 +68,7 @@ def summary(reports: list[Report], work: Path) -> dict[str, Any]:
         "documents": reports[0].dataset.documents,
         "fingerprint": reports[0].dataset.fingerprint,
         "steps": experiment.trainer.steps,
+        "seeds": len(run_folders(work / RUN)),
         "training seconds": [budget.get("training seconds") for budget in reports[0].budget.values()],
         "splits": splits,
     }
@@ -92,7 +93,6 @@ def main() -> None:
             collections[name] = summary(reports, work)
     result = {
         "what": "genret train by default, with all-MiniLM-L6-v2, beside what it starts from",
-        "seeds": arguments.seeds,
         "collections": collections,
         "environment": dict(reports[0].environment),
     }

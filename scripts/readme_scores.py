@@ -129,10 +129,13 @@ def pretrained(value: Mapping[str, Any]) -> str:
             mrr = systems[ours]["mrr@10"]
             trained = f"{100 * mrr['mean']:.1f} ±{50 * (mrr['high'] - mrr['low']):.1f}"
             rows.append([f"{name.replace('_', '-')}, {split}", f"{found['documents']:,}", *cells, trained])
-    steps = ", ".join(f"{name.replace('_', '-')} {found['steps']:,}" for name, found in value["collections"].items())
+    took = ", ".join(
+        f"{name.replace('_', '-')} {found['steps']:,} ({found['seeds']})"
+        for name, found in value["collections"].items()
+    )
     note = (
-        f"MRR@10; mean of {value['seeds']} seeds where something was trained. Steps: {steps}; 0 where no training "
-        f"queries are. Measured on {machine(value['environment'])}, beside other work."
+        f"MRR@10. Steps, with the number of seeds: {took}; 0 where there are no training queries. Measured on "
+        f"{machine(value['environment'])}, beside other work."
     )
     return table(["", "documents", *columns, "genret train"], rows) + f"\n\n{note}"
 

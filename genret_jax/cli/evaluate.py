@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genret_jax.cli import opened_with, search_options
-from genret_jax.cli.compiled import keep_compiled
 from genret_jax.errors import InputError
 
 HELP = "measure trained runs beside BM25, SASRec and other baselines"
@@ -73,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the tables."""
     from genret_jax.evaluation.render import terminal
     from genret_jax.problems import Measured
+    from genret_jax.run.compiled import keep_compiled
     from genret_jax.run.evaluate import evaluate_runs, report_folder
 
     keep_compiled()

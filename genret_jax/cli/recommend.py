@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genret_jax.cli import opened_with, search_options
-from genret_jax.cli.compiled import keep_compiled
 from genret_jax.cli.search import lines_of, show
 from genret_jax.errors import InputError
 
@@ -55,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     from genret_jax.problems import History
     from genret_jax.retriever import Retriever
+    from genret_jax.run.compiled import keep_compiled
 
     if bool(args.file) + bool(args.items or args.user) != 1:
         raise InputError(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genret_jax.cli import opened_with, search_options
-from genret_jax.cli.compiled import keep_compiled
 from genret_jax.data.text.words import normalized_words, printable
 from genret_jax.errors import InputError
 
@@ -47,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     from genret_jax.data.corpus import read_documents
     from genret_jax.retriever import Retriever
+    from genret_jax.run.compiled import keep_compiled
 
     if args.query is not None and args.file:
         raise InputError("both a query and --file", fix="give one of them")

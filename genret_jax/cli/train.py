@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from genret_jax.cli import chosen_experiment, exit_code_of, experiment_options
-from genret_jax.cli.compiled import keep_compiled
 from genret_jax.errors import InputError
 from genret_jax.parallel.cluster import ARRIVAL_SECONDS, CLUSTERS, Cluster, chosen_cluster
 
@@ -133,6 +132,7 @@ def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from genret_jax.run.compiled import keep_compiled
     from genret_jax.run.training import prepare_only, train_run, train_seeds
 
     keep_compiled()

@@ -8,7 +8,7 @@ import time
 
 import jax
 
-from genret_jax.cli import compiled
+from genret_jax.run import compiled
 
 
 def search(run, cache):
