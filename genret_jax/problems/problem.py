@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import jax
 import numpy as np
@@ -37,6 +37,7 @@ from genret_jax.models.plan import PlanTables
 from genret_jax.parallel.mesh import logical_axes, param_shardings
 from genret_jax.storage import atomic_folder
 from genret_jax.training import TrainingTask, restore_params
+from genret_jax.training.checkpoint_format import require_params
 from genret_jax.training.initial import initial_params, jitted_variables, random_params
 
 QUANTISER = "quantiser"  # the part of a run folder that gives later documents their docids
@@ -330,15 +331,34 @@ class Problem(abc.ABC):
         Raises:
             InputError: If there is no such checkpoint, or it is of another network, corpus or docids.
         """
-        from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
+        from genret_jax.training.t5x.checkpoint import read_t5x_params
 
         like = self.param_shapes(mesh)
         if checkpoint == "start":
             start = self.start_params()
             return start if mesh is None else jax.device_put(start, jax.tree.map(lambda shape: shape.sharding, like))
-        if isinstance(checkpoint, str) and checkpoint not in ("best", "last") and find_checkpoint(checkpoint):
+        if _is_of_t5x(checkpoint):
             return read_t5x_params(checkpoint, like)
         return restore_params(self.folder, checkpoint, mesh, like=like, fingerprint=self.fingerprints)
+
+    def require_checkpoint(self, checkpoint: str | int = "best") -> None:
+        """Check that :meth:`params` finds a checkpoint that fits, without reading its arrays.
+
+        Args:
+            checkpoint: As for :meth:`params`.
+
+        Raises:
+            InputError: As :meth:`params`, but not for damaged arrays.
+        """
+        from genret_jax.training.t5x.checkpoint import require_t5x_params
+
+        if checkpoint == "start":
+            return
+        like = self.param_shapes()
+        if _is_of_t5x(checkpoint):
+            require_t5x_params(checkpoint, like)
+        else:
+            require_params(self.folder, checkpoint, like=like, fingerprint=self.fingerprints)
 
     def param_shapes(self, mesh: Mesh | None = None) -> dict[str, Any]:
         """Return the shapes of the parameters, and their shardings on a mesh."""
@@ -460,6 +480,12 @@ class Problem(abc.ABC):
         """Return the network with rows for all nodes of a grown docid tree."""
         nodes = max(self.model.num_nodes, divisible(encoded.tree.num_nodes))
         return dataclasses.replace(self.model, num_nodes=nodes)
+
+
+def _is_of_t5x(checkpoint: str | int) -> TypeGuard[str]:
+    from genret_jax.training.t5x.checkpoint import find_checkpoint
+
+    return isinstance(checkpoint, str) and checkpoint not in ("best", "last") and bool(find_checkpoint(checkpoint))
 
 
 def make(path: Path, write: Callable[[Path], object], like: Path | None = None) -> None:

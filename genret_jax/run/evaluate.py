@@ -75,12 +75,8 @@ def evaluate_runs(
     if beam is not None and beam < 1:
         raise InputError(f"a beam of {beam}", expected="at least 1", fix="give another beam")
     opened = open_all(runs, allow_imports)
-    first, measured = opened[0].run, measured or Measured()
-    for other in opened:
-        first.require_comparable(other.run)
-        other.run.require_ranks()
-    _require_meaning(first, measured)
-    require_unique([each.name for each in opened], "runs", first.baseline_names)
+    measured = measured or Measured()
+    first = _comparable(opened, measured)
     split = split or first.evaluation.split
     folder = report_folder(runs[0], split) if out is None else Path(out)
     _check_out(folder, external or {})
@@ -88,9 +84,8 @@ def evaluate_runs(
     asked = next(iter(requests.values()))
     for each in opened:
         require_same(asked, requests[each.name], each, first)
+        each.run.require_checkpoint(checkpoint)
     remembered = common({each.name: each.run.memorisation() for each in opened})
-    for each in opened:  # a checkpoint that cannot be read is found before a baseline is trained
-        each.run.params(checkpoint, mesh)
     rows = {each.name: rows_of(each, checkpoint, measured, remembers=each.name in remembered) for each in opened}
     beside, notes = _external(external or {}, asked, first, [row.name for part in rows.values() for row in part])
     found, memory = first.baselines(asked, beam or first.evaluation.beam, measured) + beside, list[SystemRun]()
@@ -101,17 +96,11 @@ def evaluate_runs(
     if baseline is not None:
         require_row(baseline, names)
     for each in opened:
-        both = requests[each.name], remembered.get(each.name)
-        answers, remembers = _answers(each, rows[each.name], *both, beam, mesh)
+        answers, remembers = _answers(each, rows[each.name], requests[each.name], remembered.get(each.name), beam, mesh)
         found += own[each.name] + answers
         memory += remembers
     report = compare(
-        Dataset(
-            name=first.corpus.name,
-            documents=len(first.corpus),
-            fingerprint=first.fingerprints["corpus"],
-            kind=first.kind,
-        ),
+        _dataset(first),
         [(asked.split, found), *[(both.split, memory) for both in itertools.islice(remembered.values(), 1)]],
         reference=baseline,
         baselines=baselines,
@@ -127,6 +116,23 @@ def evaluate_runs(
 def report_folder(run: str | os.PathLike[str], split: str) -> Path:
     """Return where a report lies by default."""
     return Path(run) / "reports" / split
+
+
+def _comparable(opened: Sequence[Opened], measured: Measured) -> Problem:
+    """Return the first run, with which all others can be compared."""
+    first = opened[0].run
+    for each in opened:
+        first.require_comparable(each.run)
+        each.run.require_ranks()
+    _require_meaning(first, measured)
+    require_unique([each.name for each in opened], "runs", first.baseline_names)
+    return first
+
+
+def _dataset(run: Problem) -> Dataset:
+    return Dataset(
+        name=run.corpus.name, documents=len(run.corpus), fingerprint=run.fingerprints["corpus"], kind=run.kind
+    )
 
 
 def _require_meaning(first: Problem, measured: Measured) -> None:

@@ -238,6 +238,15 @@ def _is_deleted(path: Path) -> bool:
     return True
 
 
+def require_params(
+    folder: str | os.PathLike[str], which: str | int = "best", *, like: Params, fingerprint: Mapping[str, Any]
+) -> None:
+    """Check what :func:`restore_params` can check without reading arrays; arguments and errors as there."""
+    path = (Path(folder) / CHECKPOINTS_FOLDER).resolve() / str(checkpoint_step(folder, which))
+    with contextlib.suppress(DamagedError):  # restore_params goes on to another checkpoint, or raises
+        _require_fitting(path, read_metadata(path), like, fingerprint)
+
+
 def checkpoint_step(folder: str | os.PathLike[str], which: str | int = "best") -> int:
     """Return the step of the checkpoint that :func:`restore_params` tries first; arguments and errors as there."""
     return _candidates((Path(folder) / CHECKPOINTS_FOLDER).resolve(), which)[0]
@@ -264,12 +273,8 @@ def _candidates(root: Path, which: str | int) -> list[int]:
 
 def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint: Mapping[str, Any] | None) -> Params:
     metadata = read_metadata(path)
-    name = "average" if "average" in metadata["shapes"] else "params"
-    described, fix = metadata["shapes"][name], "restore the run folder it belongs to"
-    if like is not None and (difference := shape_difference(described, describe(like))):
-        raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=fix)
-    require_fingerprint(path, metadata, fingerprint or {}, fingerprint or (), fix=fix)
-    shapes = unflatten_dict(to_shapes(described), sep="/")
+    name = _require_fitting(path, metadata, like, fingerprint)
+    shapes = unflatten_dict(to_shapes(metadata["shapes"][name]), sep="/")
     if mesh is None:
         places = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
     else:
@@ -280,3 +285,15 @@ def _read_params(path: Path, mesh: Mesh | None, like: Params | None, fingerprint
     verify_items(items, metadata)
     params: Params = items[name]
     return params
+
+
+def _require_fitting(
+    path: Path, metadata: Mapping[str, Any], like: Params | None, fingerprint: Mapping[str, Any] | None
+) -> str:
+    """Return the item that holds a checkpoint's parameters, after comparing it with those that are wanted."""
+    name = "average" if "average" in metadata["shapes"] else "params"
+    fix = "restore the run folder it belongs to"
+    if like is not None and (difference := shape_difference(metadata["shapes"][name], describe(like))):
+        raise InputError(f"a checkpoint of another model ({difference})", file=path, fix=fix)
+    require_fingerprint(path, metadata, fingerprint or {}, fingerprint or (), fix=fix)
+    return name

@@ -16,7 +16,7 @@ from genret_jax.errors import InputError
 from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import Report
 from genret_jax.evaluation.trec import read_run
-from genret_jax.problems import Measured
+from genret_jax.problems import Measured, Problem
 from genret_jax.retriever import Retriever
 from genret_jax.run import evaluate_runs, open_run, prepare
 
@@ -138,6 +138,16 @@ def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tiny_run, tmp_
         with pytest.raises(InputError, match="there is something else than a report"):
             evaluate_runs([tiny_run], taken, measured=NO_BASELINES)
     assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_is_checked_before_a_baseline_is_made_and_read_once(tiny_run, tmp_path, monkeypatch):
+    read, params = [], Problem.params
+    monkeypatch.setattr(Problem, "params", lambda run, *given: read.append(given) or params(run, *given))
+    with pytest.raises(InputError, match="no checkpoint 4"):
+        evaluate_runs([tiny_run], tmp_path / "out", checkpoint=4)
+    assert not read
+    evaluate_runs([tiny_run], tmp_path / "out", measured=NO_BASELINES)
+    assert read == [("best", None)]
 
 
 def test_what_cannot_be_evaluated(tiny_run, tmp_path, tiny_corpus):

@@ -85,23 +85,28 @@ def test_a_checkpoint_of_another_model_or_corpus_is_refused(tiny_run, tmp_path):
     settings = read_json(copy / "run.json")
     settings["model"]["T5Config.d_ff"] = "48"
     write_json(copy / "run.json", settings)
-    with pytest.raises(InputError) as error:
-        open_run(copy).params()
-    assert "a checkpoint of another model (" in str(error.value)
-    assert "float32[32, 32] instead of float32[48, 32]" in str(error.value)
+    for look in (open_run(copy).params, open_run(copy).require_checkpoint):
+        with pytest.raises(InputError) as error:
+            look()
+        assert "a checkpoint of another model (" in str(error.value)
+        assert "float32[32, 32] instead of float32[48, 32]" in str(error.value)
     settings["model"]["T5Config.d_ff"] = "32"
     settings["fingerprints"]["vocabulary"] = "0123456789abcdef"
     write_json(copy / "run.json", settings)
     run = open_run(copy)
-    with pytest.raises(InputError, match="a checkpoint made with another vocabulary"):
-        run.params()
-    with pytest.raises(InputError, match=r"no checkpoint 7; expected|no checkpoint 7: "):
-        open_run(tiny_run).params(7)
+    for look in (run.params, run.require_checkpoint):
+        with pytest.raises(InputError, match="a checkpoint made with another vocabulary"):
+            look()
+    for look in (open_run(tiny_run).params, open_run(tiny_run).require_checkpoint):
+        with pytest.raises(InputError, match=r"no checkpoint 7; expected|no checkpoint 7: "):
+            look(7)
 
 
 def test_a_run_not_yet_trained_says_so(whole):
-    with pytest.raises(InputError, match="no checkpoints here"):
-        whole.params()
+    for look in (whole.params, whole.require_checkpoint):
+        with pytest.raises(InputError, match="no checkpoints here"):
+            look()
+    whole.require_checkpoint("start")
 
 
 def test_the_untrained_network_is_the_same_every_time(tiny_run):

@@ -70,13 +70,28 @@ def restore_params(item: Path, like: Mapping[str, Any]) -> dict[str, Any]:
         InputError: If the checkpoint cannot be read or belongs to another network.
     """
     item = item.resolve()
+    root = require_params(item, like)
+    params: dict[str, Any] = unflatten_dict(_restore(item, root, flatten_dict(like)))
+    return params
+
+
+def require_params(item: Path, like: Mapping[str, Any]) -> Keys:
+    """Return the keys that lead to the parameters of a checkpoint, without reading these.
+
+    Args:
+        item: Folder from :func:`find_item`.
+        like: Arrays or shapes that the parameters must have.
+
+    Raises:
+        InputError: As :func:`restore_params`.
+    """
+    item = item.resolve()
     root, leaves, _ = _described(item)
     if difference := shape_difference(named_shapes(unflatten_dict(leaves)), named_shapes(like)):
         raise InputError(
             f"a t5x checkpoint of another network ({difference})", file=item, fix="choose a checkpoint of this run"
         )
-    params: dict[str, Any] = unflatten_dict(_restore(item, root, flatten_dict(like)))
-    return params
+    return root
 
 
 def _described(item: Path) -> tuple[Keys, dict[Keys, Any], int]:

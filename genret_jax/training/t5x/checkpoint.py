@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from genret_jax.errors import InputError
 from genret_jax.models.convert.t5x_layout import latest_checkpoint
-from genret_jax.models.convert.t5x_orbax import restore_params
+from genret_jax.models.convert.t5x_orbax import require_params, restore_params
 from genret_jax.training.checkpoint_format import explain_full_disk
 from genret_jax.training.step import Params
 
@@ -38,10 +38,19 @@ def read_t5x_params(path: str | os.PathLike[str], like: Params) -> Params:
     Raises:
         InputError: If there is no such checkpoint, it cannot be read, or it belongs to another network.
     """
+    return restore_params(_state_of(path), like)
+
+
+def require_t5x_params(path: str | os.PathLike[str], like: Params) -> None:
+    """Check what :func:`read_t5x_params` can check without reading arrays; arguments and errors as there."""
+    require_params(_state_of(path), like)
+
+
+def _state_of(path: str | os.PathLike[str]) -> Path:
     found = find_checkpoint(path)
     if found is None:
         raise InputError("no t5x checkpoint here", file=path, expected="MODEL_DIR or MODEL_DIR/checkpoint_STEP")
-    return restore_params(found / _STATE, like)
+    return found / _STATE
 
 
 def write_t5x_params(folder: str | os.PathLike[str], params: Params, *, step: int = 0) -> Path:

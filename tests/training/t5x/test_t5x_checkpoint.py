@@ -7,7 +7,7 @@ import pytest
 from genret_jax.errors import InputError
 from genret_jax.retriever import Retriever
 from genret_jax.run import open_run
-from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params, write_t5x_params
+from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params, require_t5x_params, write_t5x_params
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,7 @@ def test_what_was_written_is_read_by_its_path_or_as_the_last_of_its_folder(param
 
 def test_a_retriever_opens_it(params, text_head_run, tmp_path):
     path = write_t5x_params(tmp_path, params)
+    open_run(text_head_run).require_checkpoint(str(path))
     found = Retriever.load(text_head_run, checkpoint=str(path)).search("ban bap", k=3)
     assert found == Retriever.load(text_head_run, checkpoint="start").search("ban bap", k=3)
     assert len(found) == 3
@@ -50,6 +51,8 @@ def test_other_folders_and_networks_are_refused(params, tmp_path):
     other = {**params, "token_embedder": {"embedding": np.zeros((8, 32), np.float32)}}
     with pytest.raises(InputError, match=r"t5x checkpoint of another network .*token_embedder/embedding \[144, 32\]"):
         read_t5x_params(path, other)
+    with pytest.raises(InputError, match="t5x checkpoint of another network"):
+        require_t5x_params(path, other)
     (path / "state" / "_METADATA").unlink()
     with pytest.raises(InputError, match="an Orbax checkpoint that cannot be read"):
         read_t5x_params(path, params)
