@@ -38,6 +38,19 @@ def explain_os_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise os_failure(error, path) from error
 
 
+def user_cache(part: str) -> Path:
+    """Return ``genret/PART`` in the user's cache: ``XDG_CACHE_HOME`` if it is absolute, or else ``~/.cache``.
+
+    Raises:
+        InputError: If the user has no home folder.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"))  # a relative one is to be ignored
+    if not base.is_absolute():
+        raise InputError("you have no home folder", fix="set HOME or XDG_CACHE_HOME, or give the folder by its path")
+    return base / "genret" / part
+
+
 def list_folder(path: str | os.PathLike[str]) -> list[str]:
     """Return the names in a folder in order; none for a folder that is missing.
 

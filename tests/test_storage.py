@@ -19,6 +19,7 @@ from genret_jax.storage import (
     remove_partial,
     require_free,
     save_arrays,
+    user_cache,
     write_json,
 )
 
@@ -292,3 +293,14 @@ def test_a_file_limit_stops_an_array_with_its_reason(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert list_folder(tmp_path) == []
+
+
+def test_the_cache_is_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, expected in (("", ".cache"), ("relative", ".cache"), (str(tmp_path / "mine"), "mine")):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert user_cache("part") == tmp_path / expected / "genret" / "part"
+    monkeypatch.setenv("HOME", "nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(InputError, match="you have no home folder"):
+        user_cache("part")

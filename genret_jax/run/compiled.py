@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from genret_jax.errors import InputError
-from genret_jax.models.encoders.getting import cache_folder
+from genret_jax.storage import user_cache
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _LEAST_SECONDS = 0.1  # a program that compiles faster is not kept
@@ -24,7 +24,7 @@ def keep_compiled() -> None:
     if _VARIABLE in os.environ:
         return
     try:
-        folder = cache_folder().parent / "compiled" / _machine()
+        folder = user_cache("compiled") / _machine()
         folder.mkdir(parents=True, exist_ok=True)
         _remove_old(folder)
     except (InputError, OSError):

@@ -21,6 +21,7 @@ from genret_jax.storage import (
     remove_partial,
     require_free,
     sha256_of,
+    user_cache,
     write_json,
 )
 
@@ -53,11 +54,7 @@ class Files(Protocol):
 
 def cache_folder() -> Path:
     """Return the folder of downloaded encoders: ``genret/encoders`` in the user's cache (``XDG_CACHE_HOME``)."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"))  # a relative one is to be ignored
-    if not base.is_absolute():
-        raise InputError("you have no home folder", fix="set HOME or XDG_CACHE_HOME, or give the folder by its path")
-    return base / "genret" / "encoders"
+    return user_cache("encoders")
 
 
 def find_encoder(name_or_path: str | os.PathLike[str]) -> Path:
