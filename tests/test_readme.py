@@ -204,6 +204,27 @@ def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
     assert "took 7.0 minutes of processor time, 4.0 to 5.0 minutes by the clock, on 2 cores" in made
 
 
+def test_the_default_has_a_row_a_split_beside_what_it_starts_from(script, tmp_path):
+    def of(*means: float) -> dict:
+        names = ("BM25", "BM25, k1 0.9, b 0.4", *(f"pretrained, {one}" for one in ("words alone", "encoder alone")))
+        names += ("pretrained, encoder alone, HNSW", "pretrained, sum of both", "pretrained")
+        return {name: {"mrr@10": interval(mean)} for name, mean in zip(names, means, strict=True)}
+
+    one, seeds = of(0.5, 0.1, 0.6, 0.4, 0.1, 0.7, 0.8), of(0.3, 0.1, 0.35, 0.25, 0.1, 0.45, 0.1)
+    seeds["pretrained, mean of 3 seeds"] = {"mrr@10": interval(0.55, 0.03)}
+    collections = {
+        "one": {"documents": 1400, "steps": 0, "seeds": 1, "splits": {"test": {"systems": one}}},
+        "of_seeds": {"documents": 240, "steps": 1060, "seeds": 3, "splits": {"unseen": {"systems": seeds}}},
+    }
+    write(tmp_path, "pretrained", {"collections": collections, "environment": {"cores": 2, "processor": "a processor"}})
+    made = script.updated("<!-- table: pretrained -->\n<!-- end -->", tmp_path)
+    assert "|  | documents | BM25 | BM25, tuned | encoder | sum of both | genret train |\n" in made
+    assert "| one, test | 1,400 | 50.0 | 60.0 | 40.0 | 70.0 | 80.0 ±2.0 |\n" in made
+    assert "| of-seeds, unseen | 240 | 30.0 | 35.0 | 25.0 | 45.0 | 55.0 ±3.0 |\n" in made
+    assert "one 0 (1), of-seeds 1,060 (3)" in made
+    assert "on 2 cores (a processor)" in made
+
+
 def test_the_recipe_and_the_start_of_a_process_have_tables(script, tmp_path):
     scores = {"hits@1": 0.3, "hits@10": 0.7, "mrr@10": 0.45}
     rows = {"BM25": {"trained": scores}, "atomic": {"trained": scores, "untrained": {**scores, "mrr@10": 0.4}}}
