@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from genret_jax.claims.catalogue import ARMS, CLAIMS, Arm, Claim
-from genret_jax.config.gin_files import experiment_from_gin
+from genret_jax.config.gin_files import bindings_of, experiment_from_gin
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.decoding import Unconstrained
 from genret_jax.errors import CollapsedError, InputError
@@ -216,7 +216,7 @@ def _arm_metrics(
             "STEPS": steps,
             "SEED": seed,
         }
-        lines = [f"{macro} = {value!r}" for macro, value in macros.items() if _uses(arm, macro)]
+        lines = bindings_of({macro: value for macro, value in macros.items() if _uses(arm, macro)})
         # Docids get the seed too, because they are part of the comparison.
         lines += [*_BUDGET, f"Experiment.docid_seed = {seed}", *arm.bindings, *bindings]
         run, experiment = experiment_from_gin([arm.file], lines)

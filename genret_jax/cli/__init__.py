@@ -157,24 +157,19 @@ def gin_files_and_bindings(args: argparse.Namespace) -> tuple[list[str], list[st
     return files, [command_line_binding(text) for text in args.gin]
 
 
-def chosen_experiment(args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[str, Any]:
+def chosen_experiment(args: argparse.Namespace, macros: Mapping[str, Any]) -> tuple[str, Any]:
     """Return the run folder and the experiment of :func:`experiment_options`.
 
     Args:
         args: The options.
-        given: Values of options by the gin macro (upper case) or the field of the experiment that they set. None
-            leaves the configured value.
+        macros: Values of other options by the gin macros that they set. None leaves the configured value.
     """
-    import dataclasses
-
-    from genret_jax.config.gin_files import experiment_from_gin, require_set_once
+    from genret_jax.config.gin_files import bindings_of, experiment_from_gin, require_set_once
 
     files, bindings = gin_files_and_bindings(args)
-    fields = {name: value for name, value in given.items() if value is not None and not name.isupper()}
-    bindings += [f"{name} = {value!r}" for name, value in given.items() if value is not None and name.isupper()]
+    bindings += bindings_of(macros)
     require_set_once(bindings)
-    run, experiment = experiment_from_gin(files, bindings, allow_imports=args.allow_import)
-    return run, dataclasses.replace(experiment, **fields)
+    return experiment_from_gin(files, bindings, allow_imports=args.allow_import)
 
 
 def search_options(parser: argparse.ArgumentParser) -> None:

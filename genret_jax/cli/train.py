@@ -116,19 +116,12 @@ def among_others(cluster: Cluster, work: Callable[[], int]) -> int:
 
 def _experiment(args: argparse.Namespace) -> tuple[str, Any]:
     if args.recipe or args.gin_file:
-        given = {"CORPUS": args.corpus, "RUN": args.run, "STEPS": args.steps, "docids": args.docids}
-        return chosen_experiment(args, given)
+        return chosen_experiment(args, {"CORPUS": args.corpus, "RUN": args.run, "STEPS": args.steps})
     from genret_jax.config.gin_files import command_line_binding
     from genret_jax.run.defaults import default_experiment
 
-    run, experiment = default_experiment(
-        args.corpus,
-        args.run,
-        bindings=[command_line_binding(text) for text in args.gin],
-        steps=args.steps,
-        allow_imports=args.allow_import,
-    )
-    return run, experiment if args.docids is None else dataclasses.replace(experiment, docids=args.docids)
+    bindings = [command_line_binding(text) for text in args.gin]
+    return default_experiment(args.corpus, args.run, bindings, steps=args.steps, allow_imports=args.allow_import)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -137,6 +130,8 @@ def _train(args: argparse.Namespace) -> int:
 
     keep_compiled()
     run, experiment = _experiment(args)
+    if args.docids is not None:
+        experiment = dataclasses.replace(experiment, docids=args.docids)
     if args.prepare_only:
         prepare_only(experiment, run, args.seeds or (), allow_imports=args.allow_import)
     elif args.seeds:

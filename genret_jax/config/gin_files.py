@@ -54,9 +54,8 @@ def recipe_experiment(
     Raises:
         InputError: If there is no such recipe or parameter.
     """
-    given = {"CORPUS": corpus, "RUN": ".", "STEPS": steps, "SEED": seed, **overrides}
-    bindings = [f"{name} = {value!r}" for name, value in given.items() if value is not None or name in overrides]
-    return experiment_from_gin([recipe_file(recipe)], bindings)[1]
+    given = bindings_of({"CORPUS": corpus, "RUN": ".", "STEPS": steps, "SEED": seed})
+    return experiment_from_gin([recipe_file(recipe)], [*given, *bindings_of(overrides, keep_none=True)])[1]
 
 
 def experiment_from_gin(
@@ -124,6 +123,16 @@ def command_line_binding(text: str) -> str:
         except (SyntaxError, tokenize.TokenError):
             value = repr(value)
     return f"{name} = {value}"
+
+
+def bindings_of(values: Mapping[str, Any], *, keep_none: bool = False) -> list[str]:
+    """Return values as gin bindings, ``"NAME = value"`` lines.
+
+    Args:
+        values: Values by the names of macros or parameters.
+        keep_none: Bind None too; by default it leaves what is configured.
+    """
+    return [f"{name} = {value!r}" for name, value in values.items() if keep_none or value is not None]
 
 
 def require_set_once(bindings: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.gin_files import experiment_from_gin, recipe_file, require_set_once
+from genret_jax.config.gin_files import bindings_of, experiment_from_gin, recipe_file, require_set_once
 from genret_jax.data.corpus import read_beir
 from genret_jax.data.interactions import is_interactions
 from genret_jax.data.splits import evenly_spread
@@ -50,9 +50,8 @@ class Choice:
 def default_experiment(
     corpus: str | os.PathLike[str] | None,
     run: str | os.PathLike[str] | None,
-    *,
     bindings: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
+    *,
     steps: int | None = None,
     seed: int | None = None,
     allow_imports: Sequence[str] = (),
@@ -66,7 +65,6 @@ def default_experiment(
         corpus: Folder with the data.
         run: The run folder.
         bindings: Gin lines that win over the choice.
-        overrides: The same as values, by their gin names.
         steps: Training steps; those of the choice when left out.
         seed: Seed of the run; that of the recipe when left out.
         allow_imports: Modules outside genret_jax that a record may import.
@@ -74,7 +72,6 @@ def default_experiment(
     Raises:
         InputError: If the corpus cannot be read, no folder is given, or a binding does not fit.
     """
-    bindings = [*bindings, *(f"{name} = {value!r}" for name, value in (overrides or {}).items())]
     if (record := _record(run)) is not None:
         _, experiment = experiment_from_gin([os.fspath(record)], bindings, allow_imports=allow_imports)
         changed: dict[str, Any] = {
@@ -84,16 +81,15 @@ def default_experiment(
         source = experiment.corpus if corpus is None else os.fspath(corpus)
         return os.fspath(run or ""), dataclasses.replace(experiment, corpus=source, trainer=trainer)
     folders = {"CORPUS": corpus, "RUN": run}
-    given: dict[str, Any] = {name: os.fspath(folder) for name, folder in folders.items() if folder is not None}
-    given |= {"STEPS": steps, "SEED": seed}
-    bindings += [f"{name} = {value!r}" for name, value in given.items() if value is not None]
+    given = {name: os.fspath(folder) for name, folder in folders.items() if folder is not None}
+    bindings = [*bindings, *bindings_of({**given, "STEPS": steps, "SEED": seed})]
     require_set_once(bindings)
     if corpus is None:  # an error, unless a binding names it
         return experiment_from_gin([recipe_file(FROM_SCRATCH)], bindings, allow_imports=allow_imports)
     choice = choose(corpus)
     say(f"recipe      {choice.recipe}: {choice.why}")
-    chosen = [f"{name} = {value!r}" for name, value in choice.settings.items()]
-    return experiment_from_gin([recipe_file(choice.recipe)], [*chosen, *bindings], allow_imports=allow_imports)
+    bindings = [*bindings_of(choice.settings), *bindings]
+    return experiment_from_gin([recipe_file(choice.recipe)], bindings, allow_imports=allow_imports)
 
 
 def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from genret_jax.config.experiment import BaseExperiment
-from genret_jax.config.gin_files import recipe_experiment
+from genret_jax.config.gin_files import bindings_of, recipe_experiment
 from genret_jax.config.record import modules_of, record_text
 from genret_jax.errors import InputError
 from genret_jax.evaluation.metrics import evaluate, metric_names
@@ -63,10 +63,12 @@ def train(
         InputError: As :func:`train_run`; if there is no such recipe or parameter.
         KeyboardInterrupt: As :func:`train_run`.
     """
-    given: dict[str, Any] = {"steps": steps, "seed": seed, "overrides": overrides or {}}
+    overrides = overrides or {}
     if recipe is None:
-        return train_run(default_experiment(corpus, run, **given)[1], run)
-    return train_run(recipe_experiment(recipe, os.fspath(corpus), **given), run)
+        bindings = bindings_of(overrides, keep_none=True)
+        return train_run(default_experiment(corpus, run, bindings, steps=steps, seed=seed)[1], run)
+    experiment = recipe_experiment(recipe, os.fspath(corpus), steps=steps, seed=seed, overrides=overrides)
+    return train_run(experiment, run)
 
 
 def train_run(

@@ -9,6 +9,7 @@ from support.tiny_run import tiny_experiment
 
 from genret_jax.config.experiment import Experiment, PretrainedStart, VocabularyConfig
 from genret_jax.config.gin_files import (
+    bindings_of,
     command_line_binding,
     experiment_from_gin,
     recipe_experiment,
@@ -358,6 +359,12 @@ def test_recipes_have_short_names_and_a_line_each():
     assert (experiment.corpus, experiment.trainer.steps, experiment.trainer.optimizer.b2) == ("c", 7, 0.9)
     with pytest.raises(InputError, match=r"unknown gin name 'AdamW\.b3'"):
         recipe_experiment("semantic", "c", overrides={"AdamW.b3": 0.9})
+
+
+def test_values_become_bindings_and_none_leaves_what_is_configured():
+    values = {"STEPS": 7, "CORPUS": "c'orpus", "SEED": None}
+    assert bindings_of(values) == ["STEPS = 7", 'CORPUS = "c\'orpus"']
+    assert bindings_of(values, keep_none=True)[2:] == ["SEED = None"]
 
 
 def test_gin_and_python_give_equal_experiments(tmp_path):
