@@ -3,7 +3,7 @@
     encoder/         the encoder's own files, so that the run is complete without the folder they came from
     vectors/         its vectors of the documents
     query_vectors/   its vectors of the training queries
-    lexical/         the weights of terms in documents, with the settings that were chosen
+    lexical/         the weights of terms in documents, with the settings that were chosen, also of words alone
     pool/            encoder states of training examples, where they are computed once
 
 Each is made when it is first asked for, unless it is there.
@@ -24,7 +24,13 @@ from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.text.lexical import QueryMeans, Settings, choose_settings, lexical_documents
+from genret_jax.data.text.lexical import (
+    QueryMeans,
+    Settings,
+    choose_beside_vectors,
+    choose_settings,
+    lexical_documents,
+)
 from genret_jax.evaluation.compare import SystemRun
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.getting import copy_encoder
@@ -86,11 +92,13 @@ class EncoderParts:
             return self.encoder.vectors(texts, "query", progress=True)
 
         def lexical(path: Path) -> None:
-            given, vectors = self._counts(store), self._means(store) if plan.dense else None
-            settings = choose_settings(*given, seed=self._experiment.docid_seed, vectors=vectors)
+            given, seed = self._counts(store), self._experiment.docid_seed
+            alone = settings = choose_settings(*given, seed=seed)
+            if plan.dense:
+                settings = choose_beside_vectors(alone, *given, seed=seed, vectors=self._means(store))
             found = lexical_documents(*given, settings)
             arrays = {name: getattr(found.weights, name) for name in ("data", "indices", "indptr")}
-            details = {"settings": dataclasses.asdict(settings)}
+            details = {"settings": dataclasses.asdict(settings), "alone": dataclasses.asdict(alone)}
             save_arrays(path, arrays | {"bias": found.bias}, kind=LEXICAL, version=2, details=details)
 
         if plan.dense:
@@ -172,14 +180,13 @@ class EncoderParts:
         given = self._counts(store)
         factors = np.ones(store.num_terms, np.float32)
         factors[stop_terms] = getattr(self._experiment.start, "stop_word_weight", 1.0)
-        by_themselves = choose_settings(*given, seed=self._experiment.docid_seed)
         alone, whole = (
             Words(
                 terms=functools.partial(store.term_rows, width=kinds.terms),
                 documents=lexical_documents(*given, chosen),
                 factors=factors,
             )
-            for chosen in (by_themselves, settings)
+            for chosen in (self._settings_alone(store), settings)
         )
         rows = self._means(store).rows(settings.vector_weight) if settings.vector_weight else vectors
         return [
@@ -202,15 +209,20 @@ class EncoderParts:
         return EncodedPool(folder, seed=sampler.seed, batch_size=sampler.batch_size)
 
     @functools.cached_property
-    def _lexical(self) -> tuple[Mapping[str, np.ndarray], Settings]:
+    def _lexical(self) -> tuple[Mapping[str, np.ndarray], Mapping[str, Settings]]:
         arrays, manifest = load_arrays(self._folder / LEXICAL, kind=LEXICAL, version=2)
-        return arrays, Settings(**manifest["settings"])
+        return arrays, {name: Settings(**manifest[name]) for name in ("settings", "alone") if name in manifest}
 
     @property
     def settings(self) -> Settings:
         """The settings of the plan's sum of words and vectors; the usual ones without words."""
         plan = self._experiment.model.plan
-        return self._lexical[1] if plan is not None and plan.terms else Settings()
+        return self._lexical[1]["settings"] if plan is not None and plan.terms else Settings()
+
+    def _settings_alone(self, store: ExampleStore) -> Settings:
+        """Return the settings of words by themselves; folders of before they were kept need them chosen again."""
+        kept = self._lexical[1].get("alone")
+        return kept or choose_settings(*self._counts(store), seed=self._experiment.docid_seed)
 
     def _counts(self, store: ExampleStore) -> tuple[Any, Any, Any]:
         """Return the terms of documents and of training queries, and which documents answer these."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,17 @@ from support.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
 from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
-from genret_jax.data.text.lexical import LexicalDocuments, lexical_documents
+from genret_jax.data.text.lexical import LexicalDocuments, Settings, lexical_documents
 from genret_jax.docids import ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
 from genret_jax.models.encoder_start import EncoderStart, codewords
 from genret_jax.models.network import T5
-from genret_jax.problems import Measured
+from genret_jax.problems import Measured, encoder_parts
 from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run
+from genret_jax.storage import MANIFEST, read_json, write_json
 from genret_jax.training import AdamW, Constant
 from genret_jax.training.encoded_pool import pool_fingerprint
 
@@ -85,7 +87,7 @@ def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
     found = ranker.rank(requests.tokens, beam=8)
     texts = [run.corpus.queries[query] for query in requests.split.qrels]
     vectors = run.parts.encoder.vectors(texts, "query")
-    store, settings = run.store, run.parts._lexical[1]
+    store, settings = run.store, run.parts.settings
     lexical: LexicalDocuments = lexical_documents(store.term_counts(), *store.training_queries(terms=True), settings)
     terms = store.term_rows(texts, 8)
     counts = np.stack([np.bincount(row[row > 0], minlength=store.num_terms) for row in terms])
@@ -246,7 +248,7 @@ def test_an_example_is_trained_without_what_its_document_knows_from_it(planned):
     found = left_out.of(np.array([query]), np.array([document]), terms)
     fewer = answers.tolil()
     fewer[document, query] = 0
-    settings = parts._lexical[1]
+    settings = parts.settings
     with_it, without = (lexical_documents(counts, queries, a, settings) for a in (answers, fewer.tocsr()))
     change = (without.weights - with_it.weights)[document].toarray().ravel()
     np.testing.assert_allclose(found["left_out_terms"][0], np.where(terms[0] > 0, change[terms[0]], 0), atol=2e-3)
@@ -312,6 +314,27 @@ def test_a_report_shows_what_the_plan_is_made_of(planned, tmp_path):
     assert systems[name].description == about
     with pytest.raises(InputError, match="a dual encoder beside a run with a pretrained encoder"):
         evaluate_runs([planned.folder], tmp_path / "other", measured=Measured(dual_encoder=True))
+
+
+def test_rows_beside_a_run_choose_nothing_again(planned, tmp_path, monkeypatch):
+    """Folders of before do not have the settings of words alone: these are chosen again, and are the same."""
+    old = Path(shutil.copytree(planned.folder, tmp_path / "old"))
+    manifest = read_json(old / "lexical" / MANIFEST)
+    assert manifest["alone"].keys() == manifest["settings"].keys()
+    kept = manifest.pop("alone")
+    write_json(old / "lexical" / MANIFEST, manifest)
+    chosen, choose = [], encoder_parts.choose_settings
+    monkeypatch.setattr(
+        encoder_parts, "choose_settings", lambda *given, seed: chosen.append(1) or choose(*given, seed=seed)
+    )
+    monkeypatch.setattr(encoder_parts, "choose_beside_vectors", None)
+    requests = planned.requests("test", Measured())
+    rows = planned.baselines_of_run("run", requests, 10, Measured())
+    assert not chosen
+    again = open_run(old).baselines_of_run("run", requests, 10, Measured())
+    assert chosen == [1]
+    assert [row.run for row in again] == [row.run for row in rows]
+    assert Settings(**kept).describe() in rows[0].system.description
 
 
 def test_the_start_is_kept_where_training_finds_nothing_better(corpus, tmp_path):

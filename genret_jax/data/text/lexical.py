@@ -4,6 +4,7 @@ They are chosen on training queries that are left out one after the other; no ot
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -166,10 +167,8 @@ def changes_without(
     return document, query, change, np.where(alone, settings.bonus, 0.0).astype(np.float32)
 
 
-def choose_settings(
-    counts: Any, queries: Any, answers: Any, *, seed: int, vectors: QueryMeans | None = None
-) -> Settings:
-    """Choose the settings with the highest mean reciprocal rank among ten for training queries that are left out.
+def choose_settings(counts: Any, queries: Any, answers: Any, *, seed: int) -> Settings:
+    """Choose the settings of BM25 alone by its mean reciprocal rank among ten for training queries that are left out.
 
     A training query helps to find its document for other queries; but documents without training queries then lose
     against those with some. How much that matters depends on which documents later queries ask for. If they recur as
@@ -184,22 +183,40 @@ def choose_settings(
         queries: Training queries.
         answers: What they answer.
         seed: Seed of the sample of queries that are left out.
-        vectors: Vectors of documents and queries, to choose the settings of a sum with them; None for BM25 alone.
 
     Returns:
         The settings; the usual ones if there are no training queries.
     """
     if not answers.nnz:
         return Settings()
-    left_out = _LeftOut(counts, queries, answers, seed, vectors)
-    weights = _QUERY_WEIGHTS if left_out.again.any() else (0.0,)
-    first = max((left_out.best(Settings(query_weight=weight)) for weight in weights), key=_value)
+    left_out = _LeftOut(counts, queries, answers, seed)
+    first = max((left_out.best(Settings(query_weight=weight)) for weight in left_out.query_weights), key=_value)
     tried = (left_out.best(dataclasses.replace(first[1], k1=k1, b=b)) for k1, b in _CONSTANTS)
-    best = max([first, *tried], key=_value)[1]
-    if vectors is None:
-        return best
-    # Vectors may do what the words of training queries did, so their weight is chosen again.
-    tried = (left_out.best(dataclasses.replace(best, query_weight=one), beside_vectors=True) for one in weights)
+    return max([first, *tried], key=_value)[1]
+
+
+def choose_beside_vectors(
+    alone: Settings, counts: Any, queries: Any, answers: Any, *, seed: int, vectors: QueryMeans
+) -> Settings:
+    """Choose the settings of a sum of BM25 and vectors, as :func:`choose_settings` chooses those of BM25.
+
+    The constants of BM25 stay. Vectors may do what the words of training queries did, so their weight is chosen again.
+
+    Args:
+        alone: The settings of BM25 alone.
+        counts: As for :func:`choose_settings`, like the next three.
+        queries: Training queries.
+        answers: What they answer.
+        seed: Seed of the sample of queries that are left out.
+        vectors: Vectors of documents and queries.
+
+    Returns:
+        The settings; those of BM25 alone if there are no training queries.
+    """
+    if not answers.nnz:
+        return alone
+    left_out = _LeftOut(counts, queries, answers, seed, vectors)
+    tried = (left_out.best(dataclasses.replace(alone, query_weight=weight)) for weight in left_out.query_weights)
     return max(tried, key=_value)[1]
 
 
@@ -228,14 +245,15 @@ class _Words:
 
 
 class _LeftOut:
-    """Training queries that are left out, one after the other.
+    """Training queries that are left out, one after the other, with vectors or without.
 
     Attributes:
         again: Whether the document of each query has other queries.
+        query_weights: The weights of the words of training queries that are worth trying.
     """
 
-    def __init__(self, counts: Any, queries: Any, answers: Any, seed: int, vectors: QueryMeans | None):
-        self._given, self._vectors = (counts, queries, answers), vectors
+    def __init__(self, counts: Any, queries: Any, answers: Any, seed: int, vectors: QueryMeans | None = None):
+        self._given = counts, queries, answers
         document, query = answers.nonzero()
         number = np.asarray(answers.sum(axis=1)).ravel()
         most = int(np.clip(_SCORES // len(number), _AT_ONCE, _MOST_LEFT_OUT))
@@ -245,56 +263,47 @@ class _LeftOut:
         self.again: Bool[np.ndarray, " p"] = number[self._document] > 1
         recurring = float(np.mean(number[document] > 1))
         self._votes = _votes(self.again, (recurring + float(np.mean(number > 0))) / 2)
+        # The queries of a document help others only where some document has several.
+        recur = bool(self.again.any())
+        self.query_weights = _QUERY_WEIGHTS if recur else (0.0,)
+        self._parts = [slice(first, first + _AT_ONCE) for first in range(0, len(drawn), _AT_ONCE)]
+        self._products: list[_Products | None] = [None] * len(self._parts)
+        self._sums: list[dict[str, float]] = [{}]  # BM25 alone
+        if vectors is not None:
+            self._products = [_Products(vectors, self._document[part], self._query[part]) for part in self._parts]
+            shares = _VECTOR_WEIGHTS if recur else (0.0,)
+            pairs = itertools.product(_COSINE_WEIGHTS, shares)
+            self._sums = [{"cosine_weight": cosine, "vector_weight": share} for cosine, share in pairs]
 
-    def best(self, settings: Settings, *, beside_vectors: bool = False) -> tuple[float, Settings]:
-        """Return the value of settings with their best bonus, and these settings.
+    def best(self, settings: Settings) -> tuple[float, Settings]:
+        """Return the value of settings with the best bonus, and with the best weights of vectors if there are any.
 
         Args:
             settings: The other settings.
-            beside_vectors: Choose also the weight of cosines and that of the vectors of training queries.
+
+        Returns:
+            The value, and all settings.
         """
-        sums: list[tuple[float, float]] = [(0.0, 0.0)]
-        if beside_vectors:
-            weights = _VECTOR_WEIGHTS if self.again.any() else (0.0,)
-            sums = [(cosine, weight) for cosine in _COSINE_WEIGHTS for weight in weights]
+        sums = [dataclasses.replace(settings, **weights) for weights in self._sums]
         words = _Words(*self._given, settings)
         by_document = words.weights()
         by_term, highest = by_document.T.tocsc(), highest_weights(by_document)
         values = np.zeros((len(sums), len(_BONUSES)))
-        for first in range(0, len(self._query), _AT_ONCE):
-            document, query = (one[first : first + _AT_ONCE] for one in (self._document, self._query))
+        for part, products in zip(self._parts, self._products, strict=True):
+            document, query = self._document[part], self._query[part]
             asked = self._given[1][query]
             others = np.asarray((asked @ by_term).todense(), np.float32)
             others[self._given[2][:, query].T.nonzero()] = -np.inf
             own = np.asarray(words.without(document, query).multiply(asked).sum(axis=1), np.float32).ravel()
-            products = self._products(document, query) if beside_vectors else None
             unit = cosine_units(asked, highest)
-            for number, (cosine, weight) in enumerate(sums):
-                of_others: Any = others
-                mine: Any = own
+            for number, one in enumerate(sums):
+                scores = others, own
                 if products is not None:
-                    with_documents, with_means, ours, our_means = products
-                    factor = np.float32(cosine) * unit
-                    of_others = others + factor[:, None] * (with_documents + np.float32(weight) * with_means)
-                    mine = own + factor * (ours + np.float32(weight) * our_means)
-                values[number] += self._reciprocal_ranks(of_others, mine, slice(first, first + _AT_ONCE))
+                    factor = np.float32(one.cosine_weight) * unit
+                    scores = products.added_to(others, own, factor, np.float32(one.vector_weight))
+                values[number] += self._reciprocal_ranks(*scores, part)
         best, bonus = np.unravel_index(np.argmax(values), values.shape)
-        chosen = dataclasses.replace(settings, bonus=_BONUSES[bonus])
-        if beside_vectors:
-            cosine, weight = sums[best]
-            chosen = dataclasses.replace(chosen, cosine_weight=cosine, vector_weight=weight)
-        return float(values[best, bonus]), chosen
-
-    def _products(
-        self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]
-    ) -> tuple[Float[np.ndarray, "p n"], Float[np.ndarray, "p n"], Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-        """Return the inner products of queries with all documents and their means, and with their own left out."""
-        vectors = self._vectors
-        assert vectors is not None
-        asked = vectors.asked[query]
-        own = vectors.means[document] + vectors.change(document, query)
-        ours, our_means = (np.sum(asked * rows, axis=1) for rows in (vectors.documents[document], own))
-        return asked @ vectors.documents.T, asked @ vectors.means.T, ours, our_means
+        return float(values[best, bonus]), dataclasses.replace(sums[best], bonus=_BONUSES[bonus])
 
     def _reciprocal_ranks(
         self, others: Float[np.ndarray, "p n"], own: Float[np.ndarray, " p"], rows: slice
@@ -311,6 +320,34 @@ class _LeftOut:
                 value += float(np.sum(votes[rows] * np.where(rank <= 10, 1 / rank, 0.0)))
             found.append(value)
         return found
+
+
+class _Products:
+    """Inner products of left-out queries with the vectors of all documents, and of their own without them."""
+
+    def __init__(self, vectors: QueryMeans, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]):
+        asked = vectors.asked[query]
+        self._documents, self._means = asked @ vectors.documents.T, asked @ vectors.means.T
+        without = vectors.means[document] + vectors.change(document, query)
+        self._own, self._own_mean = (np.sum(asked * rows, axis=1) for rows in (vectors.documents[document], without))
+
+    def added_to(
+        self,
+        others: Float[np.ndarray, "p n"],
+        own: Float[np.ndarray, " p"],
+        factor: Float[np.ndarray, " p"],
+        share: Any,
+    ) -> tuple[Float[np.ndarray, "p n"], Float[np.ndarray, " p"]]:
+        """Return scores of all documents and of each query's own, with their inner products added.
+
+        Args:
+            others: Scores of all documents.
+            own: Scores of the left-out documents.
+            factor: Points of an inner product of 1, for each query.
+            share: Share of the mean of its queries that is added to the vector of a document.
+        """
+        with_vectors = others + factor[:, None] * (self._documents + share * self._means)
+        return with_vectors, own + factor * (self._own + share * self._own_mean)
 
 
 def _best_ten(scores: Float[np.ndarray, "p n"]) -> Float[np.ndarray, "p t"]:

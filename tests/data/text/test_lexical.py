@@ -1,13 +1,22 @@
 """BM25 tuned to a corpus."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse
 
 from genret_jax.data.text import lexical
-from genret_jax.data.text.lexical import QueryMeans, Settings, choose_settings, lexical_documents
+from genret_jax.data.text.lexical import (
+    QueryMeans,
+    Settings,
+    choose_beside_vectors,
+    choose_settings,
+    lexical_documents,
+)
 from genret_jax.data.text.lsa import bm25, bm25_idf
 from genret_jax.data.text.terms import number_terms, stop_terms, terms_of
+from genret_jax.models import plan
 
 
 def csr(rows):
@@ -82,12 +91,39 @@ def vectors_of(counts, queries, answers, *, noise, seed=1):
     return QueryMeans(answers, *unit)
 
 
+def chosen_beside(vectors, *given, seed=0):
+    return choose_beside_vectors(choose_settings(*given, seed=seed), *given, seed=seed, vectors=vectors)
+
+
+def test_the_choices_are_these():
+    """Of BM25 alone, and of its sum with vectors, which begins with the constants of BM25 alone."""
+    for helpful, query_weight, share in ((True, 2.0, 1.0), (False, 0.0, 0.0)):
+        given = world(helpful)
+        alone = Settings(k1=1.8, b=0.75, query_weight=query_weight)
+        assert choose_settings(*given, seed=0) == alone
+        both = dataclasses.replace(alone, query_weight=share, cosine_weight=0.5)
+        assert chosen_beside(vectors_of(*given, noise=1.0), *given) == both
+    nothing = COUNTS, NO_QUERIES, NO_ANSWERS
+    assert chosen_beside(QueryMeans(NO_ANSWERS, np.eye(4), np.zeros((0, 4))), *nothing) == Settings()
+
+
+def test_products_with_vectors_are_computed_once(monkeypatch):
+    """Not again for every setting: they cost more than all else."""
+    given, made, products = world(helpful=True), [], lexical._Products
+    monkeypatch.setattr(lexical, "_Products", lambda *parts: made.append(len(parts[1])) or products(*parts))
+    chosen_beside(vectors_of(*given, noise=1.0), *given)
+    assert made == [100, 80]
+
+
+def test_the_least_unit_of_cosines_is_that_of_the_plan():
+    unknown = csr(np.zeros((1, 4)))
+    assert lexical.cosine_units(unknown, np.ones(4, np.float32)).tolist() == [plan.LEAST_UNIT]
+
+
 def test_vectors_count_for_more_the_better_they_are():
     counts, queries, answers = world(helpful=False)
     given = counts, queries[::-1], answers  # words of other documents
-    good, useless = (
-        choose_settings(*given, seed=0, vectors=vectors_of(*given, noise=noise)).cosine_weight for noise in (0.5, 100.0)
-    )
+    good, useless = (chosen_beside(vectors_of(*given, noise=noise), *given).cosine_weight for noise in (0.5, 100.0))
     assert good > useless == 0.0
 
 
@@ -98,7 +134,7 @@ def test_vectors_of_training_queries_count_where_queries_recur():
     documents, topics = random.normal(size=(2, counts.shape[0], 16))
     asked = answers.T @ topics + 0.3 * random.normal(size=(queries.shape[0], 16))
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, asked)]
-    found = choose_settings(counts, queries, answers, seed=0, vectors=QueryMeans(answers, *unit))
+    found = chosen_beside(QueryMeans(answers, *unit), counts, queries, answers)
     assert found.vector_weight >= 0.5
 
 
@@ -108,7 +144,7 @@ def test_a_left_out_query_is_ranked_as_if_it_had_never_been_there():
     vectors = vectors_of(counts, queries, answers, noise=1.0)
     settings = Settings(k1=0.9, b=0.4, query_weight=0.5)
     left_out = lexical._LeftOut(counts, queries, answers, 0, vectors)
-    value, chosen = left_out.best(settings, beside_vectors=True)
+    value, chosen = left_out.best(settings)
     kept = np.ones(queries.shape[0], bool)
     expected, weight = 0.0, chosen.vector_weight
     unasked = np.asarray(answers.sum(axis=1)).ravel() == 0
@@ -138,7 +174,7 @@ def test_queries_weigh_as_they_recur_and_as_documents_do(monkeypatch):
     answers = np.zeros((8, 8))
     answers[[0, 0, 1, 1, 2, 3, 4, 5], np.arange(8)] = 1
     monkeypatch.setattr(lexical, "_FEW", 4)
-    left_out = lexical._LeftOut(counts, queries, csr(answers), 0, None)
+    left_out = lexical._LeftOut(counts, queries, csr(answers), 0)
     assert left_out.again.sum() == 4
     of_again, of_alone = left_out._votes
     assert not of_again[~left_out.again].any()
@@ -152,7 +188,7 @@ def test_one_query_each_does_not_say_that_nobody_asks_again():
     first = np.unique(answers.tocsc().indices, return_index=True)[1]
     given = counts, queries[first], csr(answers.toarray()[:, first])
     assert given[2].sum(axis=1).max() == 1
-    left_out = lexical._LeftOut(*given, 0, None)
+    left_out = lexical._LeftOut(*given, 0)
     assert not left_out.again.any()
     np.testing.assert_allclose([votes.sum() for votes in left_out._votes], [0.25, 0.75])
     # The bonus lets the document win as one without queries, and lose as one with some.
