@@ -13,6 +13,9 @@ from genret_jax.models.start import EncodedFacts, Params
 from genret_jax.validation import at_least, check_fields, more_than
 
 _RIDGE = 1e-3  # of the least squares, relative to the frequency of a token
+# Without words no BM25 score is the unit of cosines. They count for 20 BM25 points at the usual lexical scale, because
+# they differ by tenths where the logits of documents have to differ by units.
+_WITHOUT_WORDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class EncoderStart:
             scale = 0.0 if config.plan is not None else self.code_scale * config.d_model**-0.5
             self._start_decoder(changed, config, scale * words, scale * facts.docids.node_means(vectors))
         if config.plan is not None:
-            dense_scale = facts.cosine_weight() if config.plan.terms else 10.0
+            dense_scale = facts.cosine_weight() if config.plan.terms else _WITHOUT_WORDS
             dense_scale = dense_scale if self.dense_scale is None else self.dense_scale
             self._start_plan(changed["plan"], words, dense_scale, facts.stop_terms())
         return changed
