@@ -55,7 +55,9 @@ class EncoderStart:
         changed: dict[str, Any] = copied(random_params)
         changed["encoder"] = copied(facts.encoder_params())
         vectors = np.asarray(facts.document_vectors(), np.float32)
-        words = codewords(facts.docids.tokens, vectors[facts.docids.document], config.output_vocab_size)
+        document, tokens = facts.docids.document, facts.docids.tokens
+        shown = facts.shown()[document]
+        words = codewords(tokens[shown], vectors[document[shown]], config.output_vocab_size)
         if config.num_decoder_layers:
             scale = 0.0 if config.plan is not None else self.code_scale * config.d_model**-0.5
             self._start_decoder(changed, config, scale * words, scale * facts.docids.node_means(vectors))

@@ -93,6 +93,9 @@ class EncodedFacts(StartFacts, Protocol):
     def document_vectors(self) -> Float[np.ndarray, "n d"]:
         """Return the vector that the encoder gives to each document."""
 
+    def shown(self) -> Bool[np.ndarray, " n"]:
+        """Return which documents training shows together with their docids."""
+
     def cosine_weight(self) -> float:
         """Return the weight of vectors in a sum with words."""
 

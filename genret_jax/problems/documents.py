@@ -14,7 +14,7 @@ import scipy.sparse
 from jaxtyping import Bool, Int
 
 from genret_jax.baselines.bm25 import BM25_NAMES, bm25_answers
-from genret_jax.config.experiment import Experiment, needs_vectors
+from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus, read_beir, write_beir
 from genret_jax.data.examples.building import build_store
 from genret_jax.data.examples.sampler import Sampler
@@ -26,7 +26,7 @@ from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docid_learning.learner import DocidLearner
 from genret_jax.docid_learning.model import DocidModel
-from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids, load_quantiser
+from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
 from genret_jax.models.plan import PlanTables
@@ -64,7 +64,7 @@ class Documents(Problem):
 
     @staticmethod
     def is_costly(folder: Path) -> bool:
-        """Return whether docids were learned in a run folder, or some of their levels or steps."""
+        """Return whether docids were learned or fitted in a run folder, or some of their levels or steps."""
         learning = folder / LEARNING
         begun = any(checkpoint_steps(phase / CHECKPOINTS_FOLDER) for phase in learning.glob("*"))
         return begun or any(learning.glob("learned_*")) or (folder / QUANTISER).is_dir()
@@ -123,24 +123,11 @@ class Documents(Problem):
     def _made_docids(self, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> DocidTable:
         if isinstance(self.experiment.docids, LearnedDocids):
             self._learn_docids(corpus, log, like)
-        else:
-            self._make("docids", lambda path: self._assigned(corpus).save(path), like)
-        table = DocidTable.load(self.folder / "docids")
-        name, longest = table.strategy.get("name", ""), table.lengths.max()
-        log(f"docids      {name}: {table.num_nodes:,} nodes, at most {longest} codes")
-        return table
-
-    def _assigned(self, corpus: Corpus) -> DocidTable:
-        experiment = self.experiment
-        if isinstance(experiment.docids, str):
-            table = DocidTable.load(experiment.docids)
-            table.require_corpus(corpus.fingerprint, file=experiment.docids)
-            return table
-        assert not isinstance(experiment.docids, LearnedDocids)
-        vectors = self._vectors(corpus) if needs_vectors(experiment.docids) else None
-        return experiment.docids.assign(
-            corpus.doc_ids, vectors, seed=experiment.docid_seed, corpus_fingerprint=corpus.fingerprint
-        )
+        unseen, split = np.zeros(len(corpus), bool), self.experiment.sampler.unseen_split
+        if split is not None:  # the sampler refuses a split that does not exist
+            row = corpus.document_index
+            unseen[[row[document] for judged in corpus.qrels.get(split, {}).values() for document in judged]] = True
+        return self._make_docids(corpus, lambda: self._vectors(corpus), log, like, unseen=unseen)
 
     def _vectors(self, corpus: Corpus) -> np.ndarray:
         """Return a vector of each document, from the experiment's source, the encoder, or the words."""
@@ -242,11 +229,7 @@ class Documents(Problem):
     @functools.cached_property
     def docid_model(self) -> DocidModel | None:
         """The network that gives later documents their docids, where docids were learned."""
-        if not (self.folder / QUANTISER).is_dir():
-            return None
-        found = load_quantiser(self.folder / QUANTISER)
-        assert isinstance(found, DocidModel)
-        return found
+        return self.quantiser if isinstance(self.quantiser, DocidModel) else None
 
     @property
     def start_changes(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from genret_jax.baselines.recommenders import ItemNeighbours, Popularity
-from genret_jax.config.experiment import Recommendation, needs_vectors
+from genret_jax.config.experiment import Recommendation
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.histories import HistoryConfig, cold_items, history_tokens
 from genret_jax.data.examples.history_examples import EvenSampler, HistoryExamples, PackedHistories
@@ -22,17 +22,13 @@ from genret_jax.data.vectors import LsaVectors
 from genret_jax.docids import (
     DocidCodec,
     DocidTable,
-    LearnedDocids,
     LshDocids,
-    QuantisedDocids,
-    Quantiser,
-    load_quantiser,
 )
 from genret_jax.errors import InputError, nearest
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
 from genret_jax.evaluation.recommendation import answers_of, recommendation_split
 from genret_jax.evaluation.report import System, cost
-from genret_jax.problems.problem import QUANTISER, History, Measured, Problem, Requests, Setup, say
+from genret_jax.problems.problem import History, Measured, Problem, Requests, Setup, say
 from genret_jax.problems.sizing import item_network, sizes_with_room
 from genret_jax.storage import load_arrays, save_arrays
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask
@@ -114,37 +110,10 @@ class Items(Problem):
     def _made_docids(
         self, data: Interactions, vectors: Callable[[], np.ndarray], log: Callable[[str], None], like: Path | None
     ) -> DocidTable:
-        """Make docids and, where a quantiser was fitted, keep it for later items."""
-        items, strategy, seed = data.items, self.experiment.docids, self.experiment.docid_seed
-        if isinstance(strategy, str):
-            given = DocidTable.load(strategy)
-            given.require_corpus(items.fingerprint, file=strategy)
-            self._make("docids", given.save, None)
-        elif isinstance(strategy, QuantisedDocids):
-            self._require_enough_items(len(items))
-
-            @functools.cache
-            def fitted() -> tuple[Quantiser, DocidTable]:
-                new = cold_items(len(items), self.experiment.cold_items)
-                return strategy.fit_and_assign(items.doc_ids, vectors(), seed, items.fingerprint, unseen=new)
-
-            self._make(QUANTISER, lambda path: fitted()[0].save(path), like)
-            self._make("docids", lambda path: fitted()[1].save(path), like)
-        else:
-            assert not isinstance(strategy, LearnedDocids)  # the experiment refuses it
-            self._require_enough_items(len(items))
-            used = vectors() if needs_vectors(strategy) else None
-            self._make(
-                "docids",
-                lambda path: strategy.assign(items.doc_ids, used, seed=seed, corpus_fingerprint=items.fingerprint).save(
-                    path
-                ),
-                like,
-            )
-        table = DocidTable.load(self.folder / "docids")
-        name, longest = table.strategy.get("name", ""), table.lengths.max()
-        log(f"docids      {name}: {table.num_nodes:,} nodes, at most {longest} codes")
-        return table
+        if not isinstance(self.experiment.docids, str):
+            self._require_enough_items(len(data.items))
+        new = cold_items(len(data.items), self.experiment.cold_items)
+        return self._make_docids(data.items, vectors, log, like, unseen=new)
 
     def _require_enough_items(self, items: int) -> None:
         strategy = self.experiment.docids
@@ -275,7 +244,7 @@ class Items(Problem):
                 expected="a head whose vectors are those of codes",
                 fix="train with T5Config.head = 'vocabulary' or T5Config.shared_codes = True",
             )
-        if not (self.folder / QUANTISER).is_dir():
+        if self.quantiser is None:
             raise InputError(
                 f"docids of the strategy {self.table.strategy.get('name', '')!r} for new items",
                 file=self.folder,
@@ -286,7 +255,7 @@ class Items(Problem):
             raise InputError("new items without vectors", fix="give a vector for each, made as the others' were")
         corpus = self.corpus.extended(doc_ids, titles, texts)
         grown = Items(self.folder, self.experiment, self.settings)
-        grown.table = self._appended(load_quantiser(self.folder / QUANTISER), doc_ids, vectors, corpus.fingerprint)
+        grown.table = self._appended(self.quantiser, doc_ids, vectors, corpus.fingerprint)
         grown.interactions = dataclasses.replace(self.interactions, items=corpus)
         grown.later = np.concatenate([self.later, np.ones(len(doc_ids), bool)])
         if self.model.num_nodes:

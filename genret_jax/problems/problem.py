@@ -23,11 +23,20 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
-from genret_jax.config.experiment import BaseExperiment
+from genret_jax.config.experiment import BaseExperiment, needs_vectors
 from genret_jax.config.gin_text import from_bindings
 from genret_jax.config.record import CONFIGURABLES
 from genret_jax.data.corpus import Corpus
-from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents
+from genret_jax.docids import (
+    DocidCodec,
+    DocidTable,
+    EncodedDocids,
+    LearnedDocids,
+    QuantisedDocids,
+    Quantiser,
+    append_documents,
+    load_quantiser,
+)
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
 from genret_jax.inference import node_tree
@@ -387,6 +396,11 @@ class Problem(abc.ABC):
         return self.codec.encode(self.table)
 
     @functools.cached_property
+    def quantiser(self) -> Quantiser | None:
+        """What gives later documents their docids; None where the strategy has no such thing."""
+        return load_quantiser(self.folder / QUANTISER) if (self.folder / QUANTISER).is_dir() else None
+
+    @functools.cached_property
     def row_of_document(self) -> Int[np.ndarray, " n"]:
         """First row of the docid table for every document."""
         rows = np.zeros(self.table.num_documents, np.int64)
@@ -441,6 +455,46 @@ class Problem(abc.ABC):
 
     def _make(self, part: str, write: Callable[[Path], object], like: Path | None) -> None:
         make(self.folder / part, write, like)
+
+    def _make_docids(
+        self,
+        corpus: Corpus,
+        vectors: Callable[[], np.ndarray],
+        log: Callable[[str], None],
+        like: Path | None,
+        unseen: Bool[np.ndarray, " n"] | None = None,
+    ) -> DocidTable:
+        """Make docids and, where a quantiser is fitted, keep it for later documents.
+
+        Args:
+            corpus: The documents.
+            vectors: Returns a vector of each; called only by a strategy that needs them.
+            log: Receives a line about the docids.
+            like: Run folder with the same parts, which are copied.
+            unseen: Documents that a quantiser is not fitted to; they get docids as if they had come later.
+        """
+        strategy, seed = self.experiment.docids, self.experiment.docid_seed
+        if isinstance(strategy, QuantisedDocids):
+            fitted = functools.cache(
+                lambda: strategy.fit_and_assign(corpus.doc_ids, vectors(), seed, corpus.fingerprint, unseen=unseen)
+            )
+            self._make(QUANTISER, lambda path: fitted()[0].save(path), like)
+            self._make("docids", lambda path: fitted()[1].save(path), like)
+        elif isinstance(strategy, str):
+            given = DocidTable.load(strategy)
+            given.require_corpus(corpus.fingerprint, file=strategy)
+            self._make("docids", given.save, like)
+        elif not isinstance(strategy, LearnedDocids):  # which a problem makes by itself
+
+            def assigned() -> DocidTable:
+                used = vectors() if needs_vectors(strategy) else None
+                return strategy.assign(corpus.doc_ids, used, seed=seed, corpus_fingerprint=corpus.fingerprint)
+
+            self._make("docids", lambda path: assigned().save(path), like)
+        table = DocidTable.load(self.folder / "docids")
+        name, longest = table.strategy.get("name", ""), table.lengths.max()
+        log(f"docids      {name}: {table.num_nodes:,} nodes, at most {longest} codes")
+        return table
 
     def _read_quietly(self, read: Callable[[Path], Any]) -> Any:
         """Read the data in the run folder, without the warnings given when it was prepared; reject changed data."""

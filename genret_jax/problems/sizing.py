@@ -38,8 +38,7 @@ def document_codec(
         text_tokens: Size of the text vocabulary.
         encode: Turns text into its tokens.
     """
-    learned = isinstance(experiment.docids, LearnedDocids)  # the other strategies keep no quantiser for documents
-    level_sizes = sizes_with_room(experiment.docids, table) if learned else table.level_sizes
+    level_sizes = sizes_with_room(experiment.docids, table)
     if experiment.model.head == "prefix" or experiment.encoder is not None:
         nodes: Literal["table", "tokens"] = "tokens" if len(level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=level_sizes, nodes=nodes)
