@@ -43,6 +43,26 @@ LEARNING = "learning"  # only there while docids are learned
 _MEMORISED = 2048  # documents asked for themselves; enough for the share within a point
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Added:
+    """Documents that a run folder does not hold.
+
+    Attributes:
+        texts: Their texts.
+        vectors: [m, d]; what the run's encoder makes of them; None without a pretrained encoder.
+    """
+
+    texts: Sequence[str]
+    vectors: Any
+
+    def after(self, before: "Added | None") -> "Added":
+        """Return these documents behind others."""
+        if before is None:
+            return self
+        vectors = None if self.vectors is None else np.concatenate([before.vectors, self.vectors])
+        return Added(texts=[*before.texts, *self.texts], vectors=vectors)
+
+
 class Documents(Problem):
     """A corpus of documents, its queries and judgements."""
 
@@ -53,7 +73,7 @@ class Documents(Problem):
     measures = frozenset({"bm25", "untrained", "dual_encoder"})
 
     experiment: Experiment
-    added: Any = None  # token counts of documents that are not in the folder, scipy CSR
+    added: Added | None = None  # documents that are not in the folder
 
     # --- Preparing ---
 
@@ -211,7 +231,7 @@ class Documents(Problem):
         plan = self.model.plan
         if plan is None:
             return None
-        return self.parts.plan_documents(plan, self.store).tables(self.model, self.encoded)
+        return self.parts.plan_documents(plan, self.store, self.added).tables(self.model, self.encoded)
 
     @property
     def codec(self) -> DocidCodec:
@@ -224,6 +244,7 @@ class Documents(Problem):
         """Documents that training is not shown."""
         later = np.zeros(len(self.corpus), bool)
         later[self.store.hidden_documents(self.sampler.unseen_split)] = True
+        later[self.store.num_documents :] = True
         return later
 
     @functools.cached_property
@@ -234,7 +255,7 @@ class Documents(Problem):
     @property
     def start_changes(self) -> bool:
         """Whether documents were added whose texts take part in the start."""
-        return self.added is not None
+        return self.added is not None and self.model.head == "prefix"
 
     def facts(self) -> DocumentFacts:
         """Return what a start may ask about the corpus."""
@@ -243,7 +264,8 @@ class Documents(Problem):
             seed=self.seed,
             docids=None if self.settings["codec"]["kind"] == "text" else self.encoded,
             unseen_split=self.sampler.unseen_split,
-            later=self.added,
+            later=None if self.added is None else self._token_counts(self.added.texts),
+            later_vectors=None if self.added is None else self.added.vectors,
             parts=self.parts,
         )
 
@@ -262,6 +284,13 @@ class Documents(Problem):
         left_out, losses = self.parts.left_out(self.model.plan, self.store), self.experiment.losses
         return RetrievalTask(self.model, source, self.training_tree, plan=plan, left_out=left_out, **losses)
 
+    def _token_counts(self, texts: Sequence[str]) -> Any:
+        """Return how often each token stands in each text, scipy CSR [n, size of the vocabulary]."""
+        pairs = [(row, token) for row, text in enumerate(texts) for token in self.vocabulary.encode(text)]
+        rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+        ones, shape = np.ones(len(pairs), np.float32), (len(texts), self.store.vocabulary_size)
+        return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=shape).tocsr()
+
     def extended(
         self,
         doc_ids: Sequence[str],
@@ -270,7 +299,7 @@ class Documents(Problem):
         texts: Sequence[str] = (),
         vectors: np.ndarray | None = None,
     ) -> "Documents":
-        """Return the run with further documents, whose docids the learned network writes."""
+        """Return the run with further documents, whose docids follow from their texts or vectors."""
         prefix = self.model.head == "prefix"
         if prefix and not getattr(self.experiment.start, "covers_new_documents", False):
             raise InputError(
@@ -279,22 +308,32 @@ class Documents(Problem):
                 expected="the vocabulary head, or a start that makes node vectors from texts",
                 fix="train with T5Config.head = 'vocabulary' or Experiment.start = @LsaStart()",
             )
-        if self.docid_model is None:
+        if self.quantiser is None:
             raise InputError(
                 f"docids of the strategy {self.table.strategy.get('name', '')!r} for new documents",
                 file=self.folder,
-                expected="docids that were learned with the model",
-                fix="train with Experiment.docids = @LearnedDocids(), as runs/genret_from_scratch.gin does",
+                expected="docids that follow from texts or vectors",
+                fix="train with Experiment.docids = @ResidualKMeans() or @LearnedDocids()",
             )
         corpus = self.corpus.extended(doc_ids, titles, texts)
         new = [corpus.document_text(index) for index in range(len(self.corpus), len(corpus))]
-        tokens = self.vocabulary.encode_rows(new, self.docid_model.width, append_eos=self.sampler.append_eos)
+        encoded = None if self.experiment.encoder is None else self.parts.encoder.vectors(new, "passage")
+        if vectors is None and self.experiment.vectors is None:
+            vectors = encoded
+        if self.docid_model is not None:
+            vectors = self.vocabulary.encode_rows(new, self.docid_model.width, append_eos=self.sampler.append_eos)
+        if vectors is None:
+            raise InputError(
+                "new documents without vectors",
+                file=self.folder,
+                expected="docids of an encoder's vectors, or docids that were learned with the model",
+                fix="train with the recipe 'pretrained' or 'genret'",
+            )
         grown = Documents(self.folder, self.experiment, self.settings)
-        grown.corpus, grown.table = corpus, self._appended(self.docid_model, doc_ids, tokens, corpus.fingerprint)
+        grown.corpus, grown.table = corpus, self._appended(self.quantiser, doc_ids, vectors, corpus.fingerprint)
+        grown.added = Added(texts=new, vectors=encoded).after(self.added)
         if prefix:
             grown.model = self._with_room_for(grown.encoded)
-            counts = _token_counts([self.vocabulary.encode(text) for text in new], self.store.vocabulary_size)
-            grown.added = counts if self.added is None else scipy.sparse.vstack([self.added, counts], format="csr")
         return grown
 
     # --- Requests ---
@@ -393,11 +432,3 @@ class Documents(Problem):
             folder=self.folder / "dual_encoder",
             init_params=self.start_params(),
         )
-
-
-def _token_counts(texts: Sequence[Sequence[int]], size: int) -> Any:
-    """Return how often each token stands in each text, scipy CSR [n, size]."""
-    pairs = [(row, token) for row, tokens in enumerate(texts) for token in tokens]
-    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    ones = np.ones(len(pairs), np.float32)
-    return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=(len(texts), size)).tocsr()

@@ -29,6 +29,7 @@ from genret_jax.data.text.lexical import (
     Settings,
     choose_beside_vectors,
     choose_settings,
+    later_documents,
     lexical_documents,
 )
 from genret_jax.evaluation.compare import SystemRun
@@ -125,8 +126,14 @@ class EncoderParts:
     def _read_vectors(self, part: str) -> np.ndarray:
         return load_arrays(self._folder / part, kind=part, version=1)[0][part]
 
-    def plan_documents(self, kinds: Any, store: ExampleStore) -> PlanDocuments:
-        """Return what a plan of these kinds (``T5Config.plan``) knows about the documents."""
+    def plan_documents(self, kinds: Any, store: ExampleStore, added: Any = None) -> PlanDocuments:
+        """Return what a plan knows about the documents.
+
+        Args:
+            kinds: ``T5Config.plan``.
+            store: The example store.
+            added: Further documents, with ``texts`` and ``vectors``; None for none.
+        """
         fields: dict[str, Any] = {}
         if kinds.dense:
             weight = self.settings.vector_weight
@@ -136,7 +143,18 @@ class EncoderParts:
             csr = tuple(arrays[name] for name in ("data", "indices", "indptr"))
             fields["weights"] = scipy.sparse.csr_matrix(csr, shape=(store.num_documents, kinds.vocabulary))
             fields["bias"] = arrays["bias"]
+        if added is not None:
+            self._append(fields, store, added)
         return PlanDocuments(**fields)
+
+    def _append(self, fields: dict[str, Any], store: ExampleStore, added: Any) -> None:
+        """Append documents that have no training queries to the fields of :class:`PlanDocuments`."""
+        if "vectors" in fields:
+            fields["vectors"] = np.concatenate([fields["vectors"], added.vectors])
+        if "weights" in fields:
+            found = later_documents(store.count_terms(added.texts), *self._counts(store), self.settings)
+            fields["weights"] = scipy.sparse.vstack([fields["weights"], found.weights], format="csr")
+            fields["bias"] = np.concatenate([fields["bias"], found.bias])
 
     def left_out(self, kinds: Any, store: ExampleStore) -> LeftOutQueries | None:
         """Return what documents know from training queries; None where they know nothing."""

@@ -50,6 +50,7 @@ class DocumentFacts:
         docids: The docids; None where they are text, or not made yet.
         unseen_split: Qrels split whose documents must not be known to the codes.
         later: Token counts of documents added behind those of the store, scipy CSR [m, v].
+        later_vectors: What the pretrained encoder makes of these documents, [m, d].
         parts: Has the pretrained ``encoder``, its ``document_vectors``, and the ``settings`` of the plan's sum.
     """
 
@@ -58,6 +59,7 @@ class DocumentFacts:
     docids: EncodedDocids | None
     unseen_split: str | None
     later: Any = None
+    later_vectors: Any = None
     parts: Any = None
 
     def encoder_params(self) -> dict[str, Any]:
@@ -66,7 +68,8 @@ class DocumentFacts:
 
     def document_vectors(self) -> Any:
         """Return the vector that the pretrained encoder gives to each document, [n, d]."""
-        return self.parts.document_vectors
+        known = self.parts.document_vectors
+        return known if self.later_vectors is None else np.concatenate([known, self.later_vectors])
 
     def cosine_weight(self) -> float:
         """Return the weight of vectors in a sum with words, as chosen on training queries."""

@@ -216,7 +216,7 @@ def test_only_as_many_equal_documents_as_there_is_room_for(whole):
 
 
 def test_runs_of_other_docids_have_no_room_for_documents(tiny_run):
-    with pytest.raises(InputError, match=r"docids of the strategy 'semantic' for new documents; .*learned"):
+    with pytest.raises(InputError, match=r"docids of the strategy 'semantic' for new documents; .*@ResidualKMeans"):
         Retriever.load(tiny_run).with_documents(["new"], ["text"])
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.encoder_folders import ENCODERS, copy_encoder
-from support.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
+from support.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
 
 from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
@@ -358,3 +358,36 @@ def test_seeds_share_what_the_encoder_has_computed(corpus, tmp_path, monkeypatch
         for one, other in zip(*stored, strict=True):
             np.testing.assert_array_equal(np.load(one), np.load(other))
     assert second.task() is not None
+
+
+def test_documents_that_come_later_are_found_by_what_they_say(planned):
+    retriever = Retriever(planned, planned.params("last"))
+    new = {"first": f"{word(0, 3)} {word(5, 9)} {word(6, 1)}", "second": f"{word(0, 3)} {word(7, 2)} {word(2, 8)}"}
+    grown = retriever
+    for name, text in new.items():
+        grown = grown.with_documents([name], [text])
+    for name, text in new.items():
+        found = grown.search(text, k=43, beam=64)
+        assert found[0].doc_id == name
+        assert len(found) == 43
+    np.testing.assert_array_equal(grown.run.table.padded()[:-2], planned.table.padded())
+    together = retriever.with_documents(list(new), list(new.values())).run
+    for one, other in zip(*map(jax.tree.leaves, (grown.run.plan_tables, together.plan_tables)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    of_known = planned.corpus.document_text(3)
+    assert grown.search(of_known, k=1)[0].doc_id == "d3"
+    assert len(planned.corpus) == 41  # the run itself has not changed
+
+
+def test_codebooks_and_codewords_know_nothing_of_documents_that_training_does_not_show(corpus, tmp_path):
+    sampler = SamplerConfig(input_length=12, unseen_split="test")
+    given = dataclasses.replace(experiment(corpus, plan=PlanConfig(codes=True)), sampler=sampler)
+    run = prepare_only(given, tmp_path / "run")[0]
+    vectors, shown = run.parts.document_vectors.astype(np.float32), ~run.later
+    quantiser, table = DOCIDS.fit_and_assign(np.array(run.corpus.doc_ids)[shown].tolist(), vectors[shown], 0, "")
+    assert run.quantiser.fingerprint == quantiser.fingerprint
+    np.testing.assert_array_equal(run.table.padded()[shown, :3], table.padded()[:, :3])
+    np.testing.assert_array_equal(run.table.padded()[~shown, :3], quantiser.codes(vectors[~shown]))
+    with_text = run.facts().shown()
+    expected = codewords(run.encoded.tokens[with_text], vectors[with_text], run.model.output_vocab_size)
+    np.testing.assert_allclose(run.start_params()["plan"]["codes"].T, expected, atol=1e-5)

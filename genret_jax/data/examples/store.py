@@ -326,6 +326,22 @@ class ExampleStore:
             row[: len(known)] = known
         return rows
 
+    def count_terms(self, texts: Sequence[str]) -> Any:
+        """Count the terms of texts that need not be in the store; unknown ones are left out.
+
+        Returns:
+            Scipy CSR [number of texts, number of terms].
+        """
+        import scipy.sparse
+
+        known = [self.term_numbers(terms_of(text)) for text in texts]
+        columns = np.concatenate([np.zeros(0, np.int64), *known])
+        offsets = np.cumsum([0, *map(len, known)])
+        shape = (len(texts), self.num_terms)
+        counts = scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, offsets), shape=shape)
+        counts.sum_duplicates()
+        return counts
+
     def term_numbers(self, terms: Iterable[str]) -> Int[np.ndarray, " t"]:
         """Return the numbers of those terms that are known."""
         return np.array([self._term_number[term] for term in terms if term in self._term_number], np.int64)

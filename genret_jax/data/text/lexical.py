@@ -121,6 +121,21 @@ def lexical_documents(counts: Any, queries: Any, answers: Any, settings: Setting
     return LexicalDocuments(weights=weights, bias=bias, settings=settings)
 
 
+def later_documents(later: Any, counts: Any, queries: Any, answers: Any, settings: Settings) -> LexicalDocuments:
+    """Weigh the terms of documents that came later as :func:`lexical_documents` does, by the idf of those before.
+
+    Args:
+        later: Occurrences of each term in each later document, scipy CSR [m, t].
+        counts: As for :func:`lexical_documents`, like all that follow.
+        queries: Training queries.
+        answers: What they answer.
+        settings: The settings.
+    """
+    weights = _Words(counts, queries, answers, settings).of_later(later)
+    bonus = settings.bonus if answers.nnz else 0.0
+    return LexicalDocuments(weights=weights, bias=np.full(later.shape[0], bonus, np.float32), settings=settings)
+
+
 def highest_weights(weights: Any) -> Float[np.ndarray, " t"]:
     """Return the highest weight of each term in any document.
 
@@ -236,6 +251,10 @@ class _Words:
     def weights(self) -> Any:
         """Return the weights of all documents, CSR [n, t]."""
         return bm25(self._whole, self._idf, **self._constants)
+
+    def of_later(self, counts: Any) -> Any:
+        """Return the weights of documents that came later, CSR [m, t]."""
+        return bm25(counts, self._idf, **self._constants)
 
     def without(self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]) -> Any:
         """Return the weights of documents without the words of one of their queries, a row for each pair."""
