@@ -33,7 +33,6 @@ from genret_jax.docids.diagnostics import describe_level
 from genret_jax.docids.kmeans import KMeans
 from genret_jax.docids.separating import with_separating
 from genret_jax.errors import CollapsedError, InputError
-from genret_jax.models.config import T5Config
 from genret_jax.storage import fingerprint, load_arrays, save_arrays
 from genret_jax.training import TrainerConfig, train
 from genret_jax.training.initial import DocumentFacts, initial_params, random_params
@@ -53,26 +52,33 @@ class DocidLearner:
     Args:
         experiment: An experiment with :class:`~genret_jax.docids.LearnedDocids`.
         store: Tokens and queries of the documents; its docids are not read.
-        model: The network, with tokens for the codes.
+        books: The network, with tokens for the codes.
         folder: Folder of the phases; may be removed afterwards.
         log: Receives a line per phase and codebook.
+        parts: What a start may ask about a pretrained encoder (:class:`~genret_jax.training.initial.DocumentFacts`);
+            None without one.
 
     Raises:
         InputError: If there are fewer documents than codes.
     """
 
     def __init__(
-        self, experiment: Experiment, store: ExampleStore, model: T5Config, folder: Path, log: Callable[[str], None]
+        self,
+        experiment: Experiment,
+        store: ExampleStore,
+        books: Codebooks,
+        folder: Path,
+        log: Callable[[str], None],
+        parts: Any = None,
     ):
         assert isinstance(experiment.docids, LearnedDocids)
         self._experiment, self._strategy, self._store = experiment, experiment.docids, store
-        self._folder, self._log, self._seed = folder, log, experiment.docid_seed
-        sizes = (self._strategy.codebook,) * self._strategy.levels
-        self._books = Codebooks(config=model, first_token=store.vocabulary_size, level_sizes=sizes)
+        self._folder, self._log, self._seed, self._parts = folder, log, experiment.docid_seed, parts
+        self._books = books
         self._tokens = store.document_inputs(self._strategy.document_length, append_eos=experiment.sampler.append_eos)
         self._task = DocidLearningTask(self._books, self._tokens, self._strategy)
         self._training = self._sampler(0).documents
-        self._codes = np.full((len(self._tokens), len(sizes)), -1, np.int32)
+        self._codes = np.full((len(self._tokens), self._strategy.levels), -1, np.int32)
         self._course: list[dict[str, Any]] = []
         if len(self._training) < self._strategy.codebook:
             suggested = max(2, len(self._training) // 8)
@@ -133,7 +139,7 @@ class DocidLearner:
             self._codes, self._course = np.array(arrays.pop("codes")), manifest["course"]
             return flax.traverse_util.unflatten_dict(dict(arrays), sep="."), done
         config, unseen = self._books.config, self._experiment.sampler.unseen_split
-        facts = DocumentFacts(store=self._store, seed=self._seed, docids=None, unseen_split=unseen)
+        facts = DocumentFacts(store=self._store, seed=self._seed, docids=None, unseen_split=unseen, parts=self._parts)
         return initial_params(random_params(config, self._seed), config, self._experiment.start, facts), 0
 
     def _save(self, number: int, params: Any) -> None:

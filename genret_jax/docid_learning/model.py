@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from genret_jax.docids.quantiser import Quantiser
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.config import BertConfig, SentenceForm
 from genret_jax.models.network import T5
 
 _BATCH_SIZE = 256  # documents that are read at a time
@@ -91,7 +92,7 @@ class Codebooks:
 
 
 def _input_table(params: Mapping[str, Any]) -> Any:
-    return params.get("decoder_token_embedder", params["token_embedder"])
+    return params["decoder_token_embedder" if "decoder_token_embedder" in params else "token_embedder"]
 
 
 @functools.partial(jax.jit, static_argnames=("books", "level"))
@@ -208,8 +209,7 @@ class DocidModel(Quantiser):
     @functools.cached_property
     def books(self) -> Codebooks:
         """The codebooks."""
-        fields = dict(self.settings["model"])
-        config = T5Config(**{**fields, "activations": tuple(fields["activations"])})
+        config = _network(self.settings["model"])
         return Codebooks(config=config, first_token=self.settings["first_token"], level_sizes=self.level_sizes)
 
     @property
@@ -247,3 +247,16 @@ class DocidModel(Quantiser):
 
         merged: dict[str, Any] = jax.tree_util.tree_map_with_path(merge, dict(params))
         return merged
+
+
+def _network(fields: Mapping[str, Any]) -> T5Config:
+    """Return a network from its fields as JSON has them."""
+    found = _with_tuples(fields)
+    for name, kind in (("encoder", BertConfig), ("sentence", SentenceForm)):
+        if found.get(name) is not None:
+            found[name] = kind(**_with_tuples(found[name]))
+    return T5Config(**found)
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -54,6 +54,9 @@ class EncoderStart:
         """Return the parameters; see :class:`~genret_jax.models.start.Start`."""
         changed: dict[str, Any] = copied(random_params)
         changed["encoder"] = copied(facts.encoder_params())
+        if facts.docids is None:  # the network will learn them, and makes codewords of its states
+            self._shrink_decoder(changed, config)
+            return changed
         vectors = np.asarray(facts.document_vectors(), np.float32)
         document, tokens = facts.docids.document, facts.docids.tokens
         shown = facts.shown()[document]
@@ -70,14 +73,19 @@ class EncoderStart:
     def _start_decoder(
         self, params: dict[str, Any], config: T5Config, rows: Float[np.ndarray, "v d"], nodes: Float[np.ndarray, "s d"]
     ) -> None:
-        decoder = params["decoder"]
-        shrink_residual_branches(decoder, config.num_decoder_layers, self.residual_scale)
+        self._shrink_decoder(params, config)
         if config.head == "prefix":
-            decoder["prefix_head"]["input_nodes"] *= self.residual_scale
-            decoder["prefix_head"]["output_nodes"][: len(nodes)] = nodes
+            params["decoder"]["prefix_head"]["output_nodes"][: len(nodes)] = nodes
+        else:
+            params["decoder"]["logits_dense"]["kernel"][:] = rows.T
+
+    def _shrink_decoder(self, params: dict[str, Any], config: T5Config) -> None:
+        """Make what the decoder adds to the query's vector small."""
+        shrink_residual_branches(params["decoder"], config.num_decoder_layers, self.residual_scale)
+        if config.head == "prefix":
+            params["decoder"]["prefix_head"]["input_nodes"] *= self.residual_scale
         else:
             params["decoder_token_embedder"]["embedding"] *= self.residual_scale
-            decoder["logits_dense"]["kernel"][:] = rows.T
 
     def _start_plan(
         self,

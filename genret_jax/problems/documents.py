@@ -25,7 +25,7 @@ from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
 from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docid_learning.learner import DocidLearner
-from genret_jax.docid_learning.model import DocidModel
+from genret_jax.docid_learning.model import Codebooks, DocidModel
 from genret_jax.docids import AtomicDocids, DocidCodec, DocidTable, LearnedDocids
 from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
@@ -172,10 +172,16 @@ class Documents(Problem):
             table = AtomicDocids().assign(corpus.doc_ids, None, 0, corpus.fingerprint)
             self._make(f"{LEARNING}/examples", lambda path: self._build_store(path, corpus, table), None)
             store = ExampleStore.open(learning / "examples")
-            codec = DocidCodec(first_token=store.vocabulary_size, level_sizes=(strategy.codebook,) * strategy.levels)
+            encoded = self.experiment.encoder is not None
+            first_token = 2 if encoded else store.vocabulary_size
+            codec = DocidCodec(first_token=first_token, level_sizes=(strategy.codebook,) * strategy.levels)
             writing = dataclasses.replace(self.experiment, model=self.experiment.model.writing_tokens())
             model = document_network(writing, store.vocabulary_size, codec, 0)
-            return DocidLearner(self.experiment, store, model, learning, log).learn(corpus)
+            if encoded:
+                longest = max(strategy.document_length, self.experiment.sampler.input_length)
+                model = with_encoder(model, self.parts.encoder, codec, store.num_terms, longest)
+            books = Codebooks(config=model, first_token=first_token, level_sizes=codec.level_sizes)
+            return DocidLearner(self.experiment, store, books, learning, log, self.parts).learn(corpus)
 
         self._make(QUANTISER, lambda path: learned()[0].save(path), like)
         self._make("docids", lambda path: learned()[1].save(path), like)

@@ -379,7 +379,7 @@ def learner(whole, tiny_corpus, tmp_path):
     experiment = learned_experiment(
         tiny_corpus, sampler=SamplerConfig(indexing_first=20), trainer={"gradient_accumulation": 2}
     )
-    return learning.DocidLearner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
+    return learning.DocidLearner(experiment, run.store, run.docid_model.books, tmp_path, lambda line: None)
 
 
 def test_queries_are_shown_from_the_first_step_on(learner):
@@ -417,7 +417,7 @@ def test_unused_codes_move_to_where_documents_are(whole, tiny_corpus, tmp_path):
     """Of a codebook with two codes far from everything, both are used after they were moved."""
     run = whole[0]
     experiment = learned_experiment(tiny_corpus)
-    learner = learning.DocidLearner(experiment, run.store, run.docid_model.books.config, tmp_path, lambda line: None)
+    learner = learning.DocidLearner(experiment, run.store, run.docid_model.books, tmp_path, lambda line: None)
     params = run.docid_model.params
     from_all = -50 * learning.decoder_states(params, learner._tokens, learner._codes, learner._books, 0).mean(0)
     far = dict.fromkeys((1, 2), np.asarray(from_all))

@@ -16,7 +16,7 @@ from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, Settings, lexical_documents
-from genret_jax.docids import ResidualKMeans
+from genret_jax.docids import LearnedDocids, ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
@@ -391,3 +391,28 @@ def test_codebooks_and_codewords_know_nothing_of_documents_that_training_does_no
     with_text = run.facts().shown()
     expected = codewords(run.encoded.tokens[with_text], vectors[with_text], run.model.output_vocab_size)
     np.testing.assert_allclose(run.start_params()["plan"]["codes"].T, expected, atol=1e-5)
+
+
+def test_docids_are_learned_on_a_pretrained_encoder(corpus, tmp_path):
+    docids = LearnedDocids(levels=2, codebook=4, steps=40, alike=4, document_length=12)
+    run = train_run(dataclasses.replace(experiment(corpus, layers=1), docids=docids), tmp_path / "run")
+    assert run.table.strategy["name"] == "learned"
+    assert run.docid_model.books.config.encoder == run.model.encoder
+    known = run.corpus.document_text(7)
+    grown = Retriever.load(run.folder).with_documents(["copy"], [known])
+    codes = grown.run.table.padded()
+    np.testing.assert_array_equal(codes[-1, :2], run.docid_model.codes(run.store.document_inputs(12))[7])
+    assert "copy" in [found.doc_id for found in grown.search(known, k=42, beam=64)]
+    assert len({tuple(row) for row in codes.tolist()}) == 42
+
+
+def test_a_decoder_that_knows_prefixes_begins_as_the_one_that_does_not(corpus, tmp_path):
+    plain = experiment(corpus, layers=1)
+    adaptive = dataclasses.replace(plain.model, adaptive_layers=1, adaptive_width=4, dropout_rate=0.1)
+    aware = dataclasses.replace(plain, model=adaptive, consistency=0.15)
+    runs = [train_run(given, tmp_path / name) for name, given in (("plain", plain), ("aware", aware))]
+    text = runs[0].corpus.document_text(3)
+    of_start = [Retriever(run, run.params("start")).search(text, k=5) for run in runs]
+    assert [found.doc_id for found in of_start[0]] == [found.doc_id for found in of_start[1]]
+    kernel = runs[1].params("last")["decoder"]["adaptive"]["kernel"]
+    assert np.abs(np.asarray(kernel)).max() > 0
