@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.encoder_folders import ENCODERS, copy_encoder
-from support.tiny_run import tiny_experiment, tiny_topics, write_tiny_corpus
+from support.encoder_folders import copy_encoder
+from support.encoder_runs import encoder_experiment as experiment
+from support.tiny_run import tiny_topics, write_tiny_corpus
 
 from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, lexical_documents
-from genret_jax.docids import ResidualKMeans
 from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
@@ -28,25 +28,6 @@ from genret_jax.training import AdamW, Constant
 from genret_jax.training.encoded_pool import pool_fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
-DOCIDS = ResidualKMeans(levels=3, codebook=4)
-FROZEN = (("encoder", 0.0),)
-MODEL = {"encoder_final_norm": True, "root_lookahead": False, "lexical_width": 0, "num_nodes": 0}
-
-
-def experiment(corpus, *, plan=None, layers=0, start=None, encoder="bert", rates=FROZEN, steps=4, **fields):
-    model = {"head": "vocabulary", "num_decoder_layers": layers, "plan": plan, "dropout_rate": 0.0}
-    given = tiny_experiment(corpus, docids=DOCIDS, start=None)
-    trainer = dataclasses.replace(given.trainer, learning_rates=rates, steps=steps, checkpoint_every=2)
-    changed = {
-        "model": dataclasses.replace(given.model, **MODEL | model),
-        "encoder": str(ENCODERS / encoder),
-        "vectors": None,
-        "vocabulary": None,
-        "trainer": trainer,
-        "start": start or EncoderStart(),
-        "sampler": SamplerConfig(input_length=12),
-    }
-    return dataclasses.replace(given, **changed, **fields)
 
 
 @pytest.fixture(scope="module")
