@@ -246,7 +246,10 @@ class T5Config:
         Raises:
             InputError: If a dimension is not a multiple of it.
         """
-        for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
+        fields = ["num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"]
+        if self.encoder is not None:  # its vocabulary is as it is, and whole where nothing divides it
+            fields.remove("vocab_size")
+        for field in fields:
             size = getattr(self, field)
             if size is not None and size % parts:
                 raise InputError(
