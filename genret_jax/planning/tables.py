@@ -27,7 +27,9 @@ def plan_tables(docids: PlannedDocids) -> PlanTables | None:
     if kinds.codes:
         shapes["codes"] = _shape(np.int32, rows, docids.length)
     if kinds.dense:
-        shapes["vectors"] = _shape(jnp.bfloat16, rows, docids.model.d_model)
+        shapes["vectors"] = _shape(jnp.dtype(kinds.dense_dtype), rows, docids.model.d_model)
+        if kinds.dense_dtype == "int8":
+            shapes["scales"] = _shape(np.float32, rows)
     if kinds.terms:
         postings = rows * docids.terms + 1
         shapes |= {"postings": _shape(np.int32, postings), "weights": _shape(np.float32, postings)}

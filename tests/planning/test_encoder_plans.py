@@ -28,7 +28,8 @@ KINDS = PlanConfig(codes=True, dense=True, terms=8)
 @pytest.fixture(scope="module", params=[0, 64], ids=["texts", "pool"])
 def run(request, tiny_corpus, tmp_path_factory):
     """A prepared run with every kind of plan and a decoder."""
-    experiment = encoder_experiment(tiny_corpus, plan=KINDS, layers=1, pool=request.param)
+    plan = dataclasses.replace(KINDS, dense_dtype="int8" if request.param else "bfloat16")
+    experiment = encoder_experiment(tiny_corpus, plan=plan, layers=1, pool=request.param)
     return prepare_only(experiment, tmp_path_factory.mktemp("planned") / "run")[0]
 
 

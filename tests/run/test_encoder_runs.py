@@ -58,6 +58,26 @@ def test_training_resumes_and_leaves_a_frozen_encoder_as_it_was(planned):
     assert np.abs(end["plan"]["codes"] - start["plan"]["codes"]).max() > 0
 
 
+def test_vectors_in_int8_train_and_search_like_those_in_bfloat16(corpus, tmp_path):
+    found = {}
+    for dtype in ("bfloat16", "int8"):
+        plan = PlanConfig(dense=True, dense_dtype=dtype)
+        run = train_run(experiment(corpus, plan=plan, rates=(), model={"query_width": 8}), tmp_path / dtype)
+        tables, requests = run.plan_tables, run.some_requests("test", 50)
+        ranker = Ranker(run.model, run.encoded, run.params("last"), tables)
+        found[dtype] = run.params("last"), tables, ranker.rank(requests.tokens, beam=41)
+    tables = found["int8"][1]
+    assert (tables.vectors.dtype, tables.scales.dtype) == (np.int8, np.float32)
+    rows, width = tables.vectors.shape
+    assert found["bfloat16"][1].num_bytes - tables.num_bytes == rows * (2 * width - width - 4)
+    for one, other in zip(*(jax.tree.leaves(part[0]) for part in found.values()), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max() + 1e-3)
+    exact, rounded = (part[2] for part in found.values())
+    order = [np.argsort(part.documents, axis=1) for part in (exact, rounded)]
+    scores = [np.take_along_axis(part.scores, by, axis=1) for part, by in zip((exact, rounded), order, strict=True)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.1)  # of inner products times 10
+
+
 def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):
     start = EncoderStart(lexical_scale=0.5)
     run = prepare_only(experiment(corpus, plan=PlanConfig(dense=True, terms=8), start=start), tmp_path / "run")[0]
