@@ -1,6 +1,7 @@
 """``genret checkpoint``: show and convert public T5 checkpoints, and export trained runs to other programs."""
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genret_jax.cli import checkpoint_option
@@ -8,11 +9,13 @@ from genret_jax.cli import checkpoint_option
 if TYPE_CHECKING:
     from genret_jax.models.config import T5Config
     from genret_jax.models.convert.stored_arrays import StoredArrays
+    from genret_jax.problems import Problem
+    from genret_jax.training.step import Params
 
 HELP = "show public T5 checkpoints, convert them (Hugging Face, t5x), or export a trained run"
 
 _LAYOUTS = ("huggingface", "t5x")
-_ORBAX = "t5x-orbax"
+_ORBAX, _SENTENCE, _NAMED = "t5x-orbax", "sentence-transformers", "safetensors"
 _EPILOG = """
 Supported are T5, T5 1.1, mT5 and ByT5 in the layout of Hugging Face (config.json, model.safetensors or its shards)
 or of t5x (checkpoint_STEP, written by Orbax or in t5x's own layout, or the model directory around it). A recipe starts
@@ -22,6 +25,7 @@ examples:
   genret checkpoint show t5-v1_1-small
   genret checkpoint import t5x/mt5_small/checkpoint_1000000 --vocabulary mt5/sentencepiece.model --out mt5-small
   genret checkpoint export --run runs/t5 --out exported --layout t5x
+  genret checkpoint export --run runs/mine --out my-encoder --layout sentence-transformers
 """
 
 
@@ -68,13 +72,16 @@ def _configure_import(actions: Any) -> None:
 def _configure_export(actions: Any) -> None:
     parser = actions.add_parser(
         "export",
-        help="write a trained run's parameters for transformers or t5x",
-        description="Write the parameters of a run whose network is a T5 (T5Config.head = 'vocabulary') for other "
-        "programs. Docid tokens keep their numbers. The layout t5x-orbax, for gin_configs/t5x, holds any network.",
-        epilog="example:\n  genret checkpoint export --run runs/t5 --out exported --layout huggingface",
+        help="write a trained run's parameters for transformers, t5x, sentence-transformers or your own code",
+        description="Write the parameters of a run for other programs. huggingface and t5x hold a T5 (T5Config.head = "
+        "'vocabulary'), whose docid tokens keep their numbers. sentence-transformers holds the encoder of a run that "
+        "began with one. safetensors (all parameters by their names, with network.json) and t5x-orbax (for "
+        "gin_configs/t5x) hold any network.",
+        epilog="examples:\n  genret checkpoint export --run runs/t5 --out exported --layout huggingface\n"
+        "  genret checkpoint export --run runs/mine --out my-encoder --layout sentence-transformers",
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of 'genret train'")
-    _configure_output(parser, (*_LAYOUTS, _ORBAX))
+    _configure_output(parser, (*_LAYOUTS, _ORBAX, _SENTENCE, _NAMED))
     checkpoint_option(parser, "best, last, start (untrained), or a step")
 
 
@@ -90,19 +97,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     import json
+    from dataclasses import asdict, replace
     from pathlib import Path
 
     from genret_jax.errors import InputError
+    from genret_jax.models.convert.named_arrays import DESCRIPTION
     from genret_jax.models.convert.public_checkpoint import find_arrays, interpret
     from genret_jax.run import open_run
     from genret_jax.run.folder import SETTINGS
+    from genret_jax.storage import read_json
     from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_step
 
     folder = Path(args.folder)
     if (folder / SETTINGS).is_file():
         stored = find_arrays(folder / CHECKPOINTS_FOLDER / str(checkpoint_step(folder)))
-        config = open_run(folder).model
-        heading = f"{folder}: a run of 'genret train', its best checkpoint; T5Config.head = {config.head!r}"
+        network = asdict(open_run(folder).model)
+        heading = f"{folder}: a run of 'genret train', its best checkpoint; T5Config.head = {network['head']!r}"
+    elif (folder / DESCRIPTION).is_file():
+        described = read_json(folder / DESCRIPTION, expect=dict)
+        stored, network = replace(find_arrays(folder), step=described["step"]), described["network"]
+        heading = f"{folder}: exported from a run of 'genret train'; T5Config.head = {network['head']!r}"
     else:
         stored = find_arrays(folder)
         try:
@@ -110,8 +124,8 @@ def _show(args: argparse.Namespace) -> int:
         except InputError:
             print(arrays_text(stored))  # so that the user can recognise the network
             raise
-        heading = network_text(config)
-    print(json.dumps(as_json(stored, config), indent=2) if args.json else f"{heading}\n{arrays_text(stored)}")
+        network, heading = asdict(config), network_text(config)
+    print(json.dumps(as_json(stored, network), indent=2) if args.json else f"{heading}\n{arrays_text(stored)}")
     return 0
 
 
@@ -145,41 +159,83 @@ def _vocabulary_beside(args: argparse.Namespace) -> bytes | None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from genret_jax.data.text.vocabulary import SentencePieceVocabulary
-    from genret_jax.models.convert.public_checkpoint import save_checkpoint
     from genret_jax.models.convert.public_layout import require_public_network
     from genret_jax.run import open_run
     from genret_jax.storage import require_free
     from genret_jax.training.checkpoint_format import checkpoint_step
-    from genret_jax.training.t5x.checkpoint import write_t5x_params
 
     require_free(args.out)
     opened = open_run(args.run)
-    if args.layout != _ORBAX:
+    if args.layout in _LAYOUTS:
         require_public_network(opened.model)
+    if args.layout == _SENTENCE:
+        _require_encoder(opened)
     step = 0 if args.checkpoint == "start" else checkpoint_step(args.run, args.checkpoint)
     params = opened.params("start" if args.checkpoint == "start" else step)
-    if args.layout == _ORBAX:
-        path = write_t5x_params(args.out, params, step=step)
-        print(f"{path}: for --gin.INITIAL_CHECKPOINT_PATH=\"'{path}'\"")
-        return 0
+    export = {_ORBAX: _export_for_t5x, _SENTENCE: _export_encoder, _NAMED: _export_by_names}
+    export.get(args.layout, _export_t5)(args, opened, params, step)
+    return 0
+
+
+def _export_t5(args: argparse.Namespace, opened: "Problem", params: "Params", step: int) -> None:
+    """Write a T5 for transformers or t5x."""
+    from genret_jax.data.text.vocabulary import SentencePieceVocabulary
+    from genret_jax.models.convert.public_checkpoint import save_checkpoint
+
     vocabulary = getattr(opened, "vocabulary", None)  # items have none
     # Without the normalisation of words, the SentencePiece model alone would produce other tokens.
     is_whole = isinstance(vocabulary, SentencePieceVocabulary) and vocabulary.normalization == "none"
-    save_checkpoint(
-        args.out,
-        params,
-        opened.model,
-        args.layout,
-        step=step,
-        sentencepiece=vocabulary.model if vocabulary is not None and is_whole else None,
-    )
+    model = vocabulary.model if vocabulary is not None and is_whole else None
+    save_checkpoint(args.out, params, opened.model, args.layout, step=step, sentencepiece=model)
     print(f"{args.out}: step {step:,}, {network_text(opened.model)}")
     if vocabulary is not None:
         print(
             f"text is tokens 0 to {vocabulary.size - 1:,}; docid tokens follow, as described by the codec in run.json"
         )
-    return 0
+
+
+def _export_for_t5x(args: argparse.Namespace, opened: "Problem", params: "Params", step: int) -> None:
+    """Write any network for gin_configs/t5x."""
+    from genret_jax.training.t5x.checkpoint import write_t5x_params
+
+    path = write_t5x_params(args.out, params, step=step)
+    print(f"{path}: for --gin.INITIAL_CHECKPOINT_PATH=\"'{path}'\"")
+
+
+def _export_encoder(args: argparse.Namespace, opened: "Problem", params: "Params", step: int) -> None:
+    """Write the encoder of a run that began with one."""
+    from genret_jax.models.convert.sentence_folder import write_sentence_folder
+    from genret_jax.problems.encoder_parts import ENCODER
+
+    write_sentence_folder(args.out, params["encoder"], opened.folder / ENCODER, step=step)
+    print(f"{args.out}: the encoder at step {step:,}, for SentenceTransformer('{args.out}') or Experiment.encoder")
+    if opened.model.query_width:
+        print(
+            f"the query layer (T5Config.query_width = {opened.model.query_width:,}) is not in it: the run passes the "
+            "vectors of queries through it, and no module of sentence-transformers expresses it"
+        )
+
+
+def _require_encoder(opened: "Problem") -> None:
+    from genret_jax.errors import InputError
+
+    if opened.model.encoder is None:
+        raise InputError(
+            "the run does not begin with a pretrained sentence encoder",
+            file=opened.folder,
+            expected="a run with Experiment.encoder",
+            fix="export it with --layout safetensors",
+        )
+
+
+def _export_by_names(args: argparse.Namespace, opened: "Problem", params: "Params", step: int) -> None:
+    """Write the parameters of any network by their names."""
+    from genret_jax.models.convert.named_arrays import DESCRIPTION, WEIGHTS, save_named_arrays
+    from genret_jax.models.shapes import named_shapes
+
+    described = {"step": step, **{name: opened.settings[name] for name in ("corpus", "codec", "fingerprints")}}
+    save_named_arrays(args.out, params, opened.model, described)
+    print(f"{args.out}: step {step:,}, {len(named_shapes(params))} arrays in {WEIGHTS}, the network in {DESCRIPTION}")
 
 
 def network_text(config: "T5Config") -> str:
@@ -218,15 +274,13 @@ def _size(stored: "StoredArrays") -> str:
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
 
 
-def as_json(stored: "StoredArrays", config: "T5Config") -> dict[str, Any]:
-    """Return the description of a checkpoint as JSON values."""
-    from dataclasses import asdict
-
+def as_json(stored: "StoredArrays", network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a checkpoint as JSON values; ``network`` has the fields of its configuration."""
     return {
         "path": str(stored.path),
         "layout": stored.layout,
         "step": stored.step,
-        "network": asdict(config),
+        "network": dict(network),
         "bytes": stored.num_bytes,
         "arrays": {name: {"dtype": a.dtype, "shape": list(a.shape)} for name, a in stored.arrays.items()},
         "other_arrays": stored.others,

@@ -14,6 +14,7 @@ examples:
   genret plan --device tpu-v5e --devices 256 --mesh 64x4 --documents 320000 \\
       --recipe t5 --gin-file models/t5_1_1_xxl.gin
   genret plan --device h100 --devices 8 --documents 8800000 --recipe atomic --json plan.json
+  genret plan --device h100 --devices 1 --documents 1000000 --terms 40 --recipe pretrained
 
 No corpus is read and nothing is trained: --documents gives the number of documents, the gin files everything else.
 For TPUs the program is compiled by the TPU's own compiler (pip install libtpu; no TPU is needed). For other devices it
@@ -32,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mesh", metavar="DxM", help="data x model axis, such as 64x4 (default: the gin file's)")
     parser.add_argument("--slice", metavar="SHAPE", help="grid of a TPU slice, such as 4x4x8 (default: most cubic)")
     parser.add_argument("--documents", type=int, metavar="N", help="number of documents in the corpus")
+    parser.add_argument(
+        "--terms",
+        type=int,
+        metavar="N",
+        help="mean number of distinct terms in a document, for a lexical plan (default: 50, a passage of 90 words)",
+    )
     experiment_options(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="queries searched together (default: the gin file's)")
     parser.add_argument("--beams", type=int, metavar="N", help="number of beams (default: the gin file's)")
@@ -47,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from genret_jax.planning.devices import before_jax, device_named, planned_devices
 
     device, mesh = device_named(args.device), _mesh(args.mesh)
-    for option in ("devices", "queries", "beams"):
+    for option in ("devices", "terms", "queries", "beams"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InputError(f"--{option} {value}", expected="at least 1", fix=f"change --{option}")
     before_jax(device, args.devices)
     from genret_jax.config.gin_files import planned_experiment
+    from genret_jax.planning.docids import USUAL_TERMS
     from genret_jax.planning.plan import PlanRequest, make_plan
     from genret_jax.planning.render import render
     from genret_jax.storage import write_json
@@ -64,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         devices=planned_devices(device, args.devices, args.slice),
         mesh=mesh,
         documents=args.documents,
+        terms=args.terms or USUAL_TERMS,
         queries=args.queries,
         beams=args.beams,
         parts=tuple(args.parts),

@@ -62,6 +62,8 @@ class PlanConfig:
     Attributes:
         codes: Add one logit per level and code, predicted in parallel.
         dense: Add the inner product with a vector per docid.
+        dense_dtype: Type of these vectors on the device: ``"bfloat16"``, or ``"int8"`` with a scale per vector, which
+            takes half the memory.
         terms: Most terms of a query that the lexical scores use; 0 for no lexical scores. The terms follow the tokens
             in the encoder's input.
         vocabulary: Number of terms, with padding; filled in from the data.
@@ -69,12 +71,14 @@ class PlanConfig:
 
     codes: bool = False
     dense: bool = False
+    dense_dtype: Literal["bfloat16", "int8"] = "bfloat16"
     terms: Annotated[int, from_to(0, 1 << 20)] = 0
     vocabulary: Annotated[int, from_to(0, (1 << 31) - 1)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self, "codes", self.codes or self.dense or self.terms > 0, "True, unless dense or terms is set")
+        require(self, "dense_dtype", self.dense or self.dense_dtype == "bfloat16", "'bfloat16' unless dense is True")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +250,10 @@ class T5Config:
         Raises:
             InputError: If a dimension is not a multiple of it.
         """
-        for field in ("num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"):
+        fields = ["num_heads", "d_ff", "vocab_size", "decoder_vocab_size", "num_nodes"]
+        if self.encoder is not None:  # its vocabulary is as it is, and whole where nothing divides it
+            fields.remove("vocab_size")
+        for field in fields:
             size = getattr(self, field)
             if size is not None and size % parts:
                 raise InputError(

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from flax.linen.partitioning import param_with_axes
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from genret_jax.models.config import T5Config
 from genret_jax.models.layers import project
+from genret_jax.models.quantised import scaled_products
 
 #: The unit of inner products, in BM25 points, for a query whose words no document has.
 LEAST_UNIT = 1.0
@@ -42,7 +43,8 @@ class PlanTables:
 
     Attributes:
         codes: int32 [n, m]; the decoder's tokens of each docid, padded with 0.
-        vectors: [n, d] in bfloat16 or float32; a vector of each docid.
+        vectors: [n, d] in bfloat16, or in int8 with ``scales``; a vector of each docid.
+        scales: float32 [n]; factor of each int8 vector.
         postings: int32 [p]; the docids that each term occurs in, one term after the other.
         weights: float32 [p]; the weight of the term in that docid.
         highest: float32 [t]; the highest weight of each term in any docid.
@@ -57,6 +59,7 @@ class PlanTables:
     offsets: Any = None
     highest: Any = None
     bias: Any = None
+    scales: Any = None
 
     @classmethod
     def empty(cls, config: T5Config) -> "PlanTables":
@@ -164,12 +167,26 @@ class DocidPlan(nn.Module):
             if left_out is not None:
                 change += jnp.sum(weights * left_out.terms, axis=1) + self.lexical_scale * left_out.bias
         if kinds.dense:
-            rows, factor = tables.vectors, self.dense_scale * unit
-            products = jnp.einsum("bd,nd->bn", vectors.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
-            scores += factor[:, None] * products
+            factor = self.dense_scale * unit
+            scores += factor[:, None] * inner_products(vectors, tables.vectors, tables.scales)
             if left_out is not None and left_out.vectors is not None:
                 change += factor * jnp.sum(vectors * left_out.vectors.astype(jnp.float32), axis=1)
         return scores if left_out is None else scores.at[jnp.arange(len(scores)), left_out.docid].add(change)
+
+
+def inner_products(
+    vectors: Float[Array, "b d"], rows: Shaped[Array, "n d"], scales: Float[Array, " n"] | None
+) -> Float[Array, "b n"]:
+    """Return the inner products of queries and documents, in float32.
+
+    Args:
+        vectors: Vectors of the queries.
+        rows: Vectors of the documents.
+        scales: Factor of each row of int8; None for rows of another type.
+    """
+    if scales is not None:
+        return scaled_products(vectors, rows, scales)
+    return jnp.einsum("bd,nd->bn", vectors.astype(rows.dtype), rows, preferred_element_type=jnp.float32)
 
 
 def lexical_scores(weights: Float[Array, "b t"], terms: Int[Array, "b t"], tables: PlanTables) -> Float[Array, "b n"]:

@@ -112,25 +112,37 @@ def count_by_layers(
     Returns:
         The counts, and a text that says how they were obtained.
     """
-    layers = (config.num_encoder_layers, config.num_decoder_layers)
+    layers = depths(config)
     if whole or sum(layers) <= _MOST_COMPILED:
         return count_model(config), f"all {layers[0]} + {layers[1]} layers compiled"
 
     def counted(encoder: int, decoder: int) -> Counts:
-        return count_model(dataclasses.replace(config, num_encoder_layers=encoder, num_decoder_layers=decoder))
+        return count_model(_with_depths(config, encoder, decoder))
 
+    shallow = (1, min(1, layers[1]))  # a network with a plan may have no decoder
     # Two equally deep stacks grow together, with one compilation less.
-    probes = [(2, 2)] if layers[0] == layers[1] else [(2, 1), (1, 2)]
-    first = counted(1, 1)
+    probes = [(2, 2)] if layers[0] == layers[1] else [(2, shallow[1]), (1, 2)][: 1 + shallow[1]]
+    first = counted(*shallow)
     total = dict(first)
     for probe in probes:
         further = (layers[0] if probe[0] == 2 else layers[1]) - 1
         deeper = counted(*probe)
         for name in total:
             total[name] += further * (deeper[name] - first[name])
-    shallow = ", ".join(f"{encoder} + {decoder}" for encoder, decoder in [(1, 1), *probes])
-    how = f"{shallow} layers compiled, {layers[0]} + {layers[1]} extrapolated linearly"
+    compiled = ", ".join(f"{encoder} + {decoder}" for encoder, decoder in [shallow, *probes])
+    how = f"{compiled} layers compiled, {layers[0]} + {layers[1]} extrapolated linearly"
     return {name: max(value, 0.0) for name, value in total.items()}, how
+
+
+def depths(config: T5Config) -> tuple[int, int]:
+    """Return the number of layers of a network's encoder and of its decoder."""
+    encoder = config.num_encoder_layers if config.encoder is None else config.encoder.num_layers
+    return encoder, config.num_decoder_layers
+
+
+def _with_depths(config: T5Config, encoder: int, decoder: int) -> T5Config:
+    bert = config.encoder and dataclasses.replace(config.encoder, num_layers=encoder)
+    return dataclasses.replace(config, num_encoder_layers=encoder, num_decoder_layers=decoder, encoder=bert)
 
 
 def roofline(counts: Counts, device: Device) -> dict[str, Any]:

@@ -32,12 +32,16 @@ from genret_jax.docids.strategies.arbitrary import digits
 from genret_jax.errors import InputError
 from genret_jax.inference import docid_index, node_tree
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.getting import find_encoder
+from genret_jax.models.encoders.sentence import SentenceEncoder
 from genret_jax.models.folding import folded_shape
 from genret_jax.models.heads import NodeTree
-from genret_jax.problems.sizing import document_codec, document_network
+from genret_jax.problems.sizing import document_codec, document_network, with_encoder
 
 #: For more documents than this, only some subtrees of the docid tree are built.
 MOST_BUILT = 1_000_000
+#: Distinct terms of a document, where nothing is known: those of a passage of some 90 words.
+USUAL_TERMS = 50
 Codes = tuple[Int32[np.ndarray, "n m"], list[int]]
 _T5_VOCABULARY = 32_100  # pieces of T5's SentencePiece model, with its 100 sentinels
 _BYTE_VOCABULARY = 259  # ByT5's padding, EOS and unknown, and 256 bytes
@@ -53,6 +57,7 @@ class PlannedDocids:
         codec: Codec that turned the docids into tokens.
         nodes: Number of nodes in the tree of all documents.
         model: The network, sized for all documents.
+        terms: Mean number of distinct terms in a document, for a lexical plan.
     """
 
     documents: int
@@ -60,6 +65,7 @@ class PlannedDocids:
     codec: DocidCodec
     nodes: int
     model: T5Config
+    terms: int
 
     @property
     def searched(self) -> T5Config:
@@ -82,20 +88,23 @@ class PlannedDocids:
         return int(self.encoded.tokens.shape[1])
 
 
-def planned_docids(experiment: Experiment, documents: int | None, most: int = MOST_BUILT) -> PlannedDocids:
+def planned_docids(
+    experiment: Experiment, documents: int | None, most: int = MOST_BUILT, *, terms: int = USUAL_TERMS
+) -> PlannedDocids:
     """Return docids like those that an experiment would give to this number of documents.
 
     Clusters are assumed to be of equal size, and the codes of residual quantisation to be uniform. Trees that k-means
     makes from real documents are less even, and so somewhat deeper.
 
     Args:
-        experiment: The experiment; its fields ``docids``, ``codec``, ``vocabulary`` and ``model`` are used.
+        experiment: The experiment; ``docids``, ``codec``, ``vocabulary``, ``encoder`` and ``model`` are used.
         documents: Number of documents; None if ``docids`` is a saved table.
         most: Largest number of docids to build.
+        terms: Mean number of distinct terms in a document, for a lexical plan.
 
     Raises:
-        InputError: If the number is missing, below 2, or different from that of the saved table, or if nothing is
-            known about the strategy's docids.
+        InputError: If the number is missing, below 2, or different from that of the saved table, if nothing is known
+            about the strategy's docids, or if the encoder is not here.
     """
     if isinstance(experiment.docids, str):
         table = DocidTable.load(experiment.docids)
@@ -116,7 +125,8 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
         codes, level_sizes = planned_codes(experiment.docids, documents, most)
         names = [str(number) for number in range(len(codes))]
         table = DocidTable.from_codes(names, codes, level_sizes=level_sizes, strategy={}, corpus_fingerprint="")
-    text_tokens = text_vocabulary_size(experiment)
+    encoder = None if experiment.encoder is None else SentenceEncoder.load(find_encoder(experiment.encoder))
+    text_tokens = text_vocabulary_size(experiment) if encoder is None else encoder.config.vocab_size
     # A docid written as text is assumed to have one token per character.
     codec = document_codec(experiment, table, text_tokens, lambda text: [2 + ord(character) % 64 for character in text])
     encoded = codec.encode(table)
@@ -124,22 +134,28 @@ def planned_docids(experiment: Experiment, documents: int | None, most: int = MO
     if codec.nodes == "table":  # otherwise nodes have the numbers of tokens, and so already count all documents
         nodes = math.ceil(nodes * documents / len(encoded.lengths))
     model = document_network(experiment, text_tokens, codec, nodes)
-    return PlannedDocids(documents=documents, encoded=encoded, codec=codec, nodes=nodes, model=model)
+    if encoder is not None:
+        vocabulary = distinct_terms(documents * terms)
+        model = with_encoder(model, encoder, codec, vocabulary, experiment.sampler.input_length)
+    return PlannedDocids(documents=documents, encoded=encoded, codec=codec, nodes=nodes, model=model, terms=terms)
+
+
+def distinct_terms(occurrences: int) -> int:
+    """Return about how many different terms a corpus has, with padding, by Heaps' law.
+
+    The constants are those of Reuters-RCV1 (Manning, Raghavan and Schütze 2008, "Introduction to Information
+    Retrieval", section 5.1.1).
+
+    Args:
+        occurrences: Number of terms in all documents together.
+    """
+    return 1 + round(44 * occurrences**0.49)
 
 
 def text_vocabulary_size(experiment: Experiment) -> int:
-    """Return the size of the text vocabulary: the configured size, or T5's if the vocabulary is a file.
-
-    Raises:
-        InputError: If the experiment has a pretrained encoder, whose sizes are in its folder.
-    """
+    """Return the size of the text vocabulary of an experiment without an encoder: as configured, or T5's for a file."""
     wanted = experiment.vocabulary
-    if wanted is None:
-        raise InputError(
-            "a plan of a network with a pretrained encoder",
-            expected="an experiment without Experiment.encoder",
-            fix="train with --steps 1 to see its size and speed",
-        )
+    assert wanted is not None
     sizes = {"sentencepiece": wanted.size, "bytes": _BYTE_VOCABULARY}
     return sizes[wanted.kind] + wanted.extra_ids if wanted.kind in sizes else _T5_VOCABULARY
 
@@ -255,8 +271,11 @@ def index_shapes(docids: PlannedDocids) -> DocidIndex:
 
 def tree_shapes(docids: PlannedDocids) -> NodeTree | None:
     """Return the docid tree of the prefix head, with shapes instead of arrays; None for T5's head."""
-    if docids.searched.head != "prefix":
-        return None
+    return training_tree_shapes(docids) if docids.searched.head == "prefix" else None
+
+
+def training_tree_shapes(docids: PlannedDocids) -> NodeTree:
+    """Return the docid tree, which training reads with the prefix head or a plan, with shapes instead of arrays."""
     tree = node_tree(docids.encoded)
     shapes = _shapes_of(tree)
     if docids.scale == 1:

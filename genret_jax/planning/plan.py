@@ -14,10 +14,11 @@ from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.parallel.mesh import DATA, MODEL, make_mesh
 from genret_jax.planning.collectives import KINDS
-from genret_jax.planning.counting import Counts, OutOfMemoryError, count_by_layers, roofline, total_bytes
+from genret_jax.planning.counting import Counts, OutOfMemoryError, count_by_layers, depths, roofline, total_bytes
 from genret_jax.planning.devices import Device
-from genret_jax.planning.docids import PlannedDocids, index_shapes, planned_docids
+from genret_jax.planning.docids import USUAL_TERMS, PlannedDocids, index_shapes, planned_docids
 from genret_jax.planning.programs import DecodingPlan, TrainingPlan
+from genret_jax.planning.tables import plan_tables
 from genret_jax.training.batches import check_batch
 
 Json = dict[str, Any]
@@ -34,6 +35,7 @@ class PlanRequest:
         devices: JAX devices to compile for, from :func:`~genret_jax.planning.devices.planned_devices`.
         mesh: Sizes of the data and the model axis; None takes the experiment's.
         documents: Number of documents; None if the experiment names a saved docid table.
+        terms: Mean number of distinct terms in a document, for a lexical plan.
         queries: Number of queries searched together; None takes the experiment's, rounded up to the data axis.
         beams: Number of beams; None takes the experiment's.
         parts: ``"training"``, ``"decoding"`` or both.
@@ -45,6 +47,7 @@ class PlanRequest:
     devices: list[Any]
     mesh: tuple[int, int] | None = None
     documents: int | None = None
+    terms: int = USUAL_TERMS
     queries: int | None = None
     beams: int | None = None
     parts: tuple[str, ...] = ("training", "decoding")
@@ -64,7 +67,7 @@ def make_plan(request: PlanRequest, log: Log) -> Json:
     experiment = request.experiment
     mesh = _mesh(request)
     log("docids and their index")
-    docids = planned_docids(experiment, request.documents)
+    docids = planned_docids(experiment, request.documents, terms=request.terms)
     docids.model.require_divides(mesh.shape[MODEL])
     index = index_shapes(docids)
     plan: Json = {
@@ -80,6 +83,10 @@ def make_plan(request: PlanRequest, log: Log) -> Json:
             "index_bytes": index.num_bytes,
         },
     }
+    if (tables := plan_tables(docids)) is not None:
+        plan["docids"]["plan_bytes"] = tables.num_bytes
+        if docids.model.plan_terms:
+            plan["docids"]["terms_of_a_document"] = docids.terms
     if "training" in request.parts:
         plan["training"] = _training(request, docids, mesh, log)
     if "decoding" in request.parts:
@@ -106,7 +113,9 @@ def _training(request: PlanRequest, docids: PlannedDocids, mesh: Mesh, log: Log)
     plan = TrainingPlan(experiment=request.experiment, docids=docids, mesh=mesh, device=request.device)
     batch = {name: np.broadcast_to(np.zeros(()), shape.shape) for name, shape in plan.batch(trainer.batch_size).items()}
     check_batch(batch, trainer, mesh)
-    counted = _counted(plan, request.whole, log)
+    # Shallow networks lack some of the layers that have a rate of their own.
+    whole = request.whole or any("layers_" in path for path, _ in trainer.learning_rates)
+    counted = _counted(plan, whole, log)
     found = {
         "parameters": _parameters(plan.like.params),
         "batch_size": trainer.batch_size,
@@ -143,7 +152,8 @@ def _counted(plan: TrainingPlan | DecodingPlan, whole: bool, log: Log) -> Json:
     """Compile a program and return what it needs on one device; only the bytes if the compiler refuses its size."""
 
     def count_model(config: T5Config) -> Counts:
-        log(f"{plan.name}, {config.num_encoder_layers} + {config.num_decoder_layers} layers")
+        encoder, decoder = depths(config)
+        log(f"{plan.name}, {encoder} + {decoder} layers")
         return plan.count(config)
 
     held = plan.bytes_held()

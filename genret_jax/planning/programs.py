@@ -16,11 +16,15 @@ from genret_jax.inference import search_tokens
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.network import random_variables
+from genret_jax.models.query import source_tokens
 from genret_jax.parallel.mesh import DATA, MODEL, logical_axes, param_shardings, placed_on
 from genret_jax.planning.counting import Counts, count
 from genret_jax.planning.devices import Device
-from genret_jax.planning.docids import PlannedDocids, tree_shapes, written_out
+from genret_jax.planning.docids import PlannedDocids, training_tree_shapes, tree_shapes, written_out
+from genret_jax.planning.tables import docids_in_training, plan_tables
 from genret_jax.training.docid_task import RetrievalTask
+from genret_jax.training.encoded_pool import STATES
+from genret_jax.training.left_out import BIAS, TERMS, VECTORS
 from genret_jax.training.step import StepShapes, TrainState, plan_steps
 
 
@@ -68,12 +72,15 @@ class TrainingPlan:
         """Return the bytes on each device of what lasts between steps, and of the activations that a step keeps."""
         held = {"parameters": self.like.params, "optimizer": self.like.optimizer_state, "average": self.like.average}
         sizes = {name: bytes_on_a_device(part) for name, part in held.items() if part is not None}
+        if (plan := docids_in_training(self.docids)) is not None:
+            sizes["plan"] = bytes_on_a_device(shapes_on(self.mesh, plan))
         return {**sizes, "activations_kept_by_differentiation": self.kept_activations(self.model)}
 
     def task(self, model: T5Config) -> RetrievalTask:
         """Return the training task for a network."""
-        tree = tree_shapes(self.docids) if model.head == "prefix" else None
-        return RetrievalTask(model, None, tree, **self.experiment.losses)
+        plan = docids_in_training(self.docids)
+        tree = training_tree_shapes(self.docids) if plan is not None or model.head == "prefix" else None
+        return RetrievalTask(model, None, tree, plan=plan, **self.experiment.losses)
 
     @property
     def target_length(self) -> int:
@@ -88,8 +95,19 @@ class TrainingPlan:
         names = ("decoder_target_tokens", "decoder_input_tokens", "decoder_prefix_nodes")
         shapes = {name: jax.ShapeDtypeStruct((rows, self.target_length), np.int32) for name in names}
         shapes["decoder_loss_weights"] = jax.ShapeDtypeStruct((rows, self.target_length), np.float32)
-        shapes["encoder_input_tokens"] = jax.ShapeDtypeStruct((rows, self.experiment.sampler.input_length), np.int32)
-        return {**shapes, "document": jax.ShapeDtypeStruct((rows,), np.int32)}
+        model, length = self.model, self.experiment.sampler.input_length
+        inputs = jax.ShapeDtypeStruct((rows, length + model.plan_terms), np.int32)
+        shapes["encoder_input_tokens"] = inputs
+        shapes |= {name: jax.ShapeDtypeStruct((rows,), np.int32) for name in ("document", "query", "docid_row")}
+        if self.experiment.pool:
+            states = jax.eval_shape(functools.partial(source_tokens, model), inputs).shape[1]
+            shapes[STATES] = jax.ShapeDtypeStruct((rows, states, model.d_model), np.float16)
+        if model.plan_terms:  # what documents know from training queries is left out
+            shapes[TERMS] = jax.ShapeDtypeStruct((rows, model.plan_terms), np.float32)
+            shapes[BIAS] = jax.ShapeDtypeStruct((rows,), np.float32)
+            if model.plan is not None and model.plan.dense:
+                shapes[VECTORS] = jax.ShapeDtypeStruct((rows, model.d_model), np.float16)
+        return shapes
 
     def steps(self, model: T5Config) -> StepShapes:
         """Return the training steps of a network and the shapes of its training state."""
@@ -147,11 +165,15 @@ class TrainingPlan:
 
 def _share(model: T5Config, parts: int) -> T5Config:
     """Return the part of a network that one device of the model axis holds; the residual stream is not split."""
-    own_vocabulary = model.decoder_vocab_size
+    own_vocabulary, encoder = model.decoder_vocab_size, model.encoder
+    if encoder is not None and encoder.num_heads % parts == 0:
+        heads = encoder.num_heads // parts
+        encoder = dataclasses.replace(encoder, num_heads=heads, d_ff=math.ceil(encoder.d_ff / parts))
     atomic = model.num_nodes == own_vocabulary  # nodes are logits, which are split
     return dataclasses.replace(
         model,
         num_nodes=math.ceil(model.num_nodes / parts) if atomic else model.num_nodes,
+        encoder=encoder,
         num_heads=math.ceil(model.num_heads / parts),
         d_ff=math.ceil(model.d_ff / parts),
         vocab_size=math.ceil(model.vocab_size / parts),
@@ -170,7 +192,7 @@ class DecodingPlan:
             holds the whole index.
         device: Device that the mesh consists of.
         queries: Number of queries searched together.
-        length: Number of tokens of a query.
+        length: Number of tokens of a query, without the terms that a plan reads.
         beams: Number of beams.
     """
 
@@ -196,7 +218,9 @@ class DecodingPlan:
 
     def bytes_held(self) -> dict[str, int]:
         """Return the bytes on each device of what lasts between searches."""
-        return {"parameters": bytes_on_a_device(self.parameters(self.model)), "index": self.index.num_bytes}
+        sizes = {"parameters": bytes_on_a_device(self.parameters(self.model)), "index": self.index.num_bytes}
+        tables = plan_tables(self.docids)
+        return sizes if tables is None else {**sizes, "plan": tables.num_bytes}
 
     def parameters(self, model: T5Config) -> Any:
         """Return the placed shapes of a network's parameters."""
@@ -207,7 +231,7 @@ class DecodingPlan:
 
     def trace(self, model: T5Config, index: DocidIndex) -> Any:
         """Return the traced search of a network, ready to be compiled."""
-        tokens = jax.ShapeDtypeStruct((self.queries, self.length), np.int32)
+        tokens = jax.ShapeDtypeStruct((self.queries, self.length + model.plan_terms), np.int32)
         with placed_on(self.mesh):
             return search_tokens.trace(
                 self.parameters(model),
@@ -216,6 +240,7 @@ class DecodingPlan:
                 shapes_on(self.mesh, self.tree),
                 model,
                 self.beams,
+                shapes_on(self.mesh, plan_tables(self.docids)),
             )
 
     def count(self, model: T5Config) -> Counts:

@@ -14,6 +14,10 @@ def render(plan: dict[str, Any]) -> str:
         f"{docids['documents']:,} documents, docids of {docids['tokens_of_the_longest']} tokens, "
         f"{docids['output_vocab_size']:,} output tokens; index of {_size(docids['index_bytes'])}{_scaled(docids)}",
     ]
+    if "plan_bytes" in docids:
+        terms = docids.get("terms_of_a_document")
+        assumed = f", with {terms:,} distinct terms a document" if terms else ""
+        lines.append(f"plan of {_size(docids['plan_bytes'])}{assumed}")
     for part in ("training", "decoding"):
         if part in plan:
             lines += ["", *_program(part, plan[part])]

@@ -16,6 +16,7 @@ from genret_jax.docids import EncodedDocids
 from genret_jax.models.config import T5Config
 from genret_jax.models.heads import IMPOSSIBLE, NodeTree, depth_windows
 from genret_jax.models.plan import PlanTables
+from genret_jax.models.quantised import quantised
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,11 @@ class PlanDocuments:
             codes[number] = docids.tokens
             fields["codes"] = jnp.asarray(codes)
         if kinds.dense:
-            fields["vectors"] = jnp.asarray(mean @ np.asarray(self.vectors, np.float32), jnp.bfloat16)
+            vectors = mean @ np.asarray(self.vectors, np.float32)
+            if kinds.dense_dtype == "int8":
+                fields["vectors"], fields["scales"] = map(jnp.asarray, quantised(vectors))
+            else:
+                fields["vectors"] = jnp.asarray(vectors, jnp.bfloat16)
         if kinds.terms:
             by_term = scipy.sparse.csc_array(mean @ self.weights)
             by_term.sort_indices()

@@ -1,5 +1,6 @@
 """genret checkpoint: what it shows, writes and refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,14 +8,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.checkpoints import read_checkpoint
+from support.encoder_folders import ENCODERS, TEXTS
+from support.encoder_runs import encoder_experiment
 from support.tiny_run import tiny_experiment
 
 from genret_jax.cli import main
 from genret_jax.data.text.vocabulary import train_sentencepiece
+from genret_jax.models.config import PlanConfig
 from genret_jax.models.convert.public_checkpoint import open_checkpoint
 from genret_jax.models.convert.t5x_legacy import save_t5x
-from genret_jax.run import open_run, prepare
+from genret_jax.models.encoders.provenance import provenance
+from genret_jax.models.encoders.sentence import SentenceEncoder
+from genret_jax.run import open_run, prepare, train_run
 from genret_jax.training.t5x.checkpoint import read_t5x_params
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -162,3 +169,65 @@ def test_any_network_for_t5x(tiny_run, tmp_path, capsys):
     elsewhere = [*arguments[:3], tmp_path / "other", *arguments[4:-1], "3"]
     assert "no checkpoint 3" in error(capsys, "export", *elsewhere)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module")
+def encoder_run(tiny_corpus, tmp_path_factory):
+    """A run whose encoder was trained, behind a query layer."""
+    plan = PlanConfig(dense=True)
+    experiment = encoder_experiment(tiny_corpus, plan=plan, rates=(), steps=2, model={"query_width": 8})
+    with pytest.warns(UserWarning, match="neither title nor text"):
+        return train_run(experiment, tmp_path_factory.mktemp("encoder") / "run")
+
+
+def test_export_of_an_untrained_encoder_gives_its_tensors_back(encoder_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--run", encoder_run.folder, "--out", out, "--layout", "sentence-transformers"]
+    printed = output(capsys, "export", *arguments, "--checkpoint", "start")
+    assert f"for SentenceTransformer('{out}') or Experiment.encoder" in printed
+    assert "the query layer (T5Config.query_width = 8) is not in it" in printed
+    found, expected = (load_file(folder / "model.safetensors") for folder in (out, ENCODERS / "bert"))
+    assert found.keys() == expected.keys()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for name in ("config.json", "modules.json", "tokenizer.json", "1_Pooling/config.json"):
+        assert (out / name).read_bytes() == (ENCODERS / "bert" / name).read_bytes()
+
+
+def test_export_of_a_trained_encoder(encoder_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--run", encoder_run.folder, "--out", out, "--layout", "sentence-transformers"]
+    output(capsys, "export", *arguments, "--checkpoint", "last")
+    exported, began = SentenceEncoder.load(out), encoder_run.parts.encoder
+    trained = dataclasses.replace(began, params=encoder_run.params("last")["encoder"])
+    for role in ("query", "passage"):  # with their prompts
+        np.testing.assert_array_equal(exported.vectors(TEXTS, role), trained.vectors(TEXTS, role))
+        assert np.abs(exported.vectors(TEXTS, role) - began.vectors(TEXTS, role)).max() > 1e-3
+    assert provenance(out)["source"].startswith("2 steps of genret_jax, begun with ")
+    assert "the output already exists" in error(capsys, "export", *arguments)
+
+
+def test_export_of_all_parameters_by_their_names(encoder_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    printed = output(capsys, "export", "--run", encoder_run.folder, "--out", out, "--layout", "safetensors")
+    params, found = encoder_run.params("best"), load_file(out / "model.safetensors")
+    assert f"{len(jax.tree.leaves(params))} arrays in model.safetensors, the network in network.json" in printed
+    np.testing.assert_array_equal(found["query_vector/wi/kernel"], params["query_vector"]["wi"]["kernel"])
+    np.testing.assert_array_equal(found["plan/dense_scale"], params["plan"]["dense_scale"])
+    described = json.loads((out / "network.json").read_text())
+    assert described["network"] == json.loads(json.dumps(dataclasses.asdict(encoder_run.model)))
+    assert described["fingerprints"]["docids"] == encoder_run.table.fingerprint
+    shown = json.loads(output(capsys, "show", out, "--json"))
+    assert shown["network"]["query_width"] == 8
+    assert {name: tuple(array["shape"]) for name, array in shown["arrays"].items()} == {
+        name: array.shape for name, array in found.items()
+    }
+
+
+def test_layouts_that_do_not_hold_a_run(encoder_run, tiny_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    printed = error(capsys, "export", "--run", encoder_run.folder, "--out", out)
+    assert "T5Config.encoder is a BertConfig, which public T5 layouts cannot express" in printed
+    assert "or export it with --layout safetensors" in printed
+    printed = error(capsys, "export", "--run", tiny_run, "--out", out, "--layout", "sentence-transformers")
+    assert "does not begin with a pretrained sentence encoder; expected a run with Experiment.encoder" in printed
+    assert not out.exists()

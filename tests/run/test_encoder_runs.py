@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.encoder_folders import ENCODERS, copy_encoder
-from support.tiny_run import tiny_experiment, tiny_topics, word, write_tiny_corpus
+from support.encoder_folders import copy_encoder
+from support.encoder_runs import DOCIDS
+from support.encoder_runs import encoder_experiment as experiment
+from support.tiny_run import tiny_topics, word, write_tiny_corpus
 
 from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, Settings, lexical_documents
-from genret_jax.docids import LearnedDocids, ResidualKMeans
+from genret_jax.docids import LearnedDocids
 from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
@@ -30,25 +32,6 @@ from genret_jax.training import AdamW, Constant
 from genret_jax.training.encoded_pool import pool_fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
-DOCIDS = ResidualKMeans(levels=3, codebook=4)
-FROZEN = (("encoder", 0.0),)
-MODEL = {"encoder_final_norm": True, "root_lookahead": False, "lexical_width": 0, "num_nodes": 0}
-
-
-def experiment(corpus, *, plan=None, layers=0, start=None, encoder="bert", rates=FROZEN, steps=4, **fields):
-    model = {"head": "vocabulary", "num_decoder_layers": layers, "plan": plan, "dropout_rate": 0.0}
-    given = tiny_experiment(corpus, docids=DOCIDS, start=None)
-    trainer = dataclasses.replace(given.trainer, learning_rates=rates, steps=steps, checkpoint_every=2)
-    changed = {
-        "model": dataclasses.replace(given.model, **MODEL | model),
-        "encoder": str(ENCODERS / encoder),
-        "vectors": None,
-        "vocabulary": None,
-        "trainer": trainer,
-        "start": start or EncoderStart(),
-        "sampler": SamplerConfig(input_length=12),
-    }
-    return dataclasses.replace(given, **changed, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +60,26 @@ def test_training_resumes_and_leaves_a_frozen_encoder_as_it_was(planned):
     start, end = run.params("start"), run.params("last")
     jax.tree.map(np.testing.assert_array_equal, start["encoder"], end["encoder"])
     assert np.abs(end["plan"]["codes"] - start["plan"]["codes"]).max() > 0
+
+
+def test_vectors_in_int8_train_and_search_like_those_in_bfloat16(corpus, tmp_path):
+    found = {}
+    for dtype in ("bfloat16", "int8"):
+        plan = PlanConfig(dense=True, dense_dtype=dtype)
+        run = train_run(experiment(corpus, plan=plan, rates=(), model={"query_width": 8}), tmp_path / dtype)
+        tables, requests = run.plan_tables, run.some_requests("test", 50)
+        ranker = Ranker(run.model, run.encoded, run.params("last"), tables)
+        found[dtype] = run.params("last"), tables, ranker.rank(requests.tokens, beam=41)
+    tables = found["int8"][1]
+    assert (tables.vectors.dtype, tables.scales.dtype) == (np.int8, np.float32)
+    rows, width = tables.vectors.shape
+    assert found["bfloat16"][1].num_bytes - tables.num_bytes == rows * (2 * width - width - 4)
+    for one, other in zip(*(jax.tree.leaves(part[0]) for part in found.values()), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max() + 1e-3)
+    exact, rounded = (part[2] for part in found.values())
+    order = [np.argsort(part.documents, axis=1) for part in (exact, rounded)]
+    scores = [np.take_along_axis(part.scores, by, axis=1) for part, by in zip((exact, rounded), order, strict=True)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.1)  # of inner products times 10
 
 
 def test_the_untrained_plan_is_bm25_beside_the_encoder(corpus, tmp_path):

@@ -1,4 +1,4 @@
-"""Read encoders of the BERT family in the layout of Hugging Face transformers: ``config.json`` and safetensors."""
+"""Encoders of the BERT family in the layout of Hugging Face transformers: ``config.json`` and safetensors."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from genret_jax.errors import InputError
 from genret_jax.models.convert.huggingface import find_tensors
@@ -46,6 +46,7 @@ _MAPS = {
 _MPNET = {"attention.LayerNorm": "attention.output.LayerNorm", "attention.attn.o": "attention.output.dense"} | {
     f"attention.attn.{part[0]}": f"attention.self.{part}" for part in ("query", "key", "value")
 }
+_TOKENS = ("token_embedder", "embedding")
 _UNUSED = re.compile(r"pooler\.|cls\.|lm_head\.|.*position_ids$")
 
 
@@ -69,8 +70,7 @@ def read_bert(folder: str | Path) -> tuple[BertConfig, Params, int]:
     for name, (keys, shape) in wanted.items():
         value = _read(tensors, name, shape, folder)
         flat[keys] = np.ascontiguousarray(value.T) if keys[-1] == "kernel" else value
-    table = flat["token_embedder", "embedding"]
-    table[[0, pad]] = table[[pad, 0]]
+    flat[_TOKENS] = _exchanged(flat[_TOKENS], pad)
     if more := sorted(name for name in tensors if name not in wanted and not _UNUSED.match(name)):
         raise InputError(
             f"{len(more)} tensors that config.json does not have, such as {more[0]}",
@@ -79,6 +79,41 @@ def read_bert(folder: str | Path) -> tuple[BertConfig, Params, int]:
             fix="use the config.json that belongs to these weights",
         )
     return config, unflatten_dict(flat), pad
+
+
+def bert_tensors(folder: str | Path, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of an encoder's folder with other values.
+
+    Args:
+        folder: The folder that :func:`read_bert` read.
+        params: Parameters of the encoder, with our names.
+
+    Returns:
+        The parameters in float32, by the folder's own names. Tensors that the encoder does not use, such as those of
+        BERT's pooler, are the folder's.
+
+    Raises:
+        InputError: If files are missing or damaged.
+    """
+    folder = Path(folder)
+    config, pad = _config(folder)
+    wanted, flat, found = _wanted(config), flatten_dict(params), dict[str, np.ndarray]()
+    for name, stored in find_tensors(folder).arrays.items():
+        if (renamed := _renamed(name)) not in wanted:
+            found[name] = stored.read()
+            continue
+        keys = wanted[renamed][0]
+        value = np.asarray(flat[keys], np.float32)
+        value = _exchanged(value, pad) if keys == _TOKENS else value
+        found[name] = np.ascontiguousarray(value.T) if keys[-1] == "kernel" else value
+    return found
+
+
+def _exchanged(table: np.ndarray, pad: int) -> np.ndarray:
+    """Return a token embedding with the rows of token 0 and of the folder's padding exchanged."""
+    order = np.arange(len(table))
+    order[[0, pad]] = pad, 0
+    return table[order]
 
 
 def _config(folder: Path) -> tuple[BertConfig, int]:
@@ -151,4 +186,4 @@ def _read(tensors: Mapping[str, StoredArray], name: str, shape: tuple[int, ...],
             expected=f"shape {list(shape)}, as config.json says",
             fix="use the config.json that belongs to these weights",
         )
-    return np.array(tensor.read())  # a copy of our own, whose rows may be exchanged
+    return tensor.read()

@@ -49,7 +49,7 @@ def find_tensors(path: str | Path) -> StoredArrays:
             for name in opened.keys():  # noqa: SIM118  # not a dictionary
                 part = opened.get_slice(name)
                 kind = _DTYPES.get(part.get_dtype(), part.get_dtype())
-                tensors[name] = StoredArray(tuple(part.get_shape()), kind, partial(_read_tensor, file, name))
+                tensors[name] = StoredArray(tuple(part.get_shape()), kind, partial(_read_tensor, file, name, kind))
     if (table := tensors.get("encoder.embed_tokens.weight")) is not None:
         tensors.setdefault("shared.weight", table)  # some files keep this one of the copies
     arrays = {name: array for name, array in tensors.items() if not _REDUNDANT.fullmatch(name)}
@@ -166,10 +166,9 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _opened(file: Path, framework: str = "flax") -> Iterator[Any]:
     try:
-        # The flax framework knows bfloat16, which numpy alone does not.
-        with safe_open(file, framework="flax") as opened:
+        with safe_open(file, framework=framework) as opened:
             yield opened
     except FileNotFoundError:
         raise InputError("a shard is missing", file=file, fix="download the checkpoint again") from None
@@ -177,9 +176,12 @@ def _opened(file: Path) -> Iterator[Any]:
         raise InputError(f"damaged ({error})", file=file, fix="download the checkpoint again") from None
 
 
-def _read_tensor(file: Path, name: str) -> np.ndarray:
-    with _opened(file) as opened:
-        return np.asarray(opened.get_tensor(name)).astype(np.float32)
+def _read_tensor(file: Path, name: str, kind: str) -> np.ndarray:
+    is_float = kind in _DTYPES.values()
+    # The flax framework knows bfloat16, which numpy alone does not; numpy keeps integers of 64 bits.
+    with _opened(file, "flax" if is_float else "numpy") as opened:
+        tensor = np.asarray(opened.get_tensor(name))
+    return tensor.astype(np.float32) if is_float else tensor
 
 
 def _write_shards(folder: Path, shards: list[dict[str, np.ndarray]]) -> None:

@@ -1,6 +1,7 @@
 """The layout of T5 in Hugging Face transformers: ``config.json``, and the names and shapes of the tensors."""
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +107,21 @@ def require_public_network(config: T5Config) -> None:
         InputError: If the network departs from T5; the message names the field.
     """
     for field, value in (
+        ("encoder", None),
+        ("plan", None),
         ("head", "vocabulary"),
         ("decoder_vocab_size", None),
         ("encoder_final_norm", True),
         ("item_input", None),
-        ("encoder", None),
-        ("plan", None),
         ("adaptive_layers", 0),
     ):
-        if getattr(config, field) != value:
+        found = getattr(config, field)
+        if found != value:
+            said = f"a {type(found).__name__}" if is_dataclass(found) else repr(found)
             raise InputError(
-                f"T5Config.{field} is {getattr(config, field)!r}, which public T5 layouts cannot express",
+                f"T5Config.{field} is {said}, which public T5 layouts cannot express",
                 expected=repr(value),
-                fix="keep this model in its run folder",
+                fix="keep this model in its run folder, or export it with --layout safetensors",
             )
 
 

@@ -19,7 +19,7 @@ class StoredArray:
     Attributes:
         shape: Shape of the array.
         dtype: Type on disk, such as ``"float32"`` or ``"bfloat16"``.
-        read: Reads the array and returns it as float32.
+        read: Reads the array and returns it as float32; integers as they are.
     """
 
     shape: tuple[int, ...]

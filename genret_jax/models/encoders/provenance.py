@@ -72,6 +72,28 @@ def write_record(folder: Path, encoder: KnownEncoder, *, source: str, revision: 
     write_json(folder / RECORD, values)
 
 
+def write_trained_record(folder: Path, *, source: Path, step: int) -> None:
+    """Write ``encoder.json`` into the folder of an encoder that was trained further.
+
+    Args:
+        folder: The folder, complete but for this file.
+        source: Folder of the encoder that training began with.
+        step: Training steps since then.
+    """
+    record = dict.fromkeys(_FIELDS) | _record(source)
+    began = ", ".join(filter(None, [record["name"], record["source"]])) or "an unrecorded source"
+    values = {
+        "name": None,
+        "source": f"{step:,} steps of genret_jax, begun with {began}",
+        "revision": record["revision"],
+        "licence": record["licence"],
+        "sha256": sha256_of(folder / f"{body(folder)}{WEIGHTS}"),
+        "checked_against": None,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    write_json(folder / RECORD, values)
+
+
 def modules(folder: Path) -> dict[str, str]:
     """Return kind -> path of the modules of a folder; none without ``modules.json``.
 
