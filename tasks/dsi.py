@@ -20,7 +20,7 @@ from typing import Any
 
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.seqio.tasks import register_tasks
+from genret_jax.data.seqio.tasks import PlannedTask, fact_lengths, register_tasks
 from genret_jax.data.seqio.vocabulary import import_seqio
 from genret_jax.errors import InputError
 
@@ -62,6 +62,7 @@ def task_name(
     config: SamplerConfig = DSI,
     seed: int = 0,
     batch_size: int = 128,
+    planned: PlannedTask | None = None,
 ) -> str:
     """Register the tasks of an example store and return the name of one, which t5x uses in file names.
 
@@ -72,11 +73,12 @@ def task_name(
         config: Rates, representation, objective and noise of the examples.
         seed: Seed of all random choices.
         batch_size: Rows of a training step, by which examples are numbered.
+        planned: Gives the examples the features that the loss of a plan reads; None without a plan.
 
     Raises:
         InputError: If there is no such task, or its rate is 0.
     """
-    registered = register_tasks(examples, name, config, seed=seed, batch_size=batch_size)
+    registered = register_tasks(examples, name, config, seed=seed, batch_size=batch_size, planned=planned)
     wanted = name if task is None else f"{name}_{task}"
     if task is not None and wanted not in registered.tasks:
         raise InputError(
@@ -87,15 +89,19 @@ def task_name(
     return wanted
 
 
-def feature_lengths(examples: str, *, config: SamplerConfig = DSI) -> dict[str, int]:
-    """Return the lengths of inputs and targets at which no example is cut.
+def feature_lengths(
+    examples: str, *, config: SamplerConfig = DSI, planned: PlannedTask | None = None
+) -> dict[str, int]:
+    """Return the lengths of the features at which no example is cut.
 
     Args:
         examples: Folder of the example store.
         config: Rates, representation, objective and noise of the examples.
+        planned: As of :func:`task_name`.
     """
     sampler = Sampler(ExampleStore.open(examples), config, seed=0, batch_size=1)
-    return {"inputs": config.input_length, "targets": sampler.decoder_length}
+    lengths = {"inputs": config.input_length + config.terms, "targets": sampler.decoder_length}
+    return lengths | fact_lengths(planned, config.terms)
 
 
 if os.environ.get("GENRET_EXAMPLES"):

@@ -21,7 +21,7 @@ example:
   genret search --run runs/first "join path components"
   genret search --run runs/first --file queries.txt --json > results.jsonl
   genret search --run runs/first                         asks for queries until an empty line
-  genret search --run runs/genret --add new.jsonl "join path components"
+  genret search --run runs/first --add new.jsonl "join path components"
 """
 _TOGETHER = 64  # queries of a file that are searched together
 _SNIPPET = 100  # characters of text shown below a title
@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, metavar="N", help="documents per query (default: 10)")
     parser.add_argument("--beam", type=int, metavar="N", help="beams (default: 20, or the power of two from k on)")
     parser.add_argument(
-        "--add", metavar="FILE", help="corpus.jsonl with further documents to search; the run must have learned docids"
+        "--add",
+        metavar="FILE",
+        help="corpus.jsonl with further documents to search; their docids must follow from texts",
     )
     search_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object per query")

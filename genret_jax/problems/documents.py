@@ -36,6 +36,7 @@ from genret_jax.problems.sizing import document_codec, document_network, with_en
 from genret_jax.storage import fingerprint
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps
 from genret_jax.training.docid_task import RetrievalTask
+from genret_jax.training.encoded_pool import EncodedPool
 from genret_jax.training.initial import DocumentFacts
 from genret_jax.training.planned_docids import PlannedDocids
 
@@ -285,8 +286,11 @@ class Documents(Problem):
     def task(self) -> RetrievalTask:
         """Return the task that is trained."""
         sampler = Sampler(self.store, self.sampler, seed=self.seed, batch_size=self.experiment.trainer.batch_size)
+        return self.task_on(self.parts.pool(sampler, self.model) if self.experiment.pool else sampler)
+
+    def task_on(self, source: Sampler | EncodedPool | None) -> RetrievalTask:
+        """Return the task with other examples; None for examples that come from elsewhere."""
         plan = self.plan_tables and PlannedDocids.of(self.plan_tables, self.encoded, ~self.later)
-        source = self.parts.pool(sampler, self.model) if self.experiment.pool else sampler
         left_out, losses = self.parts.left_out(self.model.plan, self.store), self.experiment.losses
         return RetrievalTask(self.model, source, self.training_tree, plan=plan, left_out=left_out, **losses)
 

@@ -71,7 +71,7 @@ class DocidTask:
         nodes: Int[Array, "b m"],
         targets: Int[Array, "b m"],
         weights: Float[Array, "b m"],
-        rng: jax.Array,
+        rng: jax.Array | None,
         *,
         tree: NodeTree | None = None,
         plan: PlannedDocids | None = None,
@@ -87,7 +87,7 @@ class DocidTask:
             nodes: The tree's node before each target.
             targets: Tokens to write.
             weights: Weight of each target, 0 for padding.
-            rng: Key for the dropout masks.
+            rng: Key for the dropout masks; None for one pass without dropout.
             tree: The docid tree, for the prefix head and for a plan.
             plan: The docids of the plan.
             left_out: What targets of the plan know from the queries themselves.
@@ -95,12 +95,14 @@ class DocidTask:
                 known (:meth:`genret_jax.models.T5.__call__`).
         """
         shown = (inputs, shifted, nodes)
-        if self.consistency:
+        passes = 2 if self.consistency and rng is not None else 1
+        if passes == 2:
             both = functools.partial(shown_twice, sources=len(inputs))
             given = (shown, packed, targets, weights, left_out)
             shown, packed, targets, weights, left_out = jax.tree.map(both, given)
-        rngs = {"dropout": rng}
-        apply = functools.partial(self.model.apply, {"params": params}, deterministic=False, rngs=rngs)
+        apply = functools.partial(
+            self.model.apply, {"params": params}, deterministic=rng is None, rngs=_dropout_rngs(rng)
+        )
         logits: Array
         if plan is None:
             logits = apply(*shown, tree, **packed)
@@ -110,7 +112,7 @@ class DocidTask:
             logits = plan.guided(found, scores, shown[2], tree)
         total, weight = self.token_loss(logits, targets, weights)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
-        if not self.consistency:
+        if passes == 1:
             return total, weight, {"token_accuracy": right}
         (one, other), (_, counted) = (two_passes(array, len(inputs)) for array in (logits, weights))
         differ = symmetric_divergence(one, other, counted)
@@ -146,15 +148,27 @@ class RetrievalTask(DocidTask):
         """Return the examples of a step, or some rows of them."""
         assert self.sampler is not None, "a task without a sampler can only be planned"
         batch = self.sampler.batch(step, rows)
-        if self.left_out is None:
-            return batch
-        terms = batch["encoder_input_tokens"][:, -self.model.config.plan_terms :]
-        return {**batch, **self.left_out.of(batch["query"], batch["document"], terms)}
+        return {**batch, **self.facts(batch)}
 
-    def loss(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array) -> Sums:
+    def facts(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what a plan's loss reads of a batch beside its tokens.
+
+        Args:
+            batch: ``docid_row``, and ``encoder_input_tokens``, ``query`` and ``document``, as from the sampler.
+
+        Returns:
+            ``docid_row`` [b], and what the targets know from the examples' own queries.
+        """
+        found = {"docid_row": batch["docid_row"]}
+        if self.left_out is None:
+            return found
+        terms = batch["encoder_input_tokens"][:, -self.model.config.plan_terms :]
+        return found | self.left_out.of(batch["query"], batch["document"], terms)
+
+    def loss(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array | None) -> Sums:
         """Return the summed loss, the summed weights, and the number of target tokens predicted right.
 
-        Without a decoder, targets are whole docids.
+        Without a decoder, targets are whole docids. Without a key there is no dropout.
         """
         if not self.model.config.num_decoder_layers:
             return self._planned(params, batch, dropout_rng)
@@ -172,17 +186,21 @@ class RetrievalTask(DocidTask):
             **_known_states(batch, self.model.config),
         )
 
-    def _planned(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array) -> Sums:
+    def _planned(self, params: Mapping[str, Any], batch: DeviceBatch, dropout_rng: jax.Array | None) -> Sums:
         inputs, plan = batch["encoder_input_tokens"], batch["plan"]
         variables, states = {"params": params}, _known_states(batch, self.model.config)
         encoded = states.get("encoded")
         if encoded is None:
             encoded = self.model.apply(variables, inputs, method=T5.encode)
-        given = (encoded, inputs, plan.tables, _left_out(batch), False)
-        scores = self.model.apply(variables, *given, method=T5.plan_scores, rngs={"dropout": dropout_rng})
+        given = (encoded, inputs, plan.tables, _left_out(batch), dropout_rng is None)
+        scores = self.model.apply(variables, *given, method=T5.plan_scores, rngs=_dropout_rngs(dropout_rng))
         weights = batch["decoder_loss_weights"].max(axis=1)
         total, right = plan.flat_loss(scores, plan.numbers[batch["docid_row"]], weights)
         return total, weights.sum(), {"docid_accuracy": right}
+
+
+def _dropout_rngs(rng: jax.Array | None) -> dict[str, jax.Array]:
+    return {} if rng is None else {"dropout": rng}
 
 
 def _left_out(batch: DeviceBatch) -> LeftOut | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -54,6 +55,22 @@ def with_factors(optimizer: optax.GradientTransformation, factors: Factors) -> o
     scales = {str(float(factor)): float(factor) for _, factor in (("", 1.0), *factors)}
     transforms = {name: optax.chain(optimizer, optax.scale(scale)) for name, scale in scales.items()}
     return optax.multi_transform(transforms, labels)
+
+
+def scaled_changes(before: Any, after: Any, factors: Factors) -> Any:
+    """Return parameters whose changes in one update are scaled, for optimizers that are not Optax's.
+
+    Args:
+        before: Parameters before the update.
+        after: Parameters after it.
+        factors: Factors of the learning rate.
+    """
+
+    def scaled(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+        factor = _factor("/".join(key.key for key in path), factors)
+        return {0.0: old, 1.0: new}[factor] if factor in (0, 1) else old + factor * (new - old)
+
+    return jax.tree_util.tree_map_with_path(scaled, before, after)
 
 
 def _factor(name: str, factors: Factors) -> float:

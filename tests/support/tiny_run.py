@@ -1,5 +1,6 @@
 """Corpora and experiments so small that a run of them is trained in seconds."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ from genret_jax.data.examples.histories import HistoryConfig
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docids import HierarchicalKMeans, LearnedDocids, ResidualKMeans
+from genret_jax.models.config import PlanConfig
+from genret_jax.models.encoder_start import EncoderStart
 from genret_jax.models.initialize import LsaStart
 from genret_jax.training import AdamW, Constant, TrainerConfig
+from support.encoder_folders import ENCODERS
 from support.tiny_model import tiny_t5
 
 TOPICS, OF_TOPIC = 8, 5
@@ -167,4 +171,28 @@ def text_head_experiment(corpus: str | os.PathLike[str]) -> Experiment:
         ),
         start=None,
         z_loss=1e-4,
+    )
+
+
+def planned_experiment(corpus: str | os.PathLike[str], plan: PlanConfig, *, layers: int = 0) -> Experiment:
+    """Return an experiment on a tiny pretrained encoder, which is kept, that both engines can train alike.
+
+    Args:
+        corpus: BEIR folder.
+        plan: The network's plan.
+        layers: Layers of the decoder.
+    """
+    given = text_head_experiment(corpus)
+    plain = {"root_lookahead": False, "lexical_width": 0, "num_nodes": 0, "num_decoder_layers": layers, "plan": plan}
+    rates = (("encoder", 0.0), ("query_vector", 3.0))
+    return dataclasses.replace(
+        given,
+        encoder=os.fspath(ENCODERS / "bert"),
+        docids=ResidualKMeans(levels=3, codebook=4),
+        vectors=None,
+        vocabulary=None,
+        start=EncoderStart(dense_scale=1.0),
+        model=dataclasses.replace(given.model, query_width=8, **plain),
+        sampler=dataclasses.replace(given.sampler, input_length=12, append_eos=False),
+        trainer=dataclasses.replace(given.trainer, learning_rates=rates),
     )

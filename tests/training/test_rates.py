@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from genret_jax.errors import InputError
-from genret_jax.training.rates import divided, joined, with_factors
+from genret_jax.training.rates import divided, joined, scaled_changes, with_factors
 
 PARAMS = {"encoder": {"low": {"w": jnp.ones(2)}, "high": {"w": jnp.ones(3)}}, "head": jnp.ones(1)}
 FACTORS = (("encoder", 0.5), ("encoder/low", 0.0))
@@ -32,6 +32,13 @@ def test_updates_are_scaled_by_their_factors():
 def test_factors_of_0_and_1_leave_the_optimizer_as_it_is():
     optimizer = optax.sgd(1.0)
     assert with_factors(optimizer, (("encoder", 0.0), ("head", 1.0))) is optimizer
+
+
+def test_changes_of_any_optimizer_are_scaled_likewise():
+    after = scaled_changes(PARAMS, jax.tree.map(lambda leaf: leaf + 4, PARAMS), FACTORS)
+    np.testing.assert_array_equal(after["encoder"]["low"]["w"], 1)
+    np.testing.assert_array_equal(after["encoder"]["high"]["w"], 3)
+    np.testing.assert_array_equal(after["head"], 5)
 
 
 def test_a_path_of_nothing():

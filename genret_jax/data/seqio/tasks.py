@@ -8,9 +8,10 @@ seqio and TensorFlow are imported when tasks are registered, not with this modul
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,7 +30,16 @@ _SHARDS = 64
 _HITS_AT, _MRR_AT = (1, 5, 10, 100), (10, 100)
 _registered: dict[str, str] = {}
 
-Rows = tuple[np.ndarray, ...]
+Rows = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class PlannedTask(Protocol):
+    """A task whose loss reads more of an example than its tokens."""
+
+    def facts(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return arrays ``[b]`` or ``[b, n]`` for a batch with the sampler's arrays."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +63,7 @@ def register_tasks(
     seed: int = 0,
     batch_size: int = 128,
     steps: int | None = None,
+    planned: PlannedTask | None = None,
 ) -> RegisteredTasks:
     """Register ``{name}_indexing``, ``{name}_pseudo_queries``, ``{name}_retrieval`` and the mixture ``{name}``.
 
@@ -68,6 +79,7 @@ def register_tasks(
         batch_size: Rows of a step, by which examples are numbered.
         steps: Number of steps of split ``train``. Only a finite split can be cached by ``seqio_cache_tasks``, whose
             workers make different steps in parallel.
+        planned: Gives the examples further features; None for tokens alone.
 
     Raises:
         InputError: If seqio is missing, the store cannot be used, or other tasks have the name.
@@ -82,18 +94,19 @@ def register_tasks(
         )
     rates = {f"{name}_{kind}": float(getattr(config, field)) for kind, field in _RATES.items()}
     registered = RegisteredTasks(mixture=name, tasks={task: rate for task, rate in rates.items() if rate > 0})
-    identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size, steps)
+    facts = fact_features(planned, config.terms)
+    identity = fingerprint(store.fingerprint, dataclasses.asdict(config), seed, batch_size, steps, sorted(facts))
     if _registered.get(name) == identity:
         return registered
     taken = [n for n in (name, *registered.tasks) if n in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()]
     if taken:
         raise InputError(f"seqio already has a task or mixture {taken[0]!r}", fix="register under another name")
-    features = store_features(store)
+    features = store_features(store) | facts
     for kind, field in _RATES.items():
         if rates[f"{name}_{kind}"] > 0:
             only: dict[str, Any] = dict.fromkeys(_RATES.values(), 0.0) | {field: 1.0}
             sampler = Sampler(store, dataclasses.replace(config, **only), seed=seed, batch_size=batch_size)
-            _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features, steps)
+            _add_task(f"{name}_{kind}", sampler, _evaluation_splits(store, config, kind), features, steps, planned)
     seqio.MixtureRegistry.add(name, list(registered.tasks.items()))
     _registered[name] = identity
     return registered
@@ -121,23 +134,66 @@ def store_features(store: ExampleStore) -> dict[str, Any]:
     }
 
 
+def fact_features(planned: PlannedTask | None, terms: int) -> dict[str, Any]:
+    """Return the features that a planned task adds, as vectors; empty for None.
+
+    Args:
+        planned: The task.
+        terms: Terms of its inputs (``SamplerConfig.terms``).
+    """
+    if planned is None:
+        return {}
+    seqio, tf = import_seqio()
+    return {
+        name: seqio.ContinuousFeature(dtype=tf.as_dtype(array.dtype), rank=1)
+        for name, array in _facts_of_one(planned, terms).items()
+    }
+
+
+def fact_lengths(planned: PlannedTask | None, terms: int) -> dict[str, int]:
+    """Return the lengths of :func:`fact_features`."""
+    return {} if planned is None else {name: array.size for name, array in _facts_of_one(planned, terms).items()}
+
+
+def feature_converter(planned: PlannedTask, terms: int) -> Callable[..., Any]:
+    """Return a feature converter like ``seqio.EncDecFeatureConverter`` that keeps :func:`fact_features`."""
+    seqio, _ = import_seqio()
+    spec = seqio.FeatureConverter.FeatureSpec
+    kept = {name: spec(dtype=feature.dtype) for name, feature in fact_features(planned, terms).items()}
+    return functools.partial(seqio.EncDecFeatureConverter, passthrough_features=kept)
+
+
+def _facts_of_one(planned: PlannedTask, terms: int) -> Mapping[str, np.ndarray]:
+    """Return the facts of an example that is no training query."""
+    inputs, zero = np.zeros((1, max(terms, 1)), np.int32), np.zeros(1, np.int32)
+    return planned.facts({"encoder_input_tokens": inputs, "document": zero, "query": zero - 1, "docid_row": zero})
+
+
 class _Evaluation:
     """The examples of a finite split, one for each query or document."""
 
     def __init__(self, store: ExampleStore, inputs: np.ndarray, documents: list[np.ndarray]):
         self._inputs = inputs
-        docids, offsets = store.array("docid_tokens"), store.array("docid_offsets")
+        docids, self._first_row = store.array("docid_tokens"), store.array("docid_offsets")
+        self._documents = documents
         self._docids = [
-            docids[np.concatenate([np.arange(*offsets[document : document + 2]) for document in relevant])]
+            docids[np.concatenate([np.arange(*self._first_row[document : document + 2]) for document in relevant])]
             for relevant in documents
         ]
 
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def rows(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return an example as a batch of one row: inputs, and the first right docid."""
-        return self._inputs[index : index + 1], self._docids[index][:1]
+    def batch(self, index: int) -> Rows:
+        """Return an example as a batch of one row, with the first right docid, named as in the sampler's batches."""
+        document = np.asarray(self._documents[index][:1], np.int32)
+        return {
+            "encoder_input_tokens": self._inputs[index : index + 1],
+            "decoder_target_tokens": self._docids[index][:1],
+            "document": document,
+            "query": np.full(1, -1, np.int32),  # no training query
+            "docid_row": self._first_row[document].astype(np.int32),
+        }
 
     def right_docids(self, index: int, text: TokenText) -> list[str]:
         """Return all right docids as text, those of the best document first."""
@@ -145,12 +201,11 @@ class _Evaluation:
 
 
 def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) -> dict[str, _Evaluation]:
-    length, eos = config.input_length, config.append_eos
     if config.writes_queries:  # these splits ask for docids
         return {}
     if kind == "indexing":
         with_text = store.documents_with_text
-        inputs = store.document_inputs(length, documents=with_text, append_eos=eos)
+        inputs = store.document_inputs(documents=with_text, **config.input_form)
         return {DOCUMENTS: _Evaluation(store, inputs, list(with_text[:, None]))}
     splits = {}
     for split in store.splits if kind == "retrieval" else ():
@@ -158,17 +213,24 @@ def _evaluation_splits(store: ExampleStore, config: SamplerConfig, kind: str) ->
             query, document, grade = store.pairs(split)
             order = np.lexsort((document, -grade, query))  # the best document of each query first
             _, begins = np.unique(query[order], return_index=True)
-            _, inputs = store.queries(split, length, append_eos=eos)
+            _, inputs = store.queries(split, **config.input_form)
             splits[split] = _Evaluation(store, inputs, np.split(document[order], begins[1:]))
     return splits
 
 
 def _add_task(
-    name: str, sampler: Sampler, evaluations: dict[str, _Evaluation], features: dict[str, Any], steps: int | None
+    name: str,
+    sampler: Sampler,
+    evaluations: dict[str, _Evaluation],
+    features: dict[str, Any],
+    steps: int | None,
+    planned: PlannedTask | None,
 ) -> None:
     seqio, _ = import_seqio()
     text = TokenText.of_targets(sampler.store)
     numbered = list(evaluations.values())
+    types = {side: feature.dtype for side, feature in features.items()}
+    trimmed = ("targets",) if sampler.config.terms else ("inputs", "targets")  # terms follow the inputs' padding
 
     def right_docids(decoded: Any, example: Mapping[str, Any], is_target: bool) -> Any:
         if not is_target:
@@ -181,7 +243,7 @@ def _add_task(
         name,
         source=_numbers({"train": steps or _ENDLESS} | {split: len(e) for split, e in evaluations.items()}),
         preprocessors=[
-            _examples_of_steps(lambda index, split: _rows(sampler, evaluations, index, split)),
+            _examples_of_steps(lambda index, split: _rows(sampler, evaluations, index, split, planned), types, trimmed),
             *([seqio.CacheDatasetPlaceholder()] if steps else []),
         ],
         output_features=features,
@@ -225,35 +287,54 @@ def _numbers(counts: Mapping[str, int]) -> Any:
     return Numbers()
 
 
-def _rows(sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, split: str) -> Rows:
-    """Return inputs, targets, and for each row the number of its split (-1 for training) and its number there."""
+def _rows(
+    sampler: Sampler, evaluations: Mapping[str, _Evaluation], index: int, split: str, planned: PlannedTask | None
+) -> Rows:
+    """Return the features of each row, and the number of its split (-1 for training) and its number there."""
     if split == "train":
         batch = sampler.batch(index)
-        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
         split_number, first = -1, index * sampler.batch_size
     else:
-        inputs, targets = evaluations[split].rows(index)
+        batch = evaluations[split].batch(index)
         split_number, first = list(evaluations).index(split), index
-    return inputs, targets, np.full(len(inputs), split_number, np.int64), first + np.arange(len(inputs))
+    inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+    count = len(inputs)
+    facts = {} if planned is None else planned.facts(batch)
+    return {
+        "inputs": inputs,
+        "targets": targets,
+        **{name: array.reshape(count, -1) for name, array in facts.items()},
+        "split": np.full(count, split_number, np.int64),
+        "index": first + np.arange(count),
+    }
 
 
-def _examples_of_steps(rows: Callable[[int, str], Rows]) -> Callable[[Any], Any]:
-    """Return a seqio preprocessor that turns numbers into examples."""
+def _examples_of_steps(
+    rows: Callable[[int, str], Rows], types: Mapping[str, Any], trimmed: Sequence[str]
+) -> Callable[[Any], Any]:
+    """Return a seqio preprocessor that turns numbers into examples.
+
+    Args:
+        rows: Returns the rows of a number.
+        types: Types of the features.
+        trimmed: Features without the padding at their end.
+    """
     _, tf = import_seqio()
+    of_rows = {**types, "split": tf.int64, "index": tf.int64}
 
-    def call(index: Any, split: Any) -> Rows:
-        return rows(int(index), split.decode())
+    def call(index: Any, split: Any) -> list[np.ndarray]:
+        found = rows(int(index), split.decode())
+        return [found[name] for name in of_rows]
 
     def batch(element: Mapping[str, Any]) -> dict[str, Any]:
-        types = {"inputs": tf.int32, "targets": tf.int32, "split": tf.int64, "index": tf.int64}
-        found = tf.numpy_function(call, [element["index"], element["split"]], list(types.values()), stateful=False)
-        for tensor, rank in zip(found, (2, 2, 1, 1), strict=True):
-            tensor.set_shape([None] * rank)
-        return dict(zip(types, found, strict=True))
+        found = tf.numpy_function(call, [element["index"], element["split"]], list(of_rows.values()), stateful=False)
+        for name, tensor in zip(of_rows, found, strict=True):
+            tensor.set_shape([None, None] if name in types else [None])
+        return dict(zip(of_rows, found, strict=True))
 
     def trim(example: Mapping[str, Any]) -> dict[str, Any]:
-        trimmed = {side: example[side][: tf.math.count_nonzero(example[side])] for side in ("inputs", "targets")}
-        return {**example, **trimmed}
+        without_padding = {name: example[name][: tf.math.count_nonzero(example[name])] for name in trimmed}
+        return {**example, **without_padding}
 
     def preprocess(dataset: Any) -> Any:
         parallel = tf.data.experimental.AUTOTUNE

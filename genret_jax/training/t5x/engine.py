@@ -4,9 +4,10 @@ This is the only module that imports t5x (Roberts et al. 2022, arXiv 2203.17189)
 ``requirements-t5x.txt``. The gin files of ``gin_configs/t5x/`` name its classes and functions; no module imports it.
 """
 
+import copy
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -15,18 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
-from t5x import losses, metrics, models, partitioning, utils
+from t5x import adafactor, losses, metrics, models, partitioning, utils
 
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.seqio.tasks import store_features
+from genret_jax.data.seqio.tasks import feature_converter, store_features
 from genret_jax.decoding import BeamResult, DocidIndex, TrieConstraint
 from genret_jax.errors import InputError
 from genret_jax.inference import search_tokens
 from genret_jax.losses import check_consistency, shown_twice, symmetric_divergence, two_passes
 from genret_jax.models.config import T5Config
-from genret_jax.models.network import T5
+from genret_jax.models.network import T5, random_variables
 from genret_jax.models.shapes import named_shapes, shape_difference
+from genret_jax.training.docid_task import RetrievalTask
+from genret_jax.training.rates import Factors, divided, joined, scaled_changes
 from genret_jax.training.t5x.checkpoint import find_checkpoint, read_t5x_params
+from genret_jax.training.t5x.planned import PlannedLoss
 from genret_jax.validation import require
 
 Params = Mapping[str, Any]
@@ -51,6 +55,8 @@ class RetrievalModel(models.EncoderDecoderModel):
             scale. Our own engine divides by ``"NUM_REAL_TARGET_TOKENS"``.
         consistency: Weight of the divergence between two passes with different dropout masks, as
             ``Experiment.consistency`` (NCI: Wang et al. 2022, arXiv 2206.02743, section 3.4).
+        planned: Task of a run whose network has a plan, for its loss and its tables; None without a plan.
+        learning_rates: Factors of the learning rate, as ``TrainerConfig.learning_rates``.
         default_decoder_params: ``@models.DecoderParams()``.
 
     Raises:
@@ -67,19 +73,24 @@ class RetrievalModel(models.EncoderDecoderModel):
         z_loss: float = 0.0,
         loss_normalizing_factor: float | str | None = None,
         consistency: float = 0.0,
+        planned: RetrievalTask | None = None,
+        learning_rates: Factors = (),
         default_decoder_params: Any = None,
     ):
         store = ExampleStore.open(examples)
-        _check_network(config)
         _check_vocabulary(config, store)
-        self.consistency = consistency
+        _check_plan(config, planned, loss_normalizing_factor)
+        self.consistency, self.learning_rates = consistency, learning_rates
         check_consistency(self, config.dropout_rate)
+        losses_of = {"z_loss": z_loss, "label_smoothing": label_smoothing, "consistency": consistency}
+        self._planned = None if planned is None else PlannedLoss(planned, config, store, **losses_of)
         vocabularies = {side: feature.vocabulary for side, feature in store_features(store).items()}
         super().__init__(
             module=T5(config),
             input_vocabulary=vocabularies["inputs"],
             output_vocabulary=vocabularies["targets"],
-            optimizer_def=optimizer_def,
+            optimizer_def=_with_rates(optimizer_def, learning_rates),
+            feature_converter_cls=None if planned is None else feature_converter(planned, config.plan_terms),
             label_smoothing=label_smoothing,
             z_loss=z_loss,
             loss_normalizing_factor=loss_normalizing_factor,
@@ -93,8 +104,7 @@ class RetrievalModel(models.EncoderDecoderModel):
     ) -> Any:
         """Return random parameters and the names of their axes."""
         _refuse_packing(input_shapes)
-        token = jnp.zeros((1, 1), jnp.int32)
-        return flax.core.freeze(self.module.init(rng, token, token))
+        return flax.core.freeze(random_variables(self.module.config, rng, None))
 
     def _compute_logits(
         self,
@@ -106,6 +116,8 @@ class RetrievalModel(models.EncoderDecoderModel):
     ) -> Any:
         self._check_params(params)
         _refuse_packing(batch)
+        if self._planned is not None:
+            raise InputError("scores of given docids, from a network with a plan", fix="use mode='predict_with_aux'")
         return self.module.apply(
             {"params": params, **(other_variables or {})},
             batch["encoder_input_tokens"],
@@ -118,11 +130,17 @@ class RetrievalModel(models.EncoderDecoderModel):
     def loss_fn(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], Any]:
         """Return the loss of a batch and t5x's metrics; with consistency, those of the first pass and ``consistency``.
 
+        With a plan, loss and accuracy are those of ``genret train``.
+
         Args:
             params: Parameters.
             batch: The batch from t5x's feature converter.
             dropout_rng: Key for the dropout masks; None in evaluation, which makes one pass without dropout.
         """
+        trained, kept = divided(flax.core.unfreeze(params), self.learning_rates)
+        params = joined(trained, jax.lax.stop_gradient(kept))
+        if self._planned is not None:
+            return self._planned_loss(params, batch, dropout_rng)
         if not self.consistency or dropout_rng is None:
             loss, found = super().loss_fn(params, batch, dropout_rng)
             return loss, found
@@ -143,9 +161,23 @@ class RetrievalModel(models.EncoderDecoderModel):
         loss, z_loss = (sum(parts) / 2 for parts in zip(*of_passes, strict=True))
         apart = symmetric_divergence(one, other, weights) / (1 if divisor is None else divisor)
         loss += self.consistency * apart
-        segments = {key: batch[key] != 0 for key in ("encoder_input_tokens", "decoder_target_tokens")}
-        found = self._compute_metrics(one, targets, weights, loss, z_loss, segments)
+        found = self._compute_metrics(one, targets, weights, loss, z_loss, _segments(batch))
         return loss, {**found, "consistency": metrics.AveragePerStep(total=apart)}
+
+    def _planned_loss(self, params: Params, batch: Batch, dropout_rng: Array | None) -> tuple[Float[Array, ""], Any]:
+        assert self._planned is not None
+        self._check_params(params)
+        _refuse_packing(batch)
+        total, weight, sums = self._planned(params, batch, dropout_rng)
+        given = self._loss_normalizing_factor
+        loss = total / (weight if isinstance(given, str) else given or 1)
+        targets, inputs = batch["decoder_target_tokens"], batch["encoder_input_tokens"]
+        text = inputs[:, : inputs.shape[1] - self.module.config.plan_terms]
+        segments = _segments({**batch, "encoder_input_tokens": text})
+        no_logits = jnp.zeros((*targets.shape, 1))
+        found = self._compute_metrics(no_logits, targets, batch["decoder_loss_weights"], loss, None, segments)
+        del found["accuracy"]  # in the sums, under its own name
+        return loss, found | {name: metrics.AveragePerStep(total=value / weight) for name, value in sums.items()}
 
     def predict_batch_with_aux(
         self,
@@ -190,12 +222,13 @@ class RetrievalModel(models.EncoderDecoderModel):
         self._check_params(params)
         index, adaptive = jax.tree.map(jnp.asarray, self._index), self.module.config.adaptive_layers
         constraint = TrieConstraint(index, normalize="children" if adaptive else "vocabulary")
-        return search_tokens(params, tokens, constraint, None, self.module.config, beams)
+        tables = None if self._planned is None else self._planned.tables
+        return search_tokens(params, tokens, constraint, None, self.module.config, beams, tables)
 
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        token = jnp.zeros((1, 1), jnp.int32)
-        return named_shapes(jax.eval_shape(self.module.init, jax.random.key(0), token, token)["params"])
+        variables = jax.eval_shape(lambda key: random_variables(self.module.config, key, None), jax.random.key(0))
+        return named_shapes(variables["params"])
 
     def _check_params(self, params: Params) -> None:
         """Refuse a checkpoint of another network while a program is traced; t5x itself restores any."""
@@ -271,7 +304,7 @@ class Partitioner(partitioning.PjitPartitioner):
 
 
 class TrainStateInitializer(utils.TrainStateInitializer):
-    """t5x's initializer, which starts from the parameters of a checkpoint if one is given.
+    """t5x's initializer, which starts from the parameters of a checkpoint or of a pretrained encoder if there is one.
 
     t5x restores an Orbax checkpoint only together with optimizer and data, which a new run must not take over. This
     class reads its parameters alone, onto the devices where they belong.
@@ -279,19 +312,27 @@ class TrainStateInitializer(utils.TrainStateInitializer):
     Args:
         *args: Arguments of t5x's class.
         path: A checkpoint written through Orbax, by t5x or ``genret checkpoint export``; t5x handles other kinds.
+        start: Returns the parameters to start with where there is no checkpoint, or None for random ones.
         **kwargs: Arguments of t5x's class.
     """
 
-    def __init__(self, *args: Any, path: str | Sequence[str] = (), **kwargs: Any):
+    def __init__(
+        self, *args: Any, path: str | Sequence[str] = (), start: Callable[[], Any] = lambda: None, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
         self._path = path if isinstance(path, str) and find_checkpoint(path) else None
+        self._start = start
 
     def from_scratch(self, init_rng: Array) -> Any:
         """Return a state with a fresh optimizer."""
         state = super().from_scratch(init_rng)
-        if self._path is None:
+        like = flax.core.unfreeze(state.params)
+        if self._path is not None:
+            params = read_t5x_params(self._path, like)
+        elif (params := self._start()) is None:
             return state
-        params = read_t5x_params(self._path, flax.core.unfreeze(state.params))
+        else:
+            params = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, like))
         return state.replace_params(jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(params)))
 
 
@@ -345,12 +386,42 @@ def docid_index(store: ExampleStore, vocab_size: int) -> DocidIndex:
     return DocidIndex.build(store.array("docid_tokens"), store.array("docid_lengths"), documents, vocab_size=vocab_size)
 
 
-def _check_network(config: T5Config) -> None:
-    if config.encoder is not None or config.plan is not None:
+def logical_factor_rules() -> Any:
+    """Return t5x's rules for Adafactor's factored moments, with those for the axes that only our networks have."""
+    return flax.core.freeze({**adafactor.standard_logical_factor_rules(), "terms": adafactor.FactorDim.NONE})
+
+
+def _with_rates(optimizer_def: Any, factors: Factors) -> Any:
+    """Return a t5x optimizer whose updates of some parameters are scaled."""
+    if not factors:
+        return optimizer_def
+    scaled = copy.copy(optimizer_def)
+
+    def apply_gradient(hyper_params: Any, params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
+        changed, state = type(scaled).apply_gradient(scaled, hyper_params, params, state, gradients)
+        return scaled_changes(params, changed, factors), state
+
+    scaled.apply_gradient = apply_gradient
+    return scaled
+
+
+def _segments(batch: Batch) -> dict[str, Array]:
+    return {key: batch[key] != 0 for key in ("encoder_input_tokens", "decoder_target_tokens")}
+
+
+def _check_plan(config: T5Config, planned: RetrievalTask | None, divisor: float | str | None) -> None:
+    if (config.plan is None) != (planned is None):
         raise InputError(
-            "a network with a pretrained encoder or a plan under t5x",
-            expected="T5Config.encoder and T5Config.plan of None: t5x gives the loss no tables of the corpus",
-            fix="train it with 'genret train', which runs on the same meshes",
+            "a network with a plan, without the task that has its tables"
+            if planned is None
+            else "the task of a plan, for a network without one",
+            expected="RetrievalModel.planned of the run that RetrievalModel.config is from",
+            fix="take both from a run folder, with t5x/prepared_run.gin",
+        )
+    if planned is not None and isinstance(divisor, str) and divisor != "NUM_REAL_TARGET_TOKENS":
+        raise InputError(
+            f"RetrievalModel.loss_normalizing_factor='{divisor}' for a network with a plan",
+            expected="None, a number, or 'NUM_REAL_TARGET_TOKENS'",
         )
 
 

@@ -1,10 +1,7 @@
 """``python -m t5x.train``, ``t5x.eval`` and ``t5x.infer`` as people run them, beside our own engine."""
 
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.t5x_programs import finished, losses, rankings, searched, t5x
 from support.tiny_run import text_head_experiment
 
-from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.data.examples.sampler import Sampler
-from genret_jax.evaluation.trec import read_run
 from genret_jax.problems import Problem
-from genret_jax.retriever import Retriever
 from genret_jax.run import open_run, train_run
 from genret_jax.training import read_metrics
 from genret_jax.training.docid_task import RetrievalTask
@@ -43,39 +38,6 @@ BATCH_SIZE = 16
 CHECKPOINT_PERIOD = 10
 BEAMS = 10
 """
-
-
-def t5x(
-    program: str, place: Path, gin_files: list[Any], *options: str, devices: int = 8, **macros: Any
-) -> subprocess.Popen:
-    """Start a program of t5x in a folder, so that its paths may be relative, as in the documentation."""
-    command = [sys.executable, "-m", f"t5x.{program}", f"--gin_search_paths={gin_configs_folder()}"]
-    command += [f"--gin_file={file}" for file in gin_files]
-    command += [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    environment = {**os.environ, "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])}
-    return subprocess.Popen(
-        [*command, *options], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finished(process: subprocess.Popen, *, code: int = 0) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == code, output[-4000:]
-    return output
-
-
-def losses(model_dir: Path) -> dict[int, float]:
-    """The loss of every step, from the event files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorflow import make_ndarray
-
-    found = {}
-    for file in sorted((model_dir / "train").glob("events*")):
-        events = EventAccumulator(str(file), size_guidance={"tensors": 0})
-        events.Reload()
-        found |= {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("loss")}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +79,6 @@ def test_losses_are_those_of_our_own_engine(trained, ours):
     np.testing.assert_allclose([found[s] for s in expected], list(expected.values()), atol=1e-4)
 
 
-def rankings(folder: Path) -> Any:
-    return read_run(folder / "dsi_retrieval-predict_with_aux.trec-00000-of-00001")
-
-
 @pytest.fixture(scope="module")
 def inferred(trained, place, text_head_run) -> Any:
     """The rankings of the test queries by t5x.infer."""
@@ -130,17 +88,8 @@ def inferred(trained, place, text_head_run) -> Any:
     return rankings(place / "inferred")
 
 
-def searched(run: Path, checkpoint: str) -> dict[str, list[tuple[str, float]]]:
-    retriever = Retriever.load(run, checkpoint=checkpoint)
-    queries = retriever.run.corpus.queries
-    return {
-        query: [(result.doc_id, result.score) for result in retriever.search(queries[query], k=BEAMS, beam=BEAMS)]
-        for query in retriever.run.corpus.qrels["test"]
-    }
-
-
 def test_infer_ranks_as_our_retriever_does_with_the_same_checkpoint(inferred, trained, text_head_run):
-    wanted = searched(text_head_run, str(trained))
+    wanted = searched(text_head_run, str(trained), BEAMS)
     assert list(inferred) == list(wanted)
     for query, results in wanted.items():
         assert [doc for doc, _ in inferred[query]] == [doc for doc, _ in results]
@@ -148,7 +97,7 @@ def test_infer_ranks_as_our_retriever_does_with_the_same_checkpoint(inferred, tr
 
 
 def test_both_engines_training_ranks_the_same_ten_documents(inferred, ours):
-    wanted = searched(ours.folder, "last")
+    wanted = searched(ours.folder, "last", BEAMS)
     assert {query: [doc for doc, _ in found] for query, found in inferred.items()} == {
         query: [doc for doc, _ in found] for query, found in wanted.items()
     }
