@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--add",
         metavar="FILE",
-        help="corpus.jsonl with further documents to search; their docids must follow from texts",
+        help="corpus.jsonl with further documents, whose docids must follow from texts",
     )
     search_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object per query")
