@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from genret_jax.docids import DocidTable, LshDocids, RandomDocids, ResidualKMeans, RqVae, describe
+from genret_jax.docids import DocidTable, LshDocids, ProductQuantization, RandomDocids, ResidualKMeans, RqVae, describe
 from genret_jax.evaluation.environment import environment
 from genret_jax.storage import read_npy, write_json
 
@@ -57,6 +57,8 @@ def strategies(args: argparse.Namespace) -> dict[str, Any]:
         }[name]
         found[f"rq-vae, {args.epochs[0]} epochs, {name}"] = dataclasses.replace(base, epochs=args.epochs[0], **settings)
     found["residual k-means"] = ResidualKMeans(**shape)
+    found["product quantisation"] = ProductQuantization(**shape)
+    found["product quantisation without rotation"] = ProductQuantization(**shape, rotation=False)
     found["lsh"] = LshDocids(levels=args.levels, hyperplanes=bits, separate=False)
     found["lsh through the origin"] = LshDocids(levels=args.levels, hyperplanes=bits, centred=False, separate=False)
     found["random"] = RandomDocids(**shape)

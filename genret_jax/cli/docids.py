@@ -21,6 +21,7 @@ _STRATEGIES = {
     "atomic": "AtomicDocids",
     "naive": "NaiveStringDocids",
     "residual": "ResidualKMeans",
+    "product": "ProductQuantization",
     "rq-vae": "RqVae",
     "lsh": "LshDocids",
     "random": "RandomDocids",
@@ -33,6 +34,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "leaf_size": {"type": int, "help": "largest number of documents of a cluster that is not divided"},
     "levels": {"type": int, "help": "number of codes"},
     "codebook": {"type": int, "help": "codes per level"},
+    "rotation": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "rotate the vectors so that their sub-vectors quantise best",
+    },
     "width": {"type": int, "help": "width of the latent vectors"},
     "epochs": {"type": int, "help": "passes over the vectors"},
     "batch_size": {"type": int, "help": "vectors per step"},
@@ -87,10 +92,10 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
         "build",
         help="give every document of a corpus its docid",
         description="Give every document its docid and save all as one table: semantic (hierarchical k-means of "
-        "document vectors), residual (residual k-means), rq-vae (residual quantisation of learned encodings), lsh "
-        "(random hyperplanes), random (random codes), atomic (one token per document), naive (the digits of an "
-        "arbitrary number), or codes from a file. Without further options the docids are those that 'genret train' "
-        "makes by itself; 'genret train --docids DIR' uses these.",
+        "document vectors), residual (residual k-means), product (product quantisation), rq-vae (residual quantisation "
+        "of learned encodings), lsh (random hyperplanes), random (random codes), atomic (one token per document), "
+        "naive (the digits of an arbitrary number), or codes from a file. Without further options the docids are those "
+        "that 'genret train' makes by itself; 'genret train --docids DIR' uses these.",
         epilog="example:\n  genret docids build --corpus corpora/python-docs --out docids/semantic --seed 1\n"
         "  genret train --corpus corpora/python-docs --docids docids/semantic --run runs/first",
         formatter_class=_HelpWithDefaults,
@@ -116,7 +121,7 @@ def _configure_build(actions: "argparse._SubParsersAction[Any]") -> None:
     build.add_argument(
         "--quantiser-out",
         metavar="DIR",
-        help="residual, rq-vae, lsh: also save the fitted quantiser, which gives new documents their codes",
+        help="residual, product, rq-vae, lsh: also save the fitted quantiser, which gives new documents their codes",
     )
     build.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
 
@@ -133,7 +138,7 @@ class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
 
 
 def _defaults_text(field: str) -> str:
-    """Return the defaults of a field: ``"residual, rq-vae, random: 3; lsh: 4"``."""
+    """Return the defaults of a field: ``"residual, rq-vae, random: 3; product: 8; lsh: 4"``."""
     strategies: dict[str, list[str]] = {}
     for name in _STRATEGIES:
         if field in (defaults := _defaults(name)):

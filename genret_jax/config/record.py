@@ -39,6 +39,7 @@ CONFIGURABLES = {
     "NaiveStringDocids": "genret_jax.docids",
     "HierarchicalKMeans": "genret_jax.docids",
     "ResidualKMeans": "genret_jax.docids",
+    "ProductQuantization": "genret_jax.docids",
     "RqVae": "genret_jax.docids",
     "LearnedDocids": "genret_jax.docids",
     "LshDocids": "genret_jax.docids",

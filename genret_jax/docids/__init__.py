@@ -10,6 +10,7 @@ from genret_jax.docids.strategies.arbitrary import AtomicDocids, NaiveStringDoci
 from genret_jax.docids.strategies.hierarchical import HierarchicalKMeans
 from genret_jax.docids.strategies.learned import LearnedDocids
 from genret_jax.docids.strategies.lsh import LshDocids
+from genret_jax.docids.strategies.product import ProductQuantization
 from genret_jax.docids.strategies.quantised import QuantisedDocids
 from genret_jax.docids.strategies.residual import ResidualKMeans
 from genret_jax.docids.strategies.rq_vae import RqVae
@@ -35,6 +36,7 @@ __all__ = [
     "NaiveStringDocids",
     "NpyDocids",
     "PackedStrings",
+    "ProductQuantization",
     "QuantisedDocids",
     "Quantiser",
     "RandomDocids",

@@ -70,12 +70,12 @@ def _balanced_lloyd(vectors: Float[Array, "n d"], centroids: Float[Array, "c d"]
         distances = squares - 2 * vectors @ centroids.T + jnp.sum(centroids**2, axis=1)[None]
         epsilon = _SOFTNESS * jnp.maximum(jnp.mean(jnp.min(distances, axis=1)), 1e-9)
         codes = balanced_codes(-distances, epsilon, _SINKHORN)
-        return _means(vectors, codes, centroids)
+        return means(vectors, codes, centroids)
 
     return lax.fori_loop(0, _ROUNDS, body, centroids)
 
 
-def _means(vectors: Float[Array, "n d"], codes: Int[Array, " n"], centroids: Float[Array, "c d"]) -> Array:
+def means(vectors: Float[Array, "n d"], codes: Int[Array, " n"], centroids: Float[Array, "c d"]) -> Array:
     """Return the mean of the vectors of each code; a code without any stays where it is."""
     sums = jax.ops.segment_sum(vectors, codes, len(centroids))
     counts = jax.ops.segment_sum(jnp.ones(len(vectors)), codes, len(centroids))[:, None]

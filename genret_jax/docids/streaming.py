@@ -146,6 +146,13 @@ def in_pieces(
     return [np.concatenate(pieces) for pieces in zip(*results, strict=True)]
 
 
+def nearest(vectors: Float[Array, "r d"], centroids: Float[Array, "c d"]) -> Int[Array, " r"]:
+    """Return the index of the centroid nearest to each vector."""
+    # Without the square of the vector, which is the same for all centroids.
+    distances = jnp.sum(centroids**2, axis=-1)[None] - 2 * vectors @ centroids.T
+    return jnp.argmin(distances, axis=-1).astype(jnp.int32)
+
+
 @jax.jit
 def quantise(
     vectors: Float[Array, "r d"], codebooks: Float[Array, "l c d"]
@@ -156,9 +163,7 @@ def quantise(
     """
 
     def next_level(residual: Array, centroids: Array) -> tuple[Array, Array]:
-        # Without the square of the vector, which is the same for all centroids.
-        distances = jnp.sum(centroids**2, axis=-1)[None] - 2 * residual @ centroids.T
-        code = jnp.argmin(distances, axis=-1).astype(jnp.int32)
+        code = nearest(residual, centroids)
         return residual - centroids[code], code
 
     residual, codes = jax.lax.scan(next_level, vectors, codebooks)

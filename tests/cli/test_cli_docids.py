@@ -82,10 +82,18 @@ def test_docids_without_vectors(corpus, tmp_path, capsys, strategy, levels):
         (["--strategy", "rq-vae"], "30 documents for codebooks of 256"),
         (["--strategy", "rq-vae", "--optimizer", "adam"], "--optimizer adam; expected one of 'adamw', 'adagrad'"),
         (["--strategy", "codes.npy"], "invalid choice: 'codes.npy'"),
-        (["--strategy", "file:codes"], "choose from semantic, atomic, naive, residual, rq-vae, lsh, random, file:"),
+        (
+            ["--strategy", "file:codes"],
+            "choose from semantic, atomic, naive, residual, product, rq-vae, lsh, random, file:",
+        ),
         (["--strategy", "file:absent.npy"], "absent.npy: the file is missing"),
         (["--strategy", "file:absent.npy", "--levels", "2"], "--levels with --strategy file:absent.npy"),
         (["--strategy", "random", "--hyperplanes", "2"], "leave it out, or choose --strategy lsh"),
+        (["--strategy", "random", "--no-rotation"], "--rotation with --strategy random"),
+        (
+            ["--strategy", "product", "--levels", "999"],
+            "999 levels of product quantisation; expected at least one number",
+        ),
         (["--strategy", "random", "--quantiser-out", "q"], "--quantiser-out with --strategy random, which fits none"),
         (["--strategy", "lsh", "--quantiser-out", "docids"], "expected two folders, neither within the other"),
         (["--strategy", "lsh", "--quantiser-out", "docids/q"], "expected two folders, neither within the other"),
@@ -125,7 +133,7 @@ def test_codes_come_from_a_file(corpus, tmp_path, capsys):
     assert DocidTable.load(tmp_path / "separate").padded().shape == (30, 3)
 
 
-@pytest.mark.parametrize("strategy", ["random", "lsh", "residual"])
+@pytest.mark.parametrize("strategy", ["random", "lsh", "residual", "product"])
 def test_codes_without_the_one_that_separates(corpus, tmp_path, capsys, strategy):
     arguments = ("--corpus", corpus, "--out", tmp_path / "docids", "--strategy", strategy, "--levels", 2)
     code = genret(capsys, "build", *arguments, "--no-separate")[0]
@@ -184,12 +192,13 @@ def test_help_lists_the_defaults_of_the_strategies_classes(capsys):
         f"--branching BRANCHING clusters that a cluster is divided into (semantic: {HierarchicalKMeans().branching})",
         f"--leaf-size LEAF_SIZE largest number of documents of a cluster that is not divided (semantic: "
         f"{HierarchicalKMeans().leaf_size})",
-        "(residual, rq-vae, random: 3; lsh: 4)",
-        f"codes per level (residual, rq-vae, random: {ResidualKMeans().codebook})",
+        "(residual, rq-vae, random: 3; product: 8; lsh: 4)",
+        f"codes per level (residual, product, rq-vae, random: {ResidualKMeans().codebook})",
         "--optimizer NAME adamw or adagrad (rq-vae: adamw)",
         "learning rate (rq-vae: 0.001)",
-        "documents with equal codes (residual, rq-vae, lsh, random: yes; file: no)",
-        "(semantic, residual, rq-vae, lsh: 4)",
+        "documents with equal codes (residual, product, rq-vae, lsh, random: yes; file: no)",
+        "(semantic, residual, product, rq-vae, lsh: 4)",
+        "rotate the vectors so that their sub-vectors quantise best (product: yes)",
         "'genret train --docids DIR' uses these",
     ):
         assert text in printed

@@ -41,7 +41,11 @@ PLACES = {
     "TrainerConfig": "Experiment.trainer",
     **dict.fromkeys(("AdamW", "Adafactor"), "TrainerConfig.optimizer"),
     **dict.fromkeys(("Constant", "LinearWarmupLinearDecay", "InverseSquareRoot", "Cosine"), "AdamW.learning_rate"),
-    **{name: "Experiment.docids" for name in CONFIGURABLES if name.endswith(("Docids", "KMeans", "Vae"))},
+    **{
+        name: "Experiment.docids"
+        for name in CONFIGURABLES
+        if name.endswith(("Docids", "KMeans", "Quantization", "Vae"))
+    },
     **{name: "Experiment.vectors" for name in CONFIGURABLES if name.endswith("Vectors")},
 }
 # Fields whose type does not say what else they may be.

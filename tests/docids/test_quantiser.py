@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from support.quantisers import fit_quantiser
 
-from genret_jax.docids import LshDocids, RandomDocids, ResidualKMeans, append_documents, load_quantiser
+from genret_jax.docids import (
+    LshDocids,
+    ProductQuantization,
+    RandomDocids,
+    ResidualKMeans,
+    append_documents,
+    load_quantiser,
+)
 from genret_jax.docids.separating import next_free, separated
 from genret_jax.docids.strategies.autoencoder import Mlp, RqVaeQuantiser
 from genret_jax.docids.strategies.residual import ResidualQuantiser
@@ -70,10 +77,11 @@ def test_any_number_of_new_vectors_has_codes(residual, vectors):
         assert quantiser.codes(vectors[:count]).tolist() == table.padded()[:count, :2].tolist()
 
 
-@pytest.mark.parametrize("kind", ["residual", "lsh", "rq-vae"])
+@pytest.mark.parametrize("kind", ["residual", "product", "lsh", "rq-vae"])
 def test_a_saved_quantiser_gives_the_same_codes(kind, residual, vectors, tmp_path):
     make = {
         "residual": lambda: residual[0],
+        "product": lambda: fit_quantiser(ProductQuantization(levels=4, codebook=4), vectors),
         "lsh": lambda: fit_quantiser(LshDocids(levels=2, hyperplanes=3), vectors),
         "rq-vae": random_rq_vae,
     }
@@ -98,7 +106,7 @@ def test_what_is_no_quantiser_is_refused(residual, tmp_path):
     with pytest.raises(InputError, match="a docid_table of version 1"):
         load_quantiser(tmp_path / "docids")
     save_arrays(tmp_path / "other", {}, kind="quantiser", version=1, details={"name": "pq", "level_sizes": []})
-    with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of (learned, )?lsh, residual, rq-vae"):
+    with pytest.raises(InputError, match=r"a quantiser 'pq'.*one of (learned, )?lsh, product, residual, rq-vae"):
         load_quantiser(tmp_path / "other")
     details = {"name": "lsh", "level_sizes": [256, 10**9]}
     save_arrays(tmp_path / "large", {}, kind="quantiser", version=1, details=details)

@@ -18,6 +18,7 @@ STRATEGIES = {
     docids.NpyDocids(path="codes.npy"): False,
     docids.HierarchicalKMeans(): True,
     docids.ResidualKMeans(): True,
+    docids.ProductQuantization(): True,
     docids.LshDocids(): True,
     docids.RqVae(): True,
 }

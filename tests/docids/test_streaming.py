@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from genret_jax.docids import HierarchicalKMeans, ResidualKMeans, streaming
+from genret_jax.docids import HierarchicalKMeans, ProductQuantization, ResidualKMeans, streaming
 from genret_jax.docids.strategies import hierarchical
 from genret_jax.errors import InputError
 
@@ -83,6 +83,7 @@ def test_never_reads_more_than_fits(vectors):
         assign(HierarchicalKMeans(branching=5, leaf_size=20, memory_gib=MEMORY), vectors.view(File))
         assert 0 < File.most <= 302  # a share, or a piece; a sample has 250
         assign(ResidualKMeans(levels=2, codebook=5, memory_gib=MEMORY), vectors.view(File))
+        assign(ProductQuantization(levels=3, codebook=5, memory_gib=MEMORY), vectors.view(File))
         assert File.most <= 302
 
 
@@ -98,7 +99,12 @@ def test_codebooks_of_a_sample_leave_as_little_over(vectors):
 
 
 @pytest.mark.parametrize(
-    "strategy", [HierarchicalKMeans(branching=5, memory_gib=MEMORY), ResidualKMeans(codebook=16, memory_gib=MEMORY)]
+    "strategy",
+    [
+        HierarchicalKMeans(branching=5, memory_gib=MEMORY),
+        ResidualKMeans(codebook=16, memory_gib=MEMORY),
+        ProductQuantization(levels=3, codebook=16, memory_gib=MEMORY),
+    ],
 )
 def test_docids_do_not_depend_on_the_number_of_devices(strategy, vectors):
     devices = jax.local_devices()
@@ -144,7 +150,10 @@ def test_ever_farther_outliers_end_too():
     assert 4 <= passes.call_count < 12
 
 
-@pytest.mark.parametrize("strategy", [HierarchicalKMeans(memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY)])
+@pytest.mark.parametrize(
+    "strategy",
+    [HierarchicalKMeans(memory_gib=MEMORY), ResidualKMeans(memory_gib=MEMORY), ProductQuantization(memory_gib=MEMORY)],
+)
 def test_a_vector_that_is_not_finite_is_found_where_it_is_read(strategy, vectors):
     vectors[2321, 2] = np.nan
     with pytest.raises(InputError, match=r"row 2321 is not finite"):
