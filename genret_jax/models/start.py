@@ -62,7 +62,21 @@ class StartFacts(Protocol):
 
 
 @runtime_checkable
-class TextFacts(StartFacts, Protocol):
+class PlanFacts(StartFacts, Protocol):
+    """Facts about documents and a plan."""
+
+    def document_vectors(self) -> Float[np.ndarray, "n d"]:
+        """Return the vector of each document, from the encoder or from latent semantic analysis."""
+
+    def cosine_weight(self) -> float:
+        """Return the weight of vectors in a sum with words."""
+
+    def stop_terms(self) -> Int[np.ndarray, " s"]:
+        """Return the terms whose weights a lexical plan lowers; none where training queries tell their weights."""
+
+
+@runtime_checkable
+class TextFacts(PlanFacts, Protocol):
     """Facts about a corpus of documents."""
 
     def token_counts(self) -> Any:
@@ -74,30 +88,13 @@ class TextFacts(StartFacts, Protocol):
     def latent(self, width: int) -> Vectors:
         """Return vectors from latent semantic analysis; those of tokens include the token's weight."""
 
-    def lexical(self, width: int, query_weight: float | None) -> Vectors:
-        """Return vectors whose inner products approximate BM25; documents have a mean length of 1.
-
-        Args:
-            width: Dimensions of the vectors.
-            query_weight: Weight of the words of training queries in the documents that answer them; None chooses it.
-        """
-
 
 @runtime_checkable
-class EncodedFacts(StartFacts, Protocol):
+class EncodedFacts(PlanFacts, Protocol):
     """Facts about a corpus of documents and its pretrained encoder."""
 
     def encoder_params(self) -> Params:
         """Return the parameters of the encoder, as the network has them."""
-
-    def document_vectors(self) -> Float[np.ndarray, "n d"]:
-        """Return the vector that the encoder gives to each document."""
-
-    def cosine_weight(self) -> float:
-        """Return the weight of vectors in a sum with words."""
-
-    def stop_terms(self) -> Int[np.ndarray, " s"]:
-        """Return the terms whose weights a lexical plan lowers; none where training queries tell their weights."""
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import evenly_spread, hold_out, without_generated
 from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
+from genret_jax.data.text.latent import token_counts
 from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docid_learning.learner import DocidLearner
@@ -54,6 +55,7 @@ class Documents(Problem):
 
     experiment: Experiment
     added: Any = None  # token counts of documents that are not in the folder, scipy CSR
+    later_texts: Sequence[str] = ()
 
     # --- Preparing ---
 
@@ -96,9 +98,10 @@ class Documents(Problem):
         self.parts.prepare_plan(store, corpus, log, like)
         # The sampler refuses splits that do not exist.
         Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
-        model = document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)
+        nodes = codec.encode(table).tree.num_nodes
+        model = document_network(experiment, vocabulary.size, codec, nodes, store.num_terms)
         if experiment.encoder is not None:
-            model = with_encoder(model, self.parts.encoder, codec, store.num_terms, experiment.sampler.input_length)
+            model = with_encoder(model, self.parts.pretrained, codec, store.num_terms, experiment.sampler.input_length)
         return Setup(
             name=corpus.name,
             codec=codec,
@@ -185,7 +188,8 @@ class Documents(Problem):
 
     def _made_vocabulary(self, corpus: Corpus) -> Vocabulary:
         if self.experiment.vocabulary is None:
-            return EncoderVocabulary(self.parts.encoder.tokenizer, pad=self.parts.encoder.pad)
+            encoder = self.parts.pretrained
+            return EncoderVocabulary(encoder.tokenizer, pad=encoder.pad)
         return make_vocabulary(corpus, **dataclasses.asdict(self.experiment.vocabulary))
 
     # --- The prepared run ---
@@ -224,7 +228,7 @@ class Documents(Problem):
         plan = self.model.plan
         if plan is None:
             return None
-        return self.parts.plan_documents(plan, self.store).tables(self.model, self.encoded)
+        return self.parts.plan_documents(plan, self.store, self.later_texts).tables(self.model, self.encoded)
 
     @property
     def codec(self) -> DocidCodec:
@@ -267,8 +271,8 @@ class Documents(Problem):
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the network that learned the docids is trained on."""
         params = super().start_params()
-        if self.docid_model is None or self.model.head == "prefix":  # its codes are no tokens of the prefix head
-            return params
+        if self.docid_model is None or self.model.head == "prefix" or self.model.plan is not None:
+            return params  # its codes are no tokens of a decoder that writes docids only
         return self.docid_model.grown(params)
 
     def task(self) -> RetrievalTask:
@@ -308,9 +312,10 @@ class Documents(Problem):
         tokens = self.vocabulary.encode_rows(new, self.docid_model.width, append_eos=self.sampler.append_eos)
         grown = Documents(self.folder, self.experiment, self.settings)
         grown.corpus, grown.table = corpus, self._appended(self.docid_model, doc_ids, tokens, corpus.fingerprint)
+        grown.later_texts = (*self.later_texts, *new)
         if prefix:
             grown.model = self._with_room_for(grown.encoded)
-            counts = _token_counts([self.vocabulary.encode(text) for text in new], self.store.vocabulary_size)
+            counts = token_counts([self.vocabulary.encode(text) for text in new], self.store.vocabulary_size)
             grown.added = counts if self.added is None else scipy.sparse.vstack([self.added, counts], format="csr")
         return grown
 
@@ -410,11 +415,3 @@ class Documents(Problem):
             folder=self.folder / "dual_encoder",
             init_params=self.start_params(),
         )
-
-
-def _token_counts(texts: Sequence[Sequence[int]], size: int) -> Any:
-    """Return how often each token stands in each text, scipy CSR [n, size]."""
-    pairs = [(row, token) for row, tokens in enumerate(texts) for token in tokens]
-    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    ones = np.ones(len(pairs), np.float32)
-    return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=(len(texts), size)).tocsr()

@@ -177,7 +177,8 @@ class RetrievalTask(DocidTask):
         variables, states = {"params": params}, _known_states(batch, self.model.config)
         encoded = states.get("encoded")
         if encoded is None:
-            encoded = self.model.apply(variables, inputs, method=T5.encode)
+            rngs = {"dropout": jax.random.fold_in(dropout_rng, 1)}
+            encoded = self.model.apply(variables, inputs, method=T5.encode, deterministic=False, rngs=rngs)
         given = (encoded, inputs, plan.tables, _left_out(batch), False)
         scores = self.model.apply(variables, *given, method=T5.plan_scores, rngs={"dropout": dropout_rng})
         weights = batch["decoder_loss_weights"].max(axis=1)

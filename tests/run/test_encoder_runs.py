@@ -32,7 +32,7 @@ from genret_jax.training.encoded_pool import pool_fingerprint
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
 DOCIDS = ResidualKMeans(levels=3, codebook=4)
 FROZEN = (("encoder", 0.0),)
-MODEL = {"encoder_final_norm": True, "root_lookahead": False, "lexical_width": 0, "num_nodes": 0}
+MODEL = {"encoder_final_norm": True, "num_nodes": 0}
 
 
 def experiment(corpus, *, plan=None, layers=0, start=None, encoder="bert", rates=FROZEN, steps=4, **fields):

@@ -322,9 +322,13 @@ class ExampleStore:
         """Return the terms of texts that need not be in the store, padded with 0; unknown ones are left out."""
         rows = np.zeros((len(texts), width), np.int32)
         for row, text in zip(rows, texts, strict=True):
-            known = [number for term in terms_of(text) if (number := self._term_number.get(term))][:width]
+            known = self.all_terms(text)[:width]
             row[: len(known)] = known
         return rows
+
+    def all_terms(self, text: str) -> list[int]:
+        """Return the known terms of a text that need not be in the store."""
+        return [number for term in terms_of(text) if (number := self._term_number.get(term))]
 
     def term_numbers(self, terms: Iterable[str]) -> Int[np.ndarray, " t"]:
         """Return the numbers of those terms that are known."""

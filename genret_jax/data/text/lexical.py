@@ -121,6 +121,19 @@ def lexical_documents(counts: Any, queries: Any, answers: Any, settings: Setting
     return LexicalDocuments(weights=weights, bias=bias, settings=settings)
 
 
+def weights_of_later(later: Any, counts: Any, queries: Any, answers: Any, settings: Settings) -> Any:
+    """Weigh the terms of documents that were added later, as those of the first ones were: scipy CSR [m, t].
+
+    Args:
+        later: Occurrences of each term in each added document, scipy CSR [m, t].
+        counts: As for :func:`lexical_documents`, like all that follow.
+        queries: Training queries.
+        answers: What they answer.
+        settings: The settings.
+    """
+    return _Words(counts, queries, answers, settings).weights(later)
+
+
 def highest_weights(weights: Any) -> Float[np.ndarray, " t"]:
     """Return the highest weight of each term in any document.
 
@@ -233,9 +246,9 @@ class _Words:
         usual = float(self._whole.sum()) / max(self._whole.shape[0], 1)
         self._constants = {"usual_length": usual, "k1": settings.k1, "b": settings.b}
 
-    def weights(self) -> Any:
-        """Return the weights of all documents, CSR [n, t]."""
-        return bm25(self._whole, self._idf, **self._constants)
+    def weights(self, counts: Any = None) -> Any:
+        """Return the weights of all documents, or of others whose terms are counted, CSR [n, t]."""
+        return bm25(self._whole if counts is None else counts, self._idf, **self._constants)
 
     def without(self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]) -> Any:
         """Return the weights of documents without the words of one of their queries, a row for each pair."""
