@@ -65,9 +65,6 @@ class StartFacts(Protocol):
 class PlanFacts(StartFacts, Protocol):
     """Facts about documents and a plan."""
 
-    def document_vectors(self) -> Float[np.ndarray, "n d"]:
-        """Return the vector of each document, from the encoder or from latent semantic analysis."""
-
     def cosine_weight(self) -> float:
         """Return the weight of vectors in a sum with words."""
 
@@ -95,6 +92,9 @@ class EncodedFacts(PlanFacts, Protocol):
 
     def encoder_params(self) -> Params:
         """Return the parameters of the encoder, as the network has them."""
+
+    def document_vectors(self) -> Float[np.ndarray, "n d"]:
+        """Return the vector that the encoder gives to each document."""
 
 
 @runtime_checkable

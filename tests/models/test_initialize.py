@@ -11,7 +11,10 @@ from genret_jax.data.text.lsa import lsa
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
+from genret_jax.models.config import PlanConfig
+from genret_jax.models.encoders.config import SentenceForm
 from genret_jax.models.initialize import ItemStart, LsaStart, start_from_vectors
+from genret_jax.models.network import random_variables
 from genret_jax.models.start import Start, Vectors, source_of
 from genret_jax.retriever import Retriever
 from genret_jax.run import prepare
@@ -183,6 +186,14 @@ class Facts:
         self.asked.append("shown")
         return np.array([True, True, True, False])
 
+    def cosine_weight(self):
+        self.asked.append("cosine weight")
+        return 0.5
+
+    def stop_terms(self):
+        self.asked.append("stop terms")
+        return np.array([2])
+
     def node_vectors(self, documents):
         return np.stack([documents.sum(0), documents[0] - documents[3]])
 
@@ -223,6 +234,28 @@ def test_nodes_know_all_documents_and_codes_only_those_shown():
     expected = start_from_vectors(params, config, LsaStart(), node_vectors=nodes, edges=edges, **given)
     assert_same(LsaStart().initial_params(params, config, facts), expected)
     assert facts.asked == ["latent", "latent", "shown"]
+
+
+@pytest.mark.parametrize(("kinds", "asked"), [("dense", ["latent"]), ("terms", ["cosine weight", "stop terms"])])
+def test_a_plan_begins_with_its_scales_and_a_decoder_with_nothing(kinds, asked):
+    plan = PlanConfig(**{kinds: 5 if kinds == "terms" else True}, vocabulary=4 if kinds == "terms" else 0)
+    config = tiny_t5(plan=plan, sentence=SentenceForm() if kinds == "dense" else None, decoder_vocab_size=8)
+    shapes = jax.eval_shape(lambda: random_variables(config, jax.random.key(0), None)["params"])
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), shapes)
+    facts = Facts()
+    found = LsaStart(lexical_scale=0.7, stop_word_weight=0.1).initial_params(params, config, facts)
+    assert facts.asked == asked
+    if kinds == "dense":
+        assert found["plan"]["dense_scale"] == 10.0
+        np.testing.assert_allclose(found["token_embedder"]["embedding"][20], 0.5 * 0.05)  # no text has it
+        assert np.sqrt(np.mean(found["token_embedder"]["embedding"][3] ** 2)) == pytest.approx(0.5)
+    else:
+        assert found["plan"]["lexical_scale"] == np.float32(0.7)
+        np.testing.assert_allclose(
+            np.exp(found["plan"]["term_weights"]), np.exp(0.25) * np.array([1, 1, 0, 1]) + [0, 0, 0.1, 0], rtol=1e-5
+        )
+    assert not found["decoder"]["logits_dense"]["kernel"].any()
+    np.testing.assert_allclose(found["decoder"]["layers_0"]["mlp"]["wo"]["kernel"], 0.25 * 0.05)
 
 
 def test_starts_are_recognised_by_their_method():
