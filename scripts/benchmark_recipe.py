@@ -24,39 +24,34 @@ from genret_jax.run import evaluate_runs, train_run
 from genret_jax.storage import write_json
 
 SPLIT, METRICS = "validation", ("hits@1", "hits@10", "mrr@10")
-NO_LEXICAL = "T5Config.lexical_width=0"
-NO_LOOKAHEAD = "T5Config.root_lookahead=False"
-RANDOM = "Experiment.start=None"
-AS_DSI = ("SamplerConfig.pseudo_query_rate=0.0", "SamplerConfig.draw='query'")  # documents and training queries only
+_PLANNED, _T5 = "runs/dsi_semantic_from_scratch.gin", "runs/from_scratch.gin"
+_PSEUDO = ("SamplerConfig.pseudo_query_rate=1.0", "SamplerConfig.draw='document'")
+_RANDOM = ("Experiment.start=None", "T5Config.encoder_final_norm=True")
+_AS_DSI = ("SamplerConfig.pseudo_query_rate=0.0", "SamplerConfig.draw='query'")  # documents and training queries only
 
-# Name → kind of docids, changed settings.
+# Name → recipe, changed settings.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "atomic": ("atomic", ()),
-    "atomic, no lexical vectors": ("atomic", (NO_LEXICAL,)),
-    "semantic": ("semantic", ()),
-    "semantic, no lexical vectors": ("semantic", (NO_LEXICAL,)),
-    "semantic, no lookahead": ("semantic", (NO_LOOKAHEAD,)),
-    "semantic, neither": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD)),
-    "semantic, neither, no pseudo-queries": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD, *AS_DSI)),
-    "semantic, neither, random start": ("semantic", (NO_LEXICAL, NO_LOOKAHEAD, RANDOM)),
-    "semantic, plain T5": (
-        "semantic",
-        (NO_LEXICAL, NO_LOOKAHEAD, RANDOM, *AS_DSI, "T5Config.head='vocabulary'", "T5Config.encoder_final_norm=True"),
-    ),
+    "words and vectors": (_PLANNED, ()),
+    "words alone": (_PLANNED, ("PlanConfig.dense=False",)),
+    "vectors alone": (_PLANNED, ("PlanConfig.terms=0",)),
+    "words and vectors, pseudo-queries too": (_PLANNED, _PSEUDO),
+    "words and vectors, one decoder layer": (_PLANNED, ("T5Config.num_decoder_layers=1", "T5Config.head='prefix'")),
+    "codes alone": (_T5, ()),
+    "codes alone, random start": (_T5, _RANDOM),
+    "codes alone, random start, no pseudo-queries": (_T5, (*_RANDOM, *_AS_DSI)),
 }
 
 
 def measure(name: str, work: Path, corpus: Path, settings: list[str]) -> Report:
     """Train one row and evaluate it on the validation split, or return the report of an earlier call."""
-    kind, changes = ROWS[name]
+    recipe, changes = ROWS[name]
     folder = work / name.replace(", ", "-").replace(" ", "_")
     report = folder / "report"
     if (report / "report.json").is_file():
         return Report.load(report / "report.json")
-    run = str(folder / kind)
-    files = [f"runs/dsi_{kind}_from_scratch.gin"]
+    run = str(folder / "run")
     bindings = [f"CORPUS='{corpus}'", f"RUN='{run}'", *settings, *changes]
-    train_run(experiment_from_gin(files, bindings)[1], run)
+    train_run(experiment_from_gin([recipe], bindings)[1], run)
     return evaluate_runs([run], report, split=SPLIT, measured=Measured())
 
 
@@ -82,20 +77,20 @@ def main() -> None:
         corpus = work / "corpus"
         if not corpus.is_dir():
             write_beir(python_docs(), corpus)
-        for name, (kind, changes) in ROWS.items():
+        for name, (_, changes) in ROWS.items():
             report = measure(name, work, corpus, settings)
             rows.setdefault("BM25", {"trained": row(report, "BM25")})
             rows[name] = {
                 "changes": list(changes),
-                "untrained": row(report, f"{kind}, untrained"),
-                "trained": row(report, kind),
+                "untrained": row(report, "run, untrained"),
+                "trained": row(report, "run"),
             }
     result = {
         "what": "the recipe from scratch and what its parts are worth, on held-out training summaries",
         "documents": report.dataset.documents,
         "queries": next(split.queries for split in report.splits if split.name == SPLIT),
         "hold_out": arguments.hold_out,
-        "steps": report.budget[kind]["steps"],
+        "steps": report.budget["run"]["steps"],
         "seed": 0,
         "rows": rows,
         "environment": report.environment,

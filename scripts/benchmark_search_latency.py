@@ -48,7 +48,7 @@ from genret_jax.storage import read_json, write_json
 
 RESULTS, WANTED_RECALL = 10, 0.95
 FIRST_TOKEN = 2
-NODE_TABLES = ("input_nodes", "output_nodes", "lexical_nodes")
+NODE_TABLES = ("input_nodes", "output_nodes")
 
 
 class Setting(NamedTuple):
@@ -81,10 +81,9 @@ def residual_codes(documents: int, codes: int, levels: int) -> np.ndarray:
 
 
 def from_scratch(documents: int) -> Setting:
-    """Return the network and the docids of ``genret train``'s default recipe."""
-    _, experiment = experiment_from_gin(
-        ["runs/dsi_semantic_from_scratch.gin"], ["CORPUS = 'not read'", "RUN = 'not read'"]
-    )
+    """Return a small network from scratch whose head has a row per docid node, without a plan."""
+    bindings = ["CORPUS = 'not read'", "RUN = 'not read'", "T5Config.head = 'prefix'"]
+    _, experiment = experiment_from_gin(["runs/from_scratch.gin"], bindings)
     strategy: Any = experiment.docids
     codes = hierarchical_codes(documents, strategy.branching, strategy.leaf_size)
     return Setting(experiment.model, experiment.sampler, codes)

@@ -60,7 +60,7 @@ VOCAB = FIRST_TOKEN + LENGTH * CODES
 QUERY_LENGTH = 32
 RECIPES = {
     "T5 1.1 small, as published DSI (runs/dsi_t5.gin)": ("runs/dsi_t5.gin", "T5 = 'not read'"),
-    "from scratch, prefix head (runs/dsi_semantic_from_scratch.gin)": ("runs/dsi_semantic_from_scratch.gin",),
+    "from scratch, prefix head (runs/from_scratch.gin)": ("runs/from_scratch.gin", "T5Config.head = 'prefix'"),
 }
 
 

@@ -24,7 +24,7 @@ BATCH, LENGTH, BEAMS = 8, 6, 10
 class World:
     """Atomic docids and a network for them."""
 
-    def __init__(self, head, lexical):
+    def __init__(self, head):
         codes = np.arange(DOCUMENTS)[:, None]
         names = [f"d{number}" for number in range(DOCUMENTS)]
         table = DocidTable.from_codes(names, codes, strategy={}, corpus_fingerprint="")
@@ -39,7 +39,6 @@ class World:
             head=head,
             num_nodes=ROWS if head == "prefix" else 0,
             num_heads=4,
-            lexical_width=lexical,
             tie_embeddings=head == "vocabulary",
         )
         encoded = self.encoded
@@ -73,9 +72,9 @@ def numbers_of_all_documents(compiled):
     return {shape for shape in shapes if any(int(size) > DOCUMENTS // 2 for size in shape.split(","))}
 
 
-@pytest.mark.parametrize(("head", "lexical"), [("prefix", 0), ("prefix", 3), ("vocabulary", 0)])
-def test_loss_and_gradients_are_those_of_one_device(head, lexical):
-    world = World(head, lexical)
+@pytest.mark.parametrize("head", ["prefix", "vocabulary"])
+def test_loss_and_gradients_are_those_of_one_device(head):
+    world = World(head)
     arrays, key = world.task.arrays, jax.random.key(1)
 
     def differentiate(params, batch, key, arrays):
@@ -101,7 +100,7 @@ def test_loss_and_gradients_are_those_of_one_device(head, lexical):
 
 @pytest.mark.parametrize(("head", "filtered"), [("prefix", False), ("prefix", True), ("vocabulary", False)])
 def test_search_finds_what_one_device_finds(head, filtered):
-    world = World(head, 0)
+    world = World(head)
     queries = world.batch()["encoder_input_tokens"]
     best = np.asarray(
         search_tokens(world.params, queries, TrieConstraint(world.index), world.tree, world.config, 3).rows
@@ -124,7 +123,7 @@ def test_search_finds_what_one_device_finds(head, filtered):
 
 
 def test_scores_are_a_softmax_over_the_documents():
-    world = World("prefix", 0)
+    world = World("prefix")
     queries = world.batch()["encoder_input_tokens"]
     found = search_tokens(world.params, queries, TrieConstraint(world.index), world.tree, world.config, DOCUMENTS)
     np.testing.assert_allclose(jnp.exp(found.scores).sum(axis=1), 1.0, rtol=1e-4)

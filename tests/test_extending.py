@@ -27,7 +27,7 @@ def written(repository, tmp_path, monkeypatch):
 
 def test_every_extension_trains_evaluates_searches_and_resumes(written, tiny_corpus, capsys):
     # One width of beam, so that every search is the same program.
-    sizes = {"d_model": 64, "num_heads": 1, "d_ff": 32, "lexical_width": 32}
+    sizes = {"d_model": 64, "num_heads": 1, "d_ff": 32}
     small = [f"--gin.T5Config.{name}={size}" for name, size in sizes.items()]
     small += ["--gin.TrainerConfig.batch_size=8", "--gin.EvaluationConfig.beam=20"]
     train = ["train", "--gin-file", "mine.gin", "--corpus", str(tiny_corpus), "--run", "runs/mine", *small]

@@ -122,6 +122,7 @@ class DualEncoderTask:
             objective="inputs_to_targets",
             input_length=config.query_length,
             target_length=None,
+            terms=0,
             append_eos=config.append_eos,
         )
         self.sampler = Sampler(store, shown, seed=seed, batch_size=batch_size)

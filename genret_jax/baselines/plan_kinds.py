@@ -31,10 +31,11 @@ class EncodedQueries:
         texts: Query id to text.
         encode: Returns the vectors of texts.
         params: Parameters of the encoder.
+        encoder: Name of the encoder.
     """
 
-    def __init__(self, texts: Mapping[str, str], encode: Callable[[list[str]], np.ndarray], params: Any):
-        self.texts = texts
+    def __init__(self, texts: Mapping[str, str], encode: Callable[[list[str]], np.ndarray], params: Any, encoder: str):
+        self.texts, self.encoder = texts, encoder
         self._vectors, self.milliseconds = timed_search(lambda asked, _: encode(list(asked.values())), texts, 0)
         self._row = {query: row for row, query in enumerate(texts)}
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -117,12 +118,12 @@ def vectors_alone(
         depth: Results per query.
     """
     exact = ExactIndex(vectors)
-    about = f"exact inner products of the pretrained encoder's vectors in {vectors.dtype}, untrained"
+    about = f"exact inner products of vectors of {queries.encoder} in {vectors.dtype}, untrained"
     found = [_nearest(System(name=name, description=about), exact, queries, doc_ids, depth)]
     if not has_faiss():
         return found
     graph = HnswIndex(np.asarray(vectors, np.float32))
-    about = f"the pretrained encoder's vectors in float32, untrained, {graph.describe()}"
+    about = f"vectors of {queries.encoder} in float32, untrained, {graph.describe()}"
     system = System(name=f"{name}, HNSW", description=about, details={"efSearch": graph.config.effort(depth)})
     approximate = _nearest(system, graph, queries, doc_ids, depth)
     recall = {"share of the exact 10 best found": recall_of_exact(approximate.run, found[0].run, 10)}

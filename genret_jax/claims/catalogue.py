@@ -24,7 +24,7 @@ class Arm:
         more_levels: Train for additional steps, equal to the cost of learning this many levels of docids.
     """
 
-    file: str = "runs/dsi_semantic_from_scratch.gin"
+    file: str = "runs/from_scratch.gin"
     bindings: tuple[str, ...] = ()
     generated: bool = False
     share: float = 1.0
@@ -70,9 +70,6 @@ _NO_NOISE = (
 _DSI = Arm(
     bindings=(
         *_NO_NOISE,
-        "T5Config.head = 'vocabulary'",
-        "T5Config.root_lookahead = False",
-        "T5Config.lexical_width = 0",
         "T5Config.encoder_final_norm = True",
         "Experiment.start = None",
         "VocabularyConfig.extra_ids = 100",

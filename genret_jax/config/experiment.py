@@ -212,9 +212,15 @@ class Experiment(BaseExperiment):
         require(self.sampler, "terms", not self.sampler.terms, "0: PlanConfig.terms decides for an experiment")
         frozen = dict(self.trainer.learning_rates).get("encoder") == 0
         require(self, "pool", not self.pool or frozen, "0 unless TrainerConfig.learning_rates keeps the encoder")
-        for name, empty in (("plan", None), ("query_width", 0)):
-            without = getattr(self.model, name) == empty
-            require(self.model, name, has_encoder or without, f"{empty} unless Experiment.encoder is set")
+        plan = self.model.plan
+        vectors = has_encoder or (plan is not None and plan.reads_vectors)
+        require(self.model, "query_width", vectors or not self.model.query_width, "0 without a vector to change")
+        if plan is not None:
+            starts = has_encoder or not plan.reads_vectors or getattr(self.start, "starts_plans", False)
+            require(self, "start", starts, "LsaStart with a plan of vectors, unless Experiment.encoder is set")
+            direct = not self.sampler.decoder_writes_text
+            require(self.sampler, "objective", direct, "'inputs_to_targets' with T5Config.plan, which scores docids")
+            require(self, "codec", self.codec == "per_level", "'per_level' with T5Config.plan")
         if self.model.head == "prefix":
             if self.codec != "per_level":
                 reject(self, "codec", "'per_level' with the prefix head, which has a row per docid node")

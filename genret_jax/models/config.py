@@ -80,6 +80,15 @@ class PlanConfig:
         require(self, "codes", self.codes or self.dense or self.terms > 0, "True, unless dense or terms is set")
         require(self, "dense_dtype", self.dense or self.dense_dtype == "bfloat16", "'bfloat16' unless dense is True")
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether a score depends on the query's vector."""
+        return self.codes or self.dense
+
+    def sized(self, vocabulary: int) -> "PlanConfig":
+        """Return the plan for data with so many terms."""
+        return dataclasses.replace(self, vocabulary=vocabulary if self.terms else 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config:
@@ -114,11 +123,12 @@ class T5Config:
         item_input: Describes the encoder's input if it is a sequence of items: attention then has biases for items
             and for places within them instead of for tokens, which departs from T5.
         encoder: Shape of an encoder of the BERT family, in place of T5's; filled in from the encoder's folder.
-        sentence: How the encoder's states become the query's vector; None for no vector. The decoder then begins with
-            this vector at every position, so that it can start as an additive quantised retriever.
+        sentence: How the encoder's states become the query's vector; None for no vector; filled in from the encoder
+            and the plan. The decoder begins with this vector at every position, so that it can start as an additive
+            quantised retriever.
         query_width: Width of a residual layer that changes the query's vector before it is used; 0 for none.
         query_dropout: Dropout rate of that layer.
-        plan: Scores of whole docids that guide the search; None for none. Needs the query's vector.
+        plan: Scores of whole docids that guide the search; None for none.
         dtype: Type of the computation; parameters, softmax, norms and logits are always float32.
         remat: Recompute each layer in the backward pass instead of storing its activations.
         head: ``"vocabulary"`` is T5's output layer, with a row per token; ``"prefix"`` has a row per node of the docid
@@ -133,9 +143,6 @@ class T5Config:
             not shown then have the vectors of their tokens. With whole items the encoder uses the same vectors.
         root_lookahead: Score a first code by the children of the node that it leads to, not by that node alone; for
             ``head="prefix"`` (:class:`genret_jax.models.heads.PrefixHead`).
-        lexical_width: Width of a second vector that is compared with each output row: the normalised sum of the input
-            tokens' vectors in a separate table; for ``head="prefix"`` without a plan. 0 turns it off.
-        lexical_dropout: Share of training examples that are trained without the lexical vector.
         num_nodes: Rows of the tables with one row per node of the docid tree, for the prefix head and for whole items.
             At least the number of nodes; more rows leave room for new documents. 0 as long as the docids are unknown;
             no network can be built then.
@@ -170,8 +177,6 @@ class T5Config:
     adaptive_width: _Width | None = None
     shared_codes: bool = False
     root_lookahead: bool = False
-    lexical_width: Annotated[int, from_to(0, 1 << 20)] = 0
-    lexical_dropout: Annotated[float, at_least(0), less_than(1)] = 0.9
     num_nodes: Annotated[int, from_to(0, (1 << 31) - 1)] = 0
 
     @classmethod
@@ -209,13 +214,7 @@ class T5Config:
         fits = not self.ties_items or self.output_vocab_size <= self.vocab_size
         require(self, "decoder_vocab_size", fits, "at most vocab_size with whole items and shared_codes")
         require(self, "root_lookahead", needs_nodes or not self.root_lookahead, "False unless head='prefix'")
-        require(self, "lexical_width", needs_nodes or not self.lexical_width, "0 unless head='prefix'")
-        form = self.item_input
-        summed = form is None or not (form.causal or form.whole)
-        require(self, "lexical_width", summed or not self.lexical_width, "0 with causal or whole items")
-        alone = self.plan is None or not self.lexical_width
-        require(self, "lexical_width", alone, "0 with a plan, whose PlanConfig.terms compares words")
-        needs_nodes |= form is not None and form.whole
+        needs_nodes |= self.item_input is not None and self.item_input.whole
         self._check_vector()
         filled = self.num_nodes == 0 or (needs_nodes and self.num_nodes > 1)
         require(self, "num_nodes", filled, "0, or the tree's nodes with head='prefix' or whole items")
@@ -263,17 +262,19 @@ class T5Config:
                 )
 
     def writing_tokens(self) -> "T5Config":
-        """Return the network with T5's output layer instead of the prefix head and its options."""
-        if self.head == "vocabulary":
+        """Return the network with T5's output layer, without a plan or the options of the prefix head."""
+        if self.head == "vocabulary" and self.plan is None:
             return self
         return dataclasses.replace(
             self,
             head="vocabulary",
+            num_decoder_layers=max(self.num_decoder_layers, 1),
+            plan=None,
+            query_width=0,
             decoder_vocab_size=None,
             num_nodes=0,
             root_lookahead=False,
             shared_codes=False,
-            lexical_width=0,
         )
 
     def require_prefixes(self, codes: int) -> None:

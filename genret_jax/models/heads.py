@@ -3,7 +3,7 @@
 Both heads have the same two methods, so the decoder need not know which head it has:
 
 * ``embed(tokens, nodes)`` returns the decoder's input vectors;
-* ``logits(hidden, nodes, tree, lexical, at_root)`` returns the logits of whole sequences or of single positions.
+* ``logits(hidden, nodes, tree, at_root)`` returns the logits of whole sequences or of single positions.
 """
 
 import itertools
@@ -166,7 +166,6 @@ class VocabularyHead(nn.Module):
         hidden: Float[Array, "b m d"],
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
-        lexical: Float[Array, "b w"] | None = None,
         at_root: bool | None = None,
         columns: Columns = None,
     ) -> Float[Array, "b m v"]:
@@ -211,7 +210,7 @@ class PrefixHead(nn.Module):
 
     def setup(self) -> None:
         """Declare the tables; tied embeddings have one table for input and output."""
-        width, wide, shared = self.config.d_model, self.config.lexical_width, self.config.shared_codes
+        width, shared = self.config.d_model, self.config.shared_codes
         if self.items is not None:
             self.input_nodes = self.output_nodes = self.items.nodes
             self.input_codes = self.output_codes = self.items.embedding
@@ -225,8 +224,6 @@ class PrefixHead(nn.Module):
         if shared:
             self.input_codes = Embed(self.config.output_vocab_size, width, self.config.compute_dtype)
             self.output_codes = Embed(self.config.output_vocab_size, width, deviation=width**-0.5)
-        if wide:
-            self.lexical_nodes = self._table("lexical_nodes", wide, wide**-0.5)
 
     def _table(self, name: str, width: int, deviation: float) -> Float[Array, "s d"]:
         shape, init = (self.config.num_nodes, width), nn.initializers.normal(stddev=deviation)
@@ -244,7 +241,6 @@ class PrefixHead(nn.Module):
         hidden: Float[Array, "b m d"],
         nodes: Int[Array, "b m"] | None,
         tree: NodeTree | None,
-        lexical: Float[Array, "b w"] | None = None,
         at_root: bool | None = None,
         columns: Columns = None,
     ) -> Float[Array, "b m v"]:
@@ -257,7 +253,6 @@ class PrefixHead(nn.Module):
             hidden: States of the decoder.
             nodes: Tree node of each state.
             tree: Docid tree.
-            lexical: Lexical vector of each query, if the configuration has a ``lexical_width``.
             at_root: Whether all states are at the root, or none is; None for whole sequences, whose first is.
             columns: First logit and number of logits to return; by default all.
         """
@@ -265,28 +260,21 @@ class PrefixHead(nn.Module):
             raise ValueError("the prefix head needs decoder_prefix_nodes and the tree they belong to")
         hidden = hidden.astype(jnp.float32)
         if at_root is None:
-            parts = [self._root_logits(hidden[:, :1], tree, lexical)]
+            parts = [self._root_logits(hidden[:, :1], tree)]
             for begin, end, window in depth_windows(tree.fanouts, hidden.shape[1]):
-                parts.append(self._later_logits(hidden[:, begin:end], nodes[:, begin:end], tree, lexical, window))
+                parts.append(self._later_logits(hidden[:, begin:end], nodes[:, begin:end], tree, window))
             logits = jnp.concatenate(parts, axis=1)
         elif at_root:
-            logits = self._root_logits(hidden, tree, lexical)
+            logits = self._root_logits(hidden, tree)
         else:
-            logits = self._later_logits(hidden, nodes, tree, lexical, tree.max_fanout)
+            logits = self._later_logits(hidden, nodes, tree, tree.max_fanout)
         return logits if columns is None else _columns(logits, columns)
 
-    def _root_logits(
-        self,
-        hidden: Float[Array, "b q d"],
-        tree: NodeTree,
-        lexical: Float[Array, "b w"] | None,
-    ) -> Float[Array, "b q v"]:
+    def _root_logits(self, hidden: Float[Array, "b q d"], tree: NodeTree) -> Float[Array, "b q v"]:
         fanout, vocab_size = tree.root_fanout, self.config.output_vocab_size
         shared = self._of_codes(hidden)
         if tree.rows_are_logits and self.config.num_nodes == vocab_size:
             scores = project(hidden, self.output_nodes.T)
-            if lexical is not None:
-                scores += jax.lax.optimization_barrier(project(lexical, self.lexical_nodes.T))[:, None]
             nth = jnp.arange(vocab_size) - tree.root_first_token
             if shared is not None:
                 scores += shared
@@ -297,9 +285,6 @@ class PrefixHead(nn.Module):
         if ahead:
             first, nodes, tokens = tree.first_lookahead_node, tree.lookahead_nodes, tree.lookahead_tokens
         scores = project(hidden, _rows(self.output_nodes, first, nodes).T)
-        if lexical is not None:
-            # Without the barrier, XLA on the CPU computes the product from a transposed copy of the table.
-            scores += jax.lax.optimization_barrier(project(lexical, _rows(self.lexical_nodes, first, nodes).T))[:, None]
         if shared is not None:
             scores += jnp.take(shared, tokens, axis=-1)
             if ahead and self.items is not None:
@@ -323,7 +308,6 @@ class PrefixHead(nn.Module):
         hidden: Float[Array, "b q d"],
         nodes: Int[Array, "b q"],
         tree: NodeTree,
-        lexical: Float[Array, "b w"] | None,
         window: int,
     ) -> Float[Array, "b q v"]:
         vocab_size = self.config.output_vocab_size
@@ -331,11 +315,7 @@ class PrefixHead(nn.Module):
             return jnp.full((*nodes.shape, vocab_size), IMPOSSIBLE, jnp.float32)
         edges, exists = tree.edges_of(nodes, window)
         children = tree.child_nodes[edges]  # --> [b, q, fanout]
-        scores = _scores_of(hidden, self.output_nodes, children)
-        if lexical is not None:  # all beams of a query share the lexical vector
-            together = children.reshape(len(nodes), 1, -1)
-            scores += _scores_of(lexical[:, None], self.lexical_nodes, together).reshape(children.shape)
-        logits = tree.by_token(scores, edges, exists, vocab_size)
+        logits = tree.by_token(_scores_of(hidden, self.output_nodes, children), edges, exists, vocab_size)
         shared = self._of_codes(hidden)
         return logits if shared is None else logits + shared
 

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
+from genret_jax.models.plan_start import PlanScales, shrink_residual_branches, start_decoder
 from genret_jax.models.start import ItemFacts, Params, TextFacts
-from genret_jax.validation import at_least, at_most, check_fields, more_than
+from genret_jax.validation import at_most, check_fields, more_than
 
 # Token vectors smaller than this share of the largest are rounding errors of the analysis.
 _ROUNDING = 1e-4
@@ -36,7 +37,7 @@ class _Copying:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LsaStart(_Copying):
+class LsaStart(PlanScales, _Copying):
     """Start from latent semantic analysis of the corpus; the default scales were chosen on validation queries.
 
     Args:
@@ -45,15 +46,13 @@ class LsaStart(_Copying):
         query_scale: Factor of the queries of that attention; a small one makes it begin close to a mean over the input.
         residual_scale: Factor of the output of all other residual branches.
         token_scale: Median root mean square of the token vectors.
-        lexical_scale: Mean norm of the documents' lexical vectors, which are compared with vectors of norm 1.
-        query_weight: Weight of a training query's words in the lexical vectors of the documents that answer it,
-            relative to the documents' own words. None chooses it on held-out training queries
-            (:func:`~genret_jax.data.text.lsa.best_query_weight`).
+        code_scale: As in :class:`~genret_jax.models.plan_start.PlanScales`, like the next three.
+        dense_scale: Factor of the inner products of queries and documents.
+        lexical_scale: Factor of the BM25 scores.
+        stop_word_weight: Factor of the weights of English stop words.
     """
 
     token_scale: float = 0.5
-    lexical_scale: float = 60.0
-    query_weight: Annotated[float, at_least(0)] | None = None
 
     source = "the words of the corpus"
     covers_new_documents = True
@@ -62,27 +61,41 @@ class LsaStart(_Copying):
         super().__post_init__()
 
     def initial_params(self, random_params: Params, config: T5Config, facts: TextFacts) -> Params:
-        """Return the parameters of the nearest-centroid retriever; see :class:`~genret_jax.models.start.Start`."""
+        """Return the parameters of the nearest-centroid retriever; see :class:`~genret_jax.models.start.Start`.
+
+        With a plan, the mean of the encoder's states is the query's latent vector, which the plan compares with those
+        of the documents. A decoder, if there is one, says nothing at first.
+        """
+        if config.plan is not None:
+            return self._planned(random_params, config, facts)
         latent, docids = facts.latent(config.d_model), facts.docids
-        nodes = edges = lexical = None
+        tokens, nodes, edges = _with_all_tokens(latent.terms, config), None, None
         if docids is not None and config.head == "vocabulary":
             nodes = docids.node_vectors(latent.documents * facts.shown()[:, None])
             edges = docids.tree.node_token, docids.tree.parents
         elif docids is not None:
             nodes = docids.node_vectors(latent.documents)
-            if config.lexical_width:
-                exact = facts.lexical(config.lexical_width, self.query_weight)
-                lexical = _with_all_tokens(exact.terms, config), docids.node_means(exact.documents)
         return start_from_vectors(
-            random_params,
-            config,
-            self,
-            token_vectors=_with_all_tokens(latent.terms, config),
-            node_vectors=nodes,
-            edges=edges,
-            lexical=lexical,
-            seed=facts.seed,
+            random_params, config, self, token_vectors=tokens, node_vectors=nodes, edges=edges, seed=facts.seed
         )
+
+    def _planned(self, random_params: Params, config: T5Config, facts: TextFacts) -> Params:
+        assert config.plan is not None
+        changed: dict[str, Any] = copied(random_params)
+        vectors = None
+        if config.plan.reads_vectors:
+            latent = facts.latent(config.d_model)
+            tokens, vectors = _with_all_tokens(latent.terms, config), latent.documents
+            embedding = changed["token_embedder"]["embedding"]
+            _set_tokens(embedding, tokens, self.token_scale)
+            embedding[~tokens.any(axis=1)] *= self.residual_scale  # tokens that no document has say little
+        shrink_residual_branches(changed["encoder"], config.num_encoder_layers, self.residual_scale)
+        if config.num_decoder_layers:
+            rows = np.zeros((config.output_vocab_size, config.d_model), np.float32)
+            nodes = np.zeros((config.num_nodes, config.d_model), np.float32)
+            start_decoder(changed, config, self.residual_scale, rows, nodes)
+        self.start_plan(changed, config, facts, vectors)
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +164,6 @@ def start_from_vectors(
     *,
     token_vectors: Float[np.ndarray, "v d"],
     node_vectors: Float[np.ndarray, "s d"] | None,
-    lexical: tuple[Float[np.ndarray, "v w"], Float[np.ndarray, "s w"]] | None = None,
     edges: tuple[Int[np.ndarray, " s"], Int[np.ndarray, " s"]] | None = None,
     seed: int,
 ) -> dict[str, Any]:
@@ -167,8 +179,6 @@ def start_from_vectors(
         settings: Scales of the start.
         token_vectors: One row per token of the encoder; includes the token's weight.
         node_vectors: One row per docid node, of any norm; None if docids are text.
-        lexical: Lexical vectors of tokens and nodes, if the configuration has a ``lexical_width``; the mean document
-            has length 1.
         edges: For the vocabulary head, the token that leads to each node, and the node's parent (0 for the root).
         seed: Seed of a random rotation of all vectors, which spreads the leading dimensions over the heads.
 
@@ -187,14 +197,6 @@ def start_from_vectors(
                 head[name][: len(nodes)] = nodes
         else:
             _set_codes(changed, nodes, *edges)
-    if lexical is not None:
-        terms, documents = lexical
-        sizes = np.linalg.norm(terms, axis=1)
-        # A token that no document contains has no vector: its row stays zero.
-        usual = np.median(sizes[sizes > 0]) / terms.shape[1] ** 0.5
-        decoder["lexical_embedder"]["embedding"][:] = terms * (settings.token_scale / usual)
-        rows = decoder["prefix_head"]["lexical_nodes"]
-        rows[: len(documents)] = settings.lexical_scale * documents
     _set_residual_branches(changed, config, settings)
     return changed
 
@@ -260,16 +262,6 @@ def _set_codes(
 
 def _directions(vectors: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s d"]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def shrink_residual_branches(stack: dict[str, Any], depth: int, scale: float) -> None:
-    """Multiply the output of all residual branches of a stack of layers, in place."""
-    for number in range(depth):
-        layer = stack[f"layers_{number}"]
-        layer["mlp"]["wo"]["kernel"] *= scale
-        for name in ("attention", "self_attention", "encoder_decoder_attention"):
-            if name in layer:
-                layer[name]["out"]["kernel"] *= scale
 
 
 def _set_residual_branches(params: dict[str, Any], config: T5Config, settings: _Copying) -> None:

@@ -33,7 +33,7 @@ from genret_jax.models.silent_decoder import SilentDecoder
 
 Cache = dict[str, Any]
 # Names of the parameters that have one row per node of the docid tree.
-NODE_TABLES = ("input_nodes", "output_nodes", "lexical_nodes", "nodes")
+NODE_TABLES = ("input_nodes", "output_nodes", "nodes")
 
 
 class DecoderLayer(nn.Module):
@@ -123,8 +123,6 @@ class Decoder(nn.Module):
         self.layers = [layer(self.config) for _ in range(self.config.num_decoder_layers)]
         self.decoder_norm = LayerNorm(self.config)
         self.dropout = dropout(self.config)
-        if self.config.lexical_width:
-            self.lexical_embedder = Embed(self.config.vocab_size, self.config.lexical_width)
         if self.config.head == "prefix":
             self.head = PrefixHead(self.config, self.embedding, name="prefix_head")
         else:
@@ -144,7 +142,7 @@ class Decoder(nn.Module):
     ) -> Float[Array, "b m v"]:
         """Return the logits of whole target sequences; the arguments are those of :class:`T5`."""
         x = self.states(encoded, encoder_input_tokens, tokens, nodes, deterministic, histories)
-        logits = self.head.logits(self._scaled(x), nodes, tree, self._lexical(encoder_input_tokens, deterministic))
+        logits = self.head.logits(self._scaled(x), nodes, tree)
         return constrain(logits, "batch", "length", "vocab")
 
     def states(
@@ -202,20 +200,6 @@ class Decoder(nn.Module):
     def _scaled(self, x: Array) -> Array:
         return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
 
-    def _lexical(self, tokens: Int[Array, "b t"], deterministic: bool) -> Float[Array, "b w"] | None:
-        """Return the normalised sum of the input tokens' lexical vectors.
-
-        Most training examples do without it: pieces of a document share its words, so a decoder that always sees the
-        sum learns to rely on it, and then fails on queries in other words.
-        """
-        if not self.config.lexical_width:
-            return None
-        total = jnp.sum(self.lexical_embedder(tokens) * (tokens > 0)[..., None], axis=1)
-        if not deterministic:
-            chance = 1 - self.config.lexical_dropout
-            total *= jax.random.bernoulli(self.make_rng("dropout"), chance, (tokens.shape[0], 1))
-        return total * jax.lax.rsqrt(jnp.sum(total**2, axis=-1, keepdims=True) + 1e-6)
-
     def init_cache(self, encoded: Float[Array, "b l d"], encoder_input_tokens: Int[Array, "b t"], length: int) -> Cache:
         """Return a cache with room for ``length`` positions, for one beam per query.
 
@@ -240,7 +224,6 @@ class Decoder(nn.Module):
                 "layers": cross,
                 "query": self._query_input(encoded, encoder_input_tokens),
                 "bias": self._cross_bias(encoder_input_tokens),
-                "lexical": self._lexical(encoder_input_tokens, True),
             },
             "position": None,
         }
@@ -268,7 +251,7 @@ class Decoder(nn.Module):
         at_root = cache["position"] is None
         position, shared = 0 if at_root else cache["position"], cache["shared"]
         state, beams = self._next_positions(tokens, nodes, cache, position, 1)
-        logits = self.head.logits(state, nodes, tree, shared["lexical"], at_root, columns)
+        logits = self.head.logits(state, nodes, tree, at_root, columns)
         return logits, {"beams": beams, "shared": shared, "position": position + 1}
 
     def forced(
@@ -288,7 +271,7 @@ class Decoder(nn.Module):
         flat = tokens.reshape(len(tokens), -1)
         flat_nodes = None if nodes is None else nodes.reshape(flat.shape)
         state, _ = self._next_positions(flat, flat_nodes, cache, cache["position"], tokens.shape[2])
-        logits = self.head.logits(state, flat_nodes, tree, cache["shared"]["lexical"], False)
+        logits = self.head.logits(state, flat_nodes, tree, False)
         return logits.reshape(*tokens.shape, -1)
 
     def _next_positions(

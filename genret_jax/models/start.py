@@ -62,36 +62,8 @@ class StartFacts(Protocol):
 
 
 @runtime_checkable
-class TextFacts(StartFacts, Protocol):
-    """Facts about a corpus of documents."""
-
-    def token_counts(self) -> Any:
-        """Return how often each text token occurs in each document: scipy CSR matrix ``[n, v]``."""
-
-    def shown(self) -> Bool[np.ndarray, " n"]:
-        """Return which documents training shows together with their docids."""
-
-    def latent(self, width: int) -> Vectors:
-        """Return vectors from latent semantic analysis; those of tokens include the token's weight."""
-
-    def lexical(self, width: int, query_weight: float | None) -> Vectors:
-        """Return vectors whose inner products approximate BM25; documents have a mean length of 1.
-
-        Args:
-            width: Dimensions of the vectors.
-            query_weight: Weight of the words of training queries in the documents that answer them; None chooses it.
-        """
-
-
-@runtime_checkable
-class EncodedFacts(StartFacts, Protocol):
-    """Facts about a corpus of documents and its pretrained encoder."""
-
-    def encoder_params(self) -> Params:
-        """Return the parameters of the encoder, as the network has them."""
-
-    def document_vectors(self) -> Float[np.ndarray, "n d"]:
-        """Return the vector that the encoder gives to each document."""
+class PlanFacts(StartFacts, Protocol):
+    """Facts about documents and a plan."""
 
     def shown(self) -> Bool[np.ndarray, " n"]:
         """Return which documents training shows together with their docids."""
@@ -101,6 +73,28 @@ class EncodedFacts(StartFacts, Protocol):
 
     def stop_terms(self) -> Int[np.ndarray, " s"]:
         """Return the terms whose weights a lexical plan lowers; none where training queries tell their weights."""
+
+
+@runtime_checkable
+class TextFacts(PlanFacts, Protocol):
+    """Facts about a corpus of documents."""
+
+    def token_counts(self) -> Any:
+        """Return how often each text token occurs in each document: scipy CSR matrix ``[n, v]``."""
+
+    def latent(self, width: int) -> Vectors:
+        """Return vectors from latent semantic analysis; those of tokens include the token's weight."""
+
+
+@runtime_checkable
+class EncodedFacts(PlanFacts, Protocol):
+    """Facts about a corpus of documents and its pretrained encoder."""
+
+    def encoder_params(self) -> Params:
+        """Return the parameters of the encoder, as the network has them."""
+
+    def document_vectors(self) -> Float[np.ndarray, "n d"]:
+        """Return the vector that the encoder gives to each document."""
 
 
 @runtime_checkable

@@ -133,9 +133,9 @@ def planned_docids(
     nodes = encoded.tree.num_nodes
     if codec.nodes == "table":  # otherwise nodes have the numbers of tokens, and so already count all documents
         nodes = math.ceil(nodes * documents / len(encoded.lengths))
-    model = document_network(experiment, text_tokens, codec, nodes)
+    vocabulary = distinct_terms(documents * terms)
+    model = document_network(experiment, text_tokens, codec, nodes, vocabulary)
     if encoder is not None:
-        vocabulary = distinct_terms(documents * terms)
         model = with_encoder(model, encoder, codec, vocabulary, experiment.sampler.input_length)
     return PlannedDocids(documents=documents, encoded=encoded, codec=codec, nodes=nodes, model=model, terms=terms)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.sparse
 from jaxtyping import Bool, Int
 
 from genret_jax.baselines.bm25 import BM25_NAMES, bm25_answers
@@ -22,6 +21,7 @@ from genret_jax.data.examples.sampler_config import SamplerConfig
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.splits import evenly_spread, hold_out, without_generated
 from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
+from genret_jax.data.text.latent import token_counts
 from genret_jax.data.text.vocabulary import Vocabulary, make_vocabulary
 from genret_jax.data.vectors import LsaVectors
 from genret_jax.docid_learning.learner import DocidLearner
@@ -117,9 +117,10 @@ class Documents(Problem):
         self.parts.prepare_plan(store, corpus, log, like)
         # The sampler refuses splits that do not exist.
         Sampler(store, experiment.sampler, seed=experiment.seed, batch_size=experiment.trainer.batch_size)
-        model = document_network(experiment, vocabulary.size, codec, codec.encode(table).tree.num_nodes)
+        nodes = codec.encode(table).tree.num_nodes
+        model = document_network(experiment, vocabulary.size, codec, nodes, store.num_terms)
         if experiment.encoder is not None:
-            model = with_encoder(model, self.parts.encoder, codec, store.num_terms, experiment.sampler.input_length)
+            model = with_encoder(model, self.parts.pretrained, codec, store.num_terms, experiment.sampler.input_length)
         return Setup(
             name=corpus.name,
             codec=codec,
@@ -180,7 +181,7 @@ class Documents(Problem):
             model = document_network(writing, store.vocabulary_size, codec, 0)
             if encoded:
                 longest = max(strategy.document_length, self.experiment.sampler.input_length)
-                model = with_encoder(model, self.parts.encoder, codec, store.num_terms, longest)
+                model = with_encoder(model, self.parts.pretrained, codec, store.num_terms, longest)
             books = Codebooks(config=model, first_token=first_token, level_sizes=codec.level_sizes)
             return DocidLearner(self.experiment, store, books, learning, log, self.parts).learn(corpus)
 
@@ -199,7 +200,8 @@ class Documents(Problem):
 
     def _made_vocabulary(self, corpus: Corpus) -> Vocabulary:
         if self.experiment.vocabulary is None:
-            return EncoderVocabulary(self.parts.encoder.tokenizer, pad=self.parts.encoder.pad)
+            encoder = self.parts.pretrained
+            return EncoderVocabulary(encoder.tokenizer, pad=encoder.pad)
         return make_vocabulary(corpus, **dataclasses.asdict(self.experiment.vocabulary))
 
     # --- The prepared run ---
@@ -266,21 +268,25 @@ class Documents(Problem):
 
     def facts(self) -> DocumentFacts:
         """Return what a start may ask about the corpus."""
+        later: dict[str, Any] = {}
+        if self.added is not None:
+            tokens = [self.vocabulary.encode(text) for text in self.added.texts]
+            counts = token_counts(tokens, self.store.vocabulary_size)
+            later = {"later": counts, "later_vectors": self.added.vectors}
         return DocumentFacts(
             store=self.store,
             seed=self.seed,
             docids=None if self.settings["codec"]["kind"] == "text" else self.encoded,
             unseen_split=self.sampler.unseen_split,
-            later=None if self.added is None else self._token_counts(self.added.texts),
-            later_vectors=None if self.added is None else self.added.vectors,
             parts=self.parts,
+            **later,
         )
 
     def start_params(self) -> dict[str, Any]:
         """Return the parameters before the first step; the network that learned the docids is trained on."""
         params = super().start_params()
-        if self.docid_model is None or self.model.head == "prefix":  # its codes are no tokens of the prefix head
-            return params
+        if self.docid_model is None or self.model.head == "prefix" or self.model.plan is not None:
+            return params  # its codes are no tokens of a decoder that writes docids only
         return self.docid_model.grown(params)
 
     def task(self) -> RetrievalTask:
@@ -293,13 +299,6 @@ class Documents(Problem):
         plan = self.plan_tables and PlannedDocids.of(self.plan_tables, self.encoded, ~self.later)
         left_out, losses = self.parts.left_out(self.model.plan, self.store), self.experiment.losses
         return RetrievalTask(self.model, source, self.training_tree, plan=plan, left_out=left_out, **losses)
-
-    def _token_counts(self, texts: Sequence[str]) -> Any:
-        """Return how often each token stands in each text, scipy CSR [n, size of the vocabulary]."""
-        pairs = [(row, token) for row, text in enumerate(texts) for token in self.vocabulary.encode(text)]
-        rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-        ones, shape = np.ones(len(pairs), np.float32), (len(texts), self.store.vocabulary_size)
-        return scipy.sparse.coo_matrix((ones, (rows, columns)), shape=shape).tocsr()
 
     def extended(
         self,
@@ -327,7 +326,7 @@ class Documents(Problem):
             )
         corpus = self.corpus.extended(doc_ids, titles, texts)
         new = [corpus.document_text(index) for index in range(len(self.corpus), len(corpus))]
-        encoded = None if self.experiment.encoder is None else self.parts.encoder.vectors(new, "passage")
+        encoded = self.parts.encoder.vectors(new, "passage") if self.parts.has_vectors else None
         if vectors is None and self.experiment.vectors is None:
             vectors = encoded
         if self.docid_model is not None:

@@ -1,6 +1,7 @@
-"""The parts of a run folder that runs with a pretrained encoder have: the encoder, its vectors, and the plan's words.
+"""The parts of a run folder that runs with an encoder or a plan have: the encoder, its vectors, and the plan's words.
 
     encoder/         the encoder's own files, so that the run is complete without the folder they came from
+    latent/          or, without a pretrained encoder, the vectors of tokens from latent semantic analysis
     vectors/         its vectors of the documents
     query_vectors/   its vectors of the training queries
     lexical/         the weights of terms in documents, with the settings that were chosen, also of words alone
@@ -24,6 +25,7 @@ from genret_jax.config.experiment import Experiment
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
+from genret_jax.data.text.latent import LatentEncoder
 from genret_jax.data.text.lexical import (
     QueryMeans,
     Settings,
@@ -32,6 +34,7 @@ from genret_jax.data.text.lexical import (
     later_documents,
     lexical_documents,
 )
+from genret_jax.data.text.lsa import lsa
 from genret_jax.evaluation.compare import SystemRun
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.getting import copy_encoder
@@ -43,7 +46,8 @@ from genret_jax.training.encoded_pool import EncodedPool, is_current, pool_finge
 from genret_jax.training.left_out import LeftOutQueries
 from genret_jax.training.planned_docids import PlanDocuments
 
-ENCODER, VECTORS, QUERY_VECTORS, LEXICAL, POOL = "encoder", "vectors", "query_vectors", "lexical", "pool"
+ENCODER, LATENT, VECTORS, QUERY_VECTORS = "encoder", "latent", "vectors", "query_vectors"
+LEXICAL, POOL = "lexical", "pool"
 
 
 class EncoderParts:
@@ -76,7 +80,7 @@ class EncoderParts:
         self._write_vectors(VECTORS, vectors, like)
 
     def prepare_plan(self, store: ExampleStore, corpus: Corpus, log: Callable[[str], None], like: Path | None) -> None:
-        """Write the weights of terms in documents, chosen on training queries that are left out.
+        """Write the weights of terms in documents, chosen on training queries that are left out, and missing vectors.
 
         Args:
             store: The example store.
@@ -85,6 +89,9 @@ class EncoderParts:
             like: Run folder with the same parts, which are copied.
         """
         plan = self._experiment.model.plan
+        if self.is_latent:
+            make(self._folder / LATENT, lambda path: self._write_latent(path, store), like)
+            self._write_vectors(VECTORS, lambda: self._latent.of_documents(store.token_counts()), like)
         if plan is None or not plan.terms:
             return
 
@@ -107,10 +114,36 @@ class EncoderParts:
         make(self._folder / LEXICAL, lexical, like)
         log(f"plan        {self.settings.describe(vectors=plan.dense)}")
 
+    def _write_latent(self, path: Path, store: ExampleStore) -> None:
+        found = lsa(store.token_counts(), self._experiment.model.d_model, self._experiment.docid_seed)
+        save_arrays(path, {"terms": found.terms * found.idf[:, None]}, kind=LATENT, version=1)
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether vectors of texts are those of latent semantic analysis."""
+        plan = self._experiment.model.plan
+        return self._experiment.encoder is None and plan is not None and plan.reads_vectors
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether texts have vectors, from a pretrained encoder or from latent semantic analysis."""
+        return self._experiment.encoder is not None or self.is_latent
+
     @functools.cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The encoder."""
+    def encoder(self) -> SentenceEncoder | LatentEncoder:
+        """What gives texts their vectors."""
+        return self._latent if self.is_latent else self.pretrained
+
+    @functools.cached_property
+    def pretrained(self) -> SentenceEncoder:
+        """The pretrained encoder."""
         return SentenceEncoder.load(self._folder / ENCODER)
+
+    @functools.cached_property
+    def _latent(self) -> LatentEncoder:
+        terms = load_arrays(self._folder / LATENT, kind=LATENT, version=1)[0]["terms"]
+        vocabulary = ExampleStore.open(self._folder / "examples").vocabulary
+        return LatentEncoder(terms=terms, vocabulary=vocabulary, length=self._experiment.sampler.input_length)
 
     @property
     def document_vectors(self) -> Float[np.ndarray, "n d"]:
@@ -190,9 +223,13 @@ class EncoderParts:
         """
         if not queries:
             return []
-        ids, vectors, settings = corpus.doc_ids, self.document_vectors, self.settings
-        encoded = EncodedQueries(queries, lambda texts: self.encoder.vectors(texts, "query"), self.encoder.params)
-        of_vectors = vectors_alone(f"{name}, encoder alone", encoded, vectors, ids, depth)
+        ids, settings, of_vectors = corpus.doc_ids, self.settings, list[SystemRun]()
+        if self.has_vectors:
+            vectors, encoder = self.document_vectors, self.encoder
+            encoded = EncodedQueries(
+                queries, lambda texts: encoder.vectors(texts, "query"), encoder.params, encoder.name
+            )
+            of_vectors = vectors_alone(f"{name}, encoder alone", encoded, vectors, ids, depth)
         if not kinds.terms:
             return of_vectors
         given = self._counts(store)
@@ -206,12 +243,11 @@ class EncoderParts:
             )
             for chosen in (self._settings_alone(store), settings)
         )
+        of_words = words_alone(f"{name}, words alone", alone, ids, queries, depth)
+        if not self.has_vectors:
+            return [of_words]
         rows = self._means(store).rows(settings.vector_weight) if settings.vector_weight else vectors
-        return [
-            words_alone(f"{name}, words alone", alone, ids, queries, depth),
-            *of_vectors,
-            sum_of_both(f"{name}, sum of both", whole, encoded, rows, ids, depth),
-        ]
+        return [of_words, *of_vectors, sum_of_both(f"{name}, sum of both", whole, encoded, rows, ids, depth)]
 
     def pool(self, sampler: Sampler, model: T5Config) -> EncodedPool:
         """Return the pool of encoded examples, made anew where what it is made of has changed."""

@@ -8,7 +8,7 @@ from genret_jax.config.experiment import BaseExperiment, Experiment, Recommendat
 from genret_jax.docids import DocidCodec, DocidTable, LearnedDocids, QuantisedDocids
 from genret_jax.errors import InputError
 from genret_jax.models.config import ItemInput, T5Config, divisible
-from genret_jax.models.encoders.config import BertConfig
+from genret_jax.models.encoders.config import BertConfig, SentenceForm
 from genret_jax.models.encoders.sentence import SentenceEncoder
 
 
@@ -29,8 +29,8 @@ def document_codec(
 ) -> DocidCodec:
     """Return how the docids of documents become tokens.
 
-    The prefix head, and a decoder behind a pretrained encoder, write docids only. T5's head writes text too, so its
-    docid tokens come after those of text.
+    The prefix head, a decoder with a plan, and one behind a pretrained encoder, write docids only. Otherwise T5's head
+    writes text too, so its docid tokens come after those of text.
 
     Args:
         experiment: The choices.
@@ -39,7 +39,7 @@ def document_codec(
         encode: Turns text into its tokens.
     """
     level_sizes = sizes_with_room(experiment.docids, table)
-    if experiment.model.head == "prefix" or experiment.encoder is not None:
+    if experiment.model.head == "prefix" or experiment.model.plan is not None or experiment.encoder is not None:
         nodes: Literal["table", "tokens"] = "tokens" if len(level_sizes) == 1 else "table"
         return DocidCodec(first_token=2, level_sizes=level_sizes, nodes=nodes)
     return DocidCodec(
@@ -51,7 +51,9 @@ def document_codec(
     )
 
 
-def document_network(experiment: Experiment, text_tokens: int, codec: DocidCodec, num_nodes: int) -> T5Config:
+def document_network(
+    experiment: Experiment, text_tokens: int, codec: DocidCodec, num_nodes: int, terms: int = 0
+) -> T5Config:
     """Return the network of an experiment on documents, sized for the corpus.
 
     Args:
@@ -59,14 +61,20 @@ def document_network(experiment: Experiment, text_tokens: int, codec: DocidCodec
         text_tokens: Size of the text vocabulary.
         codec: From :func:`document_codec`.
         num_nodes: Nodes of the docid tree.
+        terms: Number of terms of a lexical plan.
 
     Raises:
         InputError: If an adaptive decoder would have no prefix to read.
     """
     if codec.kind != "text":
         experiment.model.require_prefixes(len(codec.level_sizes))
-    if experiment.model.head == "prefix":
-        return _with_prefix_rows(experiment, divisible(text_tokens), codec, num_nodes)
+    plan, nodes = experiment.model.plan, num_nodes if experiment.model.head == "prefix" else 0
+    if plan is not None:
+        sized = _writing_docids(experiment, divisible(text_tokens), codec, nodes)
+        form = SentenceForm() if plan.reads_vectors else None
+        return dataclasses.replace(sized, sentence=form, plan=plan.sized(terms))
+    if nodes:
+        return _writing_docids(experiment, divisible(text_tokens), codec, nodes)
     # Public weights may have more rows than their vocabulary has tokens.
     least = experiment.model.vocab_size if getattr(experiment.start, "keeps_vocabulary", False) else 0
     return dataclasses.replace(experiment.model, vocab_size=max(least, divisible(codec.vocab_size)))
@@ -105,7 +113,6 @@ def with_encoder(
         )
     bert = dataclasses.replace(encoder.config, dropout_rate=0.0, dtype=model.dtype, remat=model.remat)
     heads = encoder.config.num_heads
-    plan = model.plan and dataclasses.replace(model.plan, vocabulary=terms if model.plan.terms else 0)
     return dataclasses.replace(
         model,
         vocab_size=bert.vocab_size,
@@ -115,7 +122,7 @@ def with_encoder(
         d_kv=bert.d_model // heads,
         encoder=bert,
         sentence=form,
-        plan=plan,
+        plan=model.plan and model.plan.sized(terms),
     )
 
 
@@ -145,12 +152,12 @@ def item_network(experiment: Recommendation, codec: DocidCodec, num_nodes: int, 
     vocabulary = divisible(codec.vocab_size + histories.user_tokens)
     item_input = items if histories.positions == "items" else None
     if experiment.model.head == "prefix":
-        return dataclasses.replace(_with_prefix_rows(experiment, vocabulary, codec, num_nodes), item_input=item_input)
+        return dataclasses.replace(_writing_docids(experiment, vocabulary, codec, num_nodes), item_input=item_input)
     model = dataclasses.replace(experiment.model, vocab_size=vocabulary, item_input=item_input)
     return dataclasses.replace(model, num_nodes=divisible(num_nodes)) if histories.whole_items else model
 
 
-def _with_prefix_rows(experiment: BaseExperiment, vocabulary: int, codec: DocidCodec, num_nodes: int) -> T5Config:
+def _writing_docids(experiment: BaseExperiment, vocabulary: int, codec: DocidCodec, num_nodes: int) -> T5Config:
     return dataclasses.replace(
         experiment.model,
         vocab_size=vocabulary,

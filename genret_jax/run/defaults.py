@@ -28,6 +28,7 @@ _LEAST_STEPS, _MOST_STEPS = 60, 6000
 _CHECKS = 6  # validations and checkpoints of a run
 _SAMPLE = 5000  # queries whose lengths are looked at
 _LONGEST = 0.99  # share of the queries that must fit
+_PIECES = 1.5  # of a vocabulary of the corpus, for a word
 _USUAL_LENGTH = 64  # of queries, in tokens and in words, where none are there to be looked at
 _POOL_BYTES = 1 << 30
 
@@ -106,47 +107,58 @@ def choose(corpus: str | os.PathLike[str], encoder: str = ENCODER) -> Choice:
     """
     if is_interactions(corpus):
         return Choice(recipe=OF_ITEMS, settings={}, why="the folder has items and users' histories")
-    try:
-        folder = find_encoder(encoder)
-    except InputError:
-        why = f"no pretrained encoder is here; 'genret encoder get {encoder}' fetches one, with which a run finds more"
-        return Choice(recipe=FROM_SCRATCH, settings={}, why=why)
-    data = read_beir(corpus)
+    data, read = read_beir(corpus), _encoder(encoder)
     queries = [data.queries[query] for query in data.qrels.get("train", {})]
-    read = SentenceEncoder.load(folder)
     tokens, words = _lengths(read, queries)
-    settings: dict[str, Any] = {
-        "ENCODER": encoder,
-        "STEPS": 0,
-        "SamplerConfig.input_length": tokens,
-        "PlanConfig.terms": words,
-        "ResidualKMeans.codebook": _codebook(len(data)),
-    }
+    settings: dict[str, Any] = {"STEPS": 0, "SamplerConfig.input_length": tokens, "PlanConfig.terms": words}
+    if read is None:
+        recipe, vectors = FROM_SCRATCH, "latent semantic analysis"
+        settings["HierarchicalKMeans.branching"] = _codebook(len(data))
+        why = (
+            f"no pretrained encoder is here ('genret encoder get {encoder}' fetches one, with which a run finds more); "
+        )
+    else:
+        recipe, vectors = FROM_ENCODER, encoder
+        settings |= {"ENCODER": encoder, "ResidualKMeans.codebook": _codebook(len(data))}
+        why = f"{encoder} is here; "
     if not queries:
-        why = f"{len(data):,} documents without training queries are found untrained, by BM25 and {encoder}"
-        return Choice(recipe=FROM_ENCODER, settings=settings, why=why)
+        why += f"{len(data):,} documents without training queries are found untrained, by BM25 and {vectors}"
+        return Choice(recipe=recipe, settings=settings, why=why)
     steps = int(np.clip(-(-_ROUNDS * len(queries) // _BATCH), _LEAST_STEPS, _MOST_STEPS))
     every = -(-steps // _CHECKS)
     settings |= {"STEPS": steps, "TrainerConfig.evaluate_every": every, "TrainerConfig.checkpoint_every": every}
-    if len(queries) * 2 * (tokens + 2) * read.width <= _POOL_BYTES:
+    if read is not None and len(queries) * 2 * (tokens + 2) * read.width <= _POOL_BYTES:
         settings["Experiment.pool"] = steps * _BATCH
-    why = (
-        f"{encoder} is here; {len(data):,} documents, {len(queries):,} training queries, so {steps:,} steps on inputs "
-        f"of {tokens} tokens"
+    why += (
+        f"{len(data):,} documents, {len(queries):,} training queries, so {steps:,} steps on inputs of {tokens} tokens"
     )
-    return Choice(recipe=FROM_ENCODER, settings=settings, why=why)
+    return Choice(recipe=recipe, settings=settings, why=why)
 
 
-def _lengths(encoder: SentenceEncoder, queries: Sequence[str]) -> tuple[int, int]:
-    """Return the tokens and the terms that nearly all training queries fit in, in steps of 16."""
+def _encoder(name: str) -> SentenceEncoder | None:
+    """Return an encoder; None if it is not here."""
+    try:
+        folder = find_encoder(name)
+    except InputError:
+        return None
+    return SentenceEncoder.load(folder)
+
+
+def _lengths(encoder: SentenceEncoder | None, queries: Sequence[str]) -> tuple[int, int]:
+    """Return the tokens and the terms that nearly all training queries fit in, in steps of 16.
+
+    Args:
+        encoder: The encoder whose tokens count; None if the vocabulary is made from the corpus later.
+        queries: The training queries.
+    """
+    some = [queries[index] for index in evenly_spread(np.arange(len(queries)), _SAMPLE)]
+    terms = _in_steps(np.quantile([len(terms_of(query)) for query in some], _LONGEST)) if some else _USUAL_LENGTH
+    if encoder is None:
+        return _in_steps(_PIECES * terms), terms
     around = len(encoder.form("query").first_tokens) + 1
     most = encoder.max_length - around
-    if not queries:
-        return min(_USUAL_LENGTH, most), _USUAL_LENGTH
-    some = [queries[index] for index in evenly_spread(np.arange(len(queries)), _SAMPLE)]
-    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1), _LONGEST) - around
-    terms = np.quantile([len(terms_of(query)) for query in some], _LONGEST)
-    return min(_in_steps(tokens), most), _in_steps(terms)
+    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1), _LONGEST) - around if some else _USUAL_LENGTH
+    return min(_in_steps(tokens), most), terms
 
 
 def _in_steps(length: float) -> int:

@@ -191,7 +191,10 @@ class RetrievalTask(DocidTask):
         variables, states = {"params": params}, _known_states(batch, self.model.config)
         encoded = states.get("encoded")
         if encoded is None:
-            encoded = self.model.apply(variables, inputs, method=T5.encode)
+            rngs = {} if dropout_rng is None else _dropout_rngs(jax.random.fold_in(dropout_rng, 1))
+            encoded = self.model.apply(
+                variables, inputs, method=T5.encode, deterministic=dropout_rng is None, rngs=rngs
+            )
         given = (encoded, inputs, plan.tables, _left_out(batch), dropout_rng is None)
         scores = self.model.apply(variables, *given, method=T5.plan_scores, rngs=_dropout_rngs(dropout_rng))
         weights = batch["decoder_loss_weights"].max(axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from genret_jax.data.examples.store import ExampleStore
-from genret_jax.data.text.lsa import lexical, lsa
+from genret_jax.data.text.lsa import lsa
 from genret_jax.data.text.terms import stop_terms
 from genret_jax.docids import EncodedDocids
 from genret_jax.models.config import T5Config
@@ -50,8 +50,9 @@ class DocumentFacts:
         docids: The docids; None where they are text, or not made yet.
         unseen_split: Qrels split whose documents must not be known to the codes.
         later: Token counts of documents added behind those of the store, scipy CSR [m, v].
-        later_vectors: What the pretrained encoder makes of these documents, [m, d].
-        parts: Has the pretrained ``encoder``, its ``document_vectors``, and the ``settings`` of the plan's sum.
+        later_vectors: What the encoder makes of these documents, [m, d].
+        parts: Has the ``encoder``, pretrained or latent, its ``document_vectors``, and the ``settings`` of the plan's
+            sum.
     """
 
     store: ExampleStore
@@ -67,7 +68,7 @@ class DocumentFacts:
         return dict(self.parts.encoder.params)
 
     def document_vectors(self) -> Any:
-        """Return the vector that the pretrained encoder gives to each document, [n, d]."""
+        """Return the vector that the encoder gives to each document, [n, d]."""
         known = self.parts.document_vectors
         return known if self.later_vectors is None else np.concatenate([known, self.later_vectors])
 
@@ -90,18 +91,7 @@ class DocumentFacts:
 
     def latent(self, width: int) -> Vectors:
         """Return latent semantic vectors: terms ``[v, width]`` times their IDF, and documents ``[n, width]``."""
+        if self.parts is not None and self.parts.is_latent:
+            return Vectors(self.parts.encoder.terms, self.document_vectors())
         found = lsa(self.token_counts(), width, self.seed, later=self.later)
         return Vectors(found.terms * found.idf[:, None], found.documents)
-
-    def lexical(self, width: int, query_weight: float | None) -> Vectors:
-        """Return BM25-like vectors: terms ``[v, width]``, and documents ``[n, width]`` of mean length 1.
-
-        Args:
-            width: Length of the vectors.
-            query_weight: Weight of a training query's words in the documents that answer it; None chooses it.
-        """
-        queries, answers = self.store.training_queries(self.unseen_split)
-        asked: dict[str, Any] = {"queries": queries, "answers": answers, "query_weight": query_weight}
-        found = lexical(self.token_counts(), width, self.seed, later=self.later, **asked)
-        lengths = np.linalg.norm(found.documents[: self.store.num_documents], axis=1)
-        return Vectors(found.terms, found.documents / lengths[lengths > 0].mean())

@@ -33,7 +33,7 @@ def encoded():
     def encode(texts):
         return np.array([ASKED[text] for text in texts], np.float32)
 
-    return EncodedQueries(QUERIES, encode, {"kernel": np.zeros((3, 4))})
+    return EncodedQueries(QUERIES, encode, {"kernel": np.zeros((3, 4))}, "an encoder")
 
 
 def test_words_add_up_their_weights():

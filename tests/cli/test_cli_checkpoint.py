@@ -130,7 +130,7 @@ def test_bad_input_leaves_nothing(t5x, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def text_run(tiny_corpus, tmp_path_factory):
     """An untrained run of T5's own head."""
-    model = {"head": "vocabulary", "encoder_final_norm": True, "num_nodes": 0, "lexical_width": 0}
+    model = {"head": "vocabulary", "encoder_final_norm": True, "num_nodes": 0}
     experiment = tiny_experiment(tiny_corpus, model=model, start=None)
     with pytest.warns(UserWarning, match="neither title nor text"):
         return prepare(experiment, tmp_path_factory.mktemp("text") / "run", log=lambda line: None)

@@ -81,9 +81,7 @@ NEEDS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("ItemStart", "Recommendation.start"), WHOLE_ITEMS),
     "VocabularyConfig.path": {"VocabularyConfig.kind": "'file'"},
     "T5Config.adaptive_width": {"T5Config.adaptive_layers": "1"},
-    **dict.fromkeys(
-        [f"T5Config.{name}" for name in ("shared_codes", "root_lookahead", "lexical_width", "num_nodes")], PREFIX
-    ),
+    **dict.fromkeys([f"T5Config.{name}" for name in ("shared_codes", "root_lookahead", "num_nodes")], PREFIX),
     "Experiment.encoder": {"Experiment.vocabulary": "None"},
     "Experiment.vocabulary": {"Experiment.encoder": "'e'"},
     "Experiment.pool": {

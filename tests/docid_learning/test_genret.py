@@ -25,12 +25,14 @@ from genret_jax.docid_learning.model import DocidModel
 from genret_jax.docids import LearnedDocids
 from genret_jax.docids.diagnostics import describe
 from genret_jax.errors import CollapsedError, InputError
+from genret_jax.models.config import PlanConfig
 from genret_jax.models.convert.huggingface import save_safetensors
 from genret_jax.models.network import random_variables
 from genret_jax.problems import Measured
 from genret_jax.retriever import Retriever
 from genret_jax.run import evaluate_runs, open_run, prepare, train_run, train_seeds
 from genret_jax.storage import load_arrays, save_arrays
+from genret_jax.training.planned_docids import docid_numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
 
@@ -143,7 +145,7 @@ def test_new_documents_get_docids_and_are_found(whole):
 @pytest.fixture(scope="module")
 def by_nodes(tiny_corpus, tmp_path_factory):
     """A trained run whose output layer has a vector for each node, with documents that training is not shown."""
-    model = {"head": "prefix", "root_lookahead": True, "lexical_width": 48}
+    model = {"head": "prefix"}
     sampler = SamplerConfig(unseen_split="test")
     folder = tmp_path_factory.mktemp("by_nodes") / "run"
     experiment = learned_experiment(tiny_corpus, model=model, sampler=sampler, trainer={"steps": 30})
@@ -155,17 +157,16 @@ def test_training_leaves_the_nodes_of_documents_that_are_not_shown_alone(by_node
     before, after = (by_nodes.params(which)["decoder"]["prefix_head"] for which in ("start", "last"))
     encoded, later = by_nodes.encoded, by_nodes.later
     assert 10 < later.sum() < 40
-    for name in ("output_nodes", "lexical_nodes"):
-        moved = np.any(np.asarray(before[name]) != np.asarray(after[name]), axis=1)
-        assert moved[_nodes_of(encoded, ~later)].mean() > 0.5  # with the lookahead, first codes are not read themselves
-        hidden = np.setdiff1d(_nodes_of(encoded, later), _nodes_of(encoded, ~later))
-        assert len(hidden) > 10
-        assert not moved[hidden].any()
-        assert np.all(np.any(np.asarray(after[name])[hidden] != 0, axis=1))
+    moved = np.any(np.asarray(before["output_nodes"]) != np.asarray(after["output_nodes"]), axis=1)
+    assert moved[_nodes_of(encoded, ~later)].mean() > 0.5  # an only child is not decided by its vector
+    hidden = np.setdiff1d(_nodes_of(encoded, later), _nodes_of(encoded, ~later))
+    assert len(hidden) > 10
+    assert not moved[hidden].any()
+    assert np.all(np.any(np.asarray(after["output_nodes"])[hidden] != 0, axis=1))
     texts = [by_nodes.corpus.document_text(row) for row in np.flatnonzero(later).tolist()]
     found = Retriever(by_nodes, by_nodes.params("last")).search(texts, k=1, beam=20)
     names = np.array(by_nodes.corpus.doc_ids)[later]
-    assert np.mean([best[0].doc_id == name for best, name in zip(found, names, strict=True)]) > 0.7  # 1 in 41 by chance
+    assert np.mean([best[0].doc_id == name for best, name in zip(found, names, strict=True)]) > 0.5  # 1 in 41 by chance
 
 
 def _nodes_of(encoded, documents):
@@ -174,9 +175,17 @@ def _nodes_of(encoded, documents):
     return np.unique(tree.child_nodes)
 
 
-def test_new_documents_are_found_by_their_texts(by_nodes):
+@pytest.fixture(scope="module")
+def planned(tiny_corpus, tmp_path_factory):
+    """A trained run with learned docids and a plan of words and vectors."""
+    model = {"head": "vocabulary", "num_decoder_layers": 0, "plan": PlanConfig(terms=8, dense=True)}
+    folder = tmp_path_factory.mktemp("planned") / "run"
+    return train_run(learned_experiment(tiny_corpus, model=model, trainer={"steps": 10}), folder)
+
+
+def test_new_documents_are_found_by_their_texts(planned):
     """Without another step, one after the other, among the others of their codes, and by words of their own."""
-    retriever = Retriever(by_nodes, by_nodes.params("last"))
+    retriever = Retriever(planned, planned.params("last"))
     new = {"first": f"{word(0, 3)} {word(5, 9)} {word(6, 1)}", "second": f"{word(0, 3)} {word(7, 2)} {word(2, 8)}"}
     grown = retriever
     for name, text in new.items():
@@ -184,20 +193,13 @@ def test_new_documents_are_found_by_their_texts(by_nodes):
     assert grown.run.table.num_documents == 43
     for name, text in new.items():
         assert grown.search(text, k=1)[0].doc_id == name
-    of_known = by_nodes.corpus.document_text(3)
+    of_known = planned.corpus.document_text(3)
     assert grown.search(of_known, k=1)[0].doc_id == retriever.search(of_known, k=1)[0].doc_id == "d3"
-    # Vectors are those of a document that says the same.
-    copied = retriever.with_documents(["copy"], [by_nodes.corpus.document_text(7)])
-    start = copied.run.start_params()["decoder"]["prefix_head"]["lexical_nodes"]
-    leaves = [copied.run.encoded.tree.children(*last) for last in (_last(copied.run, 41), _last(copied.run, 7))]
-    np.testing.assert_allclose(start[leaves[0]], start[leaves[1]], rtol=1e-4, atol=1e-4)
-
-
-def _last(run, document):
-    """Return the node before a document's last code, and that code's token."""
-    row = run.row_of_document[document]
-    last = run.encoded.lengths[row] - 1
-    return run.encoded.prefix_nodes[[row], last], run.encoded.tokens[[row], last]
+    # Its vector is that of a document that says the same, beside the words of training queries.
+    copied = retriever.with_documents(["copy"], [planned.corpus.document_text(7)]).run
+    row = docid_numbers(copied.encoded)[0][copied.row_of_document[41]]
+    vectors = np.asarray(copied.plan_tables.vectors, np.float32)
+    np.testing.assert_allclose(vectors[row], planned.parts.document_vectors[7], atol=0.01)
 
 
 def test_nodes_without_texts_have_nothing_for_new_documents(tiny_corpus, tmp_path):

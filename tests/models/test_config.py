@@ -9,12 +9,12 @@ from support.tiny_model import tiny_t5
 
 from genret_jax.errors import InputError
 from genret_jax.models import T5, T5Config
-from genret_jax.models.config import ItemInput, PlanConfig
+from genret_jax.models.config import ItemInput
 
 INTEGERS = [
     "vocab_size", "decoder_vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_encoder_layers",
     "num_decoder_layers", "relative_attention_num_buckets", "relative_attention_max_distance", "adaptive_layers",
-    "adaptive_width", "lexical_width", "num_nodes", "query_width",
+    "adaptive_width", "num_nodes", "query_width",
 ]  # fmt: skip
 
 
@@ -34,13 +34,6 @@ def test_sizes_have_limits(field, size):
 def test_item_inputs_have_limits(field):
     with pytest.raises(InputError, match=rf"ItemInput\.{field} is 10000000000; expected from \d to [\d,]+"):
         ItemInput(**{"leading": 0, "length": 2, "count": 3, field: 10**10})
-
-
-def test_a_plan_has_no_lexical_vector_beside_it():
-    wide = {"head": "prefix", "lexical_width": 8}
-    with pytest.raises(InputError, match=r"T5Config\.lexical_width is 8; expected 0 with a plan"):
-        T5Config(**wide, plan=PlanConfig(dense=True))
-    assert T5Config(**wide).lexical_width == 8
 
 
 def test_the_limit_of_layers_is_beyond_every_published_network():

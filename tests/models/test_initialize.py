@@ -7,11 +7,14 @@ import pytest
 from support.tiny_model import tiny_t5
 from support.tiny_run import tiny_experiment, word
 
-from genret_jax.data.text.lsa import lexical, lsa
+from genret_jax.data.text.lsa import lsa
 from genret_jax.docids import AtomicDocids
 from genret_jax.errors import InputError
 from genret_jax.models import T5
+from genret_jax.models.config import PlanConfig
+from genret_jax.models.encoders.config import SentenceForm
 from genret_jax.models.initialize import ItemStart, LsaStart, start_from_vectors
+from genret_jax.models.network import random_variables
 from genret_jax.models.start import Start, Vectors, source_of
 from genret_jax.retriever import Retriever
 from genret_jax.run import prepare
@@ -21,19 +24,18 @@ def silenced(**scales):
     return LsaStart(residual_scale=0.0, query_scale=0.0, **scales)
 
 
-@pytest.fixture(scope="module", params=[0, 24, 48])
-def plain(request, tiny_corpus, tmp_path_factory):
-    """An untrained run of atomic docids that nothing but its vectors decides, without and with lexical ones."""
-    network = {"dropout_rate": 0.0, "lexical_width": request.param}
-    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), start=silenced(lexical_scale=9.0), model=network)
+@pytest.fixture(scope="module")
+def plain(tiny_corpus, tmp_path_factory):
+    """An untrained run of atomic docids that nothing but its vectors decides."""
+    network = {"dropout_rate": 0.0}
+    experiment = tiny_experiment(tiny_corpus, docids=AtomicDocids(), start=silenced(), model=network)
     with pytest.warns(UserWarning, match="neither title nor text"):
         return prepare(experiment, tmp_path_factory.mktemp("plain") / "run", log=lambda line: None)
 
 
 def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
     queries = [f"{word(topic, 12)} {word(topic, 0)} {word((topic + 3) % 8, 17)}" for topic in range(4)]
-    width, wide = plain.model.d_model, plain.model.lexical_width
-    found = lsa(plain.store.token_counts(), width, plain.seed)
+    found = lsa(plain.store.token_counts(), plain.model.d_model, plain.seed)
     tokens = found.terms * found.idf[:, None]
     sizes = np.sqrt(np.mean(tokens**2, axis=1))
     tokens *= 0.5 / np.median(sizes[sizes > 1e-4 * sizes.max()])  # token_scale; smaller ones are rounding
@@ -47,12 +49,6 @@ def test_the_untrained_network_ranks_like_nearest_centroids_by_hand(plain):
         ids = [token for token in plain.encode([query])[0] if token]
         hidden = root + 2.0 * tokens[ids].mean(axis=0)  # value_scale
         logits = nodes @ (hidden / np.sqrt(np.mean(hidden**2)))  # the decoder's norm
-        if wide:
-            queries, answers = plain.store.training_queries()
-            asked = {"queries": queries, "answers": answers, "query_weight": LsaStart().query_weight}
-            exact = lexical(plain.store.token_counts(), wide, plain.seed, **asked)
-            lengths, total = np.linalg.norm(exact.documents, axis=1), exact.terms[ids].sum(axis=0)
-            logits += 9.0 * (exact.documents @ total) / lengths[lengths > 0].mean() / np.linalg.norm(total)
         expected = logits - np.log(np.exp(logits).sum())
         for result in ranked:
             assert result.score == pytest.approx(expected[plain.corpus.document_index[result.doc_id]], abs=2e-4)
@@ -183,16 +179,20 @@ class Facts:
         self.asked.append("latent")
         return Vectors(np.eye(9, width, dtype=np.float32), np.arange(4 * width, dtype=np.float32).reshape(4, width))
 
-    def lexical(self, width, query_weight):
-        self.asked.append(f"lexical {query_weight}")
-        return Vectors(np.ones((9, width), np.float32), np.ones((4, width), np.float32))
-
     def token_counts(self):
         raise AssertionError("no start of this package asks for counts")
 
     def shown(self):
         self.asked.append("shown")
         return np.array([True, True, True, False])
+
+    def cosine_weight(self):
+        self.asked.append("cosine weight")
+        return 0.5
+
+    def stop_terms(self):
+        self.asked.append("stop terms")
+        return np.array([2])
 
     def node_vectors(self, documents):
         return np.stack([documents.sum(0), documents[0] - documents[3]])
@@ -236,17 +236,26 @@ def test_nodes_know_all_documents_and_codes_only_those_shown():
     assert facts.asked == ["latent", "latent", "shown"]
 
 
-def test_lexical_vectors_are_made_with_the_weight_of_the_start():
-    config = tiny_t5(head="prefix", num_nodes=8, decoder_vocab_size=8, encoder_final_norm=False, lexical_width=4)
-    params = jax.tree.map(
-        lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(lambda: random_params(config))
-    )
+@pytest.mark.parametrize(("kinds", "asked"), [("dense", ["latent"]), ("terms", ["cosine weight", "stop terms"])])
+def test_a_plan_begins_with_its_scales_and_a_decoder_with_nothing(kinds, asked):
+    plan = PlanConfig(**{kinds: 5 if kinds == "terms" else True}, vocabulary=4 if kinds == "terms" else 0)
+    config = tiny_t5(plan=plan, sentence=SentenceForm() if kinds == "dense" else None, decoder_vocab_size=8)
+    shapes = jax.eval_shape(lambda: random_variables(config, jax.random.key(0), None)["params"])
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), shapes)
     facts = Facts()
-    facts.docids = facts
-    found = LsaStart(query_weight=0.5, lexical_scale=7.0).initial_params(params, config, facts)
-    assert facts.asked == ["latent", "lexical 0.5"]
-    np.testing.assert_allclose(found["decoder"]["prefix_head"]["lexical_nodes"][:2], 7.0)
-    np.testing.assert_array_equal(found["decoder"]["prefix_head"]["lexical_nodes"][2:], 0.25)
+    found = LsaStart(lexical_scale=0.7, stop_word_weight=0.1).initial_params(params, config, facts)
+    assert facts.asked == asked
+    if kinds == "dense":
+        assert found["plan"]["dense_scale"] == 10.0
+        np.testing.assert_allclose(found["token_embedder"]["embedding"][20], 0.5 * 0.05)  # no text has it
+        assert np.sqrt(np.mean(found["token_embedder"]["embedding"][3] ** 2)) == pytest.approx(0.5)
+    else:
+        assert found["plan"]["lexical_scale"] == np.float32(0.7)
+        np.testing.assert_allclose(
+            np.exp(found["plan"]["term_weights"]), np.exp(0.25) * np.array([1, 1, 0, 1]) + [0, 0, 0.1, 0], rtol=1e-5
+        )
+    assert not found["decoder"]["logits_dense"]["kernel"].any()
+    np.testing.assert_allclose(found["decoder"]["layers_0"]["mlp"]["wo"]["kernel"], 0.25 * 0.05)
 
 
 def test_starts_are_recognised_by_their_method():

@@ -133,6 +133,3 @@ def test_sizes_that_cannot_be(field):
 def test_what_causal_and_whole_items_refuse():
     with pytest.raises(InputError, match=r"ItemInput\.leading is 1"):
         ItemInput(leading=1, length=3, count=4, causal=True)
-    for form in (CAUSAL.item_input, WHOLE.item_input):
-        with pytest.raises(InputError, match=r"T5Config\.lexical_width is 8; expected 0 with causal or whole items"):
-            tiny_t5(item_input=form, head="prefix", num_nodes=9, lexical_width=8)

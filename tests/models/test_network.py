@@ -27,7 +27,7 @@ HEADS = {
     "adaptive": {"adaptive_layers": 2},
     "narrowly adaptive": {"adaptive_layers": 1, "adaptive_width": 5},
     "prefix": {"head": "prefix", "num_nodes": 10},
-    "wide": {"head": "prefix", "num_nodes": 10, "root_lookahead": True, "lexical_width": 5, "lexical_dropout": 0.5},
+    "ahead": {"head": "prefix", "num_nodes": 10, "root_lookahead": True},
 }
 SOURCE = jnp.array([[3, 4, 5, 0, 0, 0], [6, 7, 8, 9, 10, 1]])
 # Query 0 decodes 2-5 and a padded position, query 1 decodes 3-7-8.
@@ -48,7 +48,6 @@ def variables_of(config):
             "scale": 0.3,
             "kernel": leaf.shape[0] ** -0.5,
             "output_nodes": leaf.shape[-1] ** -0.5,
-            "lexical_nodes": 1.0,
         }.get(name, 1.0)
         return jnp.asarray(scale * noise + (name == "scale"))
 
@@ -240,7 +239,7 @@ RULES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "shape"), [("vocabulary", (4, 2)), ("prefix", (2, 4)), ("wide", (4, 2))])
+@pytest.mark.parametrize(("head", "shape"), [("vocabulary", (4, 2)), ("prefix", (2, 4)), ("ahead", (4, 2))])
 def test_a_mesh_changes_neither_loss_nor_dropout(head, shape):
     # Widths that divide by four, and not: the vocabularies have to divide, or nothing is sharded there.
     extra = {**HEADS[head], "num_nodes": 12} if head != "vocabulary" else HEADS[head]
@@ -270,27 +269,6 @@ def test_a_mesh_changes_neither_loss_nor_dropout(head, shape):
     assert any("model" in spec for spec in sharded)
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_the_lexical_vector_is_the_direction_of_the_input_s_sum_and_most_examples_train_without():
-    config = dataclasses.replace(SMALL, **{**HEADS["wide"], "lexical_dropout": 0.75}, dropout_rate=0.0)
-    variables = variables_of(config)[0]
-    rows = 400
-    source = jnp.tile(SOURCE[:1], (rows, 1))
-    inputs, nodes = jnp.zeros((rows, 1), jnp.int32), jnp.zeros((rows, 1), jnp.int32)
-    params = variables["params"]
-    silent = {**params, "decoder": {**params["decoder"], "lexical_embedder": {"embedding": np.zeros((30, 5))}}}
-    full, none = (run(T5(config), {"params": p}, source, inputs, nodes, TREE) for p in (params, silent))
-    total = params["decoder"]["lexical_embedder"]["embedding"][np.array([3, 4, 5])].sum(0)
-    children = params["decoder"]["prefix_head"]["lexical_nodes"][3:8] @ (total / np.linalg.norm(total))
-    states = [jax.nn.logsumexp(full[0, 0, token] - none[0, 0, token]) for token in (2, 3)]
-    assert children[:3].min() < states[0] < children[:3].max()
-    assert children[3:].min() < states[1] < children[3:].max()
-    keys = {"dropout": jax.random.key(2)}
-    drawn = run(T5(config), variables, source, inputs, nodes, TREE, deterministic=False, rngs=keys)
-    without = np.isclose(drawn, none, atol=1e-5).all((1, 2))
-    assert (without | np.isclose(drawn, full, atol=1e-5).all((1, 2))).all()
-    assert without.mean() == pytest.approx(0.75, abs=0.08)
 
 
 def test_axis_names_are_t5x_s():

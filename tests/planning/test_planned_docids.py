@@ -18,6 +18,8 @@ from genret_jax.docids import (
 from genret_jax.errors import InputError
 from genret_jax.planning.docids import index_shapes, planned_codes, planned_docids, tree_shapes
 
+PREFIX = ["T5Config.plan = None", "T5Config.num_decoder_layers = 1", "T5Config.head = 'prefix'"]
+
 
 def test_clusters_of_equal_size_by_hand():
     codes, sizes = planned_codes(HierarchicalKMeans(branching=2, leaf_size=2), 7, 100)
@@ -62,7 +64,7 @@ def test_docids_of_a_file_are_there(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["runs/dsi_semantic_from_scratch.gin", "runs/dsi_atomic_from_scratch.gin"])
 def test_stretched_shapes_are_about_those_of_all_documents(recipe):
-    experiment = planned_experiment([recipe])
+    experiment = planned_experiment([recipe], PREFIX)
     whole, some = planned_docids(experiment, 200_000), planned_docids(experiment, 200_000, most=20_000)
     assert (whole.scale, some.length) == (1, whole.length)
     assert some.built <= 20_000
@@ -78,7 +80,7 @@ def test_stretched_shapes_are_about_those_of_all_documents(recipe):
 
 def test_a_stretched_index_of_few_docids_is_too_large_rather_than_too_small():
     """What lies near the root is stretched too, though it does not grow."""
-    experiment = planned_experiment(["runs/dsi_semantic_from_scratch.gin"])
+    experiment = planned_experiment(["runs/dsi_semantic_from_scratch.gin"], PREFIX)
     whole, some = planned_docids(experiment, 40_000), planned_docids(experiment, 40_000, most=4_000)
     assert 1 <= index_shapes(some).num_bytes / index_shapes(whole).num_bytes < 1.08
 

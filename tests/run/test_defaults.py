@@ -37,8 +37,14 @@ def without_queries(tmp_path):
 
 def test_without_an_encoder_a_run_starts_from_scratch_and_says_how_to_get_one(tmp_path):
     found = choose(corpus_of(tmp_path))
-    assert (found.recipe, found.settings) == ("semantic", {})
+    assert found.recipe == "semantic"
+    assert found.settings["STEPS"] == 60
+    assert (found.settings["SamplerConfig.input_length"], found.settings["PlanConfig.terms"]) == (48, 32)
+    assert found.settings["HierarchicalKMeans.branching"] == 8
     assert f"genret encoder get {ENCODER}" in found.why
+    alone = choose(without_queries(tmp_path / "alone"))
+    assert alone.settings["STEPS"] == 0
+    assert "are found untrained, by BM25 and latent semantic analysis" in alone.why
 
 
 def test_steps_follow_from_the_training_queries(tmp_path, fetched):

@@ -14,7 +14,7 @@ from support.tiny_run import tiny_experiment
 
 DOCIDS = ResidualKMeans(levels=3, codebook=4)
 FROZEN = (("encoder", 0.0),)
-MODEL = {"encoder_final_norm": True, "root_lookahead": False, "lexical_width": 0, "num_nodes": 0}
+MODEL = {"encoder_final_norm": True, "num_nodes": 0}
 
 
 def encoder_experiment(

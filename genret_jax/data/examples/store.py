@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Shaped
 
 from genret_jax.data.records import is_present, require_fields
+from genret_jax.data.text.latent import token_counts
 from genret_jax.data.text.terms import terms_of
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
@@ -322,25 +323,13 @@ class ExampleStore:
         """Return the terms of texts that need not be in the store, padded with 0; unknown ones are left out."""
         rows = np.zeros((len(texts), width), np.int32)
         for row, text in zip(rows, texts, strict=True):
-            known = [number for term in terms_of(text) if (number := self._term_number.get(term))][:width]
+            known = self.term_numbers(terms_of(text))[:width]
             row[: len(known)] = known
         return rows
 
     def count_terms(self, texts: Sequence[str]) -> Any:
-        """Count the terms of texts that need not be in the store; unknown ones are left out.
-
-        Returns:
-            Scipy CSR [number of texts, number of terms].
-        """
-        import scipy.sparse
-
-        known = [self.term_numbers(terms_of(text)) for text in texts]
-        columns = np.concatenate([np.zeros(0, np.int64), *known])
-        offsets = np.cumsum([0, *map(len, known)])
-        shape = (len(texts), self.num_terms)
-        counts = scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, offsets), shape=shape)
-        counts.sum_duplicates()
-        return counts
+        """Count the terms of texts that need not be in the store; unknown ones are left out: scipy CSR [n, terms]."""
+        return token_counts([self.term_numbers(terms_of(text)).tolist() for text in texts], self.num_terms)
 
     def term_numbers(self, terms: Iterable[str]) -> Int[np.ndarray, " t"]:
         """Return the numbers of those terms that are known."""

@@ -131,7 +131,7 @@ def later_documents(later: Any, counts: Any, queries: Any, answers: Any, setting
         answers: What they answer.
         settings: The settings.
     """
-    weights = _Words(counts, queries, answers, settings).of_later(later)
+    weights = _Words(counts, queries, answers, settings).weights(later)
     bonus = settings.bonus if answers.nnz else 0.0
     return LexicalDocuments(weights=weights, bias=np.full(later.shape[0], bonus, np.float32), settings=settings)
 
@@ -248,13 +248,9 @@ class _Words:
         usual = float(self._whole.sum()) / max(self._whole.shape[0], 1)
         self._constants = {"usual_length": usual, "k1": settings.k1, "b": settings.b}
 
-    def weights(self) -> Any:
-        """Return the weights of all documents, CSR [n, t]."""
-        return bm25(self._whole, self._idf, **self._constants)
-
-    def of_later(self, counts: Any) -> Any:
-        """Return the weights of documents that came later, CSR [m, t]."""
-        return bm25(counts, self._idf, **self._constants)
+    def weights(self, counts: Any = None) -> Any:
+        """Return the weights of all documents, or of others whose terms are counted, CSR [n, t]."""
+        return bm25(self._whole if counts is None else counts, self._idf, **self._constants)
 
     def without(self, document: Int[np.ndarray, " p"], query: Int[np.ndarray, " p"]) -> Any:
         """Return the weights of documents without the words of one of their queries, a row for each pair."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from genret_jax.errors import InputError
 
@@ -133,129 +133,6 @@ def bm25(
     frequency = weighted.data
     weighted.data = idf[weighted.indices] * frequency / (frequency + np.repeat(saturation, np.diff(weighted.indptr)))
     return weighted
-
-
-class Lexical(NamedTuple):
-    """Result of :func:`lexical`; the inner product of a query's terms and a document approximates its BM25 score.
-
-    Attributes:
-        documents: One row for each document.
-        terms: One row for each term; zero for terms that no document holds.
-    """
-
-    documents: Float[np.ndarray, "n w"]
-    terms: Float[np.ndarray, "v w"]
-
-
-def lexical(
-    counts: scipy.sparse.csr_matrix,
-    dimensions: int,
-    seed: int,
-    *,
-    queries: scipy.sparse.csr_matrix,
-    answers: scipy.sparse.csr_matrix,
-    query_weight: float | None = None,
-    later: scipy.sparse.csr_matrix | None = None,
-) -> Lexical:
-    """Approximate BM25 over documents and their training queries in few dimensions.
-
-    Half of the dimensions are the leading singular vectors of the weights. With many short documents these lose rare
-    terms. So a random projection of the remainder fills the other half; it keeps inner products up to a noise that
-    shrinks with the remainder (Johnson & Lindenstrauss 1984). The result is exact if there are fewer documents or terms
-    than half of the dimensions.
-
-    Args:
-        counts: Occurrences of each term in each document, [n, v].
-        dimensions: Number of dimensions w.
-        seed: Seed of the projections.
-        queries: Occurrences of each term in each training query, [q, v]; they count for the frequency of terms.
-        answers: One where a document answers a query, [n, q].
-        query_weight: Number of terms of the document itself that one term of an answered query counts for; by default
-            :func:`best_query_weight`.
-        later: Counts of new documents, which get vectors but do not change the terms.
-
-    Raises:
-        InputError: If the counts are empty.
-    """
-    idf = bm25_idf(counts, queries)
-    if query_weight is None:
-        query_weight = best_query_weight(counts, queries, answers, seed)
-    whole = scipy.sparse.csr_matrix(counts + query_weight * (answers @ queries))
-    used = np.bincount(whole.indices, minlength=len(idf)) > 0
-    if not used.any():
-        raise InputError("no document holds any term", expected="documents with words", fix="check the corpus")
-    # Both sides get the root of the idf, so that frequent terms do not dominate the noise of either.
-    root = np.where(used, np.sqrt(idf), np.float32(0))
-    weighted = bm25(whole, root)
-    leading, _ = right_singular_vectors(weighted, max(1, min(dimensions // 2, *weighted.shape)), seed)
-    rest = dimensions - leading.shape[1]
-    sketch = np.random.default_rng(seed).standard_normal((len(idf), rest), np.float32) / np.sqrt(max(rest, 1))
-    sketch -= leading @ (leading.T @ sketch)
-    terms = np.concatenate([leading, sketch.astype(np.float32)], axis=1)
-    if later is not None:
-        added = bm25(later, root, usual_length=float(whole.sum()) / whole.shape[0])
-        weighted = scipy.sparse.vstack([weighted, added], format="csr")
-    return Lexical(documents=np.asarray(weighted @ terms, np.float32), terms=root[:, None] * terms)
-
-
-def best_query_weight(
-    counts: scipy.sparse.csr_matrix, queries: scipy.sparse.csr_matrix, answers: scipy.sparse.csr_matrix, seed: int
-) -> float:
-    """Choose the weight of training queries for the documents that answer them, by leave-one-out over queries.
-
-    A training query helps to find its document for other queries; but documents without training queries then lose
-    against those with some. Left-out queries over-represent the second case: a document with a single query has none
-    left once that is left out. So the mean over documents with further queries and the mean over those without are
-    weighted by the share of such documents in the corpus.
-
-    Args:
-        counts: Occurrences of each term in each document, [n, v].
-        queries: Occurrences of each term in each training query, [q, v].
-        answers: One where a document answers a query, [n, q].
-        seed: Seed of the sample of queries that are left out, one after the other.
-
-    Returns:
-        The weight with the highest mean reciprocal rank among the first ten; the lowest of equals. 0 if no document has
-        several queries, as nothing then shows their use.
-    """
-    document, query = answers.nonzero()
-    of_document = np.bincount(document, minlength=counts.shape[0])
-    if of_document.max(initial=0) < 2:
-        return 0.0
-    drawn = np.random.default_rng(seed).permutation(len(query))[:_LEFT_OUT]
-    document, query = document[drawn], query[drawn]
-    asked, idf = queries[query], bm25_idf(counts, queries)
-    votes = votes_of_left_out(of_document[document] > 1, float(np.mean(of_document > 0)))
-    found = answers @ queries
-    scores = []
-    for weight in _QUERY_WEIGHTS:
-        whole = scipy.sparse.csr_matrix(counts + weight * found)
-        usual = float(whole.sum()) / whole.shape[0]
-        weighted = bm25(whole, idf).T.tocsc()
-        without = scipy.sparse.csr_matrix(whole[document] - weight * asked)
-        without.data = np.maximum(without.data, 0)  # rounding
-        own = np.asarray(bm25(without, idf, usual_length=usual).multiply(asked).sum(axis=1)).ravel()
-        total = 0.0
-        for first in range(0, len(query), _AT_ONCE):
-            rows = slice(first, first + _AT_ONCE)
-            others = np.asarray((asked[rows] @ weighted).todense())
-            others[answers[:, query[rows]].T.nonzero()] = -np.inf
-            ranks = 1 + np.sum(others >= own[rows, None], axis=1)
-            total += float(np.sum(votes[rows] * (ranks <= 10) / ranks))
-        scores.append(total)
-    return _QUERY_WEIGHTS[int(np.argmax(scores))]
-
-
-def votes_of_left_out(again: Bool[np.ndarray, " q"], with_queries: float) -> Float[np.ndarray, " q"]:
-    """Return the weight of each left-out query, so that both kinds of queries weigh as much as their documents.
-
-    Args:
-        again: Whether the document of the query has other queries.
-        with_queries: Share of the documents that have training queries.
-    """
-    of_again, of_alone = with_queries / max(again.sum(), 1), (1 - with_queries) / max((~again).sum(), 1)
-    # The limit keeps a handful of queries from outweighing all others.
-    return np.where(again, max(of_again, of_alone / _MOST), max(of_alone, of_again / _MOST))
 
 
 def right_singular_vectors(

@@ -19,7 +19,7 @@ from genret_jax.storage import list_folder
 SENTENCEPIECE = "spiece.model"
 # Keys that lead to the parameters: in a train state, in a pickled optimizer, in a plain item.
 _ROOTS = (("optimizer", "target"), ("_optimizer", "target"), ("target",), ("params",))
-_TRAINING_ONLY = {"dropout_rate", "dtype", "remat", "lexical_dropout"}
+_TRAINING_ONLY = {"dropout_rate", "dtype", "remat"}
 _GATED, _PLAIN = ("gelu", "linear"), ("relu",)
 # Matrices that every T5 has; their shapes give its widths.
 _LANDMARKS = (

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
@@ -56,6 +56,8 @@ class SentenceEncoder:
     projection: Projection | None = None
     normalize: bool
     prompts: Mapping[str, str]
+
+    name: ClassVar[str] = "the pretrained encoder"
 
     @classmethod
     def load(cls, folder: str | Path) -> "SentenceEncoder":
