@@ -183,7 +183,7 @@ def planned_experiment(corpus: str | os.PathLike[str], plan: PlanConfig, *, laye
         layers: Layers of the decoder.
     """
     given = text_head_experiment(corpus)
-    plain = {"root_lookahead": False, "lexical_width": 0, "num_nodes": 0, "num_decoder_layers": layers, "plan": plan}
+    plain = {"num_nodes": 0, "num_decoder_layers": layers, "plan": plan}
     rates = (("encoder", 0.0), ("query_vector", 3.0))
     return dataclasses.replace(
         given,
