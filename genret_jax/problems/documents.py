@@ -292,10 +292,13 @@ class Documents(Problem):
     def task(self) -> RetrievalTask:
         """Return the task that is trained."""
         sampler = Sampler(self.store, self.sampler, seed=self.seed, batch_size=self.experiment.trainer.batch_size)
-        return self.task_on(self.parts.pool(sampler, self.model) if self.experiment.pool else sampler)
+        return self._task_on(self.parts.pool(sampler, self.model) if self.experiment.pool else sampler)
 
-    def task_on(self, source: Sampler | EncodedPool | None) -> RetrievalTask:
-        """Return the task with other examples; None for examples that come from elsewhere."""
+    def planned_task(self) -> RetrievalTask | None:
+        """Return the task of a network with a plan, without examples; None without a plan."""
+        return None if self.model.plan is None else self._task_on(None)
+
+    def _task_on(self, source: Sampler | EncodedPool | None) -> RetrievalTask:
         plan = self.plan_tables and PlannedDocids.of(self.plan_tables, self.encoded, ~self.later)
         left_out, losses = self.parts.left_out(self.model.plan, self.store), self.experiment.losses
         return RetrievalTask(self.model, source, self.training_tree, plan=plan, left_out=left_out, **losses)

@@ -297,6 +297,24 @@ class Problem(abc.ABC):
         """The facts of the network's plan about the docids; None without a plan."""
         return None
 
+    @property
+    def sampler(self) -> Any:
+        """How examples are drawn, where t5x can draw them too.
+
+        Raises:
+            InputError: If it cannot.
+        """
+        raise InputError(
+            f"a run on {self.kind} for t5x",
+            file=self.folder,
+            expected="a run on documents",
+            fix="train it with 'genret train'",
+        )
+
+    def planned_task(self) -> TrainingTask | None:
+        """Return the task of a network with a plan, without examples; None without a plan."""
+        return None
+
     def facts(self) -> Any:
         """Return what a start may ask about the data (:class:`genret_jax.models.start.Start`)."""
         return None

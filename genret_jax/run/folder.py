@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from genret_jax.config.experiment import BaseExperiment
 from genret_jax.config.gin_text import read_record
@@ -27,9 +27,6 @@ from genret_jax.errors import InputError
 from genret_jax.evaluation.environment import environment
 from genret_jax.problems import Problem
 from genret_jax.storage import atomic_file, list_folder, read_json, write_json
-
-if TYPE_CHECKING:
-    from genret_jax.problems.documents import Documents
 
 RECORD, SETTINGS = "config.gin", "run.json"
 LOCK = ".in-use"  # a folder of its own, so that training can lock the run's itself
@@ -116,7 +113,7 @@ def model_of(run: str | os.PathLike[str]) -> object:
 
 def sampler_of(run: str | os.PathLike[str]) -> object:
     """Return how a run's examples are drawn, for such gin files."""
-    return _documents(run).sampler
+    return open_run(run).sampler
 
 
 def examples_of(run: str | os.PathLike[str]) -> str:
@@ -126,8 +123,7 @@ def examples_of(run: str | os.PathLike[str]) -> str:
 
 def planned_task_of(run: str | os.PathLike[str]) -> object:
     """Return the task of a run whose network has a plan, without examples, for such gin files; None without a plan."""
-    opened = _documents(run)
-    return None if opened.model.plan is None else opened.task_on(None)
+    return open_run(run).planned_task()
 
 
 def learning_rates_of(run: str | os.PathLike[str]) -> object:
@@ -139,20 +135,6 @@ def encoder_start_of(run: str | os.PathLike[str]) -> object:
     """Return the first parameters of a run with a pretrained encoder, for such gin files; None without an encoder."""
     opened = open_run(run)
     return None if opened.model.encoder is None else opened.start_params()
-
-
-def _documents(run: str | os.PathLike[str]) -> "Documents":
-    from genret_jax.problems.documents import Documents
-
-    opened = open_run(run)
-    if not isinstance(opened, Documents):
-        raise InputError(
-            f"a run on {opened.kind} for t5x",
-            file=run,
-            expected="a run on documents",
-            fix="train it with 'genret train'",
-        )
-    return opened
 
 
 def run_folders(folder: str | os.PathLike[str]) -> list[Path]:

@@ -18,7 +18,7 @@ from genret_jax.problems import problem
 from genret_jax.problems.documents import Documents
 from genret_jax.problems.items import Items
 from genret_jax.run import open_run, prepare, train_run
-from genret_jax.run.folder import LOCK, RECORD, SETTINGS, new_or_untouched, planned_task_of, sampler_of
+from genret_jax.run.folder import LOCK, RECORD, SETTINGS, new_or_untouched, sampler_of
 from genret_jax.storage import folder_lock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")
@@ -135,9 +135,8 @@ def test_an_adaptive_decoder_needs_a_prefix_to_read(whole, tiny_corpus, tmp_path
 def test_t5x_is_refused_a_run_on_items_by_a_line(tmp_path):
     write_interactions(small_shop(), tmp_path / "items")
     run, _ = prepared(tiny_recommendation(tmp_path / "items", docids=AtomicDocids()), tmp_path / "run")
-    for function in (sampler_of, planned_task_of):
-        with pytest.raises(InputError, match=r"a run on items for t5x; expected a run on documents; .*genret train"):
-            function(run.folder)
+    with pytest.raises(InputError, match=r"a run on items for t5x; expected a run on documents; .*genret train"):
+        sampler_of(run.folder)
 
 
 def test_a_folder_of_something_else_is_refused_and_untouched(tiny_corpus, tmp_path):
