@@ -80,7 +80,11 @@ _DSI = Arm(
         "LinearWarmupLinearDecay.peak = 1e-3",
     )
 )
-_SEMANTIC = _DSI.changed("HierarchicalKMeans.branching = 10", "HierarchicalKMeans.leaf_size = 10")
+_SEMANTIC = _DSI.changed(
+    "Experiment.docids = @HierarchicalKMeans()",
+    "HierarchicalKMeans.branching = 10",
+    "HierarchicalKMeans.leaf_size = 10",
+)
 _NAIVE, _ATOMIC = "Experiment.docids = @NaiveStringDocids()", "Experiment.docids = @AtomicDocids()"
 _RANDOM = ("Experiment.docids = @RandomDocids()", "RandomDocids.levels = 2", f"RandomDocids.codebook = {CODEBOOK}")
 _NCI = Arm(

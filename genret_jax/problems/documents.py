@@ -183,7 +183,8 @@ class Documents(Problem):
                 longest = max(strategy.document_length, self.experiment.sampler.input_length)
                 model = with_encoder(model, self.parts.pretrained, codec, store.num_terms, longest)
             books = Codebooks(config=model, first_token=first_token, level_sizes=codec.level_sizes)
-            return DocidLearner(self.experiment, store, books, learning, log, self.parts).learn(corpus)
+            parts = self.parts if encoded else None  # latent vectors come with the examples of the run, later
+            return DocidLearner(self.experiment, store, books, learning, log, parts).learn(corpus)
 
         self._make(QUANTISER, lambda path: learned()[0].save(path), like)
         self._make("docids", lambda path: learned()[1].save(path), like)

@@ -131,7 +131,7 @@ class EncoderParts:
 
     @functools.cached_property
     def encoder(self) -> SentenceEncoder | LatentEncoder:
-        """What gives texts their vectors."""
+        """The encoder of texts, pretrained or latent."""
         return self._latent if self.is_latent else self.pretrained
 
     @functools.cached_property

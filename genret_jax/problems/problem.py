@@ -415,7 +415,7 @@ class Problem(abc.ABC):
 
     @functools.cached_property
     def quantiser(self) -> Quantiser | None:
-        """What gives later documents their docids; None where the strategy has no such thing."""
+        """The quantiser that gives later documents their docids; None where the strategy fits none."""
         return load_quantiser(self.folder / QUANTISER) if (self.folder / QUANTISER).is_dir() else None
 
     @functools.cached_property

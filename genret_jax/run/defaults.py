@@ -85,7 +85,7 @@ def default_experiment(
     given = {name: os.fspath(folder) for name, folder in folders.items() if folder is not None}
     bindings = [*bindings, *bindings_of({**given, "STEPS": steps, "SEED": seed})]
     require_set_once(bindings)
-    if corpus is None:  # an error, unless a binding names it
+    if corpus is None or run is None:  # an error, unless bindings name them
         return experiment_from_gin([recipe_file(FROM_SCRATCH)], bindings, allow_imports=allow_imports)
     choice = choose(corpus)
     say(f"recipe      {choice.recipe}: {choice.why}")
@@ -157,7 +157,7 @@ def _lengths(encoder: SentenceEncoder | None, queries: Sequence[str]) -> tuple[i
         return _in_steps(_PIECES * terms), terms
     around = len(encoder.form("query").first_tokens) + 1
     most = encoder.max_length - around
-    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1), _LONGEST) - around if some else _USUAL_LENGTH
+    tokens = np.quantile(np.sum(encoder.tokens(some) > 0, axis=1), _LONGEST) - around if some else float(_USUAL_LENGTH)
     return min(_in_steps(tokens), most), terms
 
 

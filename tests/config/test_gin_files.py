@@ -73,7 +73,7 @@ def test_no_shipped_file_is_left_out_here():
 @pytest.mark.parametrize("file", ABLATIONS)
 def test_every_ablation_changes_a_recipe(number, file):
     of_documents = file.startswith("ablations/documents_")
-    recipe = (("codes_pretrained", "dsi_encoder") if of_documents else ("tiger", "tiger_paper"))[number]
+    recipe = (("codes_pretrained", "autoregressive_pretrained") if of_documents else ("tiger", "tiger_paper"))[number]
     recipe = f"runs/{recipe}.gin"
     plain, changed = (experiment_from_gin(files, PATHS)[1] for files in ([recipe], [recipe, file]))
     same = {
@@ -353,7 +353,7 @@ def test_an_indented_include_of_itself_is_found(tmp_path):
 def test_recipes_have_short_names_and_a_line_each():
     known = recipes()
     assert {"semantic", "atomic", "naive", "residual", "t5", "byt5", "genret", "nci", "queries", "tiger"} <= set(known)
-    assert {"codes-pretrained", "dsi-encoder", "nci-encoder", "genret-encoder"} <= set(known)
+    assert {"codes-pretrained", "autoregressive-pretrained", "nci-pretrained", "genret-pretrained"} <= set(known)
     assert known["tiger"][0] == "runs/tiger.gin"
     assert all(line and "\n" not in line and len(line) < 120 for _, line in known.values())
     assert recipe_file("tiger") == "runs/tiger.gin"

@@ -446,7 +446,7 @@ def test_docids_of_another_tokeniser_are_refused(whole, tmp_path):
     doubled = {"embedding": learned.params["token_embedder"]["embedding"] * 2}
     changed = DocidModel.from_parameters({**learned.params, "token_embedder": doubled}, learned.books, length=12)
     opened = open_run(run.folder)
-    opened.docid_model = changed
+    opened.quantiser = changed
     with pytest.raises(InputError, match="give the quantiser that was saved when the docids were made"):
         opened.extended(["new"], texts=["text"])
 

@@ -22,8 +22,9 @@ from genret_jax.docids import LearnedDocids
 from genret_jax.errors import InputError
 from genret_jax.inference import Ranker
 from genret_jax.models.config import PlanConfig
-from genret_jax.models.encoder_start import EncoderStart, codewords
+from genret_jax.models.encoder_start import EncoderStart
 from genret_jax.models.network import T5
+from genret_jax.models.plan_start import codewords
 from genret_jax.problems import Measured, encoder_parts
 from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run

@@ -12,8 +12,8 @@ from genret_jax.data.text.lexical import (
     Settings,
     choose_beside_vectors,
     choose_settings,
+    later_documents,
     lexical_documents,
-    weights_of_later,
 )
 from genret_jax.data.text.lsa import bm25, bm25_idf
 from genret_jax.data.text.terms import number_terms, stop_terms, terms_of
@@ -49,7 +49,7 @@ def test_training_queries_count_as_text_of_their_documents():
 def test_later_documents_are_weighed_like_the_first_without_changing_them():
     queries, answers = csr([[0, 0, 0, 1]]), csr([[1], [0], [0], [0]])
     given = (COUNTS, queries, answers, Settings(k1=0.9, b=0.4, query_weight=0.5))
-    found, first = weights_of_later(COUNTS[1:], *given), lexical_documents(*given).weights
+    found, first = later_documents(COUNTS[1:], *given).weights, lexical_documents(*given).weights
     np.testing.assert_allclose(found.toarray(), first.toarray()[1:], rtol=1e-6)  # documents without training queries
 
 

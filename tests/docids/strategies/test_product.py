@@ -9,7 +9,7 @@ from genret_jax.docids.kmeans import KMeans
 from genret_jax.docids.rotation import balanced_axes, natural_axes, optimised
 from genret_jax.docids.strategies.product import ProductQuantiser, product_codebooks
 from genret_jax.errors import InputError
-from genret_jax.models.encoder_start import codewords
+from genret_jax.models.plan_start import codewords
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
