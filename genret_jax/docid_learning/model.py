@@ -20,6 +20,7 @@ from genret_jax.docids.quantiser import Quantiser
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.config import BertConfig, SentenceForm
 from genret_jax.models.network import T5
+from genret_jax.models.shapes import decoder_embedding
 
 _BATCH_SIZE = 256  # documents that are read at a time
 # Layers with an entry per token, and the axis of the tokens in their arrays.
@@ -54,7 +55,7 @@ class Codebooks:
         """Return the codebook of a level, at the scale of the decoder's states."""
         first, number = self.token_range(level)
         if self.config.tie_embeddings:
-            rows = _input_table(params)["embedding"][first : first + number]
+            rows = decoder_embedding(params)[first : first + number]
         else:
             rows = params["decoder"]["logits_dense"]["kernel"][:, first : first + number].T
         return rows if self.config.scale_decoder_outputs else rows * self.scale
@@ -79,7 +80,7 @@ class Codebooks:
         """
         first, number = self.token_range(level)
         changed: dict[str, Any] = jax.tree.map(lambda leaf: np.array(leaf), dict(params))
-        inputs = _input_table(changed)["embedding"]
+        inputs = decoder_embedding(changed)
         norm = np.linalg.norm(inputs[first : first + number], axis=1).mean() if input_norm is None else input_norm
         for code, vector in vectors.items():
             row = vector if self.config.scale_decoder_outputs else vector / self.scale
@@ -89,10 +90,6 @@ class Codebooks:
             else:
                 changed["decoder"]["logits_dense"]["kernel"][:, first + code] = row
         return changed
-
-
-def _input_table(params: Mapping[str, Any]) -> Any:
-    return params["decoder_token_embedder" if "decoder_token_embedder" in params else "token_embedder"]
 
 
 @functools.partial(jax.jit, static_argnames=("books", "level"))

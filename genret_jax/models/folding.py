@@ -14,6 +14,7 @@ from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.layers import constrain
 from genret_jax.models.network import T5
+from genret_jax.models.shapes import decoder_embedding
 
 # Limits of a batch: numbers in the adaptive matrices, and docids.
 _NUMBERS_AT_ONCE = 1 << 24
@@ -47,7 +48,7 @@ def folded(
         Parameters and configuration with ``head="prefix"``; the vectors of nodes are in host memory.
     """
     decoder = dict(params["decoder"])
-    embedding = params.get("decoder_token_embedder", params["token_embedder"])["embedding"]
+    embedding = decoder_embedding(params)
     output = embedding.T if config.tie_embeddings else decoder["logits_dense"]["kernel"]
     for name in {"adaptive", "logits_dense"} & decoder.keys():
         del decoder[name]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from genret_jax.errors import InputError
 from genret_jax.models.config import T5Config
 from genret_jax.models.plan_start import PlanScales, shrink_residual_branches, start_decoder
+from genret_jax.models.shapes import decoder_embedding
 from genret_jax.models.start import ItemFacts, Params, TextFacts
 from genret_jax.validation import at_most, check_fields, more_than
 
@@ -250,7 +251,7 @@ def _set_tokens(embedding: Float[np.ndarray, "r d"], vectors: Float[np.ndarray, 
 def _set_codes(
     params: dict[str, Any], nodes: Float[np.ndarray, "s d"], token: Int[np.ndarray, " s"], parent: Int[np.ndarray, " s"]
 ) -> None:
-    embedding = params.get("decoder_token_embedder", params["token_embedder"])["embedding"]
+    embedding = decoder_embedding(params)
     above = np.where(parent[:, None] > 0, nodes[parent], np.float32(0))
     shown = np.any(nodes != 0, axis=1)  # nodes above documents that training does not show have no vector
     means, known = _means((nodes - above)[shown], token[shown], len(embedding))

@@ -69,3 +69,9 @@ def across_layers(entries: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
 def _text(shape: Any) -> str:
     dtype, sizes = shape if len(shape) == 2 and isinstance(shape[0], str) else ("", shape)
     return f"{dtype}{list(sizes)}"
+
+
+def decoder_embedding(params: Mapping[str, Any]) -> Any:
+    """Return the table by which a decoder reads tokens: its own, or the one that it shares with T5's encoder."""
+    own = "decoder_token_embedder"
+    return params[own if own in params else "token_embedder"]["embedding"]
