@@ -12,7 +12,8 @@ import pytest
 from support.encoder_folders import copy_encoder
 from support.encoder_runs import DOCIDS
 from support.encoder_runs import encoder_experiment as experiment
-from support.tiny_run import tiny_topics, word, write_tiny_corpus
+from support.growing import grown_by_two
+from support.tiny_run import tiny_topics, write_tiny_corpus
 
 from genret_jax import Retriever
 from genret_jax.baselines.vector_search import has_faiss
@@ -367,20 +368,14 @@ def test_seeds_share_what_the_encoder_has_computed(corpus, tmp_path, monkeypatch
 
 def test_documents_that_come_later_are_found_by_what_they_say(planned):
     retriever = Retriever(planned, planned.params("last"))
-    new = {"first": f"{word(0, 3)} {word(5, 9)} {word(6, 1)}", "second": f"{word(0, 3)} {word(7, 2)} {word(2, 8)}"}
-    grown = retriever
-    for name, text in new.items():
-        grown = grown.with_documents([name], [text])
-    for name, text in new.items():
-        found = grown.search(text, k=43, beam=64)
-        assert found[0].doc_id == name
-        assert len(found) == 43
+    grown = grown_by_two(retriever)
+    assert len(grown.search("ban", k=43, beam=64)) == 43
     np.testing.assert_array_equal(grown.run.table.padded()[:-2], planned.table.padded())
-    together = retriever.with_documents(list(new), list(new.values())).run
+    corpus = grown.run.corpus
+    together = retriever.with_documents(corpus.doc_ids[-2:], corpus.texts[-2:]).run
     for one, other in zip(*map(jax.tree.leaves, (grown.run.plan_tables, together.plan_tables)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
-    of_known = planned.corpus.document_text(3)
-    assert grown.search(of_known, k=1)[0].doc_id == "d3"
+    assert grown.search(planned.corpus.document_text(3), k=1)[0].doc_id == "d3"
     assert len(planned.corpus) == 41  # the run itself has not changed
 
 

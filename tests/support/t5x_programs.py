@@ -10,6 +10,22 @@ from genret_jax.config.gin_text import gin_configs_folder
 from genret_jax.evaluation.trec import read_run
 from genret_jax.retriever import Retriever
 
+#: One task, so that both engines see the same examples, and checkpoints whose data need not be resumed.
+LIKE_OURS = """
+from __gin__ import dynamic_registration
+from genret_jax.tasks import dsi
+from t5x import utils
+
+include 't5x/like_genret.gin'
+
+dsi.task_name.task = 'retrieval'
+utils.CheckpointConfig.save = @utils.SaveCheckpointConfig()
+LEARNING_RATE = 3e-3
+RECORD_EVERY = 1
+BATCH_SIZE = 16
+CHECKPOINT_PERIOD = 10
+"""
+
 
 def t5x(
     program: str, place: Path, gin_files: list[Any], *options: str, devices: int = 8, **macros: Any

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.t5x_programs import finished, losses, rankings, searched, t5x
+from support.t5x_programs import LIKE_OURS, finished, losses, rankings, searched, t5x
 from support.tiny_run import planned_experiment
 
 from genret_jax.data.seqio.tasks import feature_converter
@@ -27,21 +27,6 @@ pytestmark = [pytest.mark.t5x, pytest.mark.filterwarnings("ignore:.*neither titl
 WORDS_AND_VECTORS = PlanConfig(terms=8, dense=True)
 EVERYTHING = PlanConfig(codes=True, terms=8, dense=True)
 STEPS, BEAMS = 20, 10
-
-LIKE_OURS = """
-from __gin__ import dynamic_registration
-from genret_jax.tasks import dsi
-from t5x import utils
-
-include 't5x/like_genret.gin'
-
-dsi.task_name.task = 'retrieval'
-utils.CheckpointConfig.save = @utils.SaveCheckpointConfig()
-LEARNING_RATE = 3e-3
-RECORD_EVERY = 1
-BATCH_SIZE = 16
-CHECKPOINT_PERIOD = 10
-"""
 
 
 @pytest.fixture(autouse=True)

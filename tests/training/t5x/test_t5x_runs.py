@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.t5x_programs import finished, losses, rankings, searched, t5x
+from support.t5x_programs import LIKE_OURS, finished, losses, rankings, searched, t5x
 from support.tiny_run import text_head_experiment
 
 from genret_jax.data.examples.sampler import Sampler
@@ -21,23 +21,6 @@ from genret_jax.training.t5x.checkpoint import write_t5x_params
 
 pytestmark = pytest.mark.t5x
 STEPS, BEAMS = 20, 10
-
-# One task, so that both engines see the same examples, and checkpoints whose data need not be resumed.
-LIKE_OURS = """
-from __gin__ import dynamic_registration
-from genret_jax.tasks import dsi
-from t5x import utils
-
-include 't5x/like_genret.gin'
-
-dsi.task_name.task = 'retrieval'
-utils.CheckpointConfig.save = @utils.SaveCheckpointConfig()
-LEARNING_RATE = 3e-3
-RECORD_EVERY = 1
-BATCH_SIZE = 16
-CHECKPOINT_PERIOD = 10
-BEAMS = 10
-"""
 
 
 @pytest.fixture(scope="module")
