@@ -31,7 +31,9 @@ from genret_jax.errors import InputError
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun, evaluation_split, memorisation_split
 from genret_jax.models.plan import PlanTables
 from genret_jax.problems.encoder_parts import EncoderParts
-from genret_jax.problems.problem import QUANTISER, Measured, Problem, Requests, Setup
+from genret_jax.problems.parts import QUANTISER
+from genret_jax.problems.problem import Problem, Setup
+from genret_jax.problems.requests import Measured, Requests
 from genret_jax.problems.sizing import document_codec, document_network, with_encoder
 from genret_jax.storage import fingerprint
 from genret_jax.training.checkpoint_format import CHECKPOINTS_FOLDER, checkpoint_steps

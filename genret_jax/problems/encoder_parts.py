@@ -26,21 +26,15 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import Sampler
 from genret_jax.data.examples.store import ExampleStore
 from genret_jax.data.text.latent import LatentEncoder
-from genret_jax.data.text.lexical import (
-    QueryMeans,
-    Settings,
-    choose_beside_vectors,
-    choose_settings,
-    later_documents,
-    lexical_documents,
-)
+from genret_jax.data.text.lexical import QueryMeans, Settings, later_documents, lexical_documents
+from genret_jax.data.text.lexical_choice import choose_beside_vectors, choose_settings
 from genret_jax.data.text.lsa import lsa
 from genret_jax.evaluation.compare import SystemRun
 from genret_jax.models.config import T5Config
 from genret_jax.models.encoders.getting import copy_encoder
 from genret_jax.models.encoders.sentence import SentenceEncoder
 from genret_jax.parallel.coordination import from_first
-from genret_jax.problems.problem import make
+from genret_jax.problems.parts import make
 from genret_jax.storage import load_arrays, save_arrays
 from genret_jax.training.encoded_pool import EncodedPool, is_current, pool_fingerprint, write_pool
 from genret_jax.training.left_out import LeftOutQueries

@@ -28,7 +28,8 @@ from genret_jax.errors import InputError, nearest
 from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
 from genret_jax.evaluation.recommendation import answers_of, recommendation_split
 from genret_jax.evaluation.report import System, cost
-from genret_jax.problems.problem import History, Measured, Problem, Requests, Setup, say
+from genret_jax.problems.problem import Problem, Setup, say
+from genret_jax.problems.requests import History, Measured, Requests
 from genret_jax.problems.sizing import item_network, sizes_with_room
 from genret_jax.storage import load_arrays, save_arrays
 from genret_jax.training.history_task import HistoryTask, PackedHistoryTask

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import importlib
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,87 +22,25 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
-from genret_jax.config.experiment import BaseExperiment, needs_vectors
+from genret_jax.config.experiment import BaseExperiment
 from genret_jax.config.gin_text import from_bindings
 from genret_jax.config.record import CONFIGURABLES
 from genret_jax.data.corpus import Corpus
-from genret_jax.docids import (
-    DocidCodec,
-    DocidTable,
-    EncodedDocids,
-    LearnedDocids,
-    QuantisedDocids,
-    Quantiser,
-    append_documents,
-    load_quantiser,
-)
+from genret_jax.docids import DocidCodec, DocidTable, EncodedDocids, Quantiser, append_documents, load_quantiser
 from genret_jax.errors import InputError
-from genret_jax.evaluation.compare import EvaluationSplit, SystemRun
+from genret_jax.evaluation.compare import SystemRun
 from genret_jax.inference import node_tree
 from genret_jax.models.config import T5Config, divisible
 from genret_jax.models.heads import NodeTree
 from genret_jax.models.plan import PlanTables
 from genret_jax.parallel.mesh import logical_axes, param_shardings
-from genret_jax.storage import atomic_folder
+from genret_jax.problems.parts import QUANTISER, make, make_docids
+from genret_jax.problems.requests import Measured, Requests
 from genret_jax.training import TrainingTask, restore_params
 from genret_jax.training.checkpoint_format import require_params
 from genret_jax.training.initial import initial_params, jitted_variables, random_params
 
-QUANTISER = "quantiser"  # the part of a run folder that gives later documents their docids
-
 _P = TypeVar("_P", bound="Problem")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class History:
-    """A request for the next items of a user.
-
-    Attributes:
-        items: External ids of the user's items, oldest first.
-        user: Id of the user; None for somebody unknown.
-    """
-
-    items: Sequence[str]
-    user: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Requests:
-    """Requests of a split, ready to be searched.
-
-    Attributes:
-        split: The judged requests; the order of its qrels is that of the rows.
-        tokens: Encoder inputs [q, l], padded with 0.
-        texts: Text of each request by its id; empty where requests have no text.
-        without: Documents that each request must not find [q, w], -1 for none.
-        widths: Columns that short inputs may be cut to.
-    """
-
-    split: EvaluationSplit
-    tokens: Int[np.ndarray, "q l"]
-    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    without: Int[np.ndarray, "q w"] | None = None
-    widths: Sequence[int] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Systems that a report measures beside the trained runs.
-
-    Attributes:
-        bm25: Documents: BM25 by bm25s, in several forms.
-        untrained: Each run's network before its first step, where it starts from the data.
-        dual_encoder: Documents: a dual encoder with each run's encoder, trained for as many steps, searched exactly and
-            by HNSW.
-        sasrec: Items: SASRec with its paper's loss and with a softmax over all items, in the first run's folder.
-        exclude_history: Items: leave out of every ranking what the user has had.
-    """
-
-    bm25: bool = True
-    untrained: bool = True
-    dual_encoder: bool = False
-    sasrec: bool = False
-    exclude_history: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -491,24 +428,7 @@ class Problem(abc.ABC):
             like: Run folder with the same parts, which are copied.
             unseen: Documents that a quantiser is not fitted to; they get docids as if they had come later.
         """
-        strategy, seed = self.experiment.docids, self.experiment.docid_seed
-        if isinstance(strategy, QuantisedDocids):
-            fitted = functools.cache(
-                lambda: strategy.fit_and_assign(corpus.doc_ids, vectors(), seed, corpus.fingerprint, unseen=unseen)
-            )
-            self._make(QUANTISER, lambda path: fitted()[0].save(path), like)
-            self._make("docids", lambda path: fitted()[1].save(path), like)
-        elif isinstance(strategy, str):
-            given = DocidTable.load(strategy)
-            given.require_corpus(corpus.fingerprint, file=strategy)
-            self._make("docids", given.save, like)
-        elif not isinstance(strategy, LearnedDocids):  # which a problem makes by itself
-
-            def assigned() -> DocidTable:
-                used = vectors() if needs_vectors(strategy) else None
-                return strategy.assign(corpus.doc_ids, used, seed=seed, corpus_fingerprint=corpus.fingerprint)
-
-            self._make("docids", lambda path: assigned().save(path), like)
+        make_docids(self.experiment, corpus, vectors, lambda part, write: self._make(part, write, like), unseen)
         table = DocidTable.load(self.folder / "docids")
         name, longest = table.strategy.get("name", ""), table.lengths.max()
         log(f"docids      {name}: {table.num_nodes:,} nodes, at most {longest} codes")
@@ -558,23 +478,6 @@ def _is_of_t5x(checkpoint: str | int) -> TypeGuard[str]:
     from genret_jax.training.t5x.checkpoint import find_checkpoint
 
     return isinstance(checkpoint, str) and checkpoint not in ("best", "last") and bool(find_checkpoint(checkpoint))
-
-
-def make(path: Path, write: Callable[[Path], object], like: Path | None = None) -> None:
-    """Write a part of a run folder unless it is there; a part that is there is whole, as writers rename at the end.
-
-    Args:
-        path: The part.
-        write: Writes it.
-        like: Run folder whose part of that name is the same, and is copied if it has it.
-    """
-    if path.exists():
-        return
-    if like is not None and (like / path.name).is_dir():
-        with atomic_folder(path) as partial:
-            shutil.copytree(like / path.name, partial, dirs_exist_ok=True)
-    else:
-        write(path)
 
 
 def say(line: str) -> None:
