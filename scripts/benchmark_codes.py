@@ -12,12 +12,11 @@ Example:
 
 import argparse
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark_pretrained import genret
+from benchmark_pretrained import add_collections, genret, measured
 
 from genret_jax.data.corpus import read_beir
 from genret_jax.evaluation.report import Report
@@ -77,18 +76,10 @@ def measure(corpus: Path, work: Path) -> tuple[dict[str, Any], Mapping[str, Any]
 def main() -> None:
     """Measure all collections and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--corpus", action="append", required=True, metavar="NAME=DIR", help="a collection; may be repeated"
-    )
-    parser.add_argument("--work", type=Path, help="folder that keeps runs and reports; what is done is not done again")
+    add_collections(parser)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/codes.json"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        collections: dict[str, Any] = {}
-        for given in arguments.corpus:
-            name, _, folder = given.partition("=")
-            collections[name], environment = measure(Path(folder), (arguments.work or Path(temporary)) / name)
-    write_json(arguments.out, {"collections": collections, "environment": dict(environment)})
+    write_json(arguments.out, measured(arguments, measure))
 
 
 if __name__ == "__main__":

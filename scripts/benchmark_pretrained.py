@@ -15,6 +15,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,29 +75,45 @@ def summary(reports: list[Report], work: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure all collections and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--corpus", action="append", required=True, metavar="NAME=DIR", help="a collection; may be repeated"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="0, 1, … where there are training queries (default: 3)")
-    parser.add_argument("--work", type=Path, help="folder that keeps runs and reports; what is done is not done again")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pretrained.json"))
-    arguments = parser.parse_args()
+def measured(
+    arguments: argparse.Namespace, measure: Callable[[Path, Path], tuple[dict[str, Any], Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Measure every collection that was given, and return the results with the environment.
+
+    Args:
+        arguments: With ``corpus``, a list of NAME=DIR, and ``work``, from :func:`add_collections`.
+        measure: Takes the folder of a collection and one for its runs; returns its result and the environment.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         collections: dict[str, Any] = {}
         for given in arguments.corpus:
             name, _, folder = given.partition("=")
-            work = (arguments.work or Path(temporary)) / name
-            reports = measure(Path(folder), work, arguments.seeds)
-            collections[name] = summary(reports, work)
-    result = {
-        "what": "genret train by default, with all-MiniLM-L6-v2, beside what it starts from",
-        "collections": collections,
-        "environment": dict(reports[0].environment),
-    }
-    write_json(arguments.out, result)
+            collections[name], environment = measure(Path(folder), (arguments.work or Path(temporary)) / name)
+    return {"collections": collections, "environment": dict(environment)}
+
+
+def add_collections(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`measured` reads."""
+    parser.add_argument(
+        "--corpus", action="append", required=True, metavar="NAME=DIR", help="a collection; may be repeated"
+    )
+    parser.add_argument("--work", type=Path, help="folder that keeps runs and reports; what is done is not done again")
+
+
+def main() -> None:
+    """Measure all collections and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_collections(parser)
+    parser.add_argument("--seeds", type=int, default=3, help="0, 1, … where there are training queries (default: 3)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pretrained.json"))
+    arguments = parser.parse_args()
+
+    def one(corpus: Path, work: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        reports = measure(corpus, work, arguments.seeds)
+        return summary(reports, work), reports[0].environment
+
+    what = "genret train by default, with all-MiniLM-L6-v2, beside what it starts from"
+    write_json(arguments.out, {"what": what, **measured(arguments, one)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A tiny run that the training tests share: a few settings, and what to compare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +59,10 @@ def t5x_engine() -> Any:
     from genret_jax.training.t5x import engine as t5x_engine
 
     return t5x_engine
+
+
+@pytest.fixture
+def as_t5x_computes() -> Iterator[None]:
+    """Allow what this library's own code does not need: sums of arrays of different ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield

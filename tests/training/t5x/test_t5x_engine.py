@@ -18,14 +18,8 @@ from genret_jax.run import open_run
 from genret_jax.run.folder import examples_of
 from genret_jax.training.docid_task import DocidTask
 
-pytestmark = pytest.mark.t5x
+pytestmark = [pytest.mark.t5x, pytest.mark.usefixtures("as_t5x_computes")]
 BEAMS = 7
-
-
-@pytest.fixture(autouse=True)
-def _as_t5x_computes():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -23,16 +23,14 @@ from genret_jax.run.folder import learning_rates_of, planned_task_of, sampler_of
 from genret_jax.training import read_metrics
 from genret_jax.training.t5x import planned as t5x_planned
 
-pytestmark = [pytest.mark.t5x, pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning")]
+pytestmark = [
+    pytest.mark.t5x,
+    pytest.mark.usefixtures("as_t5x_computes"),
+    pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning"),
+]
 WORDS_AND_VECTORS = PlanConfig(terms=8, dense=True)
 EVERYTHING = PlanConfig(codes=True, terms=8, dense=True)
 STEPS, BEAMS = 20, 10
-
-
-@pytest.fixture(autouse=True)
-def _as_t5x_computes():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")
