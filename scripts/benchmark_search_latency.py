@@ -227,7 +227,7 @@ def dual_encoder(run: MadeUpRun, params: Mapping[str, Any]) -> DualEncoder:
         network=run.model, query_length=run.sampler.input_length, append_eos=run.sampler.append_eos
     )
     nothing = np.zeros((0, run.model.d_model), np.float32)
-    return DualEncoder(config, encoder_params(params), run.vocabulary, run.corpus.doc_ids, nothing)
+    return DualEncoder(config, encoder_params(params, run.model), run.vocabulary, run.corpus.doc_ids, nothing)
 
 
 # Timing ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A dual encoder: queries and documents become vectors, and the nearest documents are the answer.
 
-It has the shape of T5's encoder and is trained on the queries, pseudo-queries and documents of the generative model's
-example store.
+It has the encoder of the generative model, T5's or a pretrained sentence encoder, and is trained on the queries,
+pseudo-queries and documents of that model's example store.
 """
 
 import dataclasses
@@ -27,12 +27,17 @@ from genret_jax.evaluation.metrics import evaluate
 from genret_jax.evaluation.report import System, cost
 from genret_jax.losses import in_batch_contrastive
 from genret_jax.models.config import T5Config
+from genret_jax.models.encoders.bert import BertEncoder
+from genret_jax.models.encoders.config import SentenceForm
 from genret_jax.models.encoders.t5 import T5Encoder
 from genret_jax.models.layers import Embed
-from genret_jax.training import TrainerConfig, read_metrics, restore_params, train
+from genret_jax.models.query import pooled_states, source_tokens
+from genret_jax.training import AdamW, TrainerConfig, read_metrics, restore_params, train
+from genret_jax.training.config import LinearWarmupLinearDecay
 from genret_jax.validation import at_least, check_fields, more_than
 
 _ROWS_AT_ONCE = 256  # most texts encoded in one call
+_FINE_TUNING = 2e-5  # the peak rate for a pretrained sentence encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class DualEncoderConfig:
         query_length: Number of tokens of a query that are read.
         document_length: Number of tokens of a document that are read.
         append_eos: End both with EOS, as pretrained T5 expects.
+        passage_form: How a document becomes the input of a sentence encoder; ``network.sentence`` says it of queries.
         temperature: Divides cosine similarities in the loss; 0.05 as in SimCSE (Gao et al. 2021, arXiv 2104.08821).
     """
 
@@ -51,36 +57,51 @@ class DualEncoderConfig:
     query_length: Annotated[int, at_least(2)] = 24
     document_length: Annotated[int, at_least(2)] = 64
     append_eos: bool = False
+    passage_form: SentenceForm | None = None
     temperature: Annotated[float, more_than(0)] = 0.05
 
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def of_queries(self) -> T5Config:
+        """The encoder of queries; a network must have a decoder layer or a plan, and this has no plan."""
+        return dataclasses.replace(self.network, plan=None, query_width=0, num_decoder_layers=1)
+
+    @property
+    def of_documents(self) -> T5Config:
+        """The encoder of documents, which has the parameters of that of queries."""
+        return dataclasses.replace(self.of_queries, sentence=self.passage_form)
+
 
 class TextEncoder(nn.Module):
-    """T5's encoder and the normalised mean of its outputs (Ni et al. 2022, Sentence-T5, arXiv 2108.08877).
+    """An encoder and the normalised pool of its states.
 
-    Parameters have the same names as in :class:`genret_jax.models.network.T5`.
+    That is a pretrained sentence encoder with its own pooling, or T5's encoder with the mean (Ni et al. 2022,
+    Sentence-T5, arXiv 2108.08877). Parameters have the same names as in :class:`genret_jax.models.network.T5`.
     """
 
     config: T5Config
 
     def setup(self) -> None:
-        """Declare the embedding and the stack under T5's names."""
-        self.token_embedder = Embed(self.config.vocab_size, self.config.d_model, self.config.compute_dtype)
-        self.encoder = T5Encoder(self.config, self.token_embedder)
+        """Declare the encoder under the network's names."""
+        if self.config.encoder is not None:
+            self.encoder = BertEncoder(self.config.encoder)
+        else:
+            self.token_embedder = Embed(self.config.vocab_size, self.config.d_model, self.config.compute_dtype)
+            self.encoder = T5Encoder(self.config, self.token_embedder)
 
     def __call__(self, tokens: Int[Array, "b l"], *, deterministic: bool = True) -> Float[Array, "b d"]:
-        """Return unit vectors in float32; a zero vector for a text without tokens."""
-        encoded = self.encoder(tokens, deterministic).astype(jnp.float32)
-        summed = jnp.einsum("bld,bl->bd", encoded, (tokens > 0).astype(jnp.float32))
-        # The mean's direction is the sum's. Safe at zero, also in the gradient.
-        return summed * jax.lax.rsqrt(jnp.maximum(jnp.sum(summed**2, axis=-1, keepdims=True), 1e-12))
+        """Return unit vectors in float32; without a sentence encoder, a zero vector for a text without tokens."""
+        form, tokens = self.config.sentence, source_tokens(self.config, tokens)
+        states = self.encoder(tokens, deterministic=deterministic)
+        return pooled_states(states, tokens, "mean" if form is None else form.pooling, normalize=True)
 
 
-def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the T5 parameters that :class:`TextEncoder` uses: embeddings and encoder."""
-    return {name: params[name] for name in ("token_embedder", "encoder")}
+def encoder_params(params: Mapping[str, Any], network: T5Config) -> dict[str, Any]:
+    """Return the parameters of a network that :class:`TextEncoder` uses: embeddings and encoder."""
+    names = ("token_embedder", "encoder") if network.encoder is None else ("encoder",)
+    return {name: params[name] for name in names}
 
 
 def encode_tokens(
@@ -115,7 +136,7 @@ class DualEncoderTask:
         self, config: DualEncoderConfig, store: ExampleStore, sampler: SamplerConfig, *, seed: int, batch_size: int
     ):
         self.config, self.store = config, store
-        self.encoder = TextEncoder(config.network)
+        self.queries, self.documents = TextEncoder(config.of_queries), TextEncoder(config.of_documents)
         # Other objectives put docids into the encoder's input, which here is the query.
         shown = dataclasses.replace(
             sampler,
@@ -129,7 +150,7 @@ class DualEncoderTask:
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return randomly initialised variables."""
-        return self.encoder.init(rng, jnp.zeros((1, 1), jnp.int32))
+        return self.queries.init(rng, jnp.zeros((1, 1), jnp.int32))
 
     def batch(self, step: int, rows: Int[np.ndarray, " r"] | None = None) -> dict[str, np.ndarray]:
         """Return queries or pseudo-queries with the first tokens of their documents."""
@@ -147,15 +168,18 @@ class DualEncoderTask:
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Return the summed loss, the number of queries, and how many of them find their document first."""
-        query_rng, document_rng = jax.random.split(dropout_rng)
-        queries = self._encode(params, batch["query_tokens"], query_rng)
-        documents = self._encode(params, batch["document_tokens"], document_rng)
+        queries, documents = (
+            encoder.apply({"params": params}, batch[tokens], deterministic=False, rngs={"dropout": rng})
+            for encoder, tokens, rng in zip(
+                (self.queries, self.documents),
+                ("query_tokens", "document_tokens"),
+                jax.random.split(dropout_rng),
+                strict=True,
+            )
+        )
         loss, weight = in_batch_contrastive(queries, documents, batch["document"], temperature=self.config.temperature)
         nearest = jnp.argmax(queries @ documents.T, axis=-1)
         return loss, weight, {"in_batch_accuracy": jnp.sum(batch["document"][nearest] == batch["document"])}
-
-    def _encode(self, params: Mapping[str, Any], tokens: jax.Array, rng: jax.Array) -> jax.Array:
-        return self.encoder.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": rng})
 
 
 def validate(
@@ -164,7 +188,7 @@ def validate(
     """Return Hits, MRR, Recall and NDCG on a split by exact search; the last two arguments are an evaluator's."""
     encoder = DualEncoder.of_store(store, config, params)
     query_ids, tokens = store.queries(split, config.query_length, append_eos=config.append_eos)
-    queries = encode_tokens(config.network, encoder.params, tokens)
+    queries = encode_tokens(config.of_queries, encoder.params, tokens)
     qrels: dict[str, dict[str, int]] = {}
     for query, document, grade in zip(*(column.tolist() for column in store.pairs(split)), strict=True):
         qrels.setdefault(store.query_ids[query], {})[store.doc_ids[document]] = grade
@@ -247,7 +271,7 @@ class DualEncoder:
             trainer,
             folder,
             evaluators=evaluators,
-            init_params=None if init_params is None else encoder_params(init_params),
+            init_params=None if init_params is None else encoder_params(init_params, config.network),
             # Through JSON, because a tuple would not equal the list that a checkpoint has.
             fingerprint={
                 "examples": store.fingerprint,
@@ -261,10 +285,10 @@ class DualEncoder:
     @classmethod
     def of_store(cls, store: ExampleStore, config: DualEncoderConfig, params: Mapping[str, Any]) -> "DualEncoder":
         """Return an encoder with vectors of the documents of a store; those without text are never found."""
-        params = jax.device_put(jax.device_get(encoder_params(params)))  # from a mesh to one device
+        params = jax.device_put(jax.device_get(encoder_params(params, config.network)))  # from a mesh to one device
         documents = store.documents_with_text
         tokens = store.document_inputs(config.document_length, documents=documents, append_eos=config.append_eos)
-        vectors = encode_tokens(config.network, params, tokens)
+        vectors = encode_tokens(config.of_documents, params, tokens)
         return cls(config, params, store.vocabulary, [store.doc_ids[int(index)] for index in documents], vectors)
 
     def encode_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "q d"]:
@@ -272,7 +296,7 @@ class DualEncoder:
         append_eos = self.config.append_eos
         tokens = self.vocabulary.encode_rows(texts, self.config.query_length, append_eos=append_eos)
         tokens[tokens[:, 0] == EOS] = 0
-        return encode_tokens(self.config.network, self.params, tokens)
+        return encode_tokens(self.config.of_queries, self.params, tokens)
 
     @functools.cached_property
     def exact_index(self) -> ExactIndex:
@@ -307,6 +331,7 @@ def train_and_answer(
     trainer: TrainerConfig,
     folder: str | os.PathLike[str],
     init_params: Mapping[str, Any] | None = None,
+    passage_form: SentenceForm | None = None,
 ) -> list[SystemRun]:
     """Train a dual encoder beside a generative model, and search its documents exactly and by HNSW.
 
@@ -319,14 +344,24 @@ def train_and_answer(
         sampler: How examples are drawn; also gives the length of queries and whether they end with EOS.
         trainer: Steps, batch size, optimizer and seed; see :func:`trainer_like`.
         folder: Keeps checkpoints and metrics. An encoder that was trained there before is used again.
-        init_params: T5 parameters to start from.
+        init_params: The generative model's parameters, to start from.
+        passage_form: How a document becomes the input of the encoder, for a sentence encoder.
 
     Returns:
         Answers of ``"{name}, dual encoder"`` and ``"{name}, dual encoder, HNSW"``.
     """
+    config = DualEncoderConfig(
+        network=network,
+        query_length=sampler.input_length,
+        append_eos=sampler.append_eos,
+        passage_form=passage_form,
+    )
+    if passage_form is not None and network.encoder is not None:
+        room = network.encoder.max_length - len(passage_form.first_tokens) - 1
+        config = dataclasses.replace(config, document_length=_usual_length(store, room))
     encoder = DualEncoder.train(
         store,
-        DualEncoderConfig(network=network, query_length=sampler.input_length, append_eos=sampler.append_eos),
+        config,
         trainer,
         folder,
         sampler=sampler,
@@ -367,25 +402,42 @@ def train_and_answer(
     ]
 
 
-def trainer_like(log_folder: str | os.PathLike[str], *, seed: int, validated: bool) -> TrainerConfig:
+def _usual_length(store: ExampleStore, most: int) -> int:
+    """Return a number of tokens that nine of ten documents do not exceed, at most ``most``."""
+    tokens = store.document_inputs(most, documents=store.documents_with_text)
+    return max(2, int(np.quantile(np.count_nonzero(tokens, axis=1), 0.9, method="higher")))
+
+
+def trainer_like(
+    log_folder: str | os.PathLike[str], *, seed: int, validated: bool, pretrained: bool = False
+) -> TrainerConfig:
     """Return a trainer with the number of steps and the batch size of a finished training.
 
     Args:
         log_folder: Folder with the ``metrics.jsonl`` of that training.
         seed: Seed of the new training.
-        validated: Evaluate ten times on the validation split and keep the best checkpoint.
+        validated: Evaluate ten times on the validation split, and keep the best checkpoint.
+        pretrained: The encoder is a pretrained sentence encoder. Its start is evaluated too, and the rate is 2e-5, one
+            that is usual in fine-tuning (Devlin et al. 2019, arXiv 1810.04805, section 4.1).
 
     Raises:
         InputError: If the log has no training record with a speed.
     """
     records = [record for record in read_metrics(log_folder) if record.get("steps_per_second")]
     if not records:
-        raise InputError("a run without a log of training", file=log_folder, fix="train it first")
+        raise InputError(
+            "a run that was not trained",
+            file=log_folder,
+            expected="at least one step, as a dual encoder is trained for as many",
+            fix="leave --dual-encoder out, or train the run",
+        )
     steps = records[-1]["step"]
     return TrainerConfig(
         steps=steps,
         batch_size=round(records[-1]["examples_per_second"] / records[-1]["steps_per_second"]),
         seed=seed,
+        optimizer=AdamW(learning_rate=LinearWarmupLinearDecay(peak=_FINE_TUNING)) if pretrained else AdamW(),
         evaluate_every=max(1, steps // 10) if validated else None,
+        evaluate_at_start=validated and pretrained,
         best_metric="validation/mrr@10" if validated else None,
     )

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dual-encoder",
         action="store_true",
-        help="on documents: also train a dual encoder with the run's encoder, and measure it",
+        help="on documents: also train a dual encoder from the run's encoder, for as many steps, and measure it",
     )
     parser.add_argument(
         "--sasrec",

@@ -419,31 +419,25 @@ class Documents(Problem):
         return bm25_answers(self.corpus, self.vocabulary.normalization, requests.split.qrels)
 
     def baselines_of_run(self, name: str, requests: Requests, depth: int, measured: Measured) -> list[SystemRun]:
-        """Return the answers of what the run's plan is made of, or of a dual encoder with the run's encoder."""
+        """Return the answers of what the run's plan is made of, and of a dual encoder with the run's encoder."""
         alone = []
         if (plan := self.model.plan) is not None:
             stop_terms = self.facts().stop_terms()
             alone = self.parts.alone(name, plan, self.store, self.corpus, requests.texts, depth, stop_terms)
         if not measured.dual_encoder:
             return alone
-        if self.model.encoder is not None:
-            raise InputError(
-                "a dual encoder beside a run with a pretrained encoder",
-                file=self.folder,
-                expected="a run from scratch or from T5 weights",
-                fix="leave --dual-encoder out; the report has the encoder's own vectors",
-            )
         from genret_jax.baselines.dual_encoder import train_and_answer, trainer_like
 
-        validated = "validation" in self.store.splits
-        return train_and_answer(
+        validated, pretrained = "validation" in self.store.splits, self.model.encoder is not None
+        return alone + train_and_answer(
             self.store,
             requests.texts,
             depth,
             name=name,
             network=self.model,
             sampler=self.sampler,
-            trainer=trainer_like(self.folder, seed=self.seed, validated=validated),
+            trainer=trainer_like(self.folder, seed=self.seed, validated=validated, pretrained=pretrained),
             folder=self.folder / "dual_encoder",
             init_params=self.start_params(),
+            passage_form=self.parts.pretrained.form("passage") if pretrained else None,
         )

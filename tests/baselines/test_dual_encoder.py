@@ -223,7 +223,7 @@ def test_an_encoder_is_trained_from_the_start_of_a_generative_model(store, tmp_p
 
 
 def test_a_trainer_takes_steps_and_batch_size_from_a_log(tmp_path):
-    with pytest.raises(InputError, match="without a log of training"):
+    with pytest.raises(InputError, match="a run that was not trained"):
         trainer_like(tmp_path, seed=3, validated=True)
     records = [
         {"step": step, "kind": "train", "loss": 1.0, "steps_per_second": 3.0, "examples_per_second": 96.0}

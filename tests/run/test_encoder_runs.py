@@ -16,6 +16,7 @@ from support.growing import grown_by_two
 from support.tiny_run import tiny_topics, write_tiny_corpus
 
 from genret_jax import Retriever
+from genret_jax.baselines.dual_encoder import DualEncoder, DualEncoderConfig
 from genret_jax.baselines.vector_search import has_faiss
 from genret_jax.data.examples.sampler import Sampler, SamplerConfig
 from genret_jax.data.text.lexical import LexicalDocuments, Settings, lexical_documents
@@ -30,7 +31,7 @@ from genret_jax.problems import Measured, encoder_parts
 from genret_jax.problems.encoder_parts import EncoderParts
 from genret_jax.run import evaluate_runs, open_run, prepare_only, train_run
 from genret_jax.storage import MANIFEST, read_json, write_json
-from genret_jax.training import AdamW, Constant
+from genret_jax.training import AdamW, Constant, restore_params
 from genret_jax.training.encoded_pool import pool_fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*neither title nor text:UserWarning", "ignore:.*vectors are zero")
@@ -318,8 +319,40 @@ def test_a_report_shows_what_the_plan_is_made_of(planned, tmp_path):
     assert 0 < systems[f"{name}, encoder alone"].details["parameters"] < systems[name].details["parameters"]
     about = "residual docids, plan of words, vectors and codes, 1 decoder layer, checkpoint 'best'"
     assert systems[name].description == about
-    with pytest.raises(InputError, match="a dual encoder beside a run with a pretrained encoder"):
-        evaluate_runs([planned.folder], tmp_path / "other", measured=Measured(dual_encoder=True))
+
+
+@pytest.mark.parametrize("encoder", ["bert", "mpnet"])
+def test_a_dual_encoder_begins_as_the_pretrained_one_with_its_prompts(encoder, corpus, tmp_path):
+    prompted = copy_encoder(encoder, tmp_path / "encoder")
+    prompts = {"query": "query: ", "passage": "passage: "}
+    write_json(prompted / "config_sentence_transformers.json", {"prompts": prompts})
+    given = experiment(corpus, plan=PlanConfig(dense=True, terms=8))
+    run = prepare_only(dataclasses.replace(given, encoder=str(prompted)), tmp_path / "run")[0]
+    form = run.parts.pretrained.form("passage")
+    room = run.parts.pretrained.max_length - len(form.first_tokens) - 1
+    config = DualEncoderConfig(network=run.model, query_length=12, document_length=room, passage_form=form)
+    found = DualEncoder.of_store(run.store, config, run.params("start"))
+    texts = dict(zip(run.corpus.doc_ids, (run.corpus.document_text(i) for i in range(len(run.corpus))), strict=True))
+    expected = run.parts.pretrained.vectors([texts[document] for document in found.doc_ids], "passage")
+    np.testing.assert_allclose(found.vectors, expected, atol=2e-3)  # float32 in another order of padding
+    queries = ["a moon", "bread"]
+    np.testing.assert_allclose(found.encode_queries(queries), run.parts.pretrained.vectors(queries, "query"), atol=2e-3)
+    assert np.abs(expected - run.parts.pretrained.vectors([*texts.values()])[: len(expected)]).max() > 0.01
+
+
+def test_a_report_has_a_dual_encoder_that_was_trained_from_the_pretrained_one(planned, tmp_path):
+    report = evaluate_runs([planned.folder], tmp_path / "report", measured=Measured(bm25=False, dual_encoder=True))
+    name, names = planned.folder.name, [system.name for system in report.systems]
+    assert {f"{name}, sum of both", f"{name}, dual encoder", f"{name}, dual encoder, HNSW"} <= {*names}
+    trained = restore_params(planned.folder / "dual_encoder", "last")
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), trained["encoder"], planned.params("start")["encoder"])
+    assert 0 < max(jax.tree.leaves(moved)) < 1e-3
+
+
+def test_a_run_that_was_not_trained_has_no_dual_encoder(corpus, tmp_path):
+    run = train_run(experiment(corpus, plan=PlanConfig(dense=True), steps=0), tmp_path / "run")
+    with pytest.raises(InputError, match=r"a run that was not trained; expected at least one step, .*--dual-encoder"):
+        evaluate_runs([run.folder], tmp_path / "report", measured=Measured(dual_encoder=True))
 
 
 def test_rows_beside_a_run_choose_nothing_again(planned, tmp_path, monkeypatch):
