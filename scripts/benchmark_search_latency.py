@@ -5,8 +5,10 @@ Example:
     python scripts/benchmark_search_latency.py --documents 100000 1000000 --out benchmarks/results/search_latency.json
 
 A query is text, the answer is the ids of ten documents. Ours: the whole of ``Retriever.search`` with 10 and 20 beams,
-for two networks with random weights: the one that ``genret train`` makes from a corpus alone (hierarchical docids, a
-row a docid node) and one of T5 1.0 small's shape (docids of 8 codes of 256). Speed does not depend on training.
+for three networks. ``pretrained`` is the one that ``genret train`` makes with all-MiniLM-L6-v2: a plan of words and
+vectors, over documents of 60 words drawn by Zipf's law, as are the words of queries. It needs ``genret encoder get
+all-MiniLM-L6-v2``. The others have random weights, as speed does not depend on training: ``from_scratch`` has
+hierarchical docids and a row a docid node, ``t5_small`` the shape of T5 1.0 small and docids of 8 codes of 256.
 Theirs: ``DualEncoder.encode_queries`` with an encoder of the same shape, weights and vocabulary, and ``HnswIndex`` (M
 32) with the least efSearch whose recall@10 is 0.95 of an exact search, over clustered random vectors of 384 dimensions.
 Their queries' vectors are drawn beside documents', as an untrained encoder's are near none.
@@ -30,33 +32,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 
 from genret_jax.baselines.dual_encoder import DualEncoder, DualEncoderConfig, encoder_params
 from genret_jax.baselines.vector_search import ExactIndex, HnswConfig, HnswIndex
 from genret_jax.config.gin_files import experiment_from_gin
 from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import SamplerConfig
-from genret_jax.data.text.vocabulary import SentencePieceVocabulary, train_sentencepiece
+from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
+from genret_jax.data.text.lsa import bm25, bm25_idf
+from genret_jax.data.text.terms import terms_of
+from genret_jax.data.text.vocabulary import Vocabulary, train_sentencepiece
 from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
 from genret_jax.evaluation.environment import environment
-from genret_jax.inference import node_tree, search_tokens
+from genret_jax.inference import search_tokens
 from genret_jax.models import T5, T5Config
+from genret_jax.models.encoders.getting import find_encoder
+from genret_jax.models.encoders.sentence import SentenceEncoder
+from genret_jax.models.plan import PlanTables
 from genret_jax.problems.documents import Documents
+from genret_jax.problems.sizing import with_encoder
 from genret_jax.retriever import Retriever
 from genret_jax.storage import read_json, write_json
+from genret_jax.training.planned_docids import PlanDocuments
 
 RESULTS, WANTED_RECALL = 10, 0.95
+WORDS_OF_DOCUMENT = 60
 FIRST_TOKEN = 2
 NODE_TABLES = ("input_nodes", "output_nodes")
 
 
 class Setting(NamedTuple):
-    """A network with docids for it."""
+    """A network with docids for it, and what a pretrained encoder and a plan have beside them."""
 
     model: T5Config
     sampler: SamplerConfig
     codes: np.ndarray  # [n, m]
+    encoder: SentenceEncoder | None = None
+    plan: PlanDocuments | None = None
+    terms: Mapping[str, int] = {}
 
 
 # Made-up parts of a run ------------------------------------------------------------------------------------------
@@ -80,6 +95,43 @@ def residual_codes(documents: int, codes: int, levels: int) -> np.ndarray:
     return random.permutation(np.unique(drawn, axis=0))[:documents]
 
 
+def pretrained(documents: int) -> Setting:
+    """Return the network of ``genret train`` on all-MiniLM-L6-v2, with made-up documents."""
+    encoder = SentenceEncoder.load(find_encoder("all-MiniLM-L6-v2"))
+    _, experiment = experiment_from_gin(["runs/dsi_pretrained.gin"], ["CORPUS = 'not read'", "RUN = 'not read'"])
+    terms = {term: number for number, term in enumerate(dict.fromkeys(map(_term, words_of(encoder))), 1)}
+    drawn = 1 + zipf(len(terms), (documents, WORDS_OF_DOCUMENT), seed=2)
+    counts = scipy.sparse.csr_matrix(
+        (np.ones(drawn.size, np.float32), drawn.ravel(), np.arange(0, drawn.size + 1, WORDS_OF_DOCUMENT)),
+        shape=(documents, 1 + len(terms)),
+    )
+    counts.sum_duplicates()
+    weights = bm25(counts, bm25_idf(counts), k1=1.2, b=0.6)
+    vectors, _ = clustered_vectors(documents, 1, encoder.width)
+    plan = PlanDocuments(vectors=vectors, weights=weights, bias=np.zeros(documents, np.float32))
+    # Two levels of so many codes that a code has as many below it.
+    codes = hierarchical_codes(documents, int(np.clip(2 ** np.ceil(np.log2(documents) / 2), 8, 1024)), 64)
+    return Setting(experiment.model, experiment.sampler, codes, encoder, plan, terms)
+
+
+def words_of(encoder: SentenceEncoder) -> list[str]:
+    """Return the words of an encoder's vocabulary, which has frequent ones first."""
+    vocabulary = sorted(encoder.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    return [token for token, _ in vocabulary if token.isalpha() and token.isascii() and len(token) > 1]
+
+
+def _term(word: str) -> str:
+    return terms_of(word)[0]
+
+
+def zipf(words: int, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
+    """Draw numbers of words, each as often as Zipf's law says."""
+    shares = 1 / np.arange(1, words + 1)
+    return np.searchsorted(np.cumsum(shares / shares.sum()), np.random.default_rng(seed).random(shape)).clip(
+        max=words - 1
+    )
+
+
 def from_scratch(documents: int) -> Setting:
     """Return a small network from scratch whose head has a row per docid node, without a plan."""
     bindings = ["CORPUS = 'not read'", "RUN = 'not read'", "T5Config.head = 'prefix'"]
@@ -95,7 +147,11 @@ def t5_small(documents: int) -> Setting:
     return Setting(model, SamplerConfig(input_length=32, append_eos=True), residual_codes(documents, 256, 8))
 
 
-SETTINGS: Mapping[str, Callable[[int], Setting]] = {"from_scratch": from_scratch, "t5_small": t5_small}
+SETTINGS: Mapping[str, Callable[[int], Setting]] = {
+    "pretrained": pretrained,
+    "from_scratch": from_scratch,
+    "t5_small": t5_small,
+}
 
 
 class MadeUpRun(Documents):
@@ -103,8 +159,8 @@ class MadeUpRun(Documents):
 
     vocabulary: Any = None  # not the property, which reads a folder
 
-    def __init__(self, setting: Setting, words: Sequence[str], vocabulary: SentencePieceVocabulary):
-        made_up: Any = SimpleNamespace(sampler=setting.sampler, start=None)
+    def __init__(self, setting: Setting, words: Sequence[str], vocabulary: Vocabulary):
+        made_up: Any = SimpleNamespace(sampler=setting.sampler, start=None, seed=0)
         super().__init__("made-up", made_up, {})
         count = len(setting.codes)
         ids = [f"document-{number}" for number in range(count)]
@@ -116,17 +172,32 @@ class MadeUpRun(Documents):
         self.model = dataclasses.replace(
             setting.model, vocab_size=vocab_size, decoder_vocab_size=codec.vocab_size, num_nodes=nodes
         )
-        self.vocabulary = vocabulary
+        if setting.encoder is not None:
+            length = setting.sampler.input_length
+            self.model = with_encoder(setting.model, setting.encoder, codec, 1 + len(setting.terms), length)
+        self.vocabulary, self.terms, self.plan = vocabulary, setting.terms, setting.plan
+        self.store: Any = SimpleNamespace(term_rows=self.term_rows)
         self.corpus = Corpus(
             name="made up", doc_ids=tuple(ids), titles=("",) * count, texts=(" ".join(words[:20]),) * count
         )
 
+    @functools.cached_property
+    def plan_tables(self) -> PlanTables | None:
+        """The facts of the plan about the docids; None without a plan."""
+        return None if self.plan is None else self.plan.tables(self.model, self.encoded)
+
+    def term_rows(self, texts: Sequence[str], width: int) -> np.ndarray:
+        """Return the numbers of terms, as an example store does."""
+        rows = np.zeros((len(texts), width), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            known = [self.terms[term] for term in terms_of(text) if term in self.terms][:width]
+            row[: len(known)] = known
+        return rows
+
 
 def random_params(run: MadeUpRun) -> dict[str, Any]:
     """Return random parameters, made in place: node tables of a million documents take gigabytes."""
-    token = jnp.zeros((1, 1), jnp.int32)
-    tree = node_tree(run.encoded) if run.model.head == "prefix" else None
-    shapes = jax.eval_shape(T5(run.model).init, jax.random.key(0), token, token, token, tree)["params"]
+    shapes = run.param_shapes()
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     made = [_random_leaf(key, path[-1].key, leaf.shape) for key, (path, leaf) in zip(keys, leaves, strict=True)]
@@ -135,7 +206,7 @@ def random_params(run: MadeUpRun) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _random_leaf(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    if name == "scale":
+    if len(shape) < 2:  # scales and biases
         return jnp.ones(shape)
     deviation = 1.0 if name == "embedding" else shape[-1 if name in NODE_TABLES else 0] ** -0.5
     # Some thousand random rows, each stretched differently wherever it is used: quicker than drawing millions.
@@ -152,9 +223,14 @@ def made_up_words(count: int = 2000) -> list[str]:
     return ["".join(random.choice(syllables, random.integers(1, 5))) for _ in range(count)]
 
 
-def vocabulary_and_queries(queries: int) -> tuple[list[str], SentencePieceVocabulary, list[str]]:
-    """Return words, a vocabulary trained on them, and queries of 4 to 9 of them."""
+def vocabulary_and_queries(encoder: SentenceEncoder | None, queries: int) -> tuple[list[str], Vocabulary, list[str]]:
+    """Return words, a vocabulary of an encoder or one trained on them, and queries of 4 to 9 of them."""
     random, words = np.random.default_rng(1), made_up_words()
+    if encoder is not None:
+        words = words_of(encoder)
+        drawn = zipf(len(words), (queries, 9), seed=3)
+        texts = [" ".join(words[number] for number in row[: random.integers(4, 10)]) for row in drawn]
+        return words, EncoderVocabulary(encoder.tokenizer, pad=encoder.pad), texts
     vocabulary = train_sentencepiece((" ".join(random.choice(words, 12)) for _ in range(2000)), size=4000)
     return words, vocabulary, [" ".join(random.choice(words, random.integers(4, 10))) for _ in range(queries)]
 
@@ -224,7 +300,10 @@ def tuned_graph(documents: int, queries: int, dimensions: int) -> Graph:
 def dual_encoder(run: MadeUpRun, params: Mapping[str, Any]) -> DualEncoder:
     """Return an encoder with the run's shape, weights, vocabulary and input length; its vectors are not used."""
     config = DualEncoderConfig(
-        network=run.model, query_length=run.sampler.input_length, append_eos=run.sampler.append_eos
+        network=run.model,
+        query_length=run.sampler.input_length,
+        append_eos=run.sampler.append_eos,
+        passage_form=run.model.sentence,
     )
     nothing = np.zeros((0, run.model.d_model), np.float32)
     return DualEncoder(config, encoder_params(params, run.model), run.vocabulary, run.corpus.doc_ids, nothing)
@@ -267,13 +346,13 @@ def whole_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: l
 
 def stage_calls(retriever: Retriever, other: DualEncoder, graph: Graph, texts: list[str], beam: int) -> dict[str, Call]:
     """Return the stages of both sides, each with its input ready."""
-    run, model = retriever.run, T5(retriever.run.model)
+    run, model, plan = retriever.run, T5(retriever.run.model), retriever.run.plan_tables
     tokens = [jnp.asarray(run.encode([text])) for text in texts]
     encode = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens, method=T5.encode))
 
     def search(number: int) -> Any:
         found = search_tokens(
-            retriever._params, tokens[number], TrieConstraint(retriever.index), retriever._tree, run.model, beam
+            retriever._params, tokens[number], TrieConstraint(retriever.index), retriever._tree, run.model, beam, plan
         )
         return jax.block_until_ready(found)
 
@@ -316,17 +395,19 @@ def measure(retriever: Retriever, other: DualEncoder, graph: Graph, texts: list[
 
 def setting_report(name: str, documents: int, graph: Graph, beams: list[int], queries: int) -> dict[str, Any]:
     """Measure one network at one number of documents."""
-    words, vocabulary, texts = vocabulary_and_queries(queries)
-    run = MadeUpRun(SETTINGS[name](documents), words, vocabulary)
+    setting = SETTINGS[name](documents)
+    words, vocabulary, texts = vocabulary_and_queries(setting.encoder, queries)
+    run = MadeUpRun(setting, words, vocabulary)
     params = random_params(run)
     retriever, other = Retriever(run, params), dual_encoder(run, params)
-    tables = params["decoder"].get("prefix_head", {})
+    tables = params.get("decoder", {}).get("prefix_head", {})
     ours = {
         "docid_tokens": int(run.encoded.tokens.shape[1]),
         "decoder_vocab_size": run.model.output_vocab_size,
         "docid_index_bytes_per_document": round(retriever.index.num_bytes / documents, 1),
         # A prefix head's rows grow with the documents; another network's weights do not.
         "node_table_bytes_per_document": round(sum(table.nbytes for table in tables.values()) / documents, 1),
+        "plan_bytes_per_document": round(run.plan_tables.num_bytes / documents, 1) if run.plan_tables else 0,
     }
     rows = [measure(retriever, other, graph, texts, beam) for beam in beams]
     for row in rows:
@@ -377,7 +458,7 @@ def main() -> None:
     made = {(report["network"], report["documents"]) for report in reports}
     kept = [report for report in earlier if (report["network"], report["documents"]) not in made]
     result = {
-        "what": "one query at a time, from text to ten document ids, CPU, float32, random weights; "
+        "what": "one query at a time, from text to ten document ids, CPU, float32; "
         "the other side is an encoder of the same shape and FAISS HNSW",
         "queries": arguments.queries,
         "environment": environment(),

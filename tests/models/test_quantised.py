@@ -51,3 +51,14 @@ def test_the_error_is_bounded_and_the_ranking_nearly_the_same():
     assert kept > 0.95
     regret = exact.max(axis=1) - np.take_along_axis(exact, best[1], axis=1)[:, 0]
     assert regret.max() < 0.003
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_products_with_rows_in_bfloat16_are_those_of_the_rounded_numbers(queries):
+    """One query takes another way than several."""
+    asked, rows = (jnp.asarray(unit_vectors(count, 24, count), jnp.bfloat16) for count in (queries, 50))
+    expected = np.asarray(asked, np.float32) @ np.asarray(rows, np.float32).T
+    np.testing.assert_allclose(inner_products(asked.astype(jnp.float32), rows, None), expected, atol=1e-6)
+    total = lambda vectors: jnp.sum(inner_products(vectors, rows, None) * expected)  # noqa: E731
+    gradient = jax.grad(total)(asked.astype(jnp.float32))
+    np.testing.assert_allclose(gradient, expected @ np.asarray(rows, np.float32), atol=2e-2)
