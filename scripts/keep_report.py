@@ -4,7 +4,7 @@
 Reports of several splits of one corpus, or of some of its runs each, become one report with all their splits and runs.
 
 Example:
-    python scripts/keep_report.py report-test report-unseen --out benchmarks/results/squad_sentences.json \
+    python scripts/keep_report.py report-test report-unseen --out benchmarks/results/squad.json \
         --note "Stopped after 10 minutes on 2 cores."
 """
 

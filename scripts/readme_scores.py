@@ -1,6 +1,6 @@
 """Tables of what was found: evaluations, recipes, and the seconds until a first result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from readme_markdown import machine, table
@@ -84,32 +84,6 @@ def _budget(report: Report) -> list[str]:
     return [f"Trained: {took}, on {machine(report.environment)}."] if took else []
 
 
-def python_docs(value: Mapping[str, Any]) -> str:
-    """The quickstart over several seeds."""
-    rows = []
-    for name, system in value["systems"].items():
-        over, of = system["over_seeds"], system["of_bm25"]
-        same = name.startswith("BM25")
-        cells = [
-            _percent(over["hits@1"]),
-            _percent(over["hits@10"]) + ("" if same else f" ({of['hits@10']:.2f}×)"),
-            _percent(over["mrr@10"]) + ("" if same else f" ({of['mrr@10']:.2f}×)"),
-        ]
-        rows.append([name, *cells])
-    environment = value["environment"]
-    seeds = len(value["seeds"])
-    averaged = f"mean of {seeds} seeds, ± half of their range" if seeds > 1 else "one seed"
-    processor, clock = (_minutes(value[name]) for name in ("total_processor_seconds_by_seed", "total_seconds_by_seed"))
-    beside = " beside other work" if value["load_average_at_the_end"] > 1.25 * environment["cores"] else ""
-    note = (
-        f"{value['test_queries']:,} held-out summaries, {value['documents']:,} documents of Python "
-        f"{environment['python']}; {averaged}, × BM25's. "
-        f"{value['steps']:,} steps on each kind of docids. A seed took {processor} of processor time, {clock} by the "
-        f"clock{beside}, on {machine(environment)}; peak memory {value['peak_memory_gib']:.1f} GiB."
-    )
-    return table(["", "Hits@1", "Hits@10", "MRR@10"], rows) + f"\n\n{note}"
-
-
 def pretrained(value: Mapping[str, Any]) -> str:
     """Return a row for each split of each collection: MRR@10 of what the default starts from, and of the default."""
     columns = {
@@ -140,6 +114,31 @@ def pretrained(value: Mapping[str, Any]) -> str:
     return table(["", "documents", *columns, "genret train"], rows) + f"\n\n{note}"
 
 
+def codes(value: Mapping[str, Any]) -> str:
+    """Return a row for each kind of docids: MRR@10 before and after training, on each split of each collection."""
+    columns: dict[str, Mapping[str, Any]] = {}
+    for name, found in value["collections"].items():
+        for split, systems in found["splits"].items():
+            for form, title in {"before": "", "later": ", unseen hidden", "": ""}.items():
+                ending = f", {form}" if form else ""
+                shown = {
+                    kind: systems[system]
+                    for kind in ("codes", "random ids", "a row per document")
+                    for kind, system in ((kind, kind + ending), (f"{kind}, untrained", f"{kind}{ending}, untrained"))
+                    if systems.get(system)
+                }
+                if shown:
+                    beside = {row: systems[row] for row in ("the encoder's vectors, exact", "BM25") if systems.get(row)}
+                    columns[f"{name.replace('_', '-')}, {split}{title}"] = shown | beside
+    kinds = list(dict.fromkeys(row for shown in columns.values() for row in shown))
+    rows = [
+        [row, *(f"{100 * shown[row]['mrr@10']['mean']:.1f}" if row in shown else "–" for shown in columns.values())]
+        for row in kinds
+    ]
+    note = f"MRR@10, one seed, on {machine(value['environment'])}, beside other work."
+    return table(["", *columns], rows) + f"\n\n{note}"
+
+
 def recipe(value: Mapping[str, Any]) -> str:
     """Return a table of the scores of the recipe from scratch without each of its parts."""
     rows = []
@@ -166,13 +165,3 @@ def startup(value: Mapping[str, Any]) -> str:
     ]
     note = f"{value['rounds']} rounds, without compilation, {machine(value['environment'])}."
     return table(["", "median s", "range"], rows) + f"\n\n{note}"
-
-
-def _minutes(seconds: Sequence[float]) -> str:
-    least, most = f"{min(seconds) / 60:.1f}", f"{max(seconds) / 60:.1f}"
-    return f"{least} minutes" if least == most else f"{least} to {most} minutes"
-
-
-def _percent(over: Mapping[str, float]) -> str:
-    spread = 50 * (over["high"] - over["low"])
-    return f"{100 * over['mean']:.1f}" + (f" ±{spread:.1f}" if spread else "")

@@ -16,7 +16,7 @@ from typing import Any
 
 from readme_markdown import MISSING
 from readme_quantisers import quantisers
-from readme_scores import cold_start, evaluation, pretrained, python_docs, recipe, startup
+from readme_scores import codes, cold_start, evaluation, pretrained, recipe, startup
 from readme_speed import (
     decoding,
     examples,
@@ -42,7 +42,17 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("scaling", "large_corpora", "t5x", "semantic_ids", "recommendation", "nci", "genret", "claims")
+        for name in (
+            "scaling",
+            "large_corpora",
+            "t5x",
+            "semantic_ids",
+            "recommendation",
+            "nci",
+            "genret",
+            "claims",
+            "plans",
+        )
     ),
 )
 _SECTION = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -74,11 +84,10 @@ def updated(readme: str, results: Path) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "pretrained": pretrained,
-    "python_docs": python_docs,
+    "codes": codes,
     "recipe": recipe,
     "xquad": evaluation,
     "cranfield": evaluation,
-    "squad_sentences": evaluation,
     "scifact": evaluation,
     "beauty": evaluation,
     "beauty_history_kept": evaluation,

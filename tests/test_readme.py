@@ -173,35 +173,21 @@ def test_check_notices_and_changes_nothing(script, tmp_path, capsys):
     assert script.main([*options, "--check"]) == 0
 
 
-def test_the_quickstart_table_has_means_ranges_and_ratios(script, tmp_path):
-    def system(mrr: float, half: float, of: float) -> dict:
-        over = {"mean": mrr, "low": mrr - half, "high": mrr + half}
-        return {
-            "over_seeds": dict.fromkeys(("hits@1", "hits@10", "mrr@10"), over),
-            "of_bm25": {"hits@10": of, "mrr@10": of},
-        }
+def test_codes_have_a_row_a_kind_of_docids_and_a_column_a_split(script, tmp_path):
+    def of(mean: float) -> dict:
+        return {"mrr@10": interval(mean)}
 
-    write(
-        tmp_path,
-        "python_docs",
-        {
-            "systems": {"BM25": system(0.5, 0, 1.0), "semantic": system(0.4, 0.01, 0.8)},
-            "seeds": [0, 1, 2],
-            "total_seconds_by_seed": [240.0, 300.0, 270.0],
-            "total_processor_seconds_by_seed": [420.0, 420.0, 421.0],
-            "test_queries": 432,
-            "documents": 2155,
-            "steps": 1000,
-            "peak_memory_gib": 1.25,
-            "load_average_at_the_end": 1.5,
-            "environment": {"python": "3.11.7", "cores": 2, "processor": "a processor"},
-        },
-    )
-    made = script.updated("<!-- table: python_docs -->\n<!-- end -->", tmp_path)
-    assert "| BM25 | 50.0 | 50.0 | 50.0 |\n" in made
-    assert "| semantic | 40.0 ±1.0 | 40.0 ±1.0 (0.80×) | 40.0 ±1.0 (0.80×) |\n" in made
-    assert "mean of 3 seeds" in made
-    assert "took 7.0 minutes of processor time, 4.0 to 5.0 minutes by the clock, on 2 cores" in made
+    unseen = {"codes, before": of(0.5), "codes, later": of(0.4), "random ids, later": of(0.01), "BM25": of(0.6)}
+    test = {"codes": of(0.3), "codes, untrained": of(0.2), "the encoder's vectors, exact": of(0.7)}
+    collections = {"two_forms": {"splits": {"test_unseen": unseen}}, "one": {"splits": {"test": test}}}
+    environment = {"cores": 2, "processor": "a processor"}
+    write(tmp_path, "codes", {"collections": collections, "environment": environment})
+    made = script.updated("<!-- table: codes -->\n<!-- end -->", tmp_path)
+    assert "|  | two-forms, test_unseen | two-forms, test_unseen, unseen hidden | one, test |\n" in made
+    assert "| codes | 50.0 | 40.0 | 30.0 |\n" in made
+    assert "| random ids | – | 1.0 | – |\n" in made
+    assert "| codes, untrained | – | – | 20.0 |\n" in made
+    assert "| BM25 | 60.0 | 60.0 | – |\n" in made
 
 
 def test_the_default_has_a_row_a_split_beside_what_it_starts_from(script, tmp_path):
