@@ -110,7 +110,8 @@ class Ranker:
             batch_size: Requests searched together.
             allowed: Documents that each request may find, or one row for all requests; all when left out.
             without: Documents that each request must not find, -1 for none. It takes less memory than ``allowed``.
-            widths: Columns that requests may be cut to where the rest is padding, so that short ones cost less.
+            widths: Columns that requests may be cut to where the rest is padding, so that short ones cost less. The
+                terms that a plan reads are kept, and do not count.
             progress: Show a progress bar on stderr.
 
         Returns:
@@ -127,7 +128,8 @@ class Ranker:
         met_nan = 0
         differs = without is not None or (allowed is not None and len(allowed) > 1)
         shared = None if allowed is None or differs else allow(self.index, allowed)
-        batches = list(_batches(tokens, batch_size, widths))
+        texts, terms = np.split(tokens, [tokens.shape[1] - self._model.plan_terms], axis=1)
+        batches = list(_batches(texts, batch_size, widths))
         for rows, width in tqdm(batches, desc="searching", unit="batch", disable=not progress, leave=False, delay=2):
             # A few sizes only, so that a changing number of queries does not compile again and again.
             size = min(batch_size, 1 << (len(rows) - 1).bit_length())
@@ -136,7 +138,7 @@ class Ranker:
             if differs:
                 mine = _with_rows(_allowed_to(rows, allowed, without, self._documents), size)
                 chosen = allow(self.index, mine)
-            padded = _with_rows(tokens[rows, :width], size)
+            padded = _with_rows(np.concatenate([texts[rows, :width], terms[rows]], axis=1), size)
             result = jax.device_get(self._found(padded, TrieConstraint(self.index, chosen), beam))
             met_nan += int(result.has_nan[: len(rows)].sum())
             ranked = rank_documents(result, self.index, limit=limit, allowed=mine)

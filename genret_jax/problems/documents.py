@@ -43,6 +43,7 @@ from genret_jax.training.initial import DocumentFacts
 from genret_jax.training.planned_docids import PlannedDocids
 
 LEARNING = "learning"  # only there while docids are learned
+_SHORTEST = 16  # tokens; shorter inputs would cost as much
 _MEMORISED = 2048  # documents asked for themselves; enough for the share within a point
 
 
@@ -250,6 +251,12 @@ class Documents(Problem):
         """How codes become decoder tokens."""
         text = self.settings["codec"]["kind"] == "text"
         return DocidCodec.from_json(self.settings["codec"], self.vocabulary.encode if text else None)
+
+    @property
+    def input_widths(self) -> Sequence[int]:
+        """Tokens that short queries may be cut to: half as many each time, down to 16."""
+        longest = self.sampler.input_length
+        return [longest >> halvings for halvings in range(1, (longest // _SHORTEST).bit_length())]
 
     @functools.cached_property
     def later(self) -> Bool[np.ndarray, " n"]:

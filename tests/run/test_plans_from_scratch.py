@@ -109,3 +109,17 @@ def test_what_a_plan_refuses(corpus):
     writing = SamplerConfig(objective="targets_to_inputs")
     with pytest.raises(InputError, match=r"SamplerConfig\.objective .* expected 'inputs_to_targets' with T5Config"):
         dataclasses.replace(experiment(corpus), sampler=writing)
+
+
+def test_short_queries_cost_less_and_find_the_same(planned, monkeypatch):
+    retriever, found, shapes = Retriever(planned, planned.params("last")), Ranker._found, []
+    queries = ["d7", planned.corpus.document_text(7) + " " + planned.corpus.document_text(9)]
+    whole = retriever.rank(planned.encode(queries), beam=20, limit=5)
+    monkeypatch.setattr(Ranker, "_found", lambda *given: shapes.append(given[1].shape) or found(*given))
+    results = retriever.search(queries, k=5)
+    terms = planned.model.plan_terms
+    assert shapes == [(1, 16 + terms), (1, 32 + terms)]
+    for row, one in enumerate(results):
+        expected = [(planned.corpus.doc_ids[document], score) for document, score in whole.of(row)]
+        assert [result.doc_id for result in one] == [document for document, _ in expected]
+        np.testing.assert_allclose([result.score for result in one], [score for _, score in expected], atol=1e-4)
