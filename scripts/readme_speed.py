@@ -214,13 +214,14 @@ def search_latency(value: Mapping[str, Any]) -> str:
     """One query through the retriever against an encoder with HNSW."""
     lines = []
     for setting in value["results"]:
-        bytes_a_document = sum(setting["ours"][f"{part}_bytes_per_document"] for part in ("docid_index", "node_table"))
+        parts = ("docid_index", "node_table", "plan")
+        bytes_a_document = sum(setting["ours"][f"{part}_bytes_per_document"] for part in parts)
         for row in setting["results"]:
             ours, other = (row["milliseconds"][side]["whole"]["p50"] for side in ("ours", "encoder_and_hnsw"))
             lines.append(
                 [
                     f"{setting['network'].replace('_', ' ')}, beam {row['beam']}",
-                    f"{setting['documents']:,}{'†' if 'beside' in setting else ''}",
+                    f"{setting['documents']:,}",
                     f"{ours:.1f}",
                     f"{other:.1f}",
                     f"{row['ratio_of_medians']:.1f}×",
@@ -229,11 +230,7 @@ def search_latency(value: Mapping[str, Any]) -> str:
                 ]
             )
     head = ["network", "documents", "ms", "encoder + HNSW, ms", "ratio", "bytes a document", "HNSW's"]
-    beside = sorted({setting["beside"] for setting in value["results"] if "beside" in setting})
-    note = f"Medians of {value['queries']} queries, {machine(value['environment'])}."
-    if beside:
-        note += f" † Beside {' and '.join(beside)}: compare the ratio alone."
-    return f"{table(head, lines)}\n\n{note}"
+    return f"{table(head, lines)}\n\nMedians of {value['queries']} queries, {machine(value['environment'])}."
 
 
 def tpu_compile(value: Mapping[str, Any]) -> str:
