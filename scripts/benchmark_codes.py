@@ -11,7 +11,6 @@ Example:
 """
 
 import argparse
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,6 @@ ROWS = {
 }
 UNSEEN = "test_unseen"
 METRICS = ("hits@1", "hits@10", "mrr@10")
-
-
-def trained(corpus: Path, run: Path, options: tuple[str, ...], pool: Path) -> None:
-    """Train a run; those that draw the same examples share their encoded texts."""
-    given = ("train", "--recipe", "codes-pretrained", "--corpus", corpus, "--run", run, *options)
-    if pool.is_dir() and not (run / "pool").is_dir():
-        genret(*given, "--prepare-only")
-        shutil.copytree(pool, run / "pool")
-    genret(*given)
 
 
 def scores(report: Report, split: str, name: str) -> dict[str, Any] | None:
@@ -63,7 +53,8 @@ def measure(corpus: Path, work: Path) -> tuple[dict[str, Any], Mapping[str, Any]
             for split in splits:
                 folder = run / "reports" / split
                 if not (folder / "report.json").is_file():
-                    trained(corpus, run, (*options, *hidden), work / f"codes_{form}".strip("_") / "pool")
+                    given = ("--corpus", corpus, "--run", run, *options, *hidden)
+                    genret("train", "--recipe", "codes-pretrained", *given)
                     genret("evaluate", "--run", run, "--split", split)
                 report, shown = Report.load(folder / "report.json"), f"{row}, {form}" if form else row
                 splits[split][shown] = scores(report, split, run.name)

@@ -41,7 +41,7 @@ from genret_jax.data.corpus import Corpus
 from genret_jax.data.examples.sampler import SamplerConfig
 from genret_jax.data.text.encoder_vocabulary import EncoderVocabulary
 from genret_jax.data.text.lsa import bm25, bm25_idf
-from genret_jax.data.text.terms import terms_of
+from genret_jax.data.text.terms import term_rows, terms_of
 from genret_jax.data.text.vocabulary import Vocabulary, train_sentencepiece
 from genret_jax.decoding import TrieConstraint, rank_documents
 from genret_jax.docids import DocidCodec, DocidTable
@@ -175,8 +175,8 @@ class MadeUpRun(Documents):
         if setting.encoder is not None:
             length = setting.sampler.input_length
             self.model = with_encoder(setting.model, setting.encoder, codec, 1 + len(setting.terms), length)
-        self.vocabulary, self.terms, self.plan = vocabulary, setting.terms, setting.plan
-        self.store: Any = SimpleNamespace(term_rows=self.term_rows)
+        self.vocabulary, self.plan = vocabulary, setting.plan
+        self.store: Any = SimpleNamespace(term_rows=functools.partial(term_rows, numbers=setting.terms))
         self.corpus = Corpus(
             name="made up", doc_ids=tuple(ids), titles=("",) * count, texts=(" ".join(words[:20]),) * count
         )
@@ -185,14 +185,6 @@ class MadeUpRun(Documents):
     def plan_tables(self) -> PlanTables | None:
         """The facts of the plan about the docids; None without a plan."""
         return None if self.plan is None else self.plan.tables(self.model, self.encoded)
-
-    def term_rows(self, texts: Sequence[str], width: int) -> np.ndarray:
-        """Return the numbers of terms, as an example store does."""
-        rows = np.zeros((len(texts), width), np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            known = [self.terms[term] for term in terms_of(text) if term in self.terms][:width]
-            row[: len(known)] = known
-        return rows
 
 
 def random_params(run: MadeUpRun) -> dict[str, Any]:

@@ -171,18 +171,16 @@ class DualEncoderTask:
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], dropout_rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Return the summed loss, the number of queries, and how many of them find their document first."""
-        queries, documents = (
-            encoder.apply({"params": params}, batch[tokens], deterministic=False, rngs={"dropout": rng})
-            for encoder, tokens, rng in zip(
-                (self.queries, self.documents),
-                ("query_tokens", "document_tokens"),
-                jax.random.split(dropout_rng),
-                strict=True,
-            )
-        )
+        query_rng, document_rng = jax.random.split(dropout_rng)
+        queries = _trained_on(self.queries, params, batch["query_tokens"], query_rng)
+        documents = _trained_on(self.documents, params, batch["document_tokens"], document_rng)
         loss, weight = in_batch_contrastive(queries, documents, batch["document"], temperature=self.config.temperature)
         nearest = jnp.argmax(queries @ documents.T, axis=-1)
         return loss, weight, {"in_batch_accuracy": jnp.sum(batch["document"][nearest] == batch["document"])}
+
+
+def _trained_on(encoder: TextEncoder, params: Mapping[str, Any], tokens: jax.Array, rng: jax.Array) -> jax.Array:
+    return encoder.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": rng})
 
 
 def validate(
@@ -359,7 +357,7 @@ def train_and_answer(
         append_eos=sampler.append_eos,
         passage_form=passage_form,
     )
-    if passage_form is not None and network.encoder is not None:
+    if network.encoder is not None and passage_form is not None:
         room = network.encoder.max_length - len(passage_form.first_tokens) - 1
         config = dataclasses.replace(config, document_length=_usual_length(store, room))
     encoder = DualEncoder.train(

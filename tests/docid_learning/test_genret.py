@@ -192,8 +192,7 @@ def test_new_documents_are_found_by_their_texts(kind, request):
     grown = grown_by_two(retriever, among=1 if kind == "planned" else 3)
     assert grown.run.table.num_documents == 43
     before, after = (one.search(run.corpus.document_text(3), k=1)[0].doc_id for one in (retriever, grown))
-    assert before == after
-    # Vectors are those of a document that says the same.
+    assert before == after  # and vectors are those of a document that says the same:
     copied = retriever.with_documents(["copy"], [run.corpus.document_text(7)]).run
     if kind == "planned":
         assert after == "d3"

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Int32, Shaped
 
 from genret_jax.data.records import is_present, require_fields
 from genret_jax.data.text.latent import token_counts
-from genret_jax.data.text.terms import terms_of
+from genret_jax.data.text.terms import term_rows, terms_of
 from genret_jax.data.text.vocabulary import EOS, PAD, Vocabulary
 from genret_jax.docids.packed_strings import PackedStrings
 from genret_jax.errors import InputError, nearest
@@ -321,11 +321,7 @@ class ExampleStore:
 
     def term_rows(self, texts: Sequence[str], width: int) -> Tokens:
         """Return the terms of texts that need not be in the store, padded with 0; unknown ones are left out."""
-        rows = np.zeros((len(texts), width), np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            known = self.term_numbers(terms_of(text))[:width]
-            row[: len(known)] = known
-        return rows
+        return term_rows(texts, width, self._term_number)
 
     def count_terms(self, texts: Sequence[str]) -> Any:
         """Count the terms of texts that need not be in the store; unknown ones are left out: scipy CSR [n, terms]."""

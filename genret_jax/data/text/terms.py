@@ -1,6 +1,7 @@
 """Terms: what a lexical score compares, made from the words of a text."""
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -24,6 +25,21 @@ def terms_of(text: str) -> list[str]:
 def stop_terms() -> frozenset[str]:
     """Return the terms of English stop words."""
     return frozenset(_stem(word) for word in STOP_WORDS)
+
+
+def term_rows(texts: Sequence[str], width: int, numbers: Mapping[str, int]) -> Int32[np.ndarray, "n w"]:
+    """Return the numbers of the terms of texts, padded with 0; unknown ones are left out.
+
+    Args:
+        texts: Texts.
+        width: Terms of a text that are returned.
+        numbers: Number of each known term, from 1.
+    """
+    rows = np.zeros((len(texts), width), np.int32)
+    for row, text in zip(rows, texts, strict=True):
+        known = [numbers[term] for term in terms_of(text) if term in numbers][:width]
+        row[: len(known)] = known
+    return rows
 
 
 def number_terms(
